@@ -1,0 +1,115 @@
+"""sdrpn teaches a frozen multimodal LLM where to look.
+
+Every public name is imported on first use, so that ``import sdrpn_core`` needs neither torch nor
+transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdrpn_core.attention_tap import AttentionTap
+    from sdrpn_core.backbone import Backbone, Preset
+    from sdrpn_core.crops import Crop, CropPlan, CropPolicy, Outcome
+    from sdrpn_core.errors import (
+        AttentionError,
+        CheckpointError,
+        ConfigError,
+        ImageError,
+        InputError,
+        MissingExtraError,
+        PluginError,
+        SdrpnError,
+        ShardError,
+        UnknownNameError,
+    )
+    from sdrpn_core.feature_tap import FeatureTap
+    from sdrpn_core.geometry import Geometry, PaddedSquare, Resized
+    from sdrpn_core.hookspecs import hookimpl
+    from sdrpn_core.images import open_image
+    from sdrpn_core.labels import LabelRecipe, pseudo_labels
+    from sdrpn_core.loading import load_backbone
+    from sdrpn_core.plugins import get_plugins
+    from sdrpn_core.records import Record, read_records
+    from sdrpn_core.roi_map import RoIMap
+    from sdrpn_core.rpn import RPN, RPNConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RPN",
+    "AttentionError",
+    "AttentionTap",
+    "Backbone",
+    "CheckpointError",
+    "ConfigError",
+    "Crop",
+    "CropPlan",
+    "CropPolicy",
+    "FeatureTap",
+    "Geometry",
+    "ImageError",
+    "InputError",
+    "LabelRecipe",
+    "MissingExtraError",
+    "Outcome",
+    "PaddedSquare",
+    "PluginError",
+    "Preset",
+    "RPNConfig",
+    "Record",
+    "Resized",
+    "RoIMap",
+    "SdrpnError",
+    "ShardError",
+    "UnknownNameError",
+    "get_plugins",
+    "hookimpl",
+    "load_backbone",
+    "open_image",
+    "pseudo_labels",
+    "read_records",
+]
+
+_MODULES = {
+    "attention_tap": ("AttentionTap",),
+    "backbone": ("Backbone", "Preset"),
+    "crops": ("Crop", "CropPlan", "CropPolicy", "Outcome"),
+    "errors": (
+        "AttentionError",
+        "CheckpointError",
+        "ConfigError",
+        "ImageError",
+        "InputError",
+        "MissingExtraError",
+        "PluginError",
+        "SdrpnError",
+        "ShardError",
+        "UnknownNameError",
+    ),
+    "feature_tap": ("FeatureTap",),
+    "geometry": ("Geometry", "PaddedSquare", "Resized"),
+    "hookspecs": ("hookimpl",),
+    "images": ("open_image",),
+    "labels": ("LabelRecipe", "pseudo_labels"),
+    "loading": ("load_backbone",),
+    "plugins": ("get_plugins",),
+    "records": ("Record", "read_records"),
+    "roi_map": ("RoIMap",),
+    "rpn": ("RPN", "RPNConfig"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # found at once the next time
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The command ``sdrpn``: one small file per command, imported only when that command runs."""

@@ -1,0 +1,139 @@
+"""The entry point: a group whose commands come from plugins and are imported only when they run."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+import sdrpn_core
+from sdrpn_core.errors import SdrpnError
+from sdrpn_core.plugins import get_plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdrpn_core.registry import Entry
+
+__all__ = ["app", "main"]
+
+PROGRAM = "sdrpn"
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+# The commands that show failed plugins themselves.
+_REPORTS_FAILURES = frozenset({"plugins"})
+
+
+class LazyCommand(TyperCommand):
+    """A command known by name and help line; its module is imported when it is run or asked for help."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry.name, help=entry.help)
+        self._entry = entry
+
+    # The signature is that of the base class, whose context type is private to typer.
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse with the real command; the group then invokes the one the context names."""
+        return self._load().make_context(*args, **kwargs)
+
+    def _load(self) -> Any:
+        target = get_plugins().commands.get(self._entry.name)
+        if isinstance(target, typer.Typer):
+            return typer.main.get_command(target)
+        single = typer.Typer(add_completion=False)
+        single.command(self._entry.name, help=self._entry.help)(target)
+        return typer.main.get_command(single)
+
+
+class PluginGroup(TyperGroup):
+    """Offers every registered command, and prints an :class:`SdrpnError` as one line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The registered names, in the order of registration."""
+        return get_plugins().commands.names()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, not yet imported; ``None`` if no plugin registers it."""
+        commands = get_plugins().commands
+        return LazyCommand(commands.entry(cmd_name)) if cmd_name in commands else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As the base class, but an unknown command is an error that lists the near names."""
+        name = args[0]
+        if name not in _REPORTS_FAILURES:
+            _warn_about_failures()
+        if not name.startswith("-"):
+            get_plugins().commands.entry(name)
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help, after a warning about plugins whose commands are missing from it."""
+        _warn_about_failures()
+        super().format_help(ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C ends it with one line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            raise SystemExit(EXIT_INTERRUPTED) from None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run and exit; what the user can mend is one line on stderr, a defect is a traceback."""
+        try:
+            return super().main(*args, **kwargs)
+        except SdrpnError as error:
+            _complain(f"error: {error}")
+        except OSError as error:  # a full disk, a missing permission, an unreachable hub
+            if error.errno == errno.EPIPE:
+                raise
+            _complain(f"error: {error}")
+        raise SystemExit(EXIT_ERROR)
+
+
+app = typer.Typer(
+    name=PROGRAM,
+    cls=PluginGroup,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(help=sdrpn_core.__doc__.splitlines()[0])
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=lambda value: _print_version(value), is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``sdrpn`` and exit the process.
+
+    Args:
+        args: Command-line words after the program's name; those of this process if ``None``.
+    """
+    typer.main.get_command(app).main(args=args, prog_name=PROGRAM)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {sdrpn_core.__version__}")
+        raise typer.Exit
+
+
+def _warn_about_failures() -> None:
+    for info in get_plugins().failures:
+        _complain(f"warning: {info.error}")
+
+
+def _complain(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    print(" ".join(message.split()), file=sys.stderr)

@@ -1,0 +1,121 @@
+"""Every error sdrpn raises on purpose: one line that says what was wrong, where, and what to do.
+
+The command line prints a :class:`SdrpnError` as ``error: <message>`` and exits with code 1. Each class
+also derives from the built-in exception a Python user would expect, so ``except ValueError`` works.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AttentionError",
+    "CheckpointError",
+    "ConfigError",
+    "ImageError",
+    "InputError",
+    "MissingExtraError",
+    "PluginError",
+    "SdrpnError",
+    "ShardError",
+    "UnknownNameError",
+]
+
+_MAX_SUGGESTIONS = 3
+
+
+class SdrpnError(Exception):
+    """Base of all errors sdrpn raises on purpose; the message is a single line."""
+
+
+class InputError(SdrpnError, ValueError):
+    """A record, a question or an option has a value that cannot be used."""
+
+
+class ImageError(InputError):
+    """A picture is missing, empty, truncated, too large or not a picture."""
+
+
+class ConfigError(SdrpnError, ValueError):
+    """A preset, label recipe, RPN config, policy option or setting is invalid."""
+
+
+class UnknownNameError(SdrpnError, LookupError):
+    """A name that no plugin registers.
+
+    The message lists the near names first, then every known one.
+
+    Args:
+        kind: What was looked up, for example ``"RPN head"``.
+        name: The name that was asked for.
+        known: The names that exist.
+        where: Where the name was written, for example ``"in SDRPN_PLUGINS"``.
+        hint: A reason why the name may be missing, for example a plugin that failed to load.
+    """
+
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, where: str = "", hint: str = ""
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.known = sorted(known)
+        self.near = _near(name, self.known)
+        message = " ".join(filter(None, (f"unknown {kind} {name!r}", where)))
+        if self.near:
+            message += f": did you mean {' or '.join(map(repr, self.near))}?"
+        message += f" (known: {', '.join(self.known) or 'none'})"
+        if hint:
+            message += f"; {hint}"
+        super().__init__(message)
+
+
+class PluginError(SdrpnError):
+    """A plugin is at fault; the message names it and how to disable it.
+
+    Args:
+        plugin: The plugin's name: that of its entry point in the group ``sdrpn``.
+        reason: What it did wrong.
+    """
+
+    def __init__(self, plugin: str, reason: str) -> None:
+        self.plugin = plugin
+        self.reason = " ".join(reason.split())
+        super().__init__(
+            f"plugin {plugin!r}: {self.reason} (to disable it: SDRPN_PLUGINS=-{plugin})"
+        )
+
+
+class CheckpointError(SdrpnError):
+    """An RPN checkpoint is broken, or belongs to another backbone."""
+
+
+class ShardError(SdrpnError):
+    """A label shard is corrupt, or contradicts its manifest."""
+
+
+class AttentionError(SdrpnError):
+    """Attention rows hold NaN or infinity."""
+
+
+class MissingExtraError(SdrpnError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        feature: What needs it, for example ``"attn_implementation='flash_attention_2'"``.
+        extra: The extra of the distribution that installs it.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        self.feature = feature
+        self.extra = extra
+        super().__init__(
+            f"{feature} needs a package that is not installed: pip install 'sdrpn[{extra}]'"
+        )
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """The known names closest to ``name``, best first, ignoring case."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=_MAX_SUGGESTIONS)
+    return [by_lower[match] for match in matches]
