@@ -1,0 +1,83 @@
+"""One crop per connected region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
+from sdrpn_core.crops.regions import RegionRule, Regions
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.geometry import Box, Geometry
+from sdrpn_core.roi_map import RoIMap
+
+
+@dataclass(frozen=True)
+class BboxPolicy(RegionRule, CropPolicy):
+    """Crop the bounding box of every connected region above the threshold.
+
+    Adds to the options of `RegionRule`:
+
+    Attributes:
+        max_crops: with more regions than this nothing is cropped; the published value is 2.
+        max_ratio: tokens per cell that a crop may have, see `Crop`; None (published: -1) keeps all.
+    """
+
+    max_crops: int = 2
+    max_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_crops < 1:
+            raise ConfigError(f"crop policy: max_crops must be at least 1, not {self.max_crops}")
+        if self.max_ratio is not None and not self.max_ratio > 0:
+            raise ConfigError(
+                f"crop policy: max_ratio must be positive or None, not {self.max_ratio}"
+            )
+
+    def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
+        return plan_boxes(
+            self.regions(self.above(roi)),
+            geometry,
+            max_crops=self.max_crops,
+            max_ratio=self.max_ratio,
+        )
+
+
+def plan_boxes(
+    regions: Regions, geometry: Geometry, *, max_crops: int, max_ratio: float | None = None
+) -> CropPlan:
+    """One crop per region, or the reason for none."""
+    crops = tuple(
+        Crop(box=box, grid_box=grid_box, max_ratio=max_ratio)
+        for grid_box, box in zip(regions.boxes, source_boxes(regions.boxes, geometry), strict=True)
+        if not is_empty(box)
+    )
+    if len(crops) > max_crops:
+        return CropPlan(
+            Outcome.TOO_MANY, reason=f"{len(crops)} regions, at most {max_crops} are cropped"
+        )
+    if crops:
+        return CropPlan(Outcome.OK, crops)
+    return CropPlan(*_why_none(regions))
+
+
+def _why_none(regions: Regions) -> tuple[Outcome, tuple[Crop, ...], str]:
+    # An over-large region outranks specks beside it: the map says "everywhere", not "somewhere tiny".
+    if regions.oversized:
+        return Outcome.NO_ROI, (), "the region covers too much of the picture"
+    if regions.boxes:
+        return Outcome.TOO_SMALL, (), "the region holds no whole pixel of the picture"
+    if regions.single:
+        return Outcome.TOO_SMALL, (), "only isolated cells are above the threshold"
+    return Outcome.NO_ROI, (), "no cell is above the threshold"
+
+
+def source_boxes(grid_boxes: tuple[Box, ...], geometry: Geometry) -> list[Box]:
+    """Grid boxes in source pixels, as plain integers."""
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in geometry.to_source(grid_boxes).tolist()]
+
+
+def is_empty(box: Box) -> bool:
+    """Whether a box has zero area."""
+    x0, y0, x1, y1 = box
+    return x1 <= x0 or y1 <= y0

@@ -1,0 +1,57 @@
+"""One crop around everything above the threshold, without the tokens outside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdrpn_core.crops.bbox import is_empty, plan_boxes, source_boxes
+from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
+from sdrpn_core.crops.regions import RegionRule, enclosing_box
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.geometry import Geometry
+from sdrpn_core.roi_map import RoIMap
+
+
+@dataclass(frozen=True)
+class MaskPolicy(RegionRule, CropPolicy):
+    """Crop the box around all cells above the threshold; drop the crop's tokens outside them.
+
+    Adds to the options of `RegionRule`, which only decide how many regions count: the mask holds
+    every cell above the threshold, isolated cells and over-large regions included. With a relative
+    threshold the mask is the whole grid, so that the entire picture is looked at again (published).
+
+    Attributes:
+        min_regions: with fewer regions than this each one gets a plain crop of its box instead.
+            2 is the published rule for padded squares, 1 that for resized pictures: always mask,
+            regions are not counted.
+    """
+
+    min_regions: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_regions < 1:
+            raise ConfigError(
+                f"crop policy: min_regions must be at least 1, not {self.min_regions}"
+            )
+
+    def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
+        above = self.above(roi)
+        regions = self.regions(above)
+        if len(regions.boxes) < self.min_regions and self.min_regions > 1:
+            return plan_boxes(regions, geometry, max_crops=self.min_regions)
+        if not above.any():
+            return CropPlan(Outcome.NO_ROI, reason="no cell is above the threshold")
+        mask = np.ones_like(above) if self.relative else above
+        grid_box = enclosing_box(mask)
+        (box,) = source_boxes((grid_box,), geometry)
+        if is_empty(box):
+            return CropPlan(
+                Outcome.TOO_SMALL, reason="the region holds no whole pixel of the picture"
+            )
+        x0, y0, x1, y1 = grid_box
+        return CropPlan(
+            Outcome.OK, (Crop(box, grid_box, keep=mask[y0:y1, x0:x1].astype(np.float32)),)
+        )

@@ -1,0 +1,107 @@
+"""What a crop policy answers, and the base class of all of them."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.geometry import Box, Geometry
+from sdrpn_core.roi_map import RoIMap
+
+P = TypeVar("P", bound="CropPolicy")
+
+
+class Outcome(str, Enum):
+    """Why there are crops, or why there are none. Anything but `OK` means the plain answer."""
+
+    OK = "ok"
+    """At least one crop."""
+    NO_ROI = "no_roi"
+    """The map singles nothing out: no cell above the threshold, or only over-large regions."""
+    TOO_MANY = "too_many"
+    """More regions than the policy may crop; none is cropped."""
+    TOO_SMALL = "too_small"
+    """Every region is one isolated cell, or holds no whole source pixel (it lies in the padding)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """One region to look at again.
+
+    Attributes:
+        box: the region in source pixels, half-open, never empty.
+        grid_box: the region in cells, half-open, never empty.
+        keep: (rows, columns) float32 of 0 and 1 over `grid_box`: the part of the crop whose tokens
+            are kept (see `sdrpn_core.crops.tokens.keep_tokens`). None keeps every token.
+        max_ratio: resize the crop's token grid to `max_ratio` tokens per cell of `grid_box` (see
+            `sdrpn_core.crops.tokens.token_grid`). None leaves the crop's own grid.
+    """
+
+    box: Box
+    grid_box: Box
+    keep: npt.NDArray[np.float32] | None = None
+    max_ratio: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CropPlan:
+    """The outcome for one picture and its crops: some exactly when the outcome is `OK`.
+
+    Attributes:
+        reason: why there are no crops, as one short phrase for people; empty when there are.
+    """
+
+    outcome: Outcome
+    crops: tuple[Crop, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class CropPolicy(ABC):
+    """Chooses crops from an RoI map. Subclasses are frozen dataclasses: their fields are the options."""
+
+    @abstractmethod
+    def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
+        """`plan` for a map whose grid is that of the geometry."""
+
+    def plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
+        """The crops for one picture.
+
+        Args:
+            roi: the map of the picture.
+            geometry: the picture's geometry, on the same grid as the map.
+
+        Raises:
+            InputError: map and geometry have different grids.
+        """
+        if roi.grid != geometry.grid:
+            raise InputError(f"RoI map has grid {roi.grid}, but its geometry has {geometry.grid}")
+        return self._plan(roi, geometry)
+
+    def options(self) -> dict[str, Any]:
+        """The options as plain JSON values; `from_options` restores the policy from them."""
+        return asdict(self)
+
+    @classmethod
+    def from_options(cls: type[P], options: dict[str, Any]) -> P:
+        """The policy with these options, the others at their defaults.
+
+        Raises:
+            ConfigError: an unknown option (names the near ones) or a value out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ConfigError(
+                    f"{cls.__name__}: unknown option {name!r}; {hint}options: {', '.join(known)}"
+                )
+        return cls(**options)

@@ -1,0 +1,116 @@
+"""From an RoI map to connected regions of the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.geometry import Box
+from sdrpn_core.roi_map import RoIMap, gaussian_blur
+
+_EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int64)
+_GROWN_SIDE = 3
+"""Least side in cells of a region grown for its small area, the published value."""
+
+
+@dataclass(frozen=True)
+class RegionRule:
+    """Which cells are above the threshold, and which of their connected regions count.
+
+    The defaults are those of the published evaluation on a 24x24 grid.
+
+    Attributes:
+        threshold: cells strictly above it count. Absolute: a probability. Relative: a fraction of
+            the largest value of the blurred map.
+        relative: threshold the raw scores relative to their maximum (the published code writes this
+            as a negative threshold). Made for `distribution` maps: a logit map without any
+            positive score has no cell above it.
+        min_area: a region with fewer cells, but more than one, is grown around its centre; a
+            single cell is always dropped.
+        max_area_fraction: a region with more than this share of the grid's cells is dropped. The
+            default is 225 of 576 cells; 1 keeps all.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    threshold: float = 0.15
+    relative: bool = False
+    min_area: int = 4
+    max_area_fraction: float = 225 / 576
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ConfigError(
+                f"crop policy: threshold must lie between 0 and 1, not {self.threshold}"
+                " (for a fraction of the maximum set relative instead of a negative value)"
+            )
+        if self.min_area < 1:
+            raise ConfigError(f"crop policy: min_area must be at least 1, not {self.min_area}")
+        if not 0 < self.max_area_fraction <= 1:
+            raise ConfigError(
+                f"crop policy: max_area_fraction must lie in (0, 1], not {self.max_area_fraction}"
+            )
+
+    def above(self, roi: RoIMap) -> npt.NDArray[np.bool_]:
+        """The cells above the threshold: (h, w) bool."""
+        if self.relative:
+            blurred = gaussian_blur(roi.scores)
+            return blurred > blurred.max() * self.threshold
+        return gaussian_blur(roi.probabilities()) > self.threshold
+
+    def regions(self, above: npt.NDArray[np.bool_]) -> Regions:
+        """The 8-connected regions of `above` that count, in raster order of their first cell."""
+        labels, _ = ndimage.label(above, structure=_EIGHT_CONNECTED)
+        areas = np.bincount(labels.ravel())[1:]
+        largest = self.max_area_fraction * above.size
+        boxes: list[Box] = []
+        single = oversized = 0
+        for area, (rows, columns) in zip(areas, ndimage.find_objects(labels), strict=True):
+            box = (columns.start, rows.start, columns.stop, rows.stop)
+            if area == 1:
+                single += 1
+            elif area > largest:
+                oversized += 1
+            else:
+                boxes.append(_grow(box, above.shape) if area < self.min_area else box)
+        return Regions(tuple(boxes), single, oversized)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Boxes of the regions that count, and how many were dropped.
+
+    Attributes:
+        boxes: half-open boxes in cells.
+        single: regions dropped because they are one cell.
+        oversized: regions dropped for their large area.
+    """
+
+    boxes: tuple[Box, ...]
+    single: int
+    oversized: int
+
+
+def enclosing_box(mask: npt.NDArray[np.bool_]) -> Box:
+    """The half-open box around all true cells of a mask that has some."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _grow(box: Box, grid: tuple[int, ...]) -> Box:
+    """`box` with at least three cells a side around its centre, as far as the grid reaches."""
+    x0, y0, x1, y1 = box
+    (left, right), (top, bottom) = _grow_side(x0, x1, grid[1]), _grow_side(y0, y1, grid[0])
+    return left, top, right, bottom
+
+
+def _grow_side(low: int, high: int, cells: int) -> tuple[int, int]:
+    # One more than the true side: the published size of a grown region.
+    side = max(_GROWN_SIDE, high - low + 1)
+    centre = (low + high) / 2
+    return max(0, int(centre - side / 2)), min(cells, int(centre + side / 2))

@@ -1,0 +1,276 @@
+"""Where the cells of a visual-token grid lie in the source picture.
+
+Every backbone preprocesses its picture in one of two ways, and each way is one class: `PaddedSquare`
+(scaled to fit a square, the rest padded) and `Resized` (stretched to a whole number of cells). A
+geometry belongs to one picture, is plain data, and travels with the RoI map made from that picture.
+
+Units: sizes are (width, height) in source pixels after EXIF rotation, grids are (rows, columns) in
+cells, boxes are half-open (x0, y0, x1, y1) in either source pixels or cells.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sdrpn_core.errors import ConfigError, InputError
+
+Box = tuple[int, int, int, int]
+"""Half-open (x0, y0, x1, y1)."""
+
+_EDGE_TOLERANCE = 1e-6
+"""Overlap in cells that counts as none: float64 places a cell edge that far from where it is."""
+
+
+@dataclass(frozen=True)
+class Geometry(ABC):
+    """The way from grid cells to source pixels and back, for one picture.
+
+    Attributes:
+        source_size: (width, height) of the picture in pixels, after EXIF rotation.
+        grid: (rows, columns) of visual tokens.
+
+    Raises:
+        ConfigError: a size or grid is not a pair of positive integers.
+    """
+
+    kind: ClassVar[str]
+    _kinds: ClassVar[dict[str, type[Geometry]]] = {}
+
+    source_size: tuple[int, int]
+    grid: tuple[int, int]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            Geometry._kinds[cls.kind] = cls
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source_size", _positive_pair(self.source_size, "source_size"))
+        object.__setattr__(self, "grid", _positive_pair(self.grid, "grid"))
+
+    @abstractmethod
+    def _scale_to_source(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Grid boxes as unclamped source coordinates, float32 in and out."""
+
+    @abstractmethod
+    def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Source boxes as continuous grid coordinates: neither rounded nor clamped.
+
+        Args:
+            boxes: (N, 4) boxes in source pixels.
+
+        Returns:
+            (N, 4) float64 boxes in cells. Coordinates of a box that leaves the picture leave the
+            picture's part of the grid as well.
+
+        Raises:
+            InputError: `boxes` is not (N, 4).
+        """
+
+    @abstractmethod
+    def _shape_fields(self) -> dict[str, int]:
+        """The fields a subclass adds, as JSON values."""
+
+    def to_source(self, boxes: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Grid boxes in whole source pixels: clamped to the picture, then truncated.
+
+        Computed in float32 in the order of the published code, because at exact pixel boundaries
+        that rounding, and not the arithmetic, decides between two neighbouring integers.
+
+        Args:
+            boxes: (N, 4) half-open boxes in cells.
+
+        Returns:
+            (N, 4) int64 half-open boxes in source pixels. A box that lies in the padding, or covers
+            less than one source pixel, comes back with zero width or height.
+
+        Raises:
+            InputError: `boxes` is not (N, 4).
+        """
+        width, height = self.source_size
+        source = self._scale_to_source(_as_boxes(boxes).astype(np.float32))
+        limit = np.array([width, height, width, height], dtype=np.float32)
+        return np.clip(source, np.float32(0), limit).astype(np.int64)
+
+    def cells_of(self, box: Sequence[float]) -> npt.NDArray[np.bool_]:
+        """The cells whose area overlaps a source box.
+
+        Args:
+            box: (x0, y0, x1, y1) in source pixels.
+
+        Returns:
+            (h, w) bool. Touching along an edge is no overlap; a box of zero area has no cells.
+        """
+        rows, columns = self.grid
+        x0, y0, x1, y1 = self.to_grid([box])[0]
+        return np.outer(_overlaps(y0, y1, rows), _overlaps(x0, x1, columns))
+
+    def content(self) -> npt.NDArray[np.bool_]:
+        """The cells that show some of the picture: all but those that lie wholly in the padding.
+
+        Returns:
+            (h, w) bool.
+        """
+        width, height = self.source_size
+        return self.cells_of((0, 0, width, height))
+
+    def to_dict(self) -> dict[str, Any]:
+        """This geometry as plain JSON values, tagged with its kind."""
+        return {
+            "kind": self.kind,
+            "source_size": list(self.source_size),
+            "grid": list(self.grid),
+            **self._shape_fields(),
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Geometry:
+        """The geometry that `to_dict` wrote.
+
+        Raises:
+            ConfigError: unknown kind, or fields that do not belong to the kind.
+        """
+        fields = dict(values)
+        kind = fields.pop("kind", None)
+        if kind not in Geometry._kinds:
+            known = ", ".join(sorted(Geometry._kinds))
+            raise ConfigError(f"geometry: unknown kind {kind!r}; known kinds: {known}")
+        try:
+            return Geometry._kinds[kind](**fields)
+        except TypeError as error:
+            raise ConfigError(f"geometry of kind {kind!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class PaddedSquare(Geometry):
+    """Picture scaled to fit a square and centred in it; the rest of the square is padding.
+
+    The published conversion works in pixels of the model's square: it places the scaled picture at
+    half of what `int(length * scale)` leaves over (possibly half a pixel), and not at the whole
+    source pixels that preprocessing pads with. The two differ by less than one pixel of the square.
+
+    Attributes:
+        side: side of the square model input, in pixels; a whole number of pixels per cell.
+
+    Raises:
+        ConfigError: the grid does not divide `side`.
+    """
+
+    kind: ClassVar[str] = "padded_square"
+
+    side: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self.side, "side")
+        if any(self.side % cells for cells in self.grid):
+            raise ConfigError(
+                f"padded_square geometry: side {self.side} is not a whole number of pixels per cell"
+                f" for grid {self.grid}"
+            )
+
+    @property
+    def _cell(self) -> tuple[int, int]:
+        """(width, height) of a cell in pixels of the square."""
+        rows, columns = self.grid
+        return self.side // columns, self.side // rows
+
+    @property
+    def _scale(self) -> float:
+        """Pixels of the square per source pixel."""
+        width, height = self.source_size
+        return min(self.side / width, self.side / height)
+
+    @property
+    def _padding(self) -> tuple[float, float]:
+        """(left, top) padding in pixels of the square."""
+        width, height = self.source_size
+        scale = self._scale
+        return (self.side - int(width * scale)) / 2, (self.side - int(height * scale)) / 2
+
+    def _scale_to_source(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        cell = np.tile(np.array(self._cell, dtype=np.float32), 2)
+        padding = np.tile(np.array(self._padding, dtype=np.float32), 2)
+        return (boxes * cell - padding) / np.float32(self._scale)
+
+    def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        cell, padding = np.tile(self._cell, 2), np.tile(self._padding, 2)
+        return (_as_boxes(boxes) * self._scale + padding) / cell
+
+    def _shape_fields(self) -> dict[str, int]:
+        return {"side": self.side}
+
+
+@dataclass(frozen=True)
+class Resized(Geometry):
+    """Picture stretched to a whole number of cells, with its own scale in each direction.
+
+    Attributes:
+        cell: side of a cell, in pixels of the resized picture.
+    """
+
+    kind: ClassVar[str] = "resized"
+
+    cell: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self.cell, "cell")
+
+    @property
+    def _scale(self) -> npt.NDArray[np.float64]:
+        """(4,) source pixels per pixel of the resized picture, in the order of a box."""
+        width, height = self.source_size
+        rows, columns = self.grid
+        return np.tile([width / (self.cell * columns), height / (self.cell * rows)], 2)
+
+    def _scale_to_source(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return boxes * np.float32(self.cell) * self._scale.astype(np.float32)
+
+    def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        width, height = self.source_size
+        rows, columns = self.grid
+        # Multiplying first keeps whole cells whole: (width * columns) / width is exact.
+        return _as_boxes(boxes) * np.tile([columns, rows], 2) / np.tile([width, height], 2)
+
+    def _shape_fields(self) -> dict[str, int]:
+        return {"cell": self.cell}
+
+
+def _as_boxes(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(boxes, dtype=np.float64)
+    if array.size == 0:
+        return array.reshape(0, 4)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise InputError(f"boxes must have shape (N, 4), not {array.shape}")
+    return array
+
+
+def _overlaps(low: float, high: float, cells: int) -> npt.NDArray[np.bool_]:
+    """(cells,) bool: which unit intervals [i, i + 1) share more than an edge with [low, high)."""
+    if high <= low:
+        return np.zeros(cells, dtype=np.bool_)
+    start = np.arange(cells)
+    # A box thinner than the tolerance still lies somewhere: it must not vanish between two cells.
+    slack = min(_EDGE_TOLERANCE, (high - low) / 4)
+    return (start < high - slack) & (start + 1 > low + slack)
+
+
+def _positive_pair(value: Sequence[int], name: str) -> tuple[int, int]:
+    pair = tuple(value)
+    if len(pair) != 2:
+        raise ConfigError(f"geometry: {name} must be a pair of positive integers, not {value!r}")
+    first, second = (_require_positive(part, name) for part in pair)
+    return first, second
+
+
+def _require_positive(value: int, name: str) -> int:
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ConfigError(f"geometry: {name} must be positive whole numbers, not {value!r}")
+    return int(value)

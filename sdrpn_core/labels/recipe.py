@@ -1,0 +1,170 @@
+"""The label recipe: which attention heads are read, and every number of the labelling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Union
+
+from sdrpn_core.errors import ConfigError
+
+ALL_HEADS: Literal["all"] = "all"
+"""Stands for every head of a layer."""
+
+Heads = Union[tuple[int, ...], Literal["all"]]
+HeadsByLayer = dict[int, Heads]
+
+
+@dataclass(frozen=True)
+class LabelRecipe:
+    """How attention becomes RoI labels.
+
+    The defaults are the published padded-square recipe (arXiv:2509.16944). The dynamic-resolution
+    recipe published with it sets sink_threshold=1e-2, min_peak=5e-3, box_blur and padding_is_sink.
+    Layers and heads count from 0.
+
+    Attributes:
+        grounding: {layer: heads} whose response-to-image attention, averaged over all listed heads,
+            is the grounding map.
+        sink: {layer: heads} whose average is the sink map; `"all"` stands for every head of the
+            layer. Empty: no sink is removed (published for text-rich data).
+        sink_threshold: a cell whose sink map reaches this is a sink (>=). Published: 1e-3, and 1e-2
+            for dynamic resolution.
+        foreground: cells strictly above this share of the map's maximum are foreground. Published: 0.2.
+        background: cells outside the foreground box strictly below this share are background.
+            Published: 0.1.
+        max_box_fraction: where the foreground box does not cover strictly less of the grid than
+            this, the sample is ignored. Published: 0.5.
+        min_peak: a map whose maximum is below this is ignored. Published: 5e-3 for dynamic
+            resolution, none (0) for padded squares.
+        box_blur: take the foreground box after a 3x3 blur, which makes it one cell larger on every
+            side. Published for dynamic resolution.
+        padding_is_sink: cells that lie wholly in the padding are removed like sinks and are always
+            background. Published for dynamic resolution, where labels are made on padded squares.
+        smoothing: before the foreground threshold, drop isolated peaks: keep only cells where the
+            map after a 5x5 blur exceeds the mean of the two thresholds. Published, off by default.
+
+    Raises:
+        ConfigError: no grounding head, a negative layer or head, a number out of range.
+    """
+
+    grounding: HeadsByLayer
+    sink: HeadsByLayer = field(default_factory=dict)
+    sink_threshold: float = 1e-3
+    foreground: float = 0.2
+    background: float = 0.1
+    max_box_fraction: float = 0.5
+    min_peak: float = 0.0
+    box_blur: bool = False
+    padding_is_sink: bool = False
+    smoothing: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grounding", _heads_by_layer(self.grounding, "grounding"))
+        object.__setattr__(self, "sink", _heads_by_layer(self.sink, "sink"))
+        if not self.grounding:
+            raise ConfigError(
+                "label recipe: grounding names no head, so there is nothing to label by"
+            )
+        if not 0 < self.background <= self.foreground < 1:
+            raise ConfigError(
+                "label recipe: needs 0 < background <= foreground < 1,"
+                f" not background {self.background} and foreground {self.foreground}"
+            )
+        if not 0 < self.max_box_fraction <= 1:
+            raise ConfigError(
+                f"label recipe: max_box_fraction must lie in (0, 1], not {self.max_box_fraction}"
+            )
+        if not self.sink_threshold > 0:
+            raise ConfigError(
+                f"label recipe: sink_threshold must be positive, not {self.sink_threshold}"
+            )
+        if not self.min_peak >= 0:
+            raise ConfigError(f"label recipe: min_peak must not be negative, not {self.min_peak}")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose attention is read, ascending."""
+        return tuple(sorted({*self.grounding, *self.sink}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values. Layers become strings, as JSON has it."""
+        values = asdict(self)
+        for name in ("grounding", "sink"):
+            values[name] = {
+                str(layer): heads if heads == ALL_HEADS else list(heads)
+                for layer, heads in values[name].items()
+            }
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LabelRecipe:
+        """The recipe that `to_dict` wrote.
+
+        Raises:
+            ConfigError: unknown or missing fields, or values out of range.
+        """
+        known = [entry.name for entry in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ConfigError(
+                f"label recipe: unknown field {', '.join(unknown)}; fields: {', '.join(known)}"
+            )
+        if "grounding" not in values:
+            raise ConfigError("label recipe: field grounding is missing")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """`to_dict` as sorted, indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> LabelRecipe:
+        """The recipe that `to_json` wrote.
+
+        Raises:
+            ConfigError: not a JSON object, or not a recipe.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"label recipe: not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"label recipe: expected a JSON object, found {type(values).__name__}"
+            )
+        return cls.from_dict(values)
+
+
+def _heads_by_layer(value: Mapping[Any, str | Sequence[int]], name: str) -> HeadsByLayer:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"label recipe: {name} must map layers to heads, not {value!r}")
+    result: HeadsByLayer = {}
+    for layer, heads in value.items():
+        index = _index(layer, f"{name} layer")
+        if isinstance(heads, str):
+            if heads != ALL_HEADS:
+                raise ConfigError(
+                    f"label recipe: {name} heads of layer {index} must be numbers or"
+                    f" {ALL_HEADS!r}, not {heads!r}"
+                )
+            result[index] = ALL_HEADS
+            continue
+        numbers = tuple(_index(head, f"{name} head in layer {index}") for head in heads)
+        if not numbers or len(set(numbers)) != len(numbers):
+            raise ConfigError(
+                f"label recipe: {name} heads of layer {index} must be distinct and at least one,"
+                f" not {list(numbers)}"
+            )
+        result[index] = numbers
+    return result
+
+
+def _index(value: Any, what: str) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or (not isinstance(value, str) and number != value):
+        raise ConfigError(f"label recipe: {what} must be a number from 0 up, not {value!r}")
+    return number
