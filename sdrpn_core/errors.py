@@ -1,7 +1,7 @@
 """Every error sdrpn raises on purpose: one line that says what was wrong, where, and what to do.
 
-The command line prints a :class:`SdrpnError` as ``error: <message>`` and exits with code 1. Each class
-also derives from the built-in exception a Python user would expect, so ``except ValueError`` works.
+The command line prints a :class:`SdrpnError` as ``error: <message>`` and exits with code 1. Where a
+built-in exception fits, a class derives from it too, so that ``except ValueError`` works.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "CORE_PLUGIN",
     "AttentionError",
     "CheckpointError",
     "ConfigError",
@@ -21,6 +22,9 @@ __all__ = [
     "ShardError",
     "UnknownNameError",
 ]
+
+CORE_PLUGIN = "core"
+"""The plugin that brings the core's own parts; it cannot be disabled."""
 
 _MAX_SUGGESTIONS = 3
 
@@ -71,19 +75,23 @@ class UnknownNameError(SdrpnError, LookupError):
 
 
 class PluginError(SdrpnError):
-    """A plugin is at fault; the message names it and how to disable it.
+    """A plugin is at fault; the message names it and what to do.
 
     Args:
         plugin: The plugin's name: that of its entry point in the group ``sdrpn``.
         reason: What it did wrong.
+        remedy: What to do; how to disable the plugin, unless given.
     """
 
-    def __init__(self, plugin: str, reason: str) -> None:
+    def __init__(self, plugin: str, reason: str, *, remedy: str = "") -> None:
         self.plugin = plugin
         self.reason = " ".join(reason.split())
-        super().__init__(
-            f"plugin {plugin!r}: {self.reason} (to disable it: SDRPN_PLUGINS=-{plugin})"
+        self.remedy = remedy or (
+            "it is part of sdrpn itself: reinstall sdrpn"
+            if plugin == CORE_PLUGIN
+            else f"to disable it, set SDRPN_PLUGINS=-{plugin}"
         )
+        super().__init__(f"plugin {plugin!r}: {self.reason}; {self.remedy}")
 
 
 class CheckpointError(SdrpnError):

@@ -1,7 +1,7 @@
 """The hooks a plugin may implement: one per kind of thing it can add.
 
-A plugin is a module that an entry point of the group ``sdrpn`` names. It defines ``SDRPN_API`` and any of
-these functions, marked with :data:`sdrpn_core.hookimpl`::
+A plugin is a module that an entry point of the group ``sdrpn`` names. It defines ``SDRPN_API`` and
+any of these functions, marked with :data:`sdrpn_core.hookimpl`::
 
     from sdrpn_core import hookimpl
 
@@ -11,7 +11,8 @@ these functions, marked with :data:`sdrpn_core.hookimpl`::
     def sdrpn_register_rpn_heads(registry):
         registry.add("mine", "my_package.head:MyHead", help="what it does, in one line")
 
-Registering a string keeps the plugin cheap to load: the module is imported when the name is first used.
+Registering a string keeps the plugin cheap to load: its module is imported when the name is first
+used.
 """
 
 from __future__ import annotations

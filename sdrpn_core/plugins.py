@@ -1,11 +1,10 @@
 """Find plugins, load each in isolation, and keep what they register.
 
-A plugin is a module named by an entry point of the group ``sdrpn``; the core's own parts come the same
-way, as plugin ``core``. A plugin that cannot be loaded is recorded as failed, with the reason, and leaves
-nothing behind: everything else keeps working.
+A plugin is a module named by an entry point of the group ``sdrpn``; the core's own parts come the
+same way, as plugin ``core``. A plugin that cannot be loaded is recorded as failed, with the reason,
+and leaves nothing behind: everything else keeps working.
 
-The environment variable ``SDRPN_PLUGINS`` selects plugins: unset loads all, an empty value only ``core``,
-``a,b`` only those and ``core``, ``-a,-b`` all but those.
+The environment variable ``SDRPN_PLUGINS`` selects plugins, see :mod:`sdrpn_core.plugin_selection`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 
 from sdrpn_core import hookspecs
-from sdrpn_core.errors import ConfigError, PluginError, UnknownNameError
+from sdrpn_core.errors import PluginError, UnknownNameError
+from sdrpn_core.plugin_selection import SELECTION_VARIABLE, loading_order, select
 from sdrpn_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["CORE_API", "PluginInfo", "Plugins", "get_plugins"]
 
 CORE_API = 1
-"""Version of the hooks and of the interfaces behind them; a plugin's ``SDRPN_API`` must equal it."""
+"""Version of the hooks and the interfaces behind them: what a plugin's ``SDRPN_API`` must equal."""
 
 ENTRY_POINT_GROUP = "sdrpn"
-SELECTION_VARIABLE = "SDRPN_PLUGINS"
-CORE_PLUGIN = "core"
 
 KINDS = {
     "backbones": "backbone",
@@ -45,7 +43,7 @@ KINDS = {
     "methods": "method",
     "commands": "command",
 }
-"""Attribute of :class:`Plugins`, which is also the end of the hook's name -> what messages call it."""
+"""Attribute of :class:`Plugins`, which also ends the hook's name -> what messages call it."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,8 @@ class Plugins:
             UnknownNameError: ``selection`` names a plugin that does not exist.
             ConfigError: ``selection`` mixes both forms, or disables the core.
         """
-        ordered = sorted(entry_points, key=_loading_order)
-        chosen = _select(selection, [entry_point.name for entry_point in ordered])
+        ordered = sorted(entry_points, key=loading_order)
+        chosen = select(selection, [entry_point.name for entry_point in ordered])
         for entry_point in ordered:
             self._load_entry_point(entry_point, enabled=entry_point.name in chosen)
 
@@ -148,14 +146,18 @@ class Plugins:
         distribution = entry_point.dist
         origin = distribution.name if distribution else entry_point.value
         version = distribution.version if distribution else ""
-        if name in self._infos:  # keep the first one's record: its registrations stand
-            first = self._infos[name]
-            duplicate = f"{name}@{origin}"
-            reason = f"{origin} provides a plugin of the same name as {first.origin}; uninstall one"
-            self._record(PluginInfo(duplicate, version, origin, "failed", reason))
-            return
         if not enabled:
             self._record(PluginInfo(name, version, origin, "disabled"))
+            return
+        if name in self._infos:  # the first one's record and registrations stand
+            first = self._infos[name].origin
+            clash = PluginError(
+                name,
+                f"both {first} and {origin} provide a plugin of this name",
+                remedy=f"uninstall one (that of {first} is used)",
+            )
+            record = PluginInfo(f"{name} ({origin})", version, origin, "failed", str(clash))
+            self._record(record)
             return
         try:
             self._run_hooks(_import(entry_point), name)
@@ -187,7 +189,7 @@ class Plugins:
         except pluggy.PluginValidationError as error:
             self._withdraw(name)
             known = ", ".join(hookspecs.HOOK_PREFIX + attribute for attribute in KINDS)
-            raise PluginError(name, f"{error} (hooks: {known})") from error
+            raise PluginError(name, f"{error}; the hooks are {known}") from error
         except Exception as error:  # third-party code: a hook may raise anything
             self._withdraw(name)
             raise PluginError(name, f"a hook raised {type(error).__name__}: {error}") from error
@@ -226,49 +228,20 @@ def _import(entry_point: EntryPoint) -> object:
 def _check_api(module: object, name: str) -> None:
     api = getattr(module, "SDRPN_API", None)
     if api is None:
-        raise PluginError(name, f"does not define SDRPN_API (this sdrpn has version {CORE_API})")
+        raise PluginError(name, f"does not define SDRPN_API (it is {CORE_API} for this sdrpn)")
     if api != CORE_API:
         raise PluginError(
-            name,
-            f"was written for version {api!r} of the plugin API, this sdrpn has version {CORE_API}",
+            name, f"was written for plugin API {api!r}, this sdrpn has plugin API {CORE_API}"
         )
 
 
 def _check_markers(module: object, name: str) -> None:
     """A hook that lacks its marker would be dead without a word."""
-    for attribute, value in vars(module).items():
-        unmarked = not hasattr(value, f"{hookspecs.PROJECT}_impl")
-        if attribute.startswith(hookspecs.HOOK_PREFIX) and callable(value) and unmarked:
-            raise PluginError(name, f"{attribute} is not marked with @sdrpn_core.hookimpl")
-
-
-def _loading_order(entry_point: EntryPoint) -> tuple[bool, bool, str]:
-    """Core first, then what ships with it: on a clash the plugin added later is at fault."""
-    distribution = entry_point.dist
-    own = distribution is not None and distribution.name == hookspecs.PROJECT
-    return entry_point.name != CORE_PLUGIN, not own, entry_point.name
-
-
-def _select(selection: str | None, known: list[str]) -> set[str]:
-    """The plugins that a value of ``SDRPN_PLUGINS`` enables."""
-    if selection is None:
-        return set(known)
-    words = [word.strip() for word in selection.split(",") if word.strip()]
-    excluded = {word[1:].strip() for word in words if word.startswith("-")}
-    included = {word for word in words if not word.startswith("-")}
-    if excluded and included:
-        raise ConfigError(
-            f"{SELECTION_VARIABLE}={selection!r} mixes plugins to load with plugins to leave out; "
-            "write 'a,b' (only those) or '-a,-b' (all but those)"
-        )
-    for name in sorted(excluded | included):
-        if name not in known:
-            raise UnknownNameError("plugin", name, known, where=f"in {SELECTION_VARIABLE}")
-    if CORE_PLUGIN in excluded:
-        raise ConfigError(
-            f"{SELECTION_VARIABLE}={selection!r} leaves out {CORE_PLUGIN!r}, which nothing can do without"
-        )
-    return set(known) - excluded if excluded else included | {CORE_PLUGIN}
+    for attribute in dir(module):
+        if attribute.startswith(hookspecs.HOOK_PREFIX):
+            value = getattr(module, attribute)
+            if callable(value) and not hasattr(value, f"{hookspecs.PROJECT}_impl"):
+                raise PluginError(name, f"{attribute} is not marked with @sdrpn_core.hookimpl")
 
 
 _lock = threading.Lock()

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from sdrpn_core.errors import PluginError, SdrpnError, UnknownNameError
+from sdrpn_core.errors import ConfigError, PluginError, SdrpnError, UnknownNameError
 
 __all__ = ["Entry", "Registry"]
 
 T = TypeVar("T")
 
-_NO_PLUGIN = "(none)"
+_NO_PLUGIN = "(no plugin)"
+"""Origin of what was added to a registry directly, outside any plugin's hook."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,18 @@ class Registry(Generic[T]):
 
         Raises:
             PluginError: The name is taken (both plugins are named), or it or the target is
-                malformed.
+                malformed. Outside any plugin's hook: ConfigError.
         """
         if not isinstance(name, str) or not name or name != name.strip():
-            raise PluginError(self._origin, f"{self.kind} name {name!r} is not a plain word")
+            raise self._fault(f"{self.kind} name {name!r} is not a plain word")
         if name in self._entries:
             other = self._entries[name].origin
-            raise PluginError(
-                self._origin, f"{self.kind} {name!r} is already registered by plugin {other!r}"
-            )
+            raise self._fault(f"{self.kind} {name!r} is already registered by plugin {other!r}")
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
             if not module or not attribute:
-                raise PluginError(
-                    self._origin,
-                    f"target {target!r} of {self.kind} {name!r} is not 'package.module:attr'",
+                raise self._fault(
+                    f"target {target!r} of {self.kind} {name!r} is not 'package.module:attr'"
                 )
         self._entries[name] = Entry(name, target, self._origin, help, metadata)
 
@@ -134,6 +132,11 @@ class Registry(Generic[T]):
         for name in [entry.name for entry in self._entries.values() if entry.origin == origin]:
             del self._entries[name]
             self._resolved.pop(name, None)
+
+    def _fault(self, reason: str) -> SdrpnError:
+        if self._origin == _NO_PLUGIN:
+            return ConfigError(reason)
+        return PluginError(self._origin, reason)
 
     def _resolve(self, entry: Entry) -> T:
         if not isinstance(entry.target, str):

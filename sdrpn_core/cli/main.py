@@ -29,7 +29,7 @@ _REPORTS_FAILURES = frozenset({"plugins"})
 
 
 class LazyCommand(TyperCommand):
-    """A command known by name and help line; its module is imported when it is run or asked for help."""
+    """A command known by name and help line; its module is imported when that command is used."""
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry.name, help=entry.help)
@@ -63,11 +63,10 @@ class PluginGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As the base class, but an unknown command is an error that lists the near names."""
-        name = args[0]
-        if name not in _REPORTS_FAILURES:
-            _warn_about_failures()
-        if not name.startswith("-"):
-            get_plugins().commands.entry(name)
+        if not ctx.resilient_parsing:  # that is how shells ask for completions: no complaints then
+            if args[0] not in _REPORTS_FAILURES:
+                _warn_about_failures()
+            get_plugins().commands.entry(args[0])
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -96,6 +95,12 @@ class PluginGroup(TyperGroup):
         raise SystemExit(EXIT_ERROR)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {sdrpn_core.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name=PROGRAM,
     cls=PluginGroup,
@@ -104,14 +109,16 @@ app = typer.Typer(
 )
 
 
-@app.callback(help=sdrpn_core.__doc__.splitlines()[0])
+@app.callback(help="Teach a frozen multimodal LLM where to look.")
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", callback=lambda value: _print_version(value), is_eager=True),
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
-    pass
+    pass  # --version acts while it is parsed
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -121,12 +128,6 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Command-line words after the program's name; those of this process if ``None``.
     """
     typer.main.get_command(app).main(args=args, prog_name=PROGRAM)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"{PROGRAM} {sdrpn_core.__version__}")
-        raise typer.Exit
 
 
 def _warn_about_failures() -> None:

@@ -32,8 +32,8 @@ def plugins(
 def _print_table(infos: list[PluginInfo]) -> None:
     # rich is not needed to list plugins for a program
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"sdrpn plugins (API {CORE_API})", title_justify="left")
     for column in ("name", "version", "origin", "status", "registers"):
@@ -42,11 +42,10 @@ def _print_table(infos: list[PluginInfo]) -> None:
         registers = "\n".join(
             f"{KINDS[kind]}: {', '.join(names)}" for kind, names in info.registers.items()
         )
-        style = _STYLES[info.status]
-        row = (info.name, info.version, info.origin, f"[{style}]{info.status}[/]", registers)
-        table.add_row(*(cell if "[" in cell and cell is row[3] else escape(cell) for cell in row))
+        status = Text(info.status, style=_STYLES[info.status])
+        table.add_row(Text(info.name), info.version, info.origin, status, registers)
     console = Console()
     console.print(table)
     for info in infos:
         if info.error:
-            console.print(f"failed: {info.error}", style="red", markup=False, soft_wrap=True)
+            console.print(Text(f"failed: {info.error}", style="red"), soft_wrap=True)
