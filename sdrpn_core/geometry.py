@@ -1,8 +1,8 @@
 """Where the cells of a visual-token grid lie in the source picture.
 
-Every backbone preprocesses its picture in one of two ways, and each way is one class: `PaddedSquare`
-(scaled to fit a square, the rest padded) and `Resized` (stretched to a whole number of cells). A
-geometry belongs to one picture, is plain data, and travels with the RoI map made from that picture.
+Each way to preprocess a picture is one class: `PaddedSquare` (scaled to fit a square, the rest
+padded) and `Resized` (stretched to a whole number of cells). A geometry belongs to one picture, is
+plain data, and travels with the RoI map made from that picture.
 
 Units: sizes are (width, height) in source pixels after EXIF rotation, grids are (rows, columns) in
 cells, boxes are half-open (x0, y0, x1, y1) in either source pixels or cells.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,10 +73,6 @@ class Geometry(ABC):
             InputError: `boxes` is not (N, 4).
         """
 
-    @abstractmethod
-    def _shape_fields(self) -> dict[str, int]:
-        """The fields a subclass adds, as JSON values."""
-
     def to_source(self, boxes: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Grid boxes in whole source pixels: clamped to the picture, then truncated.
 
@@ -122,12 +118,9 @@ class Geometry(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """This geometry as plain JSON values, tagged with its kind."""
-        return {
-            "kind": self.kind,
-            "source_size": list(self.source_size),
-            "grid": list(self.grid),
-            **self._shape_fields(),
-        }
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        lists = {name: list(pair) for name, pair in values.items() if isinstance(pair, tuple)}
+        return {"kind": self.kind, **values, **lists}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Geometry:
@@ -168,7 +161,7 @@ class PaddedSquare(Geometry):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_positive(self.side, "side")
+        object.__setattr__(self, "side", _positive(self.side, "side"))
         if any(self.side % cells for cells in self.grid):
             raise ConfigError(
                 f"padded_square geometry: side {self.side} is not a whole number of pixels per cell"
@@ -200,11 +193,9 @@ class PaddedSquare(Geometry):
         return (boxes * cell - padding) / np.float32(self._scale)
 
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
         cell, padding = np.tile(self._cell, 2), np.tile(self._padding, 2)
         return (_as_boxes(boxes) * self._scale + padding) / cell
-
-    def _shape_fields(self) -> dict[str, int]:
-        return {"side": self.side}
 
 
 @dataclass(frozen=True)
@@ -221,7 +212,7 @@ class Resized(Geometry):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_positive(self.cell, "cell")
+        object.__setattr__(self, "cell", _positive(self.cell, "cell"))
 
     @property
     def _scale(self) -> npt.NDArray[np.float64]:
@@ -234,13 +225,11 @@ class Resized(Geometry):
         return boxes * np.float32(self.cell) * self._scale.astype(np.float32)
 
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
         width, height = self.source_size
         rows, columns = self.grid
         # Multiplying first keeps whole cells whole: (width * columns) / width is exact.
         return _as_boxes(boxes) * np.tile([columns, rows], 2) / np.tile([width, height], 2)
-
-    def _shape_fields(self) -> dict[str, int]:
-        return {"cell": self.cell}
 
 
 def _as_boxes(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -266,11 +255,11 @@ def _positive_pair(value: Sequence[int], name: str) -> tuple[int, int]:
     pair = tuple(value)
     if len(pair) != 2:
         raise ConfigError(f"geometry: {name} must be a pair of positive integers, not {value!r}")
-    first, second = (_require_positive(part, name) for part in pair)
+    first, second = (_positive(part, name) for part in pair)
     return first, second
 
 
-def _require_positive(value: int, name: str) -> int:
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ConfigError(f"geometry: {name} must be positive whole numbers, not {value!r}")
+def _positive(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigError(f"geometry: {name} must be positive integers, not {value!r}")
     return int(value)

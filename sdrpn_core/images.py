@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from sdrpn_core.errors import ImageError
 
@@ -49,9 +49,9 @@ def open_image(
 ) -> Image.Image:
     """Open a picture as RGB, rotated as its EXIF orientation says.
 
-    Transparent pixels are laid on white, as a viewer shows them. Grey values of 16 bits are scaled to 8,
-    not clipped. Of an animation the first frame is used. An EXIF block that cannot be parsed is taken to say
-    nothing about rotation.
+    Transparent pixels are laid on white, as a viewer shows them. Grey values of 16 bits are scaled
+    to 8, not clipped. Of an animation the first frame is used. An EXIF block that cannot be parsed
+    is taken to say nothing about rotation.
 
     Args:
         source: a path, the bytes of an image file, or a Pillow image (which is not modified).
@@ -109,7 +109,7 @@ def _open(source: str | Path | bytes | Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name}: empty (zero bytes)")
     try:
         return Image.open(io.BytesIO(data))
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
 
 
@@ -136,9 +136,7 @@ def _rotated(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
-        raise ImageError(
-            f"{name}: floating-point grey has no defined white; save it with 8 or 16 bits"
-        )
+        raise ImageError(f"{name}: floating-point grey has no white; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         rgb = _grey_8_bit(image, name).convert("RGB")
     elif image.has_transparency_data:

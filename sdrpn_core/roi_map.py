@@ -12,8 +12,8 @@ from scipy.ndimage import correlate1d
 from sdrpn_core.errors import AttentionError, ConfigError, InputError
 
 ScoreKind = Literal["logit", "distribution"]
-"""`logit`: independent scores, sigmoid makes them probabilities. `distribution`: weights that sum to
-one over the grid (softmax scores, attention), thresholded as they are."""
+"""`logit`: independent scores, which the sigmoid makes probabilities. `distribution`: weights over
+the grid (softmax scores, attention), thresholded as they are."""
 
 _SIGMA = 1.0
 """Standard deviation of the 3x3 blur in cells, the published value for every model."""

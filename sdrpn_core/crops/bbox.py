@@ -62,7 +62,7 @@ def plan_boxes(
 
 
 def _why_none(regions: Regions) -> tuple[Outcome, tuple[Crop, ...], str]:
-    # An over-large region outranks specks beside it: the map says "everywhere", not "somewhere tiny".
+    # An over-large region outranks specks beside it: the map says "everywhere".
     if regions.oversized:
         return Outcome.NO_ROI, (), "the region covers too much of the picture"
     if regions.boxes:

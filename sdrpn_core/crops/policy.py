@@ -28,7 +28,7 @@ class Outcome(str, Enum):
     TOO_MANY = "too_many"
     """More regions than the policy may crop; none is cropped."""
     TOO_SMALL = "too_small"
-    """Every region is one isolated cell, or holds no whole source pixel (it lies in the padding)."""
+    """Every region is an isolated cell, or holds no source pixel (it lies in the padding)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class CropPlan:
 
 @dataclass(frozen=True)
 class CropPolicy(ABC):
-    """Chooses crops from an RoI map. Subclasses are frozen dataclasses: their fields are the options."""
+    """Chooses crops from an RoI map. The options are the fields of a frozen dataclass."""
 
     @abstractmethod
     def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:

@@ -16,7 +16,7 @@ _KEPT = 0.5
 def keep_tokens(keep: npt.NDArray[np.float32], crop_grid: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """The tokens of a crop that lie inside its mask.
 
-    Exact ties at one half are common, so the interpolation is torch's own float32 one, as published.
+    Exact ties at one half are common, so the interpolation is torch's own in float32, as published.
 
     Args:
         keep: (rows, columns) float32 of 0 and 1, `Crop.keep`.
@@ -35,7 +35,7 @@ def token_grid(crop: Crop, grid: tuple[int, int]) -> tuple[int, int]:
 
     Args:
         crop: the crop; `grid` is returned where it sets no `max_ratio`.
-        grid: (rows, columns) of the crop's visual tokens as the backbone makes them, the upper limit.
+        grid: (rows, columns) of the crop's visual tokens as the backbone makes them; the limit.
 
     Returns:
         (rows, columns): cells of the crop's grid box times `max_ratio`, scaled down together to fit

@@ -91,6 +91,7 @@ class ThresholdLabeler(PseudoLabeler):
         sink: npt.ArrayLike | None = None,
         content: npt.ArrayLike | None = None,
     ) -> PseudoLabels:
+        """Label one picture; see `PseudoLabeler.__call__`."""
         attention = _as_map(grounding, "grounding")
         shape = attention.shape
         is_sink = np.zeros(shape, dtype=np.bool_)

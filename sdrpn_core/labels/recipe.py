@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeAlias
 
 from sdrpn_core.errors import ConfigError
 
 ALL_HEADS: Literal["all"] = "all"
 """Stands for every head of a layer."""
 
-Heads = Union[tuple[int, ...], Literal["all"]]
-HeadsByLayer = dict[int, Heads]
+Heads: TypeAlias = "tuple[int, ...] | Literal['all']"
+HeadsByLayer: TypeAlias = dict[int, Heads]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class LabelRecipe:
             layer. Empty: no sink is removed (published for text-rich data).
         sink_threshold: a cell whose sink map reaches this is a sink (>=). Published: 1e-3, and 1e-2
             for dynamic resolution.
-        foreground: cells strictly above this share of the map's maximum are foreground. Published: 0.2.
+        foreground: cells strictly above this share of the map's maximum are foreground.
+            Published: 0.2.
         background: cells outside the foreground box strictly below this share are background.
             Published: 0.1.
         max_box_fraction: where the foreground box does not cover strictly less of the grid than
@@ -64,9 +65,7 @@ class LabelRecipe:
         object.__setattr__(self, "grounding", _heads_by_layer(self.grounding, "grounding"))
         object.__setattr__(self, "sink", _heads_by_layer(self.sink, "sink"))
         if not self.grounding:
-            raise ConfigError(
-                "label recipe: grounding names no head, so there is nothing to label by"
-            )
+            raise ConfigError("label recipe: grounding names no head to label by")
         if not 0 < self.background <= self.foreground < 1:
             raise ConfigError(
                 "label recipe: needs 0 < background <= foreground < 1,"
