@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["atomic_write", "remove_temporaries", "temporaries"]
+__all__ = ["atomic_write", "leftovers", "remove_leftovers"]
 
-_TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY_NAME = re.compile(r"\.(?P<final>.+)\.\d+-[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     Readers see the old file or the whole new one. Whatever interrupts the block, short of the
     process being killed, the temporary file is removed; one that a kill leaves behind starts with a
-    dot and is found by :func:`temporaries`.
+    dot and is found by :func:`leftovers`.
 
     Args:
         path: Final name; its folder must exist.
@@ -43,8 +44,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             with the path and the system's reason.
     """
     # Not the tempfile module: its files are private (0600) and would stay so under the final name.
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.name}.{unique}{_TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -60,19 +60,23 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def temporaries(path: Path) -> list[Path]:
-    """Return the temporary files of interrupted (or still running) writes to ``path``, sorted."""
-    prefix = f".{path.name}."
-    return sorted(
-        entry
-        for entry in path.parent.iterdir()
-        if entry.name.startswith(prefix) and entry.name.endswith(_TEMPORARY_SUFFIX)
-    )
+def leftovers(folder: Path) -> dict[str, list[Path]]:
+    """Return the temporary files of interrupted (or still running) writes in a folder.
+
+    Returns:
+        The paths, sorted, by the name of the file that was to be written.
+    """
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        match = _TEMPORARY_NAME.fullmatch(entry.name)
+        if match:
+            found.setdefault(match["final"], []).append(entry)
+    return found
 
 
-def remove_temporaries(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove what interrupted writes to ``path`` left; no other process may be writing ``path``."""
-    for leftover in temporaries(path):
+    for leftover in leftovers(path.parent).get(path.name, ()):
         _discard(leftover)
 
 
