@@ -8,11 +8,8 @@ later.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union, overload
@@ -32,9 +29,6 @@ ImageSource = Union[Path, bytes, "Image"]
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET_SUFFIX = ".parquet"
 
-DEFAULT_ID_DIGITS = 8
-"""Width of the zero-padded index that stands in for a missing id: sorts well up to 100 million."""
-
 
 @dataclass(frozen=True)
 class Record:
@@ -42,7 +36,7 @@ class Record:
 
     Attributes:
         id: Unique within its source.
-        image: The picture, not opened; ``None`` if the record has none.
+        image: The picture, not opened; ``None`` if the record has none. Text is taken as a path.
         question: May be empty, which :func:`validate_record` refuses.
         response: What the backbone is taken to have answered, if that is given rather than
             generated.
@@ -56,6 +50,11 @@ class Record:
     response: str | None = None
     answer: str | None = None
     boxes: tuple[Box, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given: object = self.image
+        if isinstance(given, str):
+            object.__setattr__(self, "image", Path(given))
 
 
 class RecordSource(Sequence[Record]):
@@ -114,15 +113,17 @@ def read_records(
             id twice, or ``n`` is not positive.
         UnknownNameError: ``source`` is no file and no registered dataset; lists the near names.
     """
+    from sdrpn_core.record_sources import GivenRecords, NamedRecords, SampledRecords
+
     if n is not None and n < 1:
         raise InputError(f"the number of records must be at least 1, got {n}")
+    if isinstance(source, str) and _is_dataset_name(source):
+        return NamedRecords(source, n, seed)
     if isinstance(source, (str, Path)):
-        files = _open_files(source)
-        if files is None:
-            return _NamedRecords(str(source), n, seed)
+        records = _open_files(source)
     else:
-        files = _GivenRecords(source)
-    return files if n is None or n >= len(files) else _Sample(files, n, seed)
+        records = source if isinstance(source, RecordSource) else GivenRecords(source)
+    return records if n is None or n >= len(records) else SampledRecords(records, n, seed)
 
 
 def validate_record(record: Record, *, needs_image: bool = True) -> None:
@@ -137,162 +138,33 @@ def validate_record(record: Record, *, needs_image: bool = True) -> None:
         raise InputError(f"record {record.id!r}: the question comes without a picture")
 
 
-def default_id(index: int) -> str:
-    """Return the id of a record that brings none."""
-    return f"{index:0{DEFAULT_ID_DIGITS}d}"
-
-
-def _open_files(source: str | Path) -> RecordSource | None:
-    """Open ``source`` as files; ``None`` if it must be the name of a registered dataset."""
-    from sdrpn_core import record_files  # pyarrow is not needed to make records in Python
-
+def _is_dataset_name(source: str) -> bool:
     path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix in (*JSONL_SUFFIXES, PARQUET_SUFFIX) and not path.exists():
-        raise InputError(f"{path}: no such file")
-    if suffix in JSONL_SUFFIXES and path.is_file():
-        return record_files.JsonlRecords(path)
-    if suffix == PARQUET_SUFFIX and path.is_file():
-        return record_files.ParquetRecords(path)
-    if isinstance(source, str) and not path.is_file() and _is_registered(source):
-        return None
-    if path.is_dir():
-        return record_files.ParquetRecords(path)
-    if path.is_file():
-        known = ", ".join((*JSONL_SUFFIXES, PARQUET_SUFFIX))
-        raise InputError(f"{path}: cannot read {suffix or 'such'} files: give one of {known}")
-    if isinstance(source, str):
-        from sdrpn_core.plugins import get_plugins
-
-        known_names = get_plugins().datasets.names()
-        raise UnknownNameError("file, folder or dataset", source, known_names)
-    raise InputError(f"{path}: no such file or folder")
-
-
-def _is_registered(name: str) -> bool:
+    if path.suffix.lower() in (*JSONL_SUFFIXES, PARQUET_SUFFIX) or path.is_file():
+        return False
     from sdrpn_core.plugins import get_plugins
 
-    return name in get_plugins().datasets
+    return source in get_plugins().datasets
 
 
-class UniqueIds:
-    """Refuses an id that was seen before.
+def _open_files(source: str | Path) -> RecordSource:
+    path = Path(source)
+    suffix = path.suffix.lower()
+    # The readers need pyarrow, which records made in Python do not.
+    if suffix in JSONL_SUFFIXES and path.is_file():
+        from sdrpn_core.jsonl_records import JsonlRecords
 
-    Args:
-        where: The source, for the message.
-        unit: What is counted in it, such as ``"line"``.
-    """
+        return JsonlRecords(path)
+    if path.is_dir() or (suffix == PARQUET_SUFFIX and path.is_file()):
+        from sdrpn_core.parquet_records import ParquetRecords
 
-    def __init__(self, where: str, unit: str) -> None:
-        self._where = where
-        self._unit = unit
-        self._first: dict[str, int] = {}
+        return ParquetRecords(path)
+    known = (*JSONL_SUFFIXES, PARQUET_SUFFIX)
+    if path.exists():
+        kind = f"a {suffix} file" if suffix else "a file without suffix"
+        raise InputError(f"{path}: cannot read {kind}: give one of {', '.join(known)}")
+    if isinstance(source, Path) or suffix in known:
+        raise InputError(f"{path}: no such file or folder")
+    from sdrpn_core.plugins import get_plugins
 
-    def add(self, record_id: str, number: int) -> None:
-        """Note the id that stands at ``number``.
-
-        Raises:
-            InputError: It was noted before; names both places.
-        """
-        first = self._first.setdefault(record_id, number)
-        if first != number:
-            raise InputError(
-                f"{self._where}: {self._unit} {number}: id {record_id!r} is already used by "
-                f"{self._unit} {first}; ids must be unique"
-            )
-
-
-def text_digest(record: Record) -> bytes:
-    """Return the texts and boxes of a record as bytes for a fingerprint."""
-    fields = (record.id, record.question, record.response, record.answer, record.boxes)
-    return json.dumps(fields).encode()
-
-
-class _GivenRecords(RecordSource):
-    """Records made in Python."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.name = "records"
-        self._records = tuple(records)
-        if not self._records:
-            raise InputError("no records were given")
-        ids = UniqueIds("the given records", "record")
-        for index, record in enumerate(self._records):
-            ids.add(record.id, index)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def _record(self, index: int) -> Record:
-        return self._records[index]
-
-    @property
-    def fingerprint(self) -> str:
-        return _digest_records(self._records, "")
-
-
-class _NamedRecords(RecordSource):
-    """A registered dataset; whether its records are stored or generated is its own affair."""
-
-    def __init__(self, name: str, n: int | None, seed: int) -> None:
-        from sdrpn_core.plugins import get_plugins
-
-        self.name = name
-        self._made_with = f"{name} n={n} seed={seed}"
-        self._records: Sequence[Record] = get_plugins().datasets.get(name)(n=n, seed=seed)
-        if not len(self._records):
-            raise InputError(f"dataset {name!r} has no records")
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def _record(self, index: int) -> Record:
-        return self._records[index]
-
-    @property
-    def fingerprint(self) -> str:
-        # Making every picture only to name the dataset would double the work; the ends of the
-        # sequence reveal a generator that changed.
-        probes = sorted({0, len(self) // 2, len(self) - 1})
-        return _digest_records(
-            (self._records[i] for i in probes), f"{self._made_with} of {len(self)}"
-        )
-
-
-class _Sample(RecordSource):
-    """A seeded choice of another source's records, in that source's order."""
-
-    def __init__(self, source: RecordSource, n: int, seed: int) -> None:
-        self.name = source.name
-        self._source = source
-        self._made_with = f"n={n} seed={seed}"
-        # Only random() is promised to repeat across Python versions; sample() and shuffle() are
-        # not.
-        generator = random.Random(seed)
-        keys = [generator.random() for _ in range(len(source))]
-        self._indices = sorted(sorted(range(len(source)), key=keys.__getitem__)[:n])
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def _record(self, index: int) -> Record:
-        return self._source[self._indices[index]]
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._source.fingerprint} {self._made_with}".encode()).hexdigest()
-
-
-def _digest_records(records: Iterable[Record], prefix: str) -> str:
-    digest = hashlib.sha256(prefix.encode())
-    for record in records:
-        digest.update(text_digest(record) + b"\n")
-        image = record.image
-        if image is None or isinstance(image, Path):
-            digest.update(str(image).encode())
-        elif isinstance(image, bytes):
-            digest.update(image)
-        else:
-            digest.update(f"{image.mode} {image.size}".encode())
-            digest.update(image.tobytes())
-    return digest.hexdigest()
+    raise UnknownNameError("file, folder or dataset", source, get_plugins().datasets.names())
