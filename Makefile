@@ -1,0 +1,42 @@
+# Every target sets up what it needs: python3 (>= 3.10, with venv) and make are enough to start.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+QUICKSTART ?=
+PYTEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format wheel clean
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+quickstart: $(VENV)/.installed-test  ## Label, train and compare on the model that ships (QUICKSTART="--seed 1")
+	$(BIN)/sdrpn quickstart $(QUICKSTART)
+
+test: $(VENV)/.installed-test  ## Run the test suite (PYTEST="-k geometry" passes options)
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.installed-dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## Mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.installed-test  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## Remove the environment, builds, runs and caches
+	rm -rf $(VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# One stamp per extra: pip runs again only after pyproject.toml has changed.
+$(VENV)/.installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
+	touch $@
+
+# make would delete the stamps as intermediate files
+.PRECIOUS: $(VENV)/.installed-%
