@@ -1,0 +1,62 @@
+"""Golden tests: run over every case of the folder that SDRPN_GOLDEN names, and skip without one.
+
+`golden` is that folder. A test marked `@pytest.mark.golden_files("llava/samples/*.npz")` runs once
+for every file that matches, which it gets as `golden_file`. `load` reads one `.npz` completely.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+_DEFAULT_FOLDER = Path(__file__).parents[3] / "shared" / "golden"
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("SDRPN_GOLDEN") or _DEFAULT_FOLDER).resolve()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "golden_files(pattern): run for each file of the golden folder that matches"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("golden_files")
+    if marker is None:
+        return
+    (pattern,) = marker.args
+    folder = _folder()
+    files = sorted(folder.glob(pattern))
+    if files:
+        params = [pytest.param(file, id=file.relative_to(folder).as_posix()) for file in files]
+    else:
+        reason = f"no golden data: nothing matches {pattern} in {folder} (SDRPN_GOLDEN)"
+        params = [pytest.param(None, id=pattern, marks=pytest.mark.skip(reason))]
+    metafunc.parametrize("golden_file", params)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The golden folder."""
+    folder = _folder()
+    if not folder.is_dir():
+        pytest.skip(f"no golden data: {folder} does not exist (SDRPN_GOLDEN)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[Path], dict[str, Any]]:
+    """Reads an `.npz` file into a dictionary of arrays."""
+
+    def read(path: Path) -> dict[str, Any]:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    return read

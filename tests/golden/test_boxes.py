@@ -1,0 +1,318 @@
+"""Thresholds, regions, crops and geometry against the published numbers.
+
+Two published behaviours are defects and are corrected (docs/fidelity.md): a grown box at the far
+border loses its last row or column, and a box without source pixels becomes a black crop. The tests
+derive from the published value what the corrected one must be, and accept nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdrpn_core.crops import BboxPolicy, CropPlan, CropPolicy, MaskPolicy, Outcome
+from sdrpn_core.crops.regions import RegionRule
+from sdrpn_core.crops.tokens import keep_tokens, token_grid
+from sdrpn_core.geometry import PaddedSquare, Resized
+from sdrpn_core.roi_map import RoIMap, gaussian_blur
+
+MAX_CROPS = 2
+BLUR_TOLERANCE = 5e-5  # README: roi_prob_blurred
+
+
+def boxes_of(rows):
+    return [tuple(row) for row in np.asarray(rows).reshape(-1, 4).tolist()]
+
+
+def rule(threshold, **options):
+    """The published convention: a negative threshold is relative to the raw map's maximum."""
+    return {"threshold": abs(float(threshold)), "relative": bool(threshold < 0), **options}
+
+
+def region_boxes(above):
+    """(area, box) of each 8-connected region in raster order, by flood fill."""
+    left, found = above.copy(), []
+    for start in zip(*np.nonzero(above), strict=True):
+        if not left[start]:
+            continue
+        left[start] = False
+        cells, todo = [], [start]
+        while todo:
+            row, column = todo.pop()
+            cells.append((row, column))
+            for near in np.ndindex(3, 3):
+                y, x = row + near[0] - 1, column + near[1] - 1
+                if 0 <= y < above.shape[0] and 0 <= x < above.shape[1] and left[y, x]:
+                    left[y, x] = False
+                    todo.append((y, x))
+        rows, columns = zip(*cells, strict=True)
+        found.append((len(cells), (min(columns), min(rows), max(columns) + 1, max(rows) + 1)))
+    return found
+
+
+def check_regions(scores, options, published):
+    """Our boxes equal the published ones, but for the border that a published grown box loses."""
+    regions, roi = RegionRule(**options), RoIMap(scores)
+    above = regions.above(roi)
+    ours = list(regions.regions(above).boxes)
+    largest = regions.max_area_fraction * above.size
+    counted = [(area, box) for area, box in region_boxes(above) if 1 < area <= largest]
+    assert len(ours) == len(counted) == len(published)
+    rows, columns = above.shape
+    for our, (area, region), theirs in zip(ours, counted, published, strict=True):
+        x0, y0, x1, y1 = our
+        if area >= regions.min_area:
+            assert our == region == theirs
+            continue
+        assert theirs == (x0, y0, min(x1, columns - 1), min(y1, rows - 1))
+        assert (x0, y0) == (min(x0, region[0]), min(y0, region[1]))
+        assert (x1, y1) == (max(x1, region[2]), max(y1, region[3]))
+    return ours
+
+
+@pytest.fixture
+def square(golden):
+    """Makes the padded-square geometry of the golden model for a picture size."""
+    config = json.loads((golden / "llava/base_hf/config.json").read_text())["vision_config"]
+    side, cells = config["image_size"], config["image_size"] // config["patch_size"]
+    return lambda size: PaddedSquare(tuple(int(v) for v in size), (cells, cells), side)
+
+
+@pytest.mark.golden_files("llava/boxes.npz")
+def test_battery_of_maps(golden_file, load):
+    data = load(golden_file)
+    for scores, by_threshold, counts in zip(
+        data["maps"], data["boxes"], data["n_boxes"], strict=True
+    ):
+        for threshold, padded, n in zip(data["thresholds"], by_threshold, counts, strict=True):
+            check_regions(scores, rule(threshold), boxes_of(padded[:n]))
+
+
+@pytest.mark.golden_files("llava/boxes.npz")
+def test_battery_of_larger_minimum_without_maximum(golden_file, load):
+    data = load(golden_file)
+    names = [name for name in data if re.fullmatch(r"boxes_min\d+_nomax_t[\d_]+", name)]
+    assert names
+    for name in names:
+        _, minimum, _, threshold = name.split("_", 3)
+        options = rule(
+            float(threshold[1:].replace("_", ".")), min_area=int(minimum[3:]), max_area_fraction=1.0
+        )
+        for scores, padded, n in zip(data["maps"], data[name], data[f"n_{name}"], strict=True):
+            check_regions(scores, options, boxes_of(padded[:n]))
+
+
+@pytest.mark.golden_files("llava/boxes.npz")
+def test_battery_of_source_boxes(golden_file, load, square):
+    data = load(golden_file)
+    for size, expected in zip(data["src_sizes_wh"], data["src_out_boxes"], strict=True):
+        np.testing.assert_array_equal(square(size).to_source(data["src_in_boxes"]), expected)
+
+
+@pytest.mark.golden_files("llava/boxes.npz")
+def test_content_holds_the_published_rectangle(golden_file, load, square):
+    """The published rectangle is rounded down to whole cells; ours counts every cell it touches.
+
+    Rounding down loses less than one cell, and an interval touches at most one cell more than its
+    length rounded up: two cells an axis.
+    """
+    data = load(golden_file)
+    for size, (y0, x0, y1, x1) in zip(
+        data["src_sizes_wh"], data["fgmask24_bbox_yxyx"], strict=True
+    ):
+        content = square(size).content()
+        for axis, low, high in ((1, y0, y1), (0, x0, x1)):
+            ours = set(np.flatnonzero(content.any(axis)))
+            published = set(range(low, high + 1))
+            assert published <= ours
+            assert len(ours) <= len(published) + 2
+
+
+def check_plan(policy: CropPolicy, scores, geometry, published, published_source, kind="logit"):
+    """The bbox plan follows from the published boxes: those with source pixels, if not too many."""
+    options = rule(-policy.threshold if policy.relative else policy.threshold)
+    ours = check_regions(scores, options, published)
+    assert boxes_of(geometry.to_source(published)) == published_source
+    plan = policy.plan(RoIMap(scores, kind), geometry)
+    # A border that a published box lost may change the source box, or give it pixels at all.
+    source = boxes_of(geometry.to_source(ours))
+    full = [(g, s) for g, s in zip(ours, source, strict=True) if s[0] < s[2] and s[1] < s[3]]
+    for our, our_source, theirs, their_source in zip(
+        ours, source, published, published_source, strict=True
+    ):
+        assert our != theirs or our_source == their_source
+    if len(full) > MAX_CROPS:
+        assert (plan.outcome, plan.crops) == (Outcome.TOO_MANY, ())
+    elif full:
+        assert plan.outcome is Outcome.OK
+        assert [(crop.grid_box, crop.box) for crop in plan.crops] == full
+    else:
+        assert plan.outcome in (Outcome.NO_ROI, Outcome.TOO_SMALL)
+        assert plan.crops == ()
+        if ours:
+            assert plan.outcome is Outcome.TOO_SMALL
+    return plan
+
+
+def kept_counts(plan: CropPlan, grid):
+    """Tokens that each crop contributes where a crop has the grid of the whole picture."""
+    return [
+        int(keep_tokens(crop.keep, grid).sum())
+        if crop.keep is not None
+        else int(np.prod(token_grid(crop, grid)))
+        for crop in plan.crops
+    ]
+
+
+def check_token_counts(plan, geometry, published, counts):
+    """Each crop of a plan by boxes has as many tokens as the published crop of the same box."""
+    if len(published) > MAX_CROPS:
+        assert len(counts) == 0
+        return
+    per_box = dict(zip(published, counts, strict=True))
+    for crop, count in zip(plan.crops, kept_counts(plan, geometry.grid), strict=True):
+        x0, y0, x1, y1 = crop.grid_box
+        assert crop.keep is None
+        # A published box that has lost its border has the tokens of the smaller box: not compared.
+        assert count == per_box.get(crop.grid_box, count)
+        assert any(
+            box[:2] == (x0, y0) and box[2] in (x1, x1 - 1) and box[3] in (y1, y1 - 1)
+            for box in published
+        )
+
+
+@pytest.mark.golden_files("llava/samples/*.npz")
+def test_blurred_map_of_a_sample(golden_file, load):
+    data = load(golden_file)
+    blurred = gaussian_blur(RoIMap(data["roi_logits"]).probabilities())
+    np.testing.assert_allclose(blurred, data["roi_prob_blurred"], atol=BLUR_TOLERANCE, rtol=0)
+
+
+@pytest.mark.golden_files("llava/samples/*.npz")
+def test_boxes_of_a_sample_at_every_threshold(golden_file, load, square):
+    data = load(golden_file)
+    geometry = square(data["size_wh"])
+    thresholds = [match[1] for name in data if (match := re.fullmatch(r"boxes_t(-?[\d.]+)", name))]
+    assert thresholds
+    for threshold in thresholds:
+        check_plan(
+            BboxPolicy(**rule(float(threshold))),
+            data["roi_logits"],
+            geometry,
+            boxes_of(data[f"boxes_t{threshold}"]),
+            boxes_of(data[f"src_boxes_t{threshold}"]),
+        )
+
+
+@pytest.mark.golden_files("llava/samples/*.npz")
+def test_boxes_of_a_softmax_map(golden_file, load):
+    data = load(golden_file)
+    names = [name for name in data if name.startswith("mse_boxes_t")]
+    assert names
+    for name in names:
+        options = rule(float(name.removeprefix("mse_boxes_t")))
+        check_regions(data["roi_map_mse"], options, boxes_of(data[name]))
+
+
+@pytest.mark.golden_files("llava/samples/*.npz")
+def test_tokens_of_every_two_stage_run(golden_file, load, square):
+    data = load(golden_file)
+    geometry, runs = square(data["size_wh"]), 0
+    for name, counts in data.items():
+        if not (match := re.fullmatch(r"(bbox|mask)_t(.+)_r(.+)\.tokens_per_roi", name)):
+            continue
+        kind, threshold, ratio = match.groups()
+        runs += 1
+        published = boxes_of(data[f"boxes_t{threshold}"])
+        if kind == "bbox":
+            policy: CropPolicy = BboxPolicy(
+                **rule(float(threshold)), max_ratio=float(ratio) if float(ratio) > 0 else None
+            )
+        else:
+            policy = MaskPolicy(**rule(float(threshold)))
+        plan = policy.plan(RoIMap(data["roi_logits"]), geometry)
+        if kind == "mask" and len(published) >= policy.min_regions:
+            assert kept_counts(plan, geometry.grid) == counts.tolist()
+        else:
+            check_token_counts(plan, geometry, published, counts)
+    assert runs
+
+
+@pytest.mark.golden_files("llava/forced_maps.npz")
+def test_forced_maps(golden_file, load, golden, square):
+    data = load(golden_file)
+    samples = sorted((golden / "llava/samples").glob("*.npz"))
+    for name in data["names"]:
+        case = {key.split(".", 1)[1]: data[key] for key in data if key.startswith(f"{name}.")}
+        geometry = square(load(samples[int(case["sample"])])["size_wh"])
+        published, source = boxes_of(case["boxes"]), boxes_of(case["src_boxes"])
+        counts = case["tokens_per_roi"].tolist()
+        options, ratio = rule(float(case["thresh"])), float(case["max_ratio"])
+        bbox = BboxPolicy(**options, max_ratio=ratio if ratio > 0 else None)
+        plan = check_plan(bbox, case["map"], geometry, published, source)
+        if case["method_is_mask"] and len(published) >= 2:
+            plan = MaskPolicy(**options).plan(RoIMap(case["map"]), geometry)
+            assert [crop.box for crop in plan.crops] == boxes_of(case["vis_bboxes"]), name
+            assert kept_counts(plan, geometry.grid) == counts, name
+        elif case["method_is_mask"]:
+            plan = MaskPolicy(**options).plan(RoIMap(case["map"]), geometry)
+            check_token_counts(plan, geometry, published, counts)
+        else:
+            check_token_counts(plan, geometry, published, counts)
+
+
+@pytest.mark.golden_files("llava/forced_maps.npz")
+def test_forced_map_in_the_padding_is_dropped(golden_file, load, golden, square):
+    """Published: a black crop and its 576 tokens. Here: no crop, and the outcome says why."""
+    data = load(golden_file)
+    samples = sorted((golden / "llava/samples").glob("*.npz"))
+    seen = 0
+    for name in data["names"]:
+        source = data[f"{name}.src_boxes"].reshape(-1, 4)
+        empty = (source[:, 0] >= source[:, 2]) | (source[:, 1] >= source[:, 3])
+        if not (len(empty) and empty.all()):
+            continue
+        seen += 1
+        assert data[f"{name}.tokens_per_roi"].sum() > 0
+        geometry = square(load(samples[int(data[f"{name}.sample"])])["size_wh"])
+        options = rule(float(data[f"{name}.thresh"]))
+        for policy in (BboxPolicy(**options), MaskPolicy(**options)):
+            plan = policy.plan(RoIMap(data[f"{name}.map"]), geometry)
+            assert (plan.outcome, plan.crops) == (Outcome.TOO_SMALL, ())
+    if not seen:
+        pytest.skip("no forced map of this folder lies wholly in the padding")
+
+
+@pytest.mark.golden_files("qwen2_5_vl/case_*.npz")
+def test_dynamic_resolution_masks(golden_file, load):
+    """One box around everything above the threshold, on pictures stretched to the grid."""
+    data = load(golden_file)
+    settings = json.loads((golden_file.parent / "cases.json").read_text())
+    case = settings[golden_file.stem.removeprefix("case_")]
+    roi = RoIMap(data["roi_sigmoid_masked"], "distribution")
+    np.testing.assert_allclose(gaussian_blur(roi.scores), data["roi_blur"], atol=1e-5, rtol=0)
+    geometry = Resized(tuple(case["image_size_wh"]), roi.grid, cell=28)
+    for tag in case["thresholds"]:
+        policy = MaskPolicy(threshold=int(tag[1:]) / 100, min_regions=1)
+        plan = policy.plan(roi, geometry)
+        mask = data[f"{tag}_mask"]
+        if not mask.any():
+            assert (plan.outcome, plan.crops) == (Outcome.NO_ROI, ())
+            continue
+        (crop,) = plan.crops
+        assert plan.outcome is Outcome.OK
+        assert crop.grid_box == tuple(data[f"{tag}_box_grid"])
+        assert crop.box == tuple(data[f"{tag}_box_src"])
+        x0, y0, x1, y1 = crop.grid_box
+        np.testing.assert_array_equal(crop.keep, mask[y0:y1, x0:x1])
+        if f"{tag}_crop_token_mask" in data:
+            expected = data[f"{tag}_crop_token_mask"].astype(bool)
+            np.testing.assert_array_equal(keep_tokens(crop.keep, expected.shape), expected)
+
+
+def test_golden_folder_is_found(golden: Path):
+    assert (golden / "README.md").is_file()
