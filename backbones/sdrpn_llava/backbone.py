@@ -1,0 +1,71 @@
+"""LLaVA-1.5 on stock ``LlavaForConditionalGeneration``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from sdrpn_core.backbone import Backbone, ImageInput
+from sdrpn_core.geometry import PaddedSquare
+
+if TYPE_CHECKING:
+    import torch
+
+#: The system message of the Vicuna v1 conversation that LLaVA-1.5 was trained with.
+SYSTEM_MESSAGE = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+class LlavaBackbone(Backbone):
+    """Padded-square pictures, stretched crops, the Vicuna prompt."""
+
+    model_types = ("llava",)
+
+    def preprocess(self, image: Image.Image) -> ImageInput:
+        """Pad to a centred square in the mean colour, as LLaVA-1.5 was trained.
+
+        The processor on the Hub would cut off the sides of a picture that is not square instead.
+        """
+        side = max(image.size)
+        square = Image.new("RGB", (side, side), self._mean_colour)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return self._image_input(square, image.size, Image.Resampling.BICUBIC)
+
+    def preprocess_crop(self, image: Image.Image) -> ImageInput:
+        """Stretch to the square, whatever the aspect ratio (published code)."""
+        return self._image_input(image, image.size, Image.Resampling.BILINEAR)
+
+    def chat_text(self, question: str, n_images: int) -> str:
+        """The processor's chat template where there is one, with the Vicuna system message."""
+        content = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
+        messages = [
+            {"role": "system", "content": [{"type": "text", "text": SYSTEM_MESSAGE}]},
+            {"role": "user", "content": content},
+        ]
+        if getattr(self.processor, "chat_template", None):
+            return str(
+                self.processor.apply_chat_template(
+                    messages, add_generation_prompt=True, tokenize=False
+                )
+            )
+        pictures = f"{self.tokenizer.convert_ids_to_tokens(self.image_token_id)}\n" * n_images
+        return f"{SYSTEM_MESSAGE} USER: {pictures}{question} ASSISTANT:"
+
+    @property
+    def _mean_colour(self) -> tuple[int, ...]:
+        return tuple(int(mean * 255) for mean in self.processor.image_processor.image_mean)
+
+    def _image_input(
+        self, image: Image.Image, source_size: tuple[int, int], resample: Image.Resampling
+    ) -> ImageInput:
+        vision = self.model.config.vision_config
+        resized = image.resize((vision.image_size, vision.image_size), resample)
+        pixels: torch.Tensor = self.processor.image_processor(
+            resized, do_resize=False, do_center_crop=False, return_tensors="pt"
+        )["pixel_values"]
+        cells = vision.image_size // vision.patch_size
+        geometry = PaddedSquare(source_size, (cells, cells), side=cells * vision.patch_size)
+        return ImageInput({"pixel_values": self.to_model(pixels)}, geometry)

@@ -1,0 +1,267 @@
+"""The backbone: a stock multimodal LLM, and the few facts about its family that the core needs.
+
+A family's adapter subclasses :class:`Backbone`. Only :meth:`Backbone.preprocess` has to be written;
+everything else has a default that fits models built as vision encoder + projector + causal decoder,
+and is overridden where the family differs (prompt, positions, framing of crops).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.geometry import Geometry
+from sdrpn_core.plugins import get_plugins
+from sdrpn_core.preset import Preset
+from sdrpn_core.segments import ImageSegment, Prompt, Segment, TextSegment
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One picture, ready for the vision encoder.
+
+    Attributes:
+        tensors: keyword arguments of the model's ``get_image_features``, for this picture alone;
+            those of several pictures are concatenated along dimension 0.
+        geometry: where its visual tokens lie in the source picture.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a text and the pictures that it is about (RGB, upright).
+
+    Attributes:
+        text: the question.
+        images: pictures, in the order in which the prompt shows them.
+        response_ids: a given response, appended to the prompt (teacher forcing).
+    """
+
+    text: str
+    images: tuple[Image.Image, ...] = ()
+    response_ids: tuple[int, ...] = field(default=())
+
+
+class Backbone(ABC):
+    """A loaded model and its family's conventions.
+
+    Args:
+        model: a stock ``*ForConditionalGeneration`` model.
+        processor: its processor: ``tokenizer`` and ``image_processor`` are read, and
+            ``apply_chat_template`` by the default prompt.
+        name: path or hub id, for provenance.
+        revision: hub revision, for provenance.
+    """
+
+    #: ``config.model_type`` values that the adapter serves.
+    model_types: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: Any,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.name = name or str(getattr(model.config, "_name_or_path", "") or "unnamed")
+        self.revision = revision
+
+    # -- what a family may change ---------------------------------------------------------------
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> ImageInput:
+        """Turn an upright RGB picture into the vision encoder's input and its geometry."""
+
+    def preprocess_crop(self, image: Image.Image) -> ImageInput:
+        """The same for a crop; the geometry's source is then the crop itself."""
+        return self.preprocess(image)
+
+    def chat_text(self, question: str, n_images: int) -> str:
+        """The prompt up to where the response begins, one image placeholder per picture."""
+        content = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        return str(
+            self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        )
+
+    def image_features(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """Encode pictures: per picture ``(h * w, hidden)`` projected features, row-major."""
+        tensors = {
+            key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
+        }
+        features = self.model.get_image_features(**tensors).pooler_output
+        return [item.to(self.embedding.weight.dtype) for item in features]
+
+    def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
+        """The segments that present a crop's tokens to the decoder (default: the bare tokens)."""
+        return (crop,)
+
+    def positions(self, prompt: Prompt) -> torch.Tensor:
+        """Position ids: ``(length,)``, or ``(axes, length)`` for multimodal rotary embeddings."""
+        return torch.arange(len(prompt))
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the placeholder that stands for one picture in the tokenized prompt."""
+        return int(self.model.config.image_token_id)
+
+    # -- what the core builds on it -------------------------------------------------------------
+
+    @cached_property
+    def preset(self) -> Preset:
+        """The preset whose fields match this model's config.
+
+        Raises:
+            ConfigError: none does, or several do.
+        """
+        presets = get_plugins().presets
+        found = [p for p in map(presets.get, presets.names()) if p.matches(self.model.config)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(preset.name for preset in found)
+            raise ConfigError(f"{self.name}: several presets match its config: {names}")
+        raise ConfigError(
+            f"{self.name}: no preset matches its config (model_type "
+            f"{self.model.config.model_type!r}, {self.n_layers} layers of width {self.hidden_size}); "
+            "pass a recipe, or register a preset for it"
+        )
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The causal language model without its head."""
+        return self.model.get_decoder()
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers."""
+        return self.decoder.layers
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    @property
+    def device(self) -> torch.device:
+        """Where token embeddings live, and so where inputs go."""
+        return self.embedding.weight.device
+
+    @property
+    def text_config(self) -> Any:
+        return self.model.config.get_text_config()
+
+    @property
+    def n_layers(self) -> int:
+        """L, the number of decoder layers."""
+        return int(self.text_config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.text_config.hidden_size)
+
+    def tokenize(self, question: str, n_images: int) -> list[int]:
+        """Prompt ids with one placeholder per picture.
+
+        Raises:
+            InputError: empty question, or one that spells out the image placeholder.
+        """
+        if not question.strip():
+            raise InputError("the question is empty")
+        text = self.chat_text(question, n_images)
+        bos = self.tokenizer.bos_token
+        ids = self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids
+        found = ids.count(self.image_token_id)
+        if found != n_images:
+            raise InputError(
+                f"the prompt holds {found} image placeholders for {n_images} pictures: the question "
+                f"must not contain {self.tokenizer.convert_ids_to_tokens(self.image_token_id)!r}"
+            )
+        return list(ids)
+
+    def encode(self, questions: Sequence[Question]) -> list[Prompt]:
+        """Prompts of several questions; all their pictures go through the encoder together.
+
+        Raises:
+            InputError: see :meth:`tokenize`.
+        """
+        ids = [self.tokenize(q.text, len(q.images)) for q in questions]
+        return self.encode_ids(ids, questions)
+
+    @torch.no_grad()
+    def encode_ids(
+        self, ids: Sequence[Sequence[int]], questions: Sequence[Question]
+    ) -> list[Prompt]:
+        """As :meth:`encode`, for prompts that are tokenized already (one placeholder per picture)."""
+        inputs = [self.preprocess(image) for q in questions for image in q.images]
+        features = iter(self.image_features(inputs) if inputs else [])
+        segments = iter(
+            ImageSegment(next(features), item.geometry.grid, item.geometry) for item in inputs
+        )
+        return [
+            self._build_prompt([*row, *question.response_ids], len(question.response_ids), segments)
+            for row, question in zip(ids, questions, strict=True)
+        ]
+
+    def embed(self, prompt: Prompt) -> torch.Tensor:
+        """Input embeddings ``(length, hidden)`` of a prompt."""
+        rows = []
+        for segment in prompt.segments:
+            if isinstance(segment, ImageSegment):
+                rows.append(segment.features.to(self.device))
+            else:
+                rows.append(self.embedding(torch.tensor(segment.ids, device=self.device)))
+        return torch.cat(rows)
+
+    def to_model(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor on the model's device, floating point ones in the model's dtype."""
+        dtype = self.model.dtype if tensor.is_floating_point() else None
+        return tensor.to(self.model.device, dtype)
+
+    def check_context(self, length: int) -> None:
+        """Refuse sequences longer than the decoder's context.
+
+        Raises:
+            InputError: says both lengths.
+        """
+        limit = getattr(self.text_config, "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise InputError(
+                f"a sequence of {length} tokens (response included) exceeds the context of {limit} "
+                f"tokens of {self.name}: use smaller or fewer pictures, or fewer new tokens"
+            )
+
+    def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:
+        segments: list[Segment] = []
+        text: list[int] = []
+        for token in ids:
+            if token != self.image_token_id:
+                text.append(token)
+                continue
+            if text:
+                segments.append(TextSegment(tuple(text)))
+                text = []
+            segments.append(next(images))
+        if text:
+            segments.append(TextSegment(tuple(text)))
+        return Prompt(tuple(segments), response_length)

@@ -1,0 +1,71 @@
+"""From crop plans to the visual tokens that are inserted for the second look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from sdrpn_core.crops.policy import CropPlan, Outcome
+from sdrpn_core.crops.tokens import keep_tokens, token_grid
+from sdrpn_core.segments import ImageSegment
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.crops.policy import Crop
+
+
+def encode_crops(
+    backbone: Backbone, jobs: Sequence[tuple[Image.Image, CropPlan]]
+) -> list[tuple[CropPlan, tuple[ImageSegment, ...]]]:
+    """Cut and encode the crops of several pictures, in one pass of the vision encoder.
+
+    Args:
+        backbone: the model.
+        jobs: pictures and their plans.
+
+    Returns:
+        Per picture its plan, without crops of which no token is kept, and the crops' segments.
+        A plan that loses its last crop becomes ``too_small``.
+    """
+    inputs = [
+        backbone.preprocess_crop(image.crop(crop.box))
+        for image, plan in jobs
+        for crop in plan.crops
+    ]
+    features = iter(backbone.image_features(inputs) if inputs else [])
+    geometries = iter(item.geometry for item in inputs)
+    results = []
+    for _, plan in jobs:
+        kept = []
+        for crop in plan.crops:
+            segment = _segment(crop, next(features), next(geometries).grid)
+            if len(segment):
+                kept.append((crop, segment))
+        if plan.crops and not kept:
+            plan = CropPlan(Outcome.TOO_SMALL, reason="no token of a crop lies inside its region")
+        else:
+            plan = replace(plan, crops=tuple(crop for crop, _ in kept))
+        results.append((plan, tuple(segment for _, segment in kept)))
+    return results
+
+
+def _segment(crop: Crop, features: torch.Tensor, grid: tuple[int, int]) -> ImageSegment:
+    if crop.max_ratio is not None:
+        features, grid = _resize(features, grid, token_grid(crop, grid)), token_grid(crop, grid)
+    if crop.keep is None:
+        return ImageSegment(features, grid)
+    keep = torch.from_numpy(keep_tokens(crop.keep, grid))
+    return ImageSegment(features[keep.flatten().to(features.device)], grid, keep=keep)
+
+
+def _resize(features: torch.Tensor, grid: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resizing of projected features, as published (``align_corners`` off)."""
+    planes = features.T.unflatten(1, grid)[None]
+    resized = F.interpolate(planes, size=target, mode="bilinear", align_corners=False)
+    return resized[0].flatten(1).T

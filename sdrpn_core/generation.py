@@ -1,0 +1,100 @@
+"""Greedy decoding with stock ``generate()`` from embeddings, on top of a prefix cache or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdrpn_core.batching import Block, join, left_pad
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.segments import Prompt
+
+
+def prompt_block(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    starts: Sequence[int] | None = None,
+    stops: Sequence[int] | None = None,
+) -> Block:
+    """Left-padded embeddings and positions of tokens ``starts[i]`` to ``stops[i]`` of each prompt."""
+    embeds, positions = [], []
+    for row, prompt in enumerate(prompts):
+        part = slice(starts[row] if starts else 0, stops[row] if stops else len(prompt))
+        embeds.append(backbone.embed(prompt)[part])
+        positions.append(backbone.positions(prompt)[..., part])
+    return left_pad(embeds, positions)
+
+
+def generate(
+    backbone: Backbone,
+    block: Block,
+    *,
+    max_new_tokens: int,
+    prefix: Block | None = None,
+    cache: Cache | None = None,
+    **options: Any,
+) -> list[tuple[int, ...]]:
+    """Continue the prompts of a block.
+
+    Args:
+        backbone: the model.
+        block: the prompts, or what follows ``prefix``.
+        max_new_tokens: upper limit of the response length, in tokens.
+        prefix: tokens that ``cache`` holds already.
+        cache: their KV cache; extended in place.
+        options: further arguments of ``generate()`` (``streamer``, ``do_sample`` ...).
+
+    Returns:
+        Per prompt the new token ids, without the end token and what follows it.
+
+    Raises:
+        InputError: the sequences would exceed the model's context.
+    """
+    whole = block if prefix is None else join(prefix, block)
+    longest = int(whole.mask.sum(dim=1).max())
+    backbone.check_context(longest + max_new_tokens)
+    new_ids = backbone.model.generate(
+        inputs_embeds=whole.embeds,
+        attention_mask=whole.mask,
+        position_ids=whole.positions,
+        past_key_values=cache,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=_pad_token_id(backbone),
+        **{"do_sample": False, **options},
+    )
+    ends = end_token_ids(backbone)
+    return [_until_end(row, ends) for row in new_ids.tolist()]
+
+
+def end_token_ids(backbone: Backbone) -> frozenset[int]:
+    """Ids that end a response."""
+    ids = backbone.model.generation_config.eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset([ids] if isinstance(ids, int) else ids)
+
+
+def _pad_token_id(backbone: Backbone) -> int:
+    pad = backbone.model.generation_config.pad_token_id
+    if pad is not None:
+        return int(pad)
+    # Any id does: what follows the end token is cut off. Without one, generate() warns at every call.
+    return min(end_token_ids(backbone), default=0)
+
+
+def _until_end(ids: list[int], ends: frozenset[int]) -> tuple[int, ...]:
+    for index, token in enumerate(ids):
+        if token in ends:
+            return tuple(ids[:index])
+    return tuple(ids)
+
+
+def positions_of(block: Block, row: int) -> torch.Tensor:
+    """Columns of a row's tokens in its block."""
+    return torch.arange(int(block.starts[row]), block.length, device=block.mask.device)

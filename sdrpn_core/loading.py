@@ -1,0 +1,146 @@
+"""Loading a backbone: from a local folder, a hub id, or a model that is loaded already."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
+from sdrpn_core.plugins import get_plugins
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+
+
+def load_backbone(
+    source: str | Path | PreTrainedModel,
+    *,
+    processor: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+    quantization_config: Any = None,
+    revision: str | None = None,
+    **model_kwargs: Any,
+) -> Backbone:
+    """Load a model and wrap it in its family's adapter, found by ``config.model_type``.
+
+    Args:
+        source: local folder, hub id, or loaded model.
+        processor: the model's processor; loaded from ``source`` by default.
+        dtype: parameter dtype, or its name. Default: what the checkpoint says on an accelerator,
+            float32 on a CPU, where half precision is slow.
+        device: where to put the model; default: CUDA if there is one, unless ``device_map`` is given.
+        device_map: passed to transformers, for models spread over devices.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2`` ...
+        quantization_config: passed to transformers.
+        revision: hub revision.
+        model_kwargs: anything else that ``from_pretrained`` takes. Code from the Hub is not run
+            unless it says so.
+
+    Raises:
+        InputError: no model there, or its files are broken.
+        UnknownNameError: no adapter serves its model type.
+        MissingExtraError: flash-attention is asked for and not installed.
+    """
+    _check_attention(attn_implementation)
+    if isinstance(source, PreTrainedModel):
+        return _wrap_loaded(source, processor, attn_implementation, device, revision)
+    name = str(source)
+    hub = {"revision": revision} if revision else {}
+    try:
+        config = AutoConfig.from_pretrained(name, **hub)
+        adapter = find_adapter(config.model_type)
+        if device is None and device_map is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype is None:
+            on_cpu = device is not None and torch.device(device).type == "cpu"
+            dtype = torch.float32 if on_cpu else "auto"
+        optional = {
+            "device_map": device_map,
+            "attn_implementation": attn_implementation,
+            "quantization_config": quantization_config,
+        }
+        model = AutoModelForImageTextToText.from_pretrained(
+            name,
+            config=config,
+            dtype=_dtype(dtype),
+            **hub,
+            **{key: value for key, value in optional.items() if value is not None},
+            **model_kwargs,
+        )
+        if processor is None:
+            processor = AutoProcessor.from_pretrained(name, **hub)
+    except UnknownNameError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"cannot load the model {name}: {reason}") from error
+    if device is not None and quantization_config is None:
+        model = model.to(device)
+    return adapter(model, processor, name=name, revision=revision)
+
+
+def find_adapter(model_type: str) -> type[Backbone]:
+    """The registered adapter that serves a ``config.model_type``.
+
+    Raises:
+        UnknownNameError: there is none; lists the model types that are served.
+        ConfigError: several adapters claim it.
+    """
+    backbones = get_plugins().backbones
+    serving = {
+        entry.name: tuple(entry.metadata.get("model_types", ())) for entry in backbones.entries()
+    }
+    found = [name for name, types in serving.items() if model_type in types]
+    if not found:
+        known = [model_type for types in serving.values() for model_type in types]
+        raise UnknownNameError("model type", model_type, known)
+    if len(found) > 1:
+        raise ConfigError(
+            f"model type {model_type!r} is served by several plugins: {', '.join(found)}; "
+            "disable all but one with SDRPN_PLUGINS"
+        )
+    return backbones.get(found[0])
+
+
+def _wrap_loaded(
+    model: PreTrainedModel,
+    processor: Any,
+    attn_implementation: str | None,
+    device: str | torch.device | None,
+    revision: str | None,
+) -> Backbone:
+    adapter = find_adapter(model.config.model_type)
+    if processor is None:
+        name = model.name_or_path
+        if not name:
+            raise InputError(
+                "a model that was not loaded from a folder or the Hub needs a processor"
+            )
+        processor = AutoProcessor.from_pretrained(name)
+    if attn_implementation is not None:
+        model.set_attn_implementation(attn_implementation)
+    if device is not None:
+        model = model.to(device)
+    return adapter(model, processor, revision=revision)
+
+
+def _check_attention(implementation: str | None) -> None:
+    wants_flash = implementation is not None and implementation.startswith("flash_attention")
+    if wants_flash and importlib.util.find_spec("flash_attn") is None:
+        raise MissingExtraError(f"attn_implementation={implementation!r}", "flash-attn")
+
+
+def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"unknown dtype {dtype!r}: use float32, bfloat16, float16 or auto")
+    return found

@@ -1,0 +1,62 @@
+"""Regions from the raw grounding attention: the training-free way, at the price of a whole answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdrpn_core.crops.policy import CropPlan, CropPolicy, Outcome
+from sdrpn_core.proposers.base import Proposal, Proposer
+from sdrpn_core.response_attention import read_own_responses, recipe_heads, recipe_maps
+from sdrpn_core.roi_map import RoIMap
+
+if TYPE_CHECKING:
+    from sdrpn_core.labels.recipe import LabelRecipe
+    from sdrpn_core.prefill import Prefill
+
+
+class AttentionProposer(Proposer):
+    """Crops where the model's grounding heads look while it gives the plain answer.
+
+    The sinks are dropped as in labelling. The map is attention, so the policy's threshold should be
+    relative to its maximum.
+
+    Args:
+        recipe: which heads are read, and which are sinks.
+        policy: how the map becomes crops.
+        max_new_tokens: limit of the plain answer.
+    """
+
+    def __init__(self, recipe: LabelRecipe, policy: CropPolicy, *, max_new_tokens: int) -> None:
+        self.recipe = recipe
+        self.policy = policy
+        self.max_new_tokens = max_new_tokens
+
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        responses = read_own_responses(
+            state.backbone,
+            state.prompts,
+            recipe_heads(self.recipe),
+            max_new_tokens=self.max_new_tokens,
+            prefix=state.prefix,
+            cache=state.cache,
+        )
+        state.trim()
+        proposals = []
+        for prompt, response in zip(state.prompts, responses, strict=True):
+            if response.n_rows == 0:
+                plan = CropPlan(Outcome.NO_ROI, reason="the plain answer is empty")
+                proposals.append([Proposal(plan) for _ in prompt.images])
+                continue
+            row = []
+            for image, maps in zip(prompt.images, response.maps, strict=True):
+                roi = self._roi(*recipe_maps(self.recipe, maps))
+                row.append(Proposal(self.policy.plan(roi, image.geometry), roi))
+            proposals.append(row)
+        return proposals
+
+    def _roi(self, grounding: np.ndarray, sink: np.ndarray) -> RoIMap:
+        if self.recipe.sink:
+            grounding = np.where(sink >= self.recipe.sink_threshold, 0, grounding)
+        return RoIMap(grounding, "distribution")

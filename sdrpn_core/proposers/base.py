@@ -1,0 +1,35 @@
+"""What proposes regions between the first and the second look."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdrpn_core.crops.policy import CropPlan
+from sdrpn_core.roi_map import RoIMap
+
+if TYPE_CHECKING:
+    from sdrpn_core.prefill import Prefill
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """For one picture: what to crop, and the map that says so (``None`` if there is no map)."""
+
+    plan: CropPlan
+    roi: RoIMap | None = None
+
+
+class Proposer(ABC):
+    """Chooses crops for the pictures of a batch of questions whose prefixes are prefilled.
+
+    A proposer may also decide that a question needs no region: it returns a plan without crops.
+    """
+
+    #: The branch layer whose features the proposer reads; ``None`` if it reads none.
+    branch: int | None = None
+
+    @abstractmethod
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """Per question, one proposal per picture. The cache must hold just the prefixes afterwards."""

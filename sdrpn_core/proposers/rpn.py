@@ -1,0 +1,57 @@
+"""Regions from a trained RPN: one partial pass over the question."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdrpn_core.crops.policy import CropPolicy
+from sdrpn_core.plugins import get_plugins
+from sdrpn_core.proposers.base import Proposal, Proposer
+from sdrpn_core.proposers.per_picture import per_picture
+
+if TYPE_CHECKING:
+    from sdrpn_core.prefill import Prefill
+    from sdrpn_core.roi_map import RoIMap
+    from sdrpn_core.rpn.model import RPN
+
+
+class RPNProposer(Proposer):
+    """The paper's proposer.
+
+    Args:
+        rpn: a trained RPN, attached to the backbone of the prefills it will see.
+        policy: how its maps become crops; default: the policy that its configuration names.
+    """
+
+    def __init__(self, rpn: RPN, policy: CropPolicy | None = None) -> None:
+        self.rpn = rpn.eval()
+        self.branch = rpn.config.branch
+        self.policy = policy or make_policy(rpn.config.policy, dict(rpn.config.policy_options))
+
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        maps = iter(self.maps(state))
+        return per_picture(
+            state.prompts,
+            lambda image: self._proposal(next(maps), image.geometry),
+        )
+
+    @torch.no_grad()
+    def maps(self, state: Prefill) -> list[RoIMap]:
+        """RoI maps of all pictures, prompt by prompt."""
+        places = state.places()
+        return self.rpn(state.question_features(), places).maps() if places else []
+
+    def _proposal(self, roi: RoIMap, geometry: Any) -> Proposal:
+        return Proposal(self.policy.plan(roi, geometry), roi)
+
+
+def make_policy(name: str, options: dict[str, Any] | None = None) -> CropPolicy:
+    """A registered crop policy with options.
+
+    Raises:
+        UnknownNameError: no policy of that name.
+        ConfigError: unknown or bad options.
+    """
+    return get_plugins().crop_policies.get(name).from_options(options or {})

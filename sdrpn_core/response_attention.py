@@ -1,0 +1,200 @@
+"""Response-to-image attention: where the model looks while it answers.
+
+The rows are those of the response tokens that are fed back: with greedy decoding the first generated
+token up to the last before the end token (the published ``output2images``). A given response is read
+in one forward pass, an own one while it is generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import Cache, DynamicCache
+
+from sdrpn_core.attention_tap import AttentionTap
+from sdrpn_core.errors import AttentionError
+from sdrpn_core.feature_tap import FeatureTap
+from sdrpn_core.generation import generate, prompt_block
+from sdrpn_core.labels.recipe import ALL_HEADS, LabelRecipe
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.batching import Block
+    from sdrpn_core.labels.recipe import HeadsByLayer
+    from sdrpn_core.segments import Prompt
+
+#: ``{layer: heads}`` for the tap; ``None`` stands for all heads.
+TappedHeads = Mapping[int, Sequence[int] | None]
+
+
+@dataclass(frozen=True)
+class ResponseAttention:
+    """What one prompt's response attended to.
+
+    Attributes:
+        response_ids: the response, without the end token.
+        n_rows: how many response tokens the maps are averaged over.
+        maps: per picture ``{layer: (heads, h, w)}`` float32 mean rows, in the order of the tapped
+            heads; empty where ``n_rows`` is 0.
+    """
+
+    response_ids: tuple[int, ...]
+    n_rows: int
+    maps: tuple[Mapping[int, np.ndarray], ...]
+
+
+def recipe_heads(recipe: LabelRecipe) -> dict[int, list[int] | None]:
+    """The heads that a recipe reads, grounding and sink together."""
+    heads: dict[int, list[int] | None] = {}
+    for layer in recipe.layers:
+        parts = [
+            heads_by_layer.get(layer, ()) for heads_by_layer in (recipe.grounding, recipe.sink)
+        ]
+        if ALL_HEADS in parts:
+            heads[layer] = None
+        else:
+            heads[layer] = sorted({head for part in parts for head in part})
+    return heads
+
+
+def recipe_maps(
+    recipe: LabelRecipe, maps: Mapping[int, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grounding and sink map ``(h, w)`` float32 of one picture: means over the recipe's heads."""
+    tapped = recipe_heads(recipe)
+
+    def mean(chosen: HeadsByLayer) -> np.ndarray:
+        rows = []
+        for layer, heads in chosen.items():
+            order = tapped[layer]
+            everything = maps[layer]
+            index = (
+                range(len(everything))
+                if heads == ALL_HEADS
+                else [head if order is None else order.index(head) for head in heads]
+            )
+            rows.extend(everything[i] for i in index)
+        return np.mean(rows, axis=0, dtype=np.float32)
+
+    grounding = mean(recipe.grounding)
+    return grounding, mean(recipe.sink) if recipe.sink else np.zeros_like(grounding)
+
+
+@torch.no_grad()
+def read_given_responses(
+    backbone: Backbone, prompts: Sequence[Prompt], heads: TappedHeads
+) -> list[ResponseAttention]:
+    """Attention of responses that are part of the prompts; stops after the deepest tapped layer."""
+    block = prompt_block(backbone, prompts)
+    longest = max(prompt.response_length for prompt in prompts)
+    first = block.length - max(longest, 1)
+    deepest = max(heads)
+    inputs = {
+        "inputs_embeds": block.embeds,
+        "attention_mask": block.mask,
+        "position_ids": block.positions,
+        "use_cache": False,
+    }
+    with _tap(backbone, prompts, block, heads, slice(first, None)) as tap:
+        if deepest + 1 < len(backbone.layers):
+            with FeatureTap(backbone.decoder, deepest + 1) as stop:
+                stop.run(**inputs)
+        else:
+            backbone.decoder(**inputs)
+    n_rows = block.length - first
+    return [
+        _average(
+            tap, heads, prompt, row, n_rows - prompt.response_length, n_rows, _response(prompt)
+        )
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+@torch.no_grad()
+def read_own_responses(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    heads: TappedHeads,
+    *,
+    max_new_tokens: int,
+    prefix: Block | None = None,
+    cache: Cache | None = None,
+) -> list[ResponseAttention]:
+    """Attention of the model's own greedy responses, read while they are generated.
+
+    Args:
+        backbone: the model.
+        prompts: a batch.
+        heads: which layers and heads.
+        max_new_tokens: upper limit of the response length. The last token is never fed back, so a
+            response cut off by the limit lacks its last row.
+        prefix: the prompts' prefixes, if ``cache`` holds them.
+        cache: their KV cache; extended in place.
+    """
+    starts = None if prefix is None else [prompt.prefix_length for prompt in prompts]
+    block = prompt_block(backbone, prompts, starts=starts)
+    length = block.length + (prefix.length if prefix is not None else 0)
+    with _tap(
+        backbone, prompts, block if prefix is None else prefix, heads, slice(length, None)
+    ) as tap:
+        responses = generate(
+            backbone,
+            block,
+            max_new_tokens=max_new_tokens,
+            prefix=prefix,
+            cache=DynamicCache(config=backbone.text_config) if cache is None else cache,
+        )
+    n_rows = sum(rows.weights.shape[2] for rows in tap.rows[min(heads)])
+    return [
+        _average(tap, heads, prompt, row, 0, min(len(response), n_rows), response)
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+    ]
+
+
+def _tap(
+    backbone: Backbone, prompts: Sequence[Prompt], block: Block, heads: TappedHeads, queries: slice
+) -> AttentionTap:
+    """A tap on the columns of all visual tokens; ``block`` is the one that holds the pictures."""
+    n = max(prompt.n_visual_tokens for prompt in prompts)
+    keys = torch.zeros(len(prompts), max(n, 1), dtype=torch.long)
+    for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True)):
+        columns = [offset + i for start, stop in prompt.image_spans for i in range(start, stop)]
+        keys[row, : len(columns)] = torch.tensor(columns, dtype=torch.long)
+    return AttentionTap(backbone.decoder, heads, queries=queries, keys=keys)
+
+
+def _average(
+    tap: AttentionTap,
+    heads: TappedHeads,
+    prompt: Prompt,
+    row: int,
+    first: int,
+    last: int,
+    response: tuple[int, ...],
+) -> ResponseAttention:
+    n_rows = max(last - first, 0)
+    if n_rows == 0:
+        return ResponseAttention(response, 0, ())
+    means = {
+        layer: tap.weights(layer)[row, :, first:last].mean(dim=1).cpu().numpy() for layer in heads
+    }
+    maps, start = [], 0
+    for image in prompt.images:
+        h, w = image.grid
+        maps.append({k: v[:, start : start + h * w].reshape(-1, h, w) for k, v in means.items()})
+        start += h * w
+    for layer, mean in means.items():
+        if not np.isfinite(mean).all():
+            raise AttentionError(f"attention of layer {layer} is NaN or infinite")
+    return ResponseAttention(response, n_rows, tuple(maps))
+
+
+def _response(prompt: Prompt) -> tuple[int, ...]:
+    if not prompt.response_length:
+        return ()
+    ids = prompt.segments[-1].ids  # type: ignore[union-attr]  # a response is text
+    return tuple(ids[-prompt.response_length :])

@@ -1,0 +1,202 @@
+"""RPN checkpoints: ``model.safetensors`` + ``config.json`` + a model card, locally or on the Hub.
+
+Only the RPN is saved, never the backbone, and only safetensors are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+
+from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.errors import CheckpointError, SdrpnError
+from sdrpn_core.rpn.config import RPNConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdrpn_core.rpn.model import RPN
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+CARD_NAME = "README.md"
+
+#: Packages whose versions a checkpoint names.
+_VERSIONED = ("sdrpn", "torch", "transformers")
+
+
+def save_rpn(rpn: RPN, folder: str | Path) -> Path:
+    """Write an RPN's weights, configuration and card, each file atomically.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SdrpnError: a file cannot be written (full disk, permissions).
+    """
+    folder = Path(folder)
+    config = {
+        **rpn.config.to_dict(),
+        "versions": {name: version(name) for name in _VERSIONED},
+    }
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in rpn.state_dict().items()}
+
+    texts = {
+        CONFIG_NAME: json.dumps(config, indent=2, sort_keys=True) + "\n",
+        CARD_NAME: str(_card(config)),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with atomic_write(folder / WEIGHTS_NAME) as file:
+        file.write(to_safetensors(tensors, metadata={"format": "pt"}))
+    for name, text in texts.items():
+        with atomic_write(folder / name) as file:
+            file.write(text.encode())
+    return folder
+
+
+def push_rpn(rpn: RPN, repo_id: str, *, private: bool | None = None, **upload: Any) -> str:
+    """Upload an RPN to the Hugging Face Hub; returns the commit's address.
+
+    Args:
+        rpn: what to upload.
+        repo_id: ``owner/name``; created if missing.
+        private: visibility of a new repository.
+        upload: further arguments of ``HfApi.upload_folder`` (token is read from the environment).
+    """
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        save_rpn(rpn, folder)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload).commit_url)
+
+
+def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Path]:
+    """An RPN's configuration and the local folder that holds it.
+
+    Args:
+        source: a local folder or a hub id.
+        download: ``revision``, ``token``, ``cache_dir`` ... of ``snapshot_download``.
+
+    Raises:
+        CheckpointError: no such folder, or its configuration is missing, broken or too new.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.is_absolute() or str(source).startswith(("./", "../")) or folder.exists():
+            raise CheckpointError(f"{source}: no such RPN folder")
+        try:
+            folder = Path(
+                snapshot_download(
+                    str(source), allow_patterns=[WEIGHTS_NAME, CONFIG_NAME], **download
+                )
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{source}: neither a local RPN folder nor reachable on the Hub ({reason})"
+            ) from error
+    path = folder / CONFIG_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{path}: is not an RPN configuration")
+    return RPNConfig.from_json(values, str(path)), folder
+
+
+def load_rpn_weights(rpn: RPN, folder: Path) -> None:
+    """Load ``model.safetensors`` into an RPN of the same shape.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or its tensors do not fit.
+    """
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; an RPN is read from safetensors only")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    assign_rpn_weights(rpn, tensors, str(path))
+
+
+def assign_rpn_weights(rpn: RPN, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Copy tensors into an RPN, which must have exactly these.
+
+    Raises:
+        CheckpointError: names the first missing, unexpected or misshapen tensors.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in rpn.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if problems := _mismatches(expected, found):
+        shown = "; ".join(problems[:3])
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(f"{where}: does not fit the RPN ({shown}{more})")
+    rpn.load_state_dict(dict(tensors), strict=True)
+
+
+def _mismatches(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    report = [f"{name} is missing" for name in expected if name not in found]
+    report += [f"{name} is unexpected" for name in found if name not in expected]
+    report += [
+        f"{name} has shape {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    return report
+
+
+def _card(config: Mapping[str, Any]) -> ModelCard:
+    backbone = config["backbone"]
+    name = str(backbone.get("name") or "")
+    data = ModelCardData(
+        library_name="sdrpn",
+        # A local path says nothing to others, and the Hub rejects it.
+        base_model=name if name and not os.path.isabs(name) and name.count("/") == 1 else None,
+        pipeline_tag="image-text-to-text",
+        tags=["sdrpn", "region-proposal", "roi"],
+    )
+    options = ", ".join(f"{key} = {value}" for key, value in config["policy_options"].items())
+    lines = [
+        "---",
+        data.to_yaml(),
+        "---",
+        "",
+        "# Region proposal network",
+        "",
+        "Predicts which visual tokens a question is about, from the middle layers of a frozen backbone.",
+        "",
+        f"- backbone: {Path(name).name or 'unnamed'} ({backbone.get('model_type')}, "
+        f"{backbone.get('num_hidden_layers')} layers of width {backbone.get('hidden_size')})",
+        f"- branch layer {config['branch']}, {config['n_layers']} RPN layers, head "
+        f"`{config['head']}`, loss `{config['loss']}`",
+        f"- crop policy `{config['policy']}`{f' ({options})' if options else ''}",
+        "- versions: " + ", ".join(f"{k} {v}" for k, v in sorted(config["versions"].items())),
+        "",
+        "```python",
+        "from sdrpn_core import RPN, load_backbone",
+        "",
+        'backbone = load_backbone("path/or/hub-id/of/the/backbone")',
+        'rpn = RPN.from_pretrained("path/or/hub-id/of/this/folder", backbone=backbone)',
+        "```",
+        "",
+    ]
+    return ModelCard("\n".join(lines))

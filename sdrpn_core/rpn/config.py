@@ -1,0 +1,124 @@
+"""RPNConfig: what an RPN is made of, what it was trained for, and on which backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.preset import Preset
+
+#: Version of the checkpoint layout; raised when an old file can no longer be read as is.
+FORMAT_VERSION = 1
+
+LOSSES = ("bce", "focal", "mse")
+
+
+@dataclass(frozen=True)
+class RPNConfig:
+    """Configuration of an RPN; saved as ``config.json`` beside its weights.
+
+    Attributes:
+        branch: B, the RPN reads the hidden states that leave decoder layer B - 1.
+        n_layers: R, the decoder layers B .. B + R - 1 that it starts as copies of.
+        head: registered name of the head.
+        head_options: the head's options, by field.
+        final_norm: apply a copy of the decoder's final norm before the head.
+        loss: ``bce``, ``focal`` or ``mse``. With ``mse`` the map is a distribution over the visual
+            tokens, otherwise logits.
+        policy: crop policy that the RPN's thresholds were chosen for.
+        policy_options: its options.
+        recipe: the label recipe that it was trained with, as a dict; ``None`` if unknown.
+        backbone: facts about the backbone that must agree when attaching (see ``identity.py``).
+        versions: package versions that wrote the checkpoint.
+        format_version: version of the checkpoint layout.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    branch: int
+    n_layers: int
+    head: str = "qk"
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    final_norm: bool = False
+    loss: str = "bce"
+    policy: str = "bbox"
+    policy_options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.branch < 0:
+            raise ConfigError(f"branch must be 0 or more, not {self.branch}")
+        if self.n_layers < 1:
+            raise ConfigError(f"n_layers must be 1 or more, not {self.n_layers}")
+        if self.loss not in LOSSES:
+            raise ConfigError(f"unknown loss {self.loss!r}; known: {', '.join(LOSSES)}")
+
+    @property
+    def is_distribution(self) -> bool:
+        """Whether RoI maps are distributions over the visual tokens rather than logits."""
+        return self.loss == "mse"
+
+    @classmethod
+    def from_preset(cls, preset: Preset, **overrides: Any) -> RPNConfig:
+        """The configuration that a preset asks for, some fields replaced."""
+        values: dict[str, Any] = {
+            "branch": preset.branch,
+            "n_layers": preset.n_layers,
+            "policy": preset.policy,
+            "policy_options": dict(preset.policy_options),
+            **preset.rpn,
+            **overrides,
+        }
+        return cls.from_dict(values)
+
+    @classmethod
+    def for_backbone(cls, backbone: Backbone, **overrides: Any) -> RPNConfig:
+        """From the backbone's preset; without one, ``branch`` and ``n_layers`` must be given."""
+        if {"branch", "n_layers"} <= overrides.keys():
+            return cls.from_dict(overrides)
+        return cls.from_preset(backbone.preset, **overrides)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RPNConfig:
+        """Build from plain values.
+
+        Raises:
+            ConfigError: unknown or missing fields.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ConfigError(f"unknown RPN settings: {', '.join(unknown)}")
+        if missing := sorted({"branch", "n_layers"} - values.keys()):
+            raise ConfigError(f"RPN settings lack: {', '.join(missing)}")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> RPNConfig:
+        """Build from a checkpoint's ``config.json``.
+
+        Raises:
+            CheckpointError: written by a newer layout, or not an RPN configuration.
+        """
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{where}: RPN format version is {version!r}, this sdrpn reads {FORMAT_VERSION}: "
+                "upgrade sdrpn, or check that the folder holds an RPN"
+            )
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)

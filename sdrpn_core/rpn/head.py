@@ -1,0 +1,67 @@
+"""What an RPN head is: a scorer of visual tokens, given the query."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+PositionEmbeddings = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class HeadInputs:
+    """Hidden states that leave the RPN's trunk, one row per picture.
+
+    Attributes:
+        visual: ``(pictures, n, hidden)`` visual tokens, row-major, padded at the end.
+        valid: ``(pictures, n)`` bool, False at padding.
+        query: ``(pictures, hidden)`` the last prompt token.
+        grids: per picture ``(h, w)``.
+        visual_rotary: cos and sin ``(pictures, n, dim)`` of the visual tokens' positions; ``None``
+            where the decoder has no rotary embeddings.
+        query_rotary: the same for the query, ``(pictures, 1, dim)``.
+    """
+
+    visual: torch.Tensor
+    valid: torch.Tensor
+    query: torch.Tensor
+    grids: Sequence[tuple[int, int]]
+    visual_rotary: PositionEmbeddings | None = None
+    query_rotary: PositionEmbeddings | None = None
+
+
+class RPNHead(nn.Module, ABC):
+    """Scores every visual token.
+
+    A head is built from the last of the RPN's copied decoder layers: those that
+    :meth:`n_own_layers` claims are handed to it, the others form the trunk.
+    """
+
+    #: Names of the options that the head understands, with their defaults.
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def n_own_layers(cls, options: Mapping[str, Any]) -> int:
+        """How many of the R copied layers the head takes for itself."""
+        return 0
+
+    @abstractmethod
+    def __init__(
+        self, layers: Sequence[nn.Module], text_config: Any, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
+        """Scores ``(pictures, n)`` float32: logits, or a distribution over the valid tokens."""
+
+
+def masked_softmax(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Softmax in float32 over the last dimension, padding left out."""
+    scores = scores.float().masked_fill(~valid, float("-inf"))
+    return scores.softmax(dim=-1)

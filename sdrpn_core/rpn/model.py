@@ -1,0 +1,254 @@
+"""The Region Proposal Network: copies of a few decoder layers, and a head that scores visual tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+
+from sdrpn_core.errors import CheckpointError, ConfigError
+from sdrpn_core.plugins import get_plugins
+from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.rpn.checkpoint import load_rpn_weights, push_rpn, read_rpn_config, save_rpn
+from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
+from sdrpn_core.rpn.identity import backbone_identity, differences
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.feature_tap import Features
+
+
+@dataclass(frozen=True)
+class PicturePlace:
+    """Where one picture's visual tokens lie in a batch.
+
+    Attributes:
+        row: batch row.
+        start: column of the first visual token, in the row of all chunks joined.
+        grid: ``(h, w)``.
+        query: column of the last prompt token.
+    """
+
+    row: int
+    start: int
+    grid: tuple[int, int]
+    query: int
+
+    @property
+    def n_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class RoIScores:
+    """Scores of several pictures, padded to the largest.
+
+    Attributes:
+        scores: ``(pictures, n)`` float32, logits or distributions.
+        valid: ``(pictures, n)`` bool.
+        grids: per picture ``(h, w)``.
+        is_distribution: what the scores are.
+    """
+
+    scores: torch.Tensor
+    valid: torch.Tensor
+    grids: tuple[tuple[int, int], ...]
+    is_distribution: bool
+
+    def maps(self) -> list[RoIMap]:
+        """One RoI map per picture, on the CPU."""
+        scores = self.scores.detach().float().cpu().numpy()
+        kind = "distribution" if self.is_distribution else "logit"
+        return [
+            RoIMap(row[: h * w].reshape(h, w), kind)
+            for row, (h, w) in zip(scores, self.grids, strict=True)
+        ]
+
+
+class RPN(nn.Module):
+    """A trainable branch that leaves the frozen decoder at layer B.
+
+    Args:
+        config: what to build.
+        layers: the copied decoder layers of the trunk.
+        head: scorer of visual tokens.
+        norm: norm between trunk and head, or ``None``.
+
+    Use :meth:`from_backbone` for a new RPN and ``RPN.from_pretrained(folder, backbone=...)`` for a
+    trained one.
+    """
+
+    def __init__(
+        self,
+        config: RPNConfig,
+        layers: nn.ModuleList,
+        head: RPNHead,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = layers
+        self.norm = norm
+        self.head = head
+        self.gradient_checkpointing = False
+
+    @classmethod
+    def from_backbone(
+        cls, backbone: Backbone, config: RPNConfig | None = None, **overrides: Any
+    ) -> RPN:
+        """A new RPN whose layers start as copies of the backbone's layers B .. B + R - 1.
+
+        Args:
+            backbone: where the copies come from.
+            config: the configuration; default: the backbone's preset.
+            overrides: fields of the configuration to replace.
+
+        Raises:
+            ConfigError: B + R exceeds the number of decoder layers, or unknown head options.
+            UnknownNameError: no head of that name.
+        """
+        if config is None:
+            config = RPNConfig.for_backbone(backbone, **overrides)
+        elif overrides:
+            config = RPNConfig.from_dict({**config.to_dict(), **overrides})
+        stop = config.branch + config.n_layers
+        if stop > len(backbone.layers):
+            raise ConfigError(
+                f"an RPN at branch layer {config.branch} with {config.n_layers} layers needs decoder "
+                f"layers up to {stop - 1}, but the backbone has {len(backbone.layers)} loaded"
+            )
+        head_class = get_plugins().rpn_heads.get(config.head)
+        options = _head_options(config, head_class)
+        # The copies share the decoder's config object, so that they follow its attention implementation.
+        shared = {id(backbone.text_config): backbone.text_config}
+        layers = [
+            copy.deepcopy(layer, dict(shared)) for layer in backbone.layers[config.branch : stop]
+        ]
+        n_trunk = len(layers) - head_class.n_own_layers(options)
+        head = head_class(layers[n_trunk:], backbone.text_config, options)
+        norm = copy.deepcopy(backbone.decoder.norm) if config.final_norm else None
+        identity = dict(config.backbone) or backbone_identity(backbone, config.branch)
+        config = RPNConfig.from_dict(
+            {**config.to_dict(), "head_options": options, "backbone": identity}
+        )
+        rpn = cls(config, nn.ModuleList(layers[:n_trunk]), head, norm)
+        head.to(device=backbone.device, dtype=backbone.model.dtype)
+        return rpn.requires_grad_(True).eval()
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, backbone: Backbone, **download: Any) -> RPN:
+        """Load a trained RPN and attach it to its backbone.
+
+        Args:
+            source: a local folder or a hub id.
+            backbone: the backbone that it was trained on.
+            download: ``revision``, ``token``, ``cache_dir`` ... for a hub id.
+
+        Raises:
+            CheckpointError: missing or broken files, or an RPN of another backbone.
+        """
+        config, folder = read_rpn_config(source, **download)
+        found = differences(config.backbone, backbone_identity(backbone, config.branch))
+        if found:
+            raise CheckpointError(
+                f"{source}: belongs to another backbone than {backbone.name}: {'; '.join(found)}"
+            )
+        rpn = cls.from_backbone(backbone, config)
+        load_rpn_weights(rpn, folder)
+        return rpn
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write weights, configuration and model card; see :func:`~sdrpn_core.rpn.checkpoint.save_rpn`."""
+        return save_rpn(self, folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, **upload: Any) -> str:
+        """Upload to the Hub; see :func:`~sdrpn_core.rpn.checkpoint.push_rpn`."""
+        return push_rpn(self, repo_id, private=private, **upload)
+
+    def forward(self, chunks: Sequence[Features], places: Sequence[PicturePlace]) -> RoIScores:
+        """Score the visual tokens of every picture of a batch.
+
+        Args:
+            chunks: tapped features of the sequence, in one piece or in consecutive pieces that were
+                run on a shared KV cache (prefix, then question).
+            places: one entry per picture.
+        """
+        hidden = self._trunk(chunks)
+        rotary = _join_rotary(chunks)
+        n = max(place.n_tokens for place in places)
+        device = hidden.device
+        rows = torch.tensor([place.row for place in places], device=device)
+        lengths = torch.tensor([place.n_tokens for place in places], device=device)
+        starts = torch.tensor([place.start for place in places], device=device)
+        queries = torch.tensor([[place.query] for place in places], device=device)
+        offsets = torch.arange(n, device=device)
+        valid = offsets < lengths[:, None]
+        columns = starts[:, None] + torch.where(valid, offsets, 0)
+        grids = tuple(place.grid for place in places)
+        scores = self.head(
+            HeadInputs(
+                visual=hidden[rows[:, None], columns],
+                valid=valid,
+                query=hidden[rows, queries[:, 0]],
+                grids=grids,
+                visual_rotary=_take_rotary(rotary, rows, columns),
+                query_rotary=_take_rotary(rotary, rows, queries),
+            ),
+            self.config.is_distribution,
+        )
+        return RoIScores(scores, valid, grids, self.config.is_distribution)
+
+    def _trunk(self, chunks: Sequence[Features]) -> torch.Tensor:
+        cache = DynamicCache() if len(chunks) > 1 else None
+        outputs = []
+        dtype = next(self.parameters()).dtype
+        for chunk in chunks:
+            kwargs = {
+                **chunk.layer_kwargs,
+                "past_key_values": cache,
+                "use_cache": cache is not None,
+            }
+            hidden = chunk.hidden.to(dtype)
+            for layer in self.layers:
+                if self.gradient_checkpointing and self.training:
+                    hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
+                else:
+                    hidden = layer(hidden, **kwargs)
+            outputs.append(hidden if self.norm is None else self.norm(hidden))
+        return torch.cat(outputs, dim=1)
+
+
+def _head_options(config: RPNConfig, head_class: type[RPNHead]) -> dict[str, Any]:
+    if unknown := sorted(config.head_options.keys() - head_class.defaults.keys()):
+        raise ConfigError(
+            f"the {config.head} head has no option {', '.join(unknown)}; "
+            f"its options: {', '.join(sorted(head_class.defaults))}"
+        )
+    return {**head_class.defaults, **config.head_options}
+
+
+def _join_rotary(chunks: Sequence[Features]) -> PositionEmbeddings | None:
+    parts = [chunk.layer_kwargs.get("position_embeddings") for chunk in chunks]
+    if parts[0] is None:
+        return None
+    cos, sin = zip(*parts, strict=True)
+    return torch.cat(cos, dim=-2), torch.cat(sin, dim=-2)
+
+
+def _take_rotary(
+    rotary: PositionEmbeddings | None, rows: torch.Tensor, columns: torch.Tensor
+) -> PositionEmbeddings | None:
+    if rotary is None:
+        return None
+    cos, sin = rotary
+    if cos.shape[0] == 1:  # one row of positions shared by the batch
+        rows = torch.zeros_like(rows)
+    return cos[rows[:, None], columns], sin[rows[:, None], columns]

@@ -1,0 +1,148 @@
+"""The paper's head: query-key products of one decoder layer, averaged over its heads."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead, masked_softmax
+
+#: Attention implementation that hands back the query and key instead of attending.
+_CAPTURE = "sdrpn_query_key"
+
+SOURCES = ("projections", "hidden_states")
+
+
+class _QueryKey(Exception):
+    """Carries the query and key out of an attention module; never leaves the head."""
+
+    def __init__(self, query: torch.Tensor, key: torch.Tensor) -> None:
+        super().__init__()
+        self.query, self.key = query, key
+
+
+def _capture(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
+    raise _QueryKey(query, key)
+
+
+AttentionInterface.register(_CAPTURE, _capture)
+
+
+class _FirstChannels(nn.Module):
+    """Stands in for a value projection that is never used: one head's worth of the input, a view."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[..., : self.n]
+
+
+class QKHead(RPNHead):
+    """Mean over heads of q.k / sqrt(d); q from the last prompt token, k from the visual tokens.
+
+    Of the decoder layer that the head is built from, only the input norm and the attention up to
+    its query and key are used (paper, Sec. 3.3), so the value and output projections, the MLP and
+    the second norm are dropped. The stock attention module computes q and k, so that biases, grouped
+    heads, query-key norms and any kind of rotary embedding come out as in the backbone.
+
+    Options:
+        rope: apply the layer's rotary embeddings (published: off for Vicuna-based models, on for
+            models with multimodal rotary positions).
+        multi_head: average per-head scores scaled by 1 / sqrt(head_dim). Off: one plain product
+            over all channels, unscaled, as published; needs as many key heads as query heads.
+        source: ``projections`` (the paper's), or ``hidden_states``: no layer of its own, the scaled
+            product of the trunk's hidden states.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "rope": True,
+        "multi_head": True,
+        "source": "projections",
+    }
+
+    @classmethod
+    def n_own_layers(cls, options: Mapping[str, Any]) -> int:
+        return 1 if options["source"] == "projections" else 0
+
+    def __init__(
+        self, layers: Sequence[nn.Module], text_config: Any, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(layers, text_config, options)
+        if options["source"] not in SOURCES:
+            raise ConfigError(
+                f"unknown source {options['source']!r} of the qk head; known: {', '.join(SOURCES)}"
+            )
+        self.rope = bool(options["rope"])
+        self.multi_head = bool(options["multi_head"])
+        if not layers:
+            self.norm = self.attention = None
+            return
+        self.norm = layers[0].input_layernorm
+        self.attention = _up_to_query_key(layers[0].self_attn)
+
+    def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
+        query, key = self._query_key(inputs)
+        if self.multi_head:
+            scores = (key @ query.transpose(2, 3)).squeeze(-1) / math.sqrt(key.shape[-1])
+        else:
+            scores = (key * query).sum(dim=(1, 3)).unsqueeze(1)
+        if distribution:
+            return masked_softmax(scores, inputs.valid[:, None]).mean(dim=1)
+        return scores.float().mean(dim=1)
+
+    def _query_key(self, inputs: HeadInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(pictures, heads, 1, d)`` and ``(pictures, heads, n, d)``."""
+        if self.attention is None:
+            return inputs.query[:, None, None], inputs.visual[:, None]
+        # The query rides behind the visual tokens, so that one call serves both.
+        hidden = torch.cat([inputs.visual, inputs.query[:, None]], dim=1)
+        try:
+            self.attention(
+                hidden_states=self.norm(hidden),
+                position_embeddings=self._rotary(inputs),
+                attention_mask=None,
+            )
+        except _QueryKey as captured:
+            query, key = captured.query, captured.key
+        else:
+            raise RuntimeError("the attention module did not use the attention interface")
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1 and not self.multi_head:
+            raise ConfigError(
+                f"single-head scoring needs as many key heads as query heads, not {key.shape[1]} "
+                f"for {query.shape[1]}; use multi_head"
+            )
+        return query[:, :, -1:], key[:, :, :-1].repeat_interleave(groups, dim=1)
+
+    def _rotary(self, inputs: HeadInputs) -> PositionEmbeddings | None:
+        if inputs.visual_rotary is None or inputs.query_rotary is None:
+            return None
+        cos, sin = (
+            torch.cat([visual, query], dim=1)
+            for visual, query in zip(inputs.visual_rotary, inputs.query_rotary, strict=True)
+        )
+        if self.rope:
+            return cos, sin
+        return torch.ones_like(cos), torch.zeros_like(sin)  # a rotation by nothing
+
+
+def _up_to_query_key(attention: nn.Module) -> nn.Module:
+    attention.config = copy.copy(attention.config)
+    attention.config._attn_implementation = _CAPTURE
+    if hasattr(attention, "v_proj"):
+        attention.v_proj = _FirstChannels(attention.head_dim)
+    for name in ("o_proj", "out_proj"):
+        if hasattr(attention, name):
+            setattr(attention, name, nn.Identity())
+    return attention

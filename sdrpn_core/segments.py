@@ -1,0 +1,124 @@
+"""A prompt as the decoder sees it: runs of text tokens and runs of visual tokens.
+
+Every stage works on segments, not on flat id lists: positions (1-D or multimodal), the insertion of
+crops and the reuse of a prefix all need to know where a picture's tokens begin and end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdrpn_core.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """Consecutive text tokens.
+
+    Attributes:
+        ids: token ids.
+    """
+
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class ImageSegment:
+    """The visual tokens of one picture or of one crop.
+
+    Attributes:
+        features: ``(n, hidden)`` projected features of the tokens that are kept, row-major.
+        grid: ``(h, w)`` cells of the whole picture, dropped tokens included.
+        geometry: where the cells lie in the source picture; ``None`` for a crop.
+        keep: ``(h, w)`` bool, the tokens that stay; ``None`` when all of them do.
+    """
+
+    features: torch.Tensor
+    grid: tuple[int, int]
+    geometry: Geometry | None = None
+    keep: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.features.shape[0])
+
+
+Segment = TextSegment | ImageSegment
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One sequence, as segments.
+
+    Attributes:
+        segments: text and visual tokens in order.
+        response_length: how many of the last tokens are a given response (0 at inference).
+    """
+
+    segments: tuple[Segment, ...]
+    response_length: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(segment) for segment in self.segments)
+
+    @property
+    def image_spans(self) -> tuple[tuple[int, int], ...]:
+        """``(start, stop)`` of every picture of the prompt (crops left out), in tokens."""
+        return tuple(
+            (start, start + len(segment))
+            for start, segment in self._with_starts()
+            if isinstance(segment, ImageSegment) and segment.geometry is not None
+        )
+
+    @property
+    def images(self) -> tuple[ImageSegment, ...]:
+        """The pictures of the prompt, crops left out."""
+        return tuple(
+            segment
+            for segment in self.segments
+            if isinstance(segment, ImageSegment) and segment.geometry is not None
+        )
+
+    @property
+    def n_visual_tokens(self) -> int:
+        """All visual tokens, crops included."""
+        return sum(len(s) for s in self.segments if isinstance(s, ImageSegment))
+
+    @property
+    def query_index(self) -> int:
+        """Index of the last prompt token: the RPN's query, and the row that predicts the response."""
+        return len(self) - self.response_length - 1
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens up to the end of the last picture: the part that no crop changes.
+
+        A prompt without a picture has a prefix of one token, so that every prompt of a batch has one.
+        """
+        spans = self.image_spans
+        return spans[-1][1] if spans else 1
+
+    def with_crops(self, crops: tuple[tuple[Segment, ...], ...]) -> Prompt:
+        """The prompt with the segments ``crops[i]`` inserted right after picture ``i``."""
+        if len(crops) != len(self.images):
+            raise ValueError(f"{len(crops)} groups of crops for {len(self.images)} pictures")
+        groups = iter(crops)
+        segments: list[Segment] = []
+        for segment in self.segments:
+            segments.append(segment)
+            if isinstance(segment, ImageSegment) and segment.geometry is not None:
+                segments.extend(next(groups))
+        return replace(self, segments=tuple(segments))
+
+    def _with_starts(self) -> list[tuple[int, Segment]]:
+        starts, position = [], 0
+        for segment in self.segments:
+            starts.append((position, segment))
+            position += len(segment)
+        return starts
