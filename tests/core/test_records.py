@@ -342,7 +342,7 @@ def test_an_unknown_name_lists_the_near_ones(fresh_plugins: Plugins):
     fresh_plugins.datasets.add("toy/small", toy)
     with pytest.raises(UnknownNameError, match="unknown file, folder or dataset 'toy/smal'") as e:
         read_records("toy/smal")
-    assert "did you mean 'toy/small'?" in str(e.value)
+    assert "did you mean 'toy/small'" in str(e.value)
 
 
 def test_missing_and_foreign_files(tmp_path: Path):
