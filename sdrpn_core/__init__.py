@@ -10,8 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdrpn_core.answering import Answer, answer, answer_batch
     from sdrpn_core.attention_tap import AttentionTap
-    from sdrpn_core.backbone import Backbone, Preset
+    from sdrpn_core.backbone import Backbone, ImageInput, Question
     from sdrpn_core.crops import Crop, CropPlan, CropPolicy, Outcome
     from sdrpn_core.errors import (
         AttentionError,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from sdrpn_core.labels import LabelRecipe, pseudo_labels
     from sdrpn_core.loading import load_backbone
     from sdrpn_core.plugins import get_plugins
+    from sdrpn_core.preset import Preset
+    from sdrpn_core.proposers import AttentionProposer, Proposal, Proposer, RPNProposer
     from sdrpn_core.records import Record, read_records
     from sdrpn_core.roi_map import RoIMap
     from sdrpn_core.rpn import RPN, RPNConfig
@@ -40,7 +43,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RPN",
+    "Answer",
     "AttentionError",
+    "AttentionProposer",
     "AttentionTap",
     "Backbone",
     "CheckpointError",
@@ -51,6 +56,7 @@ __all__ = [
     "FeatureTap",
     "Geometry",
     "ImageError",
+    "ImageInput",
     "InputError",
     "LabelRecipe",
     "MissingExtraError",
@@ -58,13 +64,19 @@ __all__ = [
     "PaddedSquare",
     "PluginError",
     "Preset",
+    "Proposal",
+    "Proposer",
+    "Question",
     "RPNConfig",
+    "RPNProposer",
     "Record",
     "Resized",
     "RoIMap",
     "SdrpnError",
     "ShardError",
     "UnknownNameError",
+    "answer",
+    "answer_batch",
     "get_plugins",
     "hookimpl",
     "load_backbone",
@@ -74,8 +86,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "answering": ("Answer", "answer", "answer_batch"),
     "attention_tap": ("AttentionTap",),
-    "backbone": ("Backbone", "Preset"),
+    "backbone": ("Backbone", "ImageInput", "Question"),
     "crops": ("Crop", "CropPlan", "CropPolicy", "Outcome"),
     "errors": (
         "AttentionError",
@@ -96,6 +109,8 @@ _MODULES = {
     "labels": ("LabelRecipe", "pseudo_labels"),
     "loading": ("load_backbone",),
     "plugins": ("get_plugins",),
+    "preset": ("Preset",),
+    "proposers": ("AttentionProposer", "Proposal", "Proposer", "RPNProposer"),
     "records": ("Record", "read_records"),
     "roi_map": ("RoIMap",),
     "rpn": ("RPN", "RPNConfig"),
