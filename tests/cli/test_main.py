@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from sdrpn_core.cli.main import app
 
 SDRPN = Path(sys.executable).with_name("sdrpn")
 HELP_BUDGET = 0.5  # seconds, the project's promise
-HELP_TRIES = 5  # the fastest counts: a busy machine says nothing about the program
+HELP_TRIES = 5  # the fastest counts: the first one may have to compile
 
 PLUGIN = """
 from sdrpn_core import hookimpl
@@ -85,15 +85,19 @@ def test_help_lists_every_registered_command(fresh_plugins):
         assert entry.help in output
 
 
+def child_seconds() -> float:
+    """Processor time of all finished child processes: unlike the clock, deaf to a busy machine."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def test_help_is_fast():
-    best = float("inf")
-    for _ in range(HELP_TRIES):
-        start = time.perf_counter()
+    spent = []
+    while len(spent) < HELP_TRIES and min(spent, default=HELP_BUDGET) >= HELP_BUDGET:
+        before = child_seconds()
         assert sdrpn("--help").returncode == 0
-        best = min(best, time.perf_counter() - start)
-        if best < HELP_BUDGET:
-            return
-    pytest.fail(f"sdrpn --help took {best:.2f} s, the budget is {HELP_BUDGET} s")
+        spent.append(child_seconds() - before)
+    assert min(spent) < HELP_BUDGET
 
 
 LIGHTNESS = """
