@@ -1,0 +1,63 @@
+"""Synthetic fine-grained VQA, and the small trained backbone that ships with the project.
+
+Pictures of dotted shapes, questions about the dots, and a LLaVA-architecture model trained on
+them, with an RPN beside it. Importing this package, or its data modules, imports neither torch nor
+transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sdrpn_core import hookimpl
+
+SDRPN_API = 1
+
+ASSETS = Path(__file__).resolve().parent / "assets"
+BACKBONE_DIR = ASSETS / "llava"
+RPN_DIR = ASSETS / "llava-rpn"
+
+__all__ = ["ASSETS", "BACKBONE_DIR", "RPN_DIR", "SDRPN_API"]
+
+
+@hookimpl
+def sdrpn_register_datasets(registry: Any) -> None:
+    """Register the splits, each with its scorer."""
+    for split, help_line in (
+        ("train", "small dotted shapes, for labels and RPN training"),
+        ("small", "test: small shapes, their dots vanish at model resolution"),
+        ("visible", "test: large shapes, their dots stay visible"),
+    ):
+        registry.add(
+            f"glyphs/{split}",
+            f"sdrpn_glyphs.records:{split}",
+            help=help_line,
+            scorer="sdrpn_glyphs.records:is_correct",
+        )
+
+
+@hookimpl
+def sdrpn_register_presets(registry: Any) -> None:
+    """Register the numbers of the embedded backbone."""
+    registry.add("glyphs-llava", "sdrpn_glyphs.preset:GLYPHS_LLAVA", model_types=("llava",))
+
+
+@hookimpl
+def sdrpn_register_commands(registry: Any) -> None:
+    """Register the guided tour, the data export and the backbone's training recipe."""
+    registry.add(
+        "quickstart",
+        "sdrpn_glyphs.quickstart_command:quickstart",
+        help="Label, train and compare on the model that ships with sdrpn.",
+    )
+    registry.add(
+        "glyphs",
+        "sdrpn_glyphs.export_command:glyphs",
+        help="Write glyph pictures and questions to a folder, as JSONL.",
+    )
+    registry.add(
+        "train-glyphs",
+        "sdrpn_glyphs.pretrain_command:train_glyphs",
+        help="Train the embedded backbone anew, from nothing.",
+    )

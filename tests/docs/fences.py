@@ -1,0 +1,29 @@
+"""The Python examples of a Markdown file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python_blocks(name: str) -> list[tuple[int, str]]:
+    """Line number and source of every fenced Python block of a file in the project's root."""
+    tokens = MarkdownIt().parse((ROOT / name).read_text(encoding="utf-8"))
+    return [
+        (token.map[0] + 1, token.content)
+        for token in tokens
+        if token.type == "fence" and token.info.strip() == "python"
+    ]
+
+
+def run_blocks(name: str, namespace: dict[str, object]) -> dict[str, object]:
+    """Execute a file's Python blocks in order, in one namespace; errors point at the file's line."""
+    blocks = python_blocks(name)
+    assert blocks, f"{name} has no Python example"
+    for line, source in blocks:
+        code = compile("\n" * line + source, str(ROOT / name), "exec", dont_inherit=True)
+        exec(code, namespace)  # noqa: S102
+    return namespace
