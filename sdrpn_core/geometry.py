@@ -144,9 +144,9 @@ class Geometry(ABC):
 class PaddedSquare(Geometry):
     """Picture scaled to fit a square and centred in it; the rest of the square is padding.
 
-    The published conversion works in pixels of the model's square: it places the scaled picture at
-    half of what `int(length * scale)` leaves over (possibly half a pixel), and not at the whole
-    source pixels that preprocessing pads with. The two differ by less than one pixel of the square.
+    `to_source` follows the published code, which truncates the scaled picture to whole pixels of
+    the square before it centres it, and so may be off by up to half such a pixel. `to_grid` centres
+    exactly; a picture that preprocessing places at whole pixels lies within half a pixel of that.
 
     Attributes:
         side: side of the square model input, in pixels; a whole number of pixels per cell.
@@ -180,22 +180,16 @@ class PaddedSquare(Geometry):
         width, height = self.source_size
         return min(self.side / width, self.side / height)
 
-    @property
-    def _padding(self) -> tuple[float, float]:
-        """(left, top) padding in pixels of the square."""
-        width, height = self.source_size
-        scale = self._scale
-        return (self.side - int(width * scale)) / 2, (self.side - int(height * scale)) / 2
-
     def _scale_to_source(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         cell = np.tile(np.array(self._cell, dtype=np.float32), 2)
-        padding = np.tile(np.array(self._padding, dtype=np.float32), 2)
+        scaled = [int(length * self._scale) for length in self.source_size]
+        padding = np.tile(np.array([(self.side - length) / 2 for length in scaled], np.float32), 2)
         return (boxes * cell - padding) / np.float32(self._scale)
 
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
-        cell, padding = np.tile(self._cell, 2), np.tile(self._padding, 2)
-        return (_as_boxes(boxes) * self._scale + padding) / cell
+        centre = np.tile(self.source_size, 2) / 2
+        return ((_as_boxes(boxes) - centre) * self._scale + self.side / 2) / np.tile(self._cell, 2)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -43,6 +44,8 @@ _UPRIGHT = {
 _WHITE = (255, 255, 255)
 _MAX_16_BIT = 65535
 
+_WARNING_FILTERS = threading.Lock()
+
 
 def open_image(
     source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS
@@ -65,12 +68,9 @@ def open_image(
     """
     name = _name(source)
     try:
-        with warnings.catch_warnings():
-            # `max_pixels` is the limit, whichever side of Pillow's own warning it lies.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = _open(source, name)
-            _check_size(image, name, max_pixels)
-            return _to_rgb(_rotated(image), name)
+        image = _open(source, name)
+        _check_size(image, name, max_pixels)
+        return _to_rgb(_rotated(image), name)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too large for Pillow: {_one_line(error)}") from error
     except ImageError:
@@ -108,9 +108,17 @@ def _open(source: str | Path | bytes | Image.Image, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name}: empty (zero bytes)")
     try:
-        return Image.open(io.BytesIO(data))
+        return _read_header(data)
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
+
+
+def _read_header(data: bytes) -> Image.Image:
+    # Pillow warns of sizes that `max_pixels` may allow. Filters belong to the process: two threads
+    # that leave this block in the wrong order would leave theirs behind.
+    with _WARNING_FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data))
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
