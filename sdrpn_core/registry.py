@@ -66,7 +66,7 @@ class Registry(Generic[T]):
             PluginError: The name is taken (both plugins are named), or it or the target is
                 malformed. Outside any plugin's hook: ConfigError.
         """
-        if not isinstance(name, str) or not name or name != name.strip():
+        if not name or name != name.strip():
             raise self._fault(f"{self.kind} name {name!r} is not a plain word")
         if name in self._entries:
             other = self._entries[name].origin
@@ -154,4 +154,4 @@ class Registry(Generic[T]):
                 f"cannot import {self.kind} {entry.name!r} from {entry.target!r}: "
                 f"{type(error).__name__}: {error}",
             ) from error
-        return resolved  # type: ignore[no-any-return]
+        return resolved

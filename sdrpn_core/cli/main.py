@@ -45,7 +45,7 @@ class LazyCommand(TyperCommand):
         if isinstance(target, typer.Typer):
             return typer.main.get_command(target)
         single = typer.Typer(add_completion=False)
-        single.command(self._entry.name, help=self._entry.help)(target)
+        single.command(self._entry.name, help=target.__doc__ or self._entry.help)(target)
         return typer.main.get_command(single)
 
 

@@ -41,7 +41,7 @@ def one(): print("nested one")
 def two(): print("nested two")
 
 def greet(how: str = "well"):
-    """The docstring is not the help: the registered line is."""
+    """Say hello, at length."""
     if how == "badly":
         raise InputError("two\\n   lines")
     if how == "full":
@@ -137,7 +137,9 @@ def test_an_unknown_command_suggests_near_names():
 @pytest.mark.usefixtures("greeting_plugin")
 class TestPluginCommands:
     def test_its_help_line_is_listed_without_importing_it(self):
-        assert "Cannot be imported." in sdrpn("--help").stdout
+        listing = sdrpn("--help").stdout
+        assert "Cannot be imported." in listing
+        assert "Say hello from the listing." in listing
 
     def test_it_runs(self):
         result = sdrpn("greet", "--how", "kindly")
@@ -148,7 +150,7 @@ class TestPluginCommands:
         assert result.returncode == 0
         assert "Usage: sdrpn greet" in result.stdout
         assert "--how" in result.stdout
-        assert "Say hello from the listing." in result.stdout
+        assert "Say hello, at length." in result.stdout
 
     def test_a_wrong_option_is_a_usage_error(self):
         result = sdrpn("greet", "--hwo", "x")
