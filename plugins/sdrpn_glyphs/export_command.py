@@ -1,0 +1,77 @@
+"""``sdrpn glyphs``: a split as ordinary files, to label, to ask about, or to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.errors import InputError, SdrpnError, UnknownNameError
+
+from . import BACKBONE_DIR, RPN_DIR
+from .dataset import SPLITS, make_item
+
+JSONL_NAME = "data.jsonl"
+PICTURES_NAME = "pictures"
+
+
+def glyphs(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to write; none prints where the model lies.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="One of: " + ", ".join(SPLITS) + ".")
+    ] = "glyphs/small",
+    n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 20,
+    seed: Annotated[int, typer.Option(help="Other seeds draw other pictures.")] = 0,
+) -> None:
+    """Write pictures and a JSONL file of questions, answers and boxes to a folder."""
+    if folder is None:
+        typer.echo(json.dumps({"backbone": str(BACKBONE_DIR), "rpn": str(RPN_DIR)}, indent=2))
+        return
+    typer.echo(str(export(folder, split, n, seed)))
+
+
+def export(folder: Path, split: str, n: int, seed: int = 0) -> Path:
+    """Write a split's first ``n`` items; returns the JSONL file.
+
+    Args:
+        folder: made if missing; must not hold another export.
+        split: e.g. ``glyphs/small``.
+        n: number of items.
+        seed: other seeds draw other pictures.
+
+    Raises:
+        UnknownNameError: no such split.
+        InputError: the folder holds an export already.
+        SdrpnError: a file cannot be written.
+    """
+    if split not in SPLITS:
+        raise UnknownNameError("split", split, SPLITS)
+    jsonl, pictures = folder / JSONL_NAME, folder / PICTURES_NAME
+    if jsonl.exists():
+        raise InputError(f"{jsonl} exists already; choose another folder")
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SdrpnError(f"cannot make the folder {pictures}: {error.strerror}") from error
+    lines = []
+    for index in range(n):
+        item = make_item(split, index, seed)
+        name = f"{PICTURES_NAME}/{index:05d}.png"
+        with atomic_write(folder / name) as file:
+            item.image.save(file, format="PNG")
+        row = {
+            "id": item.id,
+            "image": name,
+            "question": item.question,
+            "answer": item.answer,
+            "boxes": item.boxes,
+        }
+        lines.append(json.dumps(row) + "\n")
+    with atomic_write(jsonl) as file:
+        file.write("".join(lines).encode())
+    return jsonl
