@@ -94,7 +94,8 @@ def answer(
         ImageError: a picture cannot be read.
         InputError: empty question, no picture, or a prompt beyond the model's context.
     """
-    sources = image if isinstance(image, (list, tuple)) else [image]
+    # A string and bytes are sequences too, but each is one picture.
+    sources: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
     if not sources:
         raise InputError("the question has no picture")
     pictures = tuple(open_image(source) for source in sources)
@@ -193,8 +194,8 @@ def _answer_from_prefix(
 ) -> list[tuple[int, ...]]:
     """Generate on the cached prefixes, as far as each is still valid.
 
-    A crop after the first of several pictures changes what the later pictures attend to: from there on
-    the cached columns are masked out, and the tokens run again.
+    A crop after the first of several pictures changes what the later pictures attend to: from there
+    on the cached columns are masked out, and the tokens run again.
     """
     prefix = state.prefix
     mask = prefix.mask.clone()

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from sdrpn_core.decoder_parts import decoder_layers, part
 from sdrpn_core.errors import AttentionError, ConfigError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 #: Wrapped implementations are called ``sdrpn_tap|<implementation>``.
 _PREFIX = "sdrpn_tap|"
 
-#: Attention modules that are being tapped, and by which tap.
-_TAPPED: WeakKeyDictionary[nn.Module, AttentionTap] = WeakKeyDictionary()
+#: Attention modules that are being tapped: by which tap, and as which layer.
+_TAPPED: WeakKeyDictionary[nn.Module, tuple[AttentionTap, int]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,19 @@ class AttentionTap:
         self.keys = keys
         self.rows: dict[int, list[AttentionRows]] = defaultdict(list)
         self._modules: dict[int, nn.Module] = {}
-        self._base: str | None = None
+        self._base = ""
 
     def __enter__(self) -> AttentionTap:
-        self._modules = {layer: self.decoder.layers[layer].self_attn for layer in self.heads}
+        layers = decoder_layers(self.decoder)
+        self._modules = {layer: part(layers[layer], "self_attn") for layer in self.heads}
         busy = [layer for layer, module in self._modules.items() if module in _TAPPED]
         if busy:
             raise RuntimeError(f"layers {busy} are being tapped already")
         self._base = self.decoder.config._attn_implementation
         if not self._base.startswith(_PREFIX):
             self.decoder.set_attn_implementation(_wrapped(self._base))
-        for module in self._modules.values():
-            _TAPPED[module] = self
+        for layer, module in self._modules.items():
+            _TAPPED[module] = (self, layer)
         return self
 
     def __exit__(
@@ -123,7 +125,7 @@ class AttentionTap:
 
     def _collect(
         self,
-        module: nn.Module,
+        layer: int,
         query: torch.Tensor,
         key: torch.Tensor,
         attention_mask: torch.Tensor | None,
@@ -131,7 +133,6 @@ class AttentionTap:
         sliding_window: int | None,
         softcap: float | None,
     ) -> None:
-        layer = module.layer_idx
         n_queries, n_keys = query.shape[2], key.shape[2]
         offset = n_keys - n_queries
         start, stop, _ = self.queries.indices(n_keys)
@@ -163,7 +164,7 @@ class AttentionTap:
 
 
 def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | None]) -> None:
-    n_layers, n_heads = len(decoder.layers), decoder.config.num_attention_heads
+    n_layers, n_heads = len(decoder_layers(decoder)), decoder.config.num_attention_heads
     if not heads:
         raise ConfigError("no layer to tap")
     for layer, chosen in heads.items():
@@ -197,11 +198,12 @@ def _make_wrapper(base: str) -> Callable[..., Any]:
         attention_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> Any:
-        tap = _TAPPED.get(module)
-        if tap is not None:
+        tapped = _TAPPED.get(module)
+        if tapped is not None:
+            tap, layer = tapped
             with torch.no_grad():
                 tap._collect(
-                    module,
+                    layer,
                     query,
                     key,
                     attention_mask,

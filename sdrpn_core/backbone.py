@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from sdrpn_core.decoder_parts import decoder_layers
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.geometry import Geometry
 from sdrpn_core.plugins import get_plugins
@@ -140,26 +141,28 @@ class Backbone(ABC):
             raise ConfigError(f"{self.name}: several presets match its config: {names}")
         raise ConfigError(
             f"{self.name}: no preset matches its config (model_type "
-            f"{self.model.config.model_type!r}, {self.n_layers} layers of width {self.hidden_size}); "
-            "pass a recipe, or register a preset for it"
+            f"{self.model.config.model_type!r}, {self.n_layers} layers of width "
+            f"{self.hidden_size}); pass a recipe, or register a preset for it"
         )
 
     @property
     def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
         return self.processor.tokenizer
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> PreTrainedModel:
         """The causal language model without its head."""
         return self.model.get_decoder()
 
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder layers."""
-        return self.decoder.layers
+        return decoder_layers(self.decoder)
 
     @property
     def embedding(self) -> nn.Embedding:
+        """The token embedding."""
         return self.model.get_input_embeddings()
 
     @property
@@ -169,6 +172,7 @@ class Backbone(ABC):
 
     @property
     def text_config(self) -> Any:
+        """The decoder's configuration."""
         return self.model.config.get_text_config()
 
     @property
@@ -178,6 +182,7 @@ class Backbone(ABC):
 
     @property
     def hidden_size(self) -> int:
+        """Width of the decoder."""
         return int(self.text_config.hidden_size)
 
     def tokenize(self, question: str, n_images: int) -> list[int]:
@@ -193,11 +198,26 @@ class Backbone(ABC):
         ids = self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids
         found = ids.count(self.image_token_id)
         if found != n_images:
+            placeholder = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
             raise InputError(
-                f"the prompt holds {found} image placeholders for {n_images} pictures: the question "
-                f"must not contain {self.tokenizer.convert_ids_to_tokens(self.image_token_id)!r}"
+                f"the prompt holds {found} image placeholders for {n_images} pictures: "
+                f"the question must not contain {placeholder!r}"
             )
         return list(ids)
+
+    def tokenize_response(self, response: str) -> tuple[int, ...]:
+        """Token ids of a given response, as they follow the prompt; without the end token.
+
+        Raises:
+            InputError: the response spells out the image placeholder.
+        """
+        ids = tuple(self.tokenizer(response, add_special_tokens=False).input_ids)
+        if self.image_token_id in ids:
+            raise InputError(
+                "the response must not contain "
+                f"{self.tokenizer.convert_ids_to_tokens(self.image_token_id)!r}"
+            )
+        return ids
 
     def encode(self, questions: Sequence[Question]) -> list[Prompt]:
         """Prompts of several questions; all their pictures go through the encoder together.
@@ -212,7 +232,7 @@ class Backbone(ABC):
     def encode_ids(
         self, ids: Sequence[Sequence[int]], questions: Sequence[Question]
     ) -> list[Prompt]:
-        """As :meth:`encode`, for prompts that are tokenized already (one placeholder per picture)."""
+        """As :meth:`encode`, for tokenized prompts, which hold one placeholder per picture."""
         inputs = [self.preprocess(image) for q in questions for image in q.images]
         features = iter(self.image_features(inputs) if inputs else [])
         segments = iter(

@@ -28,6 +28,7 @@ class Block:
 
     @property
     def length(self) -> int:
+        """Columns of the block, padding included."""
         return int(self.mask.shape[1])
 
     @property

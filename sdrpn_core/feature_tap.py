@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdrpn_core.decoder_parts import decoder_layers
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class Features:
     Attributes:
         hidden: ``(batch, length, hidden)`` hidden states that leave layer B - 1.
         layer_kwargs: keyword arguments of the layer call (attention mask, position embeddings,
-            positions ...), so that copies of the layer can be run on ``hidden`` as the decoder would.
+            positions ...), so that copies of the layer run on ``hidden`` as the decoder's own.
     """
 
     hidden: torch.Tensor
@@ -55,21 +57,20 @@ class FeatureTap:
     """
 
     def __init__(self, decoder: nn.Module, layer: int, *, stop: bool = True) -> None:
-        if not 0 <= layer < len(decoder.layers):
+        n_layers = len(decoder_layers(decoder))
+        if not 0 <= layer < n_layers:
             raise ConfigError(
-                f"branch layer {layer} is out of range: the decoder has layers 0 to "
-                f"{len(decoder.layers) - 1}"
+                f"branch layer {layer} is out of range: the decoder has layers 0 to {n_layers - 1}"
             )
         self.decoder = decoder
         self.layer = layer
         self.stop = stop
         self._handle: RemovableHandle | None = None
-        self._features: Features | None = None
+        self._recorded: list[Features] = []
 
     def __enter__(self) -> FeatureTap:
-        self._handle = self.decoder.layers[self.layer].register_forward_pre_hook(
-            self._record, with_kwargs=True
-        )
+        layer = decoder_layers(self.decoder)[self.layer]
+        self._handle = layer.register_forward_pre_hook(self._record, with_kwargs=True)
         return self
 
     def __exit__(
@@ -81,24 +82,26 @@ class FeatureTap:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+        self._recorded.clear()
 
     def run(self, **inputs: Any) -> Features:
-        """Run the decoder on ``inputs`` and return what reached the branch layer."""
+        """Run the decoder on ``inputs`` and return what reached the branch layer.
+
+        Raises:
+            RuntimeError: outside the ``with`` block, or the pass ended before the branch layer.
+        """
         if self._handle is None:
             raise RuntimeError("use the tap as a context manager: with FeatureTap(...) as tap")
-        self._features = None
-        try:
+        self._recorded.clear()
+        with suppress(_BranchReached):
             self.decoder(**inputs)
-        except _BranchReached:
-            pass
-        features, self._features = self._features, None
-        if features is None:
+        if not self._recorded:
             raise RuntimeError(f"the decoder never called layer {self.layer}")
-        return features
+        return self._recorded.pop()
 
     def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
         hidden = args[0] if args else kwargs.pop("hidden_states")
-        self._features = Features(hidden, kwargs)
+        self._recorded.append(Features(hidden, kwargs))
         if self.stop:
             raise _BranchReached

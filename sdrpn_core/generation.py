@@ -22,7 +22,7 @@ def prompt_block(
     starts: Sequence[int] | None = None,
     stops: Sequence[int] | None = None,
 ) -> Block:
-    """Left-padded embeddings and positions of tokens ``starts[i]`` to ``stops[i]`` of each prompt."""
+    """Left-padded embeddings and positions of the tokens ``starts[i]:stops[i]`` of each prompt."""
     embeds, positions = [], []
     for row, prompt in enumerate(prompts):
         part = slice(starts[row] if starts else 0, stops[row] if stops else len(prompt))
@@ -84,7 +84,7 @@ def _pad_token_id(backbone: Backbone) -> int:
     pad = backbone.model.generation_config.pad_token_id
     if pad is not None:
         return int(pad)
-    # Any id does: what follows the end token is cut off. Without one, generate() warns at every call.
+    # Any id does, as what follows the end token is cut off; without one generate() warns each time.
     return min(end_token_ids(backbone), default=0)
 
 

@@ -13,6 +13,8 @@ from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, Unknow
 from sdrpn_core.plugins import get_plugins
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sdrpn_core.backbone import Backbone
 
 
@@ -35,7 +37,8 @@ def load_backbone(
         processor: the model's processor; loaded from ``source`` by default.
         dtype: parameter dtype, or its name. Default: what the checkpoint says on an accelerator,
             float32 on a CPU, where half precision is slow.
-        device: where to put the model; default: CUDA if there is one, unless ``device_map`` is given.
+        device: where to put the model; default: CUDA if there is one, unless ``device_map`` is
+            given.
         device_map: passed to transformers, for models spread over devices.
         attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2`` ...
         quantization_config: passed to transformers.
@@ -82,7 +85,7 @@ def load_backbone(
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"cannot load the model {name}: {reason}") from error
     if device is not None and quantization_config is None:
-        model = model.to(device)
+        _move(model, device)
     return adapter(model, processor, name=name, revision=revision)
 
 
@@ -127,8 +130,13 @@ def _wrap_loaded(
     if attn_implementation is not None:
         model.set_attn_implementation(attn_implementation)
     if device is not None:
-        model = model.to(device)
+        _move(model, device)
     return adapter(model, processor, revision=revision)
+
+
+def _move(model: nn.Module, device: str | torch.device) -> None:
+    # Typed as a plain module, since PreTrainedModel hides the signature of Module.to.
+    model.to(device)
 
 
 def _check_attention(implementation: str | None) -> None:

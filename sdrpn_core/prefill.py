@@ -1,14 +1,14 @@
 """The shared first step of a two-stage answer: the prefix, once through all layers, kept.
 
-The causal mask leaves everything up to the end of the last picture unchanged by the question and by the
-crops, so its KV cache and its branch features serve the proposal and the answer alike.
+The causal mask leaves everything up to the end of the last picture unchanged by the question and by
+the crops, so its KV cache and its branch features serve the proposal and the answer alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
@@ -67,7 +67,7 @@ class Prefill:
                 past_key_values=self.cache,
                 use_cache=True,
             )
-        for layer in self.cache.layers[: self.branch]:
+        for layer in self._cache_layers[: self.branch]:
             layer.crop(-rest.length)
         return [self.features, features]
 
@@ -85,8 +85,13 @@ class Prefill:
 
     def trim(self) -> None:
         """Drop everything after the prefix from the cache, in every layer."""
-        for layer in self.cache.layers:
+        for layer in self._cache_layers:
             layer.crop(self.prefix.length - layer.get_seq_length())
+
+    @property
+    def _cache_layers(self) -> list[Any]:
+        """One layer at a time, as ``DynamicCache.crop`` takes them all to be of one length."""
+        return list(self.cache.layers)
 
 
 @torch.no_grad()

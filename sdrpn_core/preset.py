@@ -53,7 +53,8 @@ class Preset:
             return next(iter(self.recipes.values()))
         if name not in self.recipes:
             raise ConfigError(
-                f"preset {self.name!r} has no label recipe {name!r}; it has: {', '.join(self.recipes)}"
+                f"preset {self.name!r} has no label recipe {name!r}; "
+                f"it has: {', '.join(self.recipes)}"
             )
         return self.recipes[name]
 

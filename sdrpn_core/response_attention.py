@@ -1,8 +1,8 @@
 """Response-to-image attention: where the model looks while it answers.
 
-The rows are those of the response tokens that are fed back: with greedy decoding the first generated
-token up to the last before the end token (the published ``output2images``). A given response is read
-in one forward pass, an own one while it is generated.
+The rows are those of the response tokens that are fed back: with greedy decoding the first
+generated token up to the last before the end token (the published ``output2images``). A given
+response is read in one forward pass, an own one while it is generated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import Cache, DynamicCache
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 #: ``{layer: heads}`` for the tap; ``None`` stands for all heads.
 TappedHeads = Mapping[int, Sequence[int] | None]
 
+Map = npt.NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class ResponseAttention:
@@ -44,41 +47,34 @@ class ResponseAttention:
 
     response_ids: tuple[int, ...]
     n_rows: int
-    maps: tuple[Mapping[int, np.ndarray], ...]
+    maps: tuple[Mapping[int, Map], ...]
 
 
 def recipe_heads(recipe: LabelRecipe) -> dict[int, list[int] | None]:
     """The heads that a recipe reads, grounding and sink together."""
     heads: dict[int, list[int] | None] = {}
     for layer in recipe.layers:
-        parts = [
-            heads_by_layer.get(layer, ()) for heads_by_layer in (recipe.grounding, recipe.sink)
-        ]
-        if ALL_HEADS in parts:
-            heads[layer] = None
-        else:
-            heads[layer] = sorted({head for part in parts for head in part})
+        chosen: set[int] | None = set()
+        for heads_by_layer in (recipe.grounding, recipe.sink):
+            part = heads_by_layer.get(layer, ())
+            chosen = None if chosen is None or part == ALL_HEADS else chosen.union(part)
+        heads[layer] = None if chosen is None else sorted(chosen)
     return heads
 
 
-def recipe_maps(
-    recipe: LabelRecipe, maps: Mapping[int, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def recipe_maps(recipe: LabelRecipe, maps: Mapping[int, Map]) -> tuple[Map, Map]:
     """Grounding and sink map ``(h, w)`` float32 of one picture: means over the recipe's heads."""
     tapped = recipe_heads(recipe)
 
-    def mean(chosen: HeadsByLayer) -> np.ndarray:
-        rows = []
+    def mean(chosen: HeadsByLayer) -> Map:
+        rows: list[Map] = []
         for layer, heads in chosen.items():
             order = tapped[layer]
-            everything = maps[layer]
-            index = (
-                range(len(everything))
-                if heads == ALL_HEADS
-                else [head if order is None else order.index(head) for head in heads]
-            )
-            rows.extend(everything[i] for i in index)
-        return np.mean(rows, axis=0, dtype=np.float32)
+            if heads == ALL_HEADS:
+                rows.extend(maps[layer])
+            else:
+                rows.extend(maps[layer][h if order is None else order.index(h)] for h in heads)
+        return np.mean(np.stack(rows), axis=0, dtype=np.float32)
 
     grounding = mean(recipe.grounding)
     return grounding, mean(recipe.sink) if recipe.sink else np.zeros_like(grounding)

@@ -86,20 +86,29 @@ class Prompt:
         )
 
     @property
+    def geometries(self) -> tuple[Geometry, ...]:
+        """Where the cells of each picture lie, crops left out."""
+        return tuple(
+            segment.geometry
+            for segment in self.segments
+            if isinstance(segment, ImageSegment) and segment.geometry is not None
+        )
+
+    @property
     def n_visual_tokens(self) -> int:
         """All visual tokens, crops included."""
         return sum(len(s) for s in self.segments if isinstance(s, ImageSegment))
 
     @property
     def query_index(self) -> int:
-        """Index of the last prompt token: the RPN's query, and the row that predicts the response."""
+        """Index of the last prompt token: the RPN's query, whose row predicts the response."""
         return len(self) - self.response_length - 1
 
     @property
     def prefix_length(self) -> int:
         """Tokens up to the end of the last picture: the part that no crop changes.
 
-        A prompt without a picture has a prefix of one token, so that every prompt of a batch has one.
+        Without a picture it is one token, so that every prompt of a batch has a prefix.
         """
         spans = self.image_spans
         return spans[-1][1] if spans else 1

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from sdrpn_llava.backbone import SYSTEM_MESSAGE, LlavaBackbone
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -28,6 +27,8 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+
+from sdrpn_llava.backbone import SYSTEM_MESSAGE, LlavaBackbone
 
 PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 _SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)

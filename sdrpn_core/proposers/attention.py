@@ -1,4 +1,4 @@
-"""Regions from the raw grounding attention: the training-free way, at the price of a whole answer."""
+"""Regions from the raw grounding attention: training-free, at the price of a whole answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from sdrpn_core.crops.policy import CropPlan, CropPolicy, Outcome
 from sdrpn_core.proposers.base import Proposal, Proposer
-from sdrpn_core.response_attention import read_own_responses, recipe_heads, recipe_maps
+from sdrpn_core.response_attention import Map, read_own_responses, recipe_heads, recipe_maps
 from sdrpn_core.roi_map import RoIMap
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class AttentionProposer(Proposer):
         self.max_new_tokens = max_new_tokens
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """Answer plainly, and crop where the answer looked; ``no_roi`` where it is empty."""
         responses = read_own_responses(
             state.backbone,
             state.prompts,
@@ -50,13 +51,13 @@ class AttentionProposer(Proposer):
                 proposals.append([Proposal(plan) for _ in prompt.images])
                 continue
             row = []
-            for image, maps in zip(prompt.images, response.maps, strict=True):
+            for geometry, maps in zip(prompt.geometries, response.maps, strict=True):
                 roi = self._roi(*recipe_maps(self.recipe, maps))
-                row.append(Proposal(self.policy.plan(roi, image.geometry), roi))
+                row.append(Proposal(self.policy.plan(roi, geometry), roi))
             proposals.append(row)
         return proposals
 
-    def _roi(self, grounding: np.ndarray, sink: np.ndarray) -> RoIMap:
+    def _roi(self, grounding: Map, sink: Map) -> RoIMap:
         if self.recipe.sink:
-            grounding = np.where(sink >= self.recipe.sink_threshold, 0, grounding)
+            grounding = np.where(sink >= self.recipe.sink_threshold, np.float32(0), grounding)
         return RoIMap(grounding, "distribution")

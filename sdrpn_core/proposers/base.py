@@ -32,4 +32,4 @@ class Proposer(ABC):
 
     @abstractmethod
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Per question, one proposal per picture. The cache must hold just the prefixes afterwards."""
+        """Per question, one proposal per picture; leaves just the prefixes in the cache."""

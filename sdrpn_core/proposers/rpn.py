@@ -9,9 +9,9 @@ import torch
 from sdrpn_core.crops.policy import CropPolicy
 from sdrpn_core.plugins import get_plugins
 from sdrpn_core.proposers.base import Proposal, Proposer
-from sdrpn_core.proposers.per_picture import per_picture
 
 if TYPE_CHECKING:
+    from sdrpn_core.geometry import Geometry
     from sdrpn_core.prefill import Prefill
     from sdrpn_core.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
@@ -31,11 +31,12 @@ class RPNProposer(Proposer):
         self.policy = policy or make_policy(rpn.config.policy, dict(rpn.config.policy_options))
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """Score all pictures in one pass, and plan the crops of each."""
         maps = iter(self.maps(state))
-        return per_picture(
-            state.prompts,
-            lambda image: self._proposal(next(maps), image.geometry),
-        )
+        return [
+            [self._proposal(next(maps), geometry) for geometry in prompt.geometries]
+            for prompt in state.prompts
+        ]
 
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:
@@ -43,7 +44,7 @@ class RPNProposer(Proposer):
         places = state.places()
         return self.rpn(state.question_features(), places).maps() if places else []
 
-    def _proposal(self, roi: RoIMap, geometry: Any) -> Proposal:
+    def _proposal(self, roi: RoIMap, geometry: Geometry) -> Proposal:
         return Proposal(self.policy.plan(roi, geometry), roi)
 
 

@@ -182,12 +182,16 @@ def _card(config: Mapping[str, Any]) -> ModelCard:
         "",
         "# Region proposal network",
         "",
-        "Predicts which visual tokens a question is about, from the middle layers of a frozen backbone.",
+        "Predicts which visual tokens a question is about, from inside a frozen backbone.",
         "",
-        f"- backbone: {Path(name).name or 'unnamed'} ({backbone.get('model_type')}, "
-        f"{backbone.get('num_hidden_layers')} layers of width {backbone.get('hidden_size')})",
-        f"- branch layer {config['branch']}, {config['n_layers']} RPN layers, head "
-        f"`{config['head']}`, loss `{config['loss']}`",
+        (
+            f"- backbone: {Path(name).name or 'unnamed'} ({backbone.get('model_type')}, "
+            f"{backbone.get('num_hidden_layers')} layers of width {backbone.get('hidden_size')})"
+        ),
+        (
+            f"- branch layer {config['branch']}, {config['n_layers']} RPN layers, head "
+            f"`{config['head']}`, loss `{config['loss']}`"
+        ),
         f"- crop policy `{config['policy']}`{f' ({options})' if options else ''}",
         "- versions: " + ", ".join(f"{k} {v}" for k, v in sorted(config["versions"].items())),
         "",

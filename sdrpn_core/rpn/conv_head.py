@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import ConvNormAct, LayerNorm2d, trunc_normal_
+from timm.layers.conv_bn_act import ConvNormAct
+from timm.layers.norm import LayerNorm2d
+from timm.layers.weight_init import trunc_normal_
 from torch import nn
 
 from sdrpn_core.errors import ConfigError
@@ -17,8 +19,9 @@ from sdrpn_core.rpn.head import HeadInputs, RPNHead, masked_softmax
 class ConvHead(RPNHead):
     """Scores a cell from its neighbourhood, which query-key products cannot.
 
-    The trunk's visual tokens are projected to ``channels`` feature planes, multiplied by a projection
-    of the query, and read by ``depth`` 3x3 convolutions. All R copied layers stay in the trunk.
+    The trunk's visual tokens are projected to ``channels`` feature planes, multiplied by a
+    projection of the query, and read by ``depth`` 3x3 convolutions. All R copied layers stay in the
+    trunk.
 
     Options:
         channels: width of the planes.
@@ -50,6 +53,7 @@ class ConvHead(RPNHead):
         trunc_normal_(self.score.weight, std=0.02)
 
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
+        """Scores ``(pictures, n)``; pictures of one grid go through the convolutions together."""
         scores = inputs.visual.new_zeros(inputs.valid.shape, dtype=torch.float32)
         by_grid: dict[tuple[int, int], list[int]] = defaultdict(list)
         for row, grid in enumerate(inputs.grids):

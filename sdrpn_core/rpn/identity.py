@@ -1,9 +1,11 @@
-"""Which backbone an RPN belongs to: facts that are cheap to read and survive dtype and quantization."""
+"""Which backbone an RPN belongs to: cheap facts that survive a change of dtype and quantization."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.decoder_parts import part
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone
@@ -33,8 +35,8 @@ def backbone_identity(backbone: Backbone, branch: int) -> dict[str, Any]:
     facts: dict[str, Any] = {name: getattr(config, name, None) for name in _CONFIG_FIELDS}
     facts["name"] = backbone.name
     facts["revision"] = backbone.revision
-    norm = backbone.layers[max(branch - 1, 0)].input_layernorm.weight
-    facts["norm_weights"] = _channels(norm)
+    norm = part(backbone.layers[max(branch - 1, 0)], "input_layernorm")
+    facts["norm_weights"] = _channels(norm.weight)
     facts["embedding_weights"] = _channels(backbone.embedding.weight[_EMBEDDING_ROW])
     return facts
 

@@ -1,7 +1,8 @@
 """Losses between RoI scores and pseudo-labels.
 
-Each returns a sum and the number of cells that it runs over, because the published mean is taken over
-all valid cells of the *global* batch: sums can be added over micro-batches and processes, means cannot.
+Each returns a sum and the number of cells that it runs over, because the published mean is taken
+over all valid cells of the *global* batch: sums can be added over micro-batches and processes,
+means cannot.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Region Proposal Network: copies of a few decoder layers, and a head that scores visual tokens."""
+"""The Region Proposal Network: copies of a few decoder layers, and a scorer of visual tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
+from sdrpn_core.decoder_parts import part
 from sdrpn_core.errors import CheckpointError, ConfigError
 from sdrpn_core.plugins import get_plugins
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.roi_map import RoIMap, ScoreKind
 from sdrpn_core.rpn.checkpoint import load_rpn_weights, push_rpn, read_rpn_config, save_rpn
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
@@ -44,6 +45,7 @@ class PicturePlace:
 
     @property
     def n_tokens(self) -> int:
+        """Visual tokens of the picture."""
         return self.grid[0] * self.grid[1]
 
 
@@ -66,7 +68,7 @@ class RoIScores:
     def maps(self) -> list[RoIMap]:
         """One RoI map per picture, on the CPU."""
         scores = self.scores.detach().float().cpu().numpy()
-        kind = "distribution" if self.is_distribution else "logit"
+        kind: ScoreKind = "distribution" if self.is_distribution else "logit"
         return [
             RoIMap(row[: h * w].reshape(h, w), kind)
             for row, (h, w) in zip(scores, self.grids, strict=True)
@@ -122,19 +124,20 @@ class RPN(nn.Module):
         stop = config.branch + config.n_layers
         if stop > len(backbone.layers):
             raise ConfigError(
-                f"an RPN at branch layer {config.branch} with {config.n_layers} layers needs decoder "
-                f"layers up to {stop - 1}, but the backbone has {len(backbone.layers)} loaded"
+                f"an RPN at branch layer {config.branch} with {config.n_layers} layers needs "
+                f"decoder layers up to {stop - 1}, but the backbone has {len(backbone.layers)} "
+                "loaded"
             )
         head_class = get_plugins().rpn_heads.get(config.head)
         options = _head_options(config, head_class)
-        # The copies share the decoder's config object, so that they follow its attention implementation.
+        # The copies share the decoder's config, so that they follow its attention implementation.
         shared = {id(backbone.text_config): backbone.text_config}
         layers = [
             copy.deepcopy(layer, dict(shared)) for layer in backbone.layers[config.branch : stop]
         ]
         n_trunk = len(layers) - head_class.n_own_layers(options)
         head = head_class(layers[n_trunk:], backbone.text_config, options)
-        norm = copy.deepcopy(backbone.decoder.norm) if config.final_norm else None
+        norm = copy.deepcopy(part(backbone.decoder, "norm")) if config.final_norm else None
         identity = dict(config.backbone) or backbone_identity(backbone, config.branch)
         config = RPNConfig.from_dict(
             {**config.to_dict(), "head_options": options, "backbone": identity}
@@ -166,7 +169,7 @@ class RPN(nn.Module):
         return rpn
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write weights, configuration and model card; see :func:`~sdrpn_core.rpn.checkpoint.save_rpn`."""
+        """Write weights, configuration and card: :func:`~sdrpn_core.rpn.checkpoint.save_rpn`."""
         return save_rpn(self, folder)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, **upload: Any) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from sdrpn_core.decoder_parts import part
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead, masked_softmax
 
@@ -38,7 +39,7 @@ AttentionInterface.register(_CAPTURE, _capture)
 
 
 class _FirstChannels(nn.Module):
-    """Stands in for a value projection that is never used: one head's worth of the input, a view."""
+    """Stands in for a value projection that is never used: a view of one head's worth of input."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -53,12 +54,12 @@ class QKHead(RPNHead):
 
     Of the decoder layer that the head is built from, only the input norm and the attention up to
     its query and key are used (paper, Sec. 3.3), so the value and output projections, the MLP and
-    the second norm are dropped. The stock attention module computes q and k, so that biases, grouped
-    heads, query-key norms and any kind of rotary embedding come out as in the backbone.
+    the second norm are dropped. The stock attention module computes q and k, so that biases,
+    grouped heads, query-key norms and any kind of rotary embedding come out as in the backbone.
 
     Options:
-        rope: apply the layer's rotary embeddings (published: off for Vicuna-based models, on for
-            models with multimodal rotary positions).
+        rope: apply the layer's rotary embeddings (published: off for models with one-dimensional
+            positions, on for those with multimodal ones).
         multi_head: average per-head scores scaled by 1 / sqrt(head_dim). Off: one plain product
             over all channels, unscaled, as published; needs as many key heads as query heads.
         source: ``projections`` (the paper's), or ``hidden_states``: no layer of its own, the scaled
@@ -73,6 +74,7 @@ class QKHead(RPNHead):
 
     @classmethod
     def n_own_layers(cls, options: Mapping[str, Any]) -> int:
+        """One for ``projections``, none for ``hidden_states``."""
         return 1 if options["source"] == "projections" else 0
 
     def __init__(
@@ -85,13 +87,14 @@ class QKHead(RPNHead):
             )
         self.rope = bool(options["rope"])
         self.multi_head = bool(options["multi_head"])
-        if not layers:
-            self.norm = self.attention = None
-            return
-        self.norm = layers[0].input_layernorm
-        self.attention = _up_to_query_key(layers[0].self_attn)
+        self.norm: nn.Module | None = None
+        self.attention: nn.Module | None = None
+        if layers:
+            self.norm = part(layers[0], "input_layernorm")
+            self.attention = _up_to_query_key(part(layers[0], "self_attn"))
 
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
+        """Scores ``(pictures, n)``; a distribution is softmaxed per head before the mean."""
         query, key = self._query_key(inputs)
         if self.multi_head:
             scores = (key @ query.transpose(2, 3)).squeeze(-1) / math.sqrt(key.shape[-1])
@@ -103,7 +106,7 @@ class QKHead(RPNHead):
 
     def _query_key(self, inputs: HeadInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """``(pictures, heads, 1, d)`` and ``(pictures, heads, n, d)``."""
-        if self.attention is None:
+        if self.attention is None or self.norm is None:
             return inputs.query[:, None, None], inputs.visual[:, None]
         # The query rides behind the visual tokens, so that one call serves both.
         hidden = torch.cat([inputs.visual, inputs.query[:, None]], dim=1)
@@ -137,7 +140,8 @@ class QKHead(RPNHead):
         return torch.ones_like(cos), torch.zeros_like(sin)  # a rotation by nothing
 
 
-def _up_to_query_key(attention: nn.Module) -> nn.Module:
+def _up_to_query_key(attention: Any) -> nn.Module:
+    """Drop what comes after query and key from a stock attention module, in place."""
     attention.config = copy.copy(attention.config)
     attention.config._attn_implementation = _CAPTURE
     if hasattr(attention, "v_proj"):
@@ -145,4 +149,5 @@ def _up_to_query_key(attention: nn.Module) -> nn.Module:
     for name in ("o_proj", "out_proj"):
         if hasattr(attention, name):
             setattr(attention, name, nn.Identity())
-    return attention
+    module: nn.Module = attention
+    return module
