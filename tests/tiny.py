@@ -33,10 +33,10 @@ from sdrpn_llava.backbone import SYSTEM_MESSAGE, LlavaBackbone
 PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 _SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)
 _WORDS = (
-    "USER ASSISTANT what which is the of in on a an there how many colour color shape letter number "
-    "left right top bottom middle near and or not red green blue yellow black white grey square circle "
-    "triangle small large dot yes no zero one two three four five six seven eight nine ten read see "
-    "picture word text sign price name under above"
+    "USER ASSISTANT what which is the of in on a an there how many colour color shape letter "
+    "number left right top bottom middle near and or not red green blue yellow black white "
+    "grey square circle triangle small large dot yes no zero one two three four five six "
+    "seven eight nine ten read see picture word text sign price name under above "
 )
 
 #: Width of a patch of the vision encoder in pixels.
