@@ -1,0 +1,156 @@
+"""``sdrpn bench``: compare methods from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdrpn_core.cli.model_options import (
+    AttnImplementation,
+    Device,
+    DType,
+    Revision,
+    load_options,
+)
+from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sdrpn_bench.runner import Progress
+
+__all__ = ["bench"]
+
+
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Option(
+            "--models",
+            "-m",
+            metavar="PATH[=RPN]",
+            help="Backbone, and its RPN: folders or hub ids. Repeat it to compare models.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option("--data", "-d", help="Registered dataset, JSONL or parquet with answers."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; default: all built-in ones that apply."),
+    ] = None,
+    method_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD.KEY=VALUE", help="An option of a method; repeatable."),
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Items; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Selects items and random crops.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of an answer.")] = 32,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard an earlier run in the folder.")
+    ] = False,
+    dtype: DType = None,
+    device: Device = None,
+    attn_implementation: AttnImplementation = None,
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,
+) -> None:
+    """Compare methods over models and data: accuracy, cost, a report with figures."""
+    options = _method_options(method_option or [])
+    names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
+    # torch and matplotlib load only now, when the options are known to make sense
+    from sdrpn_bench.bench_model import BenchModel
+    from sdrpn_bench.runner import run_benchmark
+
+    with _progress_bar(as_json) as progress:
+        results = run_benchmark(
+            [BenchModel.parse(text) for text in models],
+            names,
+            data,
+            out=out,
+            n=n,
+            seed=seed,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            method_options=options,
+            load_options=load_options(dtype, device, attn_implementation, revision),
+            restart=restart,
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    else:
+        _print(results, out)
+
+
+def _method_options(texts: list[str]) -> dict[str, dict[str, Any]]:
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in parse_options(texts, "--method-option").items():
+        method, separator, name = key.partition(".")
+        if not separator:
+            raise ConfigError(f"--method-option {key!r}: write METHOD.KEY=VALUE")
+        options.setdefault(method, {})[name] = value
+    return options
+
+
+@contextlib.contextmanager
+def _progress_bar(quiet: bool) -> Iterator[Progress]:
+    """A bar per model on stderr."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(model: str, finished: int, total: int) -> None:
+            if model not in tasks:
+                tasks[model] = bar.add_task(model, total=total)
+            bar.update(tasks[model], completed=finished)
+
+        yield show
+
+
+def _print(results: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for name, model in results["models"].items():
+        table = Table(
+            title=Text(f"{name}: {results['data']}, n = {model['n']}"), title_justify="left"
+        )
+        for column in ("method", "accuracy", "95%", "difference", "95%", "tokens", "s", "time"):
+            table.add_column(column, justify="left" if column == "method" else "right")
+        for method, values in model["methods"].items():
+            table.add_row(method, *_cells(values))
+        console.print(table)
+        if model["skipped"]["n"]:
+            console.print(f"{model['skipped']['n']} items were skipped, see the report")
+    console.print(Text(f"report: {out / 'report.md'}"), soft_wrap=True)
+
+
+def _cells(values: dict[str, Any]) -> list[str]:
+    low, high = values["interval"]
+    cells = [f"{values['accuracy']:.1%}", f"{low:.1%} to {high:.1%}"]
+    difference = values.get("difference")
+    if difference is None:
+        cells += ["", ""]
+    else:
+        low, high = (100 * limit for limit in difference["interval"])
+        cells += [f"{100 * difference['value']:+.1f}", f"{low:+.1f} to {high:+.1f}"]
+    tokens, ratio = values["visual_tokens"], values.get("time_ratio")
+    return [
+        *cells,
+        "" if tokens is None else f"{tokens:.0f}",
+        f"{values['seconds_per_question']:.3f}",
+        "" if ratio is None else f"x {ratio:.2f}",
+    ]

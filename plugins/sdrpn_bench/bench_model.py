@@ -1,0 +1,113 @@
+"""Which models are compared: where each comes from, its RPN, and what tells it from others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.backbone import Backbone
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.loading import load_backbone
+from sdrpn_core.rpn import RPN
+from sdrpn_core.rpn.identity import backbone_identity
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """A backbone under test.
+
+    Attributes:
+        source: local folder, hub id, or a loaded backbone.
+        rpn: its RPN: folder, hub id, or a loaded one; ``None`` if it has none.
+        name: what the report calls it; default: the last part of ``source``.
+    """
+
+    source: str | Path | Backbone
+    rpn: str | Path | RPN | None = None
+    name: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> BenchModel:
+        """Read ``PATH`` or ``PATH=RPN``; a folder whose own name holds ``=`` is taken whole."""
+        source, separator, rpn = text.rpartition("=")
+        if not separator or Path(text).exists():
+            return cls(text)
+        if not source or not rpn:
+            raise ConfigError(f"model {text!r}: write PATH or PATH=RPN")
+        return cls(source, rpn)
+
+    @property
+    def origin(self) -> str:
+        """Path or hub id of the backbone."""
+        return self.source.name if isinstance(self.source, Backbone) else str(self.source)
+
+    @property
+    def rpn_origin(self) -> str | None:
+        """Path or hub id of the RPN; ``(loaded)`` for one that was handed over."""
+        if self.rpn is None:
+            return None
+        return "(loaded)" if isinstance(self.rpn, RPN) else str(self.rpn)
+
+    def load(self, **load_options: Any) -> tuple[Backbone, RPN | None]:
+        """The backbone and its RPN.
+
+        Raises:
+            SdrpnError: see ``load_backbone`` and ``RPN.from_pretrained``.
+        """
+        backbone = (
+            self.source
+            if isinstance(self.source, Backbone)
+            else load_backbone(self.source, **load_options)
+        )
+        if self.rpn is None or isinstance(self.rpn, RPN):
+            return backbone, self.rpn
+        return backbone, RPN.from_pretrained(self.rpn, backbone=backbone)
+
+
+def with_names(models: Sequence[BenchModel]) -> list[BenchModel]:
+    """The models with distinct names: their own, else folder names, with the RPN's where needed.
+
+    Raises:
+        ConfigError: no models, or two of the same name.
+    """
+    if not models:
+        raise ConfigError("give at least one model")
+    short = [model.name or Path(model.origin).name for model in models]
+    names = [
+        f"{name} + {Path(model.rpn_origin or 'no RPN').name}"
+        if short.count(name) > 1 and model.name is None
+        else name
+        for name, model in zip(short, models, strict=True)
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two models are called {name!r}: rename a folder, or name them")
+    return [replace(model, name=name) for model, name in zip(models, names, strict=True)]
+
+
+def fingerprint(backbone: Backbone, rpn: RPN | None) -> str:
+    """Hex digest of what answers: facts about the backbone, and every weight of the RPN."""
+    facts = backbone_identity(backbone, 0)
+    del facts["name"]  # a moved folder is the same model
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    if rpn is not None:
+        values = {**rpn.config.to_dict(), "backbone": None, "versions": None}
+        digest.update(json.dumps(values, sort_keys=True).encode())
+        for name, tensor in sorted(rpn.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    import torch
+
+    # NumPy has no bfloat16; bytes it has.
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

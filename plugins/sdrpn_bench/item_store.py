@@ -1,0 +1,140 @@
+"""Per-item results in ``items.jsonl``: appended batch by batch, so that a killed run goes on.
+
+Every process of a run appends to a file of its own; the last step merges them into ``items.jsonl``.
+A line that a kill has torn is the last one of its file, and is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.errors import ConfigError, InputError, SdrpnError
+
+CONFIG_NAME = "config.json"
+ITEMS_NAME = "items.jsonl"
+_ITEM_FILES = "items*.jsonl"
+
+Row = dict[str, Any]
+"""``model``, ``fingerprint``, ``index``, ``id``, and either ``methods`` or ``error``."""
+
+
+class ItemStore:
+    """The item results of one run in a folder.
+
+    Args:
+        folder: the run's folder; created if missing.
+        process_index: which process of the run this is.
+    """
+
+    def __init__(self, folder: Path, process_index: int = 0) -> None:
+        self.folder = folder
+        own = ITEMS_NAME if process_index == 0 else f"items-{process_index:05d}.jsonl"
+        self._own = folder / own
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+    def clear(self) -> None:
+        """Forget an earlier run."""
+        for path in (*self.folder.glob(_ITEM_FILES), self.folder / CONFIG_NAME):
+            path.unlink(missing_ok=True)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the run's settings, or check that they are those of the run to go on with.
+
+        Raises:
+            ConfigError: the folder holds a run with other settings; names the first that differs.
+        """
+        path = self.folder / CONFIG_NAME
+        config = json.loads(json.dumps(config))  # what JSON makes of tuples and keys
+        if not path.exists():
+            if any(self.folder.glob(_ITEM_FILES)):
+                raise ConfigError(f"{self.folder}: holds item results, but no {CONFIG_NAME}")
+            write_json(path, config)
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path}: is not JSON ({error})") from error
+        for key in sorted({*found, *config}):
+            if found.get(key) != config.get(key):
+                raise ConfigError(
+                    f"{self.folder}: holds a run with {key} = {found.get(key)!r}, not "
+                    f"{config.get(key)!r}: choose another folder, or start over (--restart)"
+                )
+
+    def read(self) -> list[Row]:
+        """All rows of all processes, in order of model and item.
+
+        Raises:
+            InputError: a line that is no row, other than a torn last one.
+        """
+        rows: dict[tuple[str, int], Row] = {}
+        for path in sorted(self.folder.glob(_ITEM_FILES)):
+            for row in _read_rows(path):
+                rows.setdefault((row["model"], row["index"]), row)
+        return [rows[key] for key in sorted(rows)]
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Append the rows of a batch in one write, flushed to the disk.
+
+        Raises:
+            SdrpnError: the disk is full, or the file cannot be written.
+        """
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        try:
+            _drop_torn_line(self._own)
+            with self._own.open("ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SdrpnError(f"cannot write {self._own}: {error.strerror or error}") from error
+
+    def merge(self) -> None:
+        """Gather the rows of all processes in ``items.jsonl``, in order."""
+        data = "".join(json.dumps(row) + "\n" for row in self.read()).encode()
+        with atomic_write(self.folder / ITEMS_NAME) as file:
+            file.write(data)
+        for path in self.folder.glob(_ITEM_FILES):
+            if path.name != ITEMS_NAME:
+                path.unlink()
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write indented JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(values, indent=2) + "\n").encode())
+
+
+def _read_rows(path: Path) -> list[Row]:
+    lines = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is empty or torn
+        try:
+            row = json.loads(line)
+            row["model"], row["index"], row["fingerprint"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: line {number} is not an item result") from error
+        rows.append(row)
+    return rows
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        file.seek(size - 1)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,0 +1,162 @@
+"""The controls: a crop of the true region, and one just as large at a random place."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import TYPE_CHECKING, ClassVar
+
+from sdrpn_bench.method import Method, MethodContext
+from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
+from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.proposers import Proposal, Proposer
+
+if TYPE_CHECKING:
+    from sdrpn_core.geometry import Box, Geometry
+    from sdrpn_core.prefill import Prefill
+    from sdrpn_core.records import Record
+
+#: Margin on every side of a true box, relative to its longer side: the object fills half the crop.
+DEFAULT_MARGIN = 0.5
+#: Sides of a random crop relative to the picture's, where no true box says how large one is.
+TYPICAL_SIDE = 0.25
+#: As many crops as the published policy allows; more boxes than that become one enclosing crop.
+MAX_CROPS = 2
+
+
+class KnownBoxes(Proposer):
+    """Crops the same boxes whatever the model sees.
+
+    Args:
+        choices: one per question, which must have one picture.
+    """
+
+    def __init__(self, choices: Sequence[BoxChoice]) -> None:
+        self.choices = choices
+
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """A plan for every picture; it always has crops."""
+        return [
+            [_proposal(choice.boxes(image.geometry.source_size), image.geometry)]
+            for choice, prompt in zip(self.choices, state.prompts, strict=True)
+            for image in prompt.images
+            if image.geometry is not None
+        ]
+
+
+@dataclass(frozen=True)
+class BoxChoice:
+    """The crops of one record.
+
+    Attributes:
+        true_boxes: known regions, source pixels.
+        margin: see :data:`DEFAULT_MARGIN`.
+        place: draws a place for the crop; ``None`` leaves it around the true box.
+    """
+
+    true_boxes: tuple[Box, ...]
+    margin: float
+    place: random.Random | None = None
+
+    def boxes(self, size: tuple[int, int]) -> list[Box]:
+        """Boxes to crop from a picture of ``(width, height)`` pixels, never empty."""
+        boxes = [_grown(box, self.margin, size) for box in self.true_boxes]
+        if self.place is None:
+            return boxes if len(boxes) <= MAX_CROPS else [_enclosing(boxes)]
+        if boxes:
+            box = boxes[0] if len(boxes) == 1 else _enclosing(boxes)
+            width, height = box[2] - box[0], box[3] - box[1]
+        else:
+            width, height = (max(1, round(side * TYPICAL_SIDE)) for side in size)
+        x0 = self.place.randint(0, size[0] - width)
+        y0 = self.place.randint(0, size[1] - height)
+        return [(x0, y0, x0 + width, y0 + height)]
+
+
+@dataclass(frozen=True)
+class Oracle(Method):
+    """Crops of the true boxes, each with a margin.
+
+    Attributes:
+        margin: see :data:`DEFAULT_MARGIN`.
+    """
+
+    needs_boxes: ClassVar[bool] = True
+
+    margin: float = DEFAULT_MARGIN
+
+    def __post_init__(self) -> None:
+        _check_margin(self.margin)
+
+    def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
+        """The true boxes of the batch.
+
+        Raises:
+            InputError: a record without boxes.
+        """
+        for record in records:
+            if not record.boxes:
+                raise InputError(f"record {record.id!r} has no boxes, which method 'oracle' needs")
+        return KnownBoxes([BoxChoice(record.boxes or (), self.margin) for record in records])
+
+
+@dataclass(frozen=True)
+class RandomBox(Method):
+    """One crop as large as the oracle's (else a typical one), placed by seed and record id.
+
+    Attributes:
+        margin: see :data:`DEFAULT_MARGIN`.
+    """
+
+    margin: float = DEFAULT_MARGIN
+
+    def __post_init__(self) -> None:
+        _check_margin(self.margin)
+
+    def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
+        """Random places, the same in every run and batch size."""
+        return KnownBoxes(
+            [
+                BoxChoice(record.boxes or (), self.margin, _generator(context.seed, record.id))
+                for record in records
+            ]
+        )
+
+
+def _proposal(boxes: Sequence[Box], geometry: Geometry) -> Proposal:
+    crops = tuple(Crop(box, _whole_cells(box, geometry)) for box in boxes)
+    return Proposal(CropPlan(Outcome.OK, crops))
+
+
+def _whole_cells(box: Box, geometry: Geometry) -> Box:
+    """The smallest grid box that covers a source box."""
+    rows, columns = geometry.grid
+    x0, y0, x1, y1 = geometry.to_grid([box])[0].tolist()
+    return max(0, floor(x0)), max(0, floor(y0)), min(columns, ceil(x1)), min(rows, ceil(y1))
+
+
+def _grown(box: Box, margin: float, size: tuple[int, int]) -> Box:
+    x0, y0, x1, y1 = box
+    width, height = size
+    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        raise InputError(f"box {list(box)} lies outside the picture of {width} x {height} pixels")
+    extra = round(margin * max(x1 - x0, y1 - y0))
+    return max(0, x0 - extra), max(0, y0 - extra), min(width, x1 + extra), min(height, y1 + extra)
+
+
+def _enclosing(boxes: Sequence[Box]) -> Box:
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def _generator(seed: int, record_id: str) -> random.Random:
+    # hash() differs between processes; a digest does not.
+    return random.Random(hashlib.sha256(f"{seed}/{record_id}".encode()).digest())
+
+
+def _check_margin(margin: float) -> None:
+    if not margin >= 0:
+        raise ConfigError(f"the margin must be 0 or more, not {margin}")

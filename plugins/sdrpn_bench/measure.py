@@ -1,0 +1,175 @@
+"""One batch through all methods: answers, outcomes, costs, and where the model looked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdrpn_core.answering import Answer, answer_batch
+from sdrpn_core.backbone import Question
+from sdrpn_core.errors import AttentionError, InputError, SdrpnError
+from sdrpn_core.images import open_image
+from sdrpn_core.records import Record, validate_record
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_bench.method import Method, MethodContext
+    from sdrpn_bench.scoring import Scorer
+    from sdrpn_core.geometry import Box, Geometry
+
+#: What is the fault of one item; anything else ends the run.
+_ITEM_ERRORS = (InputError, AttentionError)
+
+#: Outcome of a method that failed on an item: its answer counts as wrong.
+ERROR_OUTCOME = "error"
+#: Outcome of the plain answer, where nothing was proposed.
+PLAIN_OUTCOME = "plain"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A record whose picture could be read."""
+
+    index: int
+    record: Record
+    image: Image.Image
+
+
+def open_items(
+    items: Sequence[tuple[int, Record]], scorer: Scorer
+) -> tuple[list[Opened], list[dict[str, Any]]]:
+    """Open the pictures of a batch.
+
+    Returns:
+        The items that can be asked and scored, and a row with the reason for each other one.
+    """
+    opened, failed = [], []
+    for index, record in items:
+        try:
+            validate_record(record)
+            scorer("", record)  # a record without an answer fails here, and not after the answers
+            if record.image is not None:
+                opened.append(Opened(index, record, open_image(record.image)))
+        except _ITEM_ERRORS as error:
+            failed.append({"index": index, "id": record.id, "error": str(error)})
+    return opened, failed
+
+
+def measure(
+    context: MethodContext,
+    methods: Mapping[str, Method],
+    batch: Sequence[Opened],
+    scorer: Scorer,
+    *,
+    first: int = 0,
+) -> list[dict[str, Any]]:
+    """Answer a batch with every method, one after the other.
+
+    Args:
+        context: the model.
+        methods: by name.
+        batch: items with open pictures.
+        scorer: says what is right.
+        first: which method starts; rotating it from batch to batch spreads warm and noisy moments
+            over all methods.
+
+    Returns:
+        One row per item; ``methods`` maps each method's name to its result.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            "index": item.index,
+            "id": item.record.id,
+            "question": item.record.question,
+            "answer": item.record.answer,
+            "object_size": object_size(item.record.boxes or (), item.image.size),
+            "methods": {},
+        }
+        for item in batch
+    ]
+    names = list(methods)
+    start = first % len(names)
+    geometries: dict[int, Geometry] = {}
+    for name in names[start:] + names[:start]:
+        results = _answers(context, methods[name], batch)
+        for item, row, (result, seconds) in zip(batch, rows, results, strict=True):
+            row["methods"][name] = _result(context, item, result, seconds, scorer, geometries)
+    for row in rows:
+        row["methods"] = {name: row["methods"][name] for name in names}
+    return rows
+
+
+def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
+    """Side of a square as large as the smallest box, relative to one as large as the picture."""
+    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
+    return (min(areas) / (size[0] * size[1])) ** 0.5 if areas else None
+
+
+def _answers(
+    context: MethodContext, method: Method, batch: Sequence[Opened]
+) -> list[tuple[Answer | SdrpnError, float]]:
+    """Per item its answer, or why there is none, and its share of the wall time in seconds."""
+    start = time.perf_counter()
+    try:
+        answers = answer_batch(
+            context.backbone,
+            [Question(item.record.question, (item.image,)) for item in batch],
+            method.proposer(context, [item.record for item in batch]),
+            max_new_tokens=context.max_new_tokens,
+        )
+    except _ITEM_ERRORS as error:
+        if len(batch) == 1:
+            return [(error, time.perf_counter() - start)]
+        # One item is at fault: find it, the others are fine.
+        return [result for item in batch for result in _answers(context, method, [item])]
+    seconds = (time.perf_counter() - start) / len(batch)
+    return [(answer, seconds) for answer in answers]
+
+
+def _result(
+    context: MethodContext,
+    item: Opened,
+    answer: Answer | SdrpnError,
+    seconds: float,
+    scorer: Scorer,
+    geometries: dict[int, Geometry],
+) -> dict[str, Any]:
+    if isinstance(answer, SdrpnError):
+        return {
+            "correct": False,
+            "outcome": ERROR_OUTCOME,
+            "seconds": seconds,
+            "error": str(answer),
+        }
+    result = {
+        "text": answer.text,
+        "correct": bool(scorer(answer.text, item.record)),
+        "outcome": PLAIN_OUTCOME if answer.outcome is None else answer.outcome.value,
+        "visual_tokens": answer.n_visual_tokens,
+        "seconds": seconds,
+    }
+    if not answer.proposals:
+        return result
+    result["boxes"] = [list(box) for box in answer.boxes]
+    truth = item.record.boxes
+    if truth:
+        result["crop_hit"] = any(_holds_centre(crop, box) for crop in answer.boxes for box in truth)
+        roi = answer.proposals[0].roi
+        if roi is not None:
+            if item.index not in geometries:
+                geometries[item.index] = context.backbone.preprocess(item.image).geometry
+            peak = np.unravel_index(int(roi.scores.argmax()), roi.grid)
+            result["map_hit"] = any(
+                bool(geometries[item.index].cells_of(box)[peak]) for box in truth
+            )
+    return result
+
+
+def _holds_centre(crop: Box, box: Box) -> bool:
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return crop[0] <= x < crop[2] and crop[1] <= y < crop[3]

@@ -1,0 +1,103 @@
+"""What a benchmark method is: a way to choose the crops for a batch of questions.
+
+A new method is one short file::
+
+    @dataclass(frozen=True)
+    class LeftHalf(Method):
+        def proposer(self, context, records):
+            return MyProposer()  # any sdrpn_core Proposer; None gives the plain answer
+
+registered by ``registry.add("left", "my_package.left:LeftHalf", help="...")`` in the hook
+``sdrpn_register_methods``. The fields of the dataclass are the method's options.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.labels.recipe import LabelRecipe
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.proposers import Proposer
+    from sdrpn_core.records import Record
+    from sdrpn_core.rpn import RPN
+
+M = TypeVar("M", bound="Method")
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method may use besides the questions themselves.
+
+    Attributes:
+        backbone: the model under test.
+        rpn: the RPN that comes with it, if any.
+        seed: the run's seed.
+        max_new_tokens: limit of the answers' length.
+    """
+
+    backbone: Backbone
+    rpn: RPN | None = None
+    seed: int = 0
+    max_new_tokens: int = 32
+
+    @property
+    def recipe(self) -> LabelRecipe:
+        """Which heads ground the model: the recipe its RPN was trained with, else its preset's.
+
+        Raises:
+            ConfigError: there is neither.
+        """
+        if self.rpn is not None and self.rpn.config.recipe is not None:
+            return LabelRecipe.from_dict(self.rpn.config.recipe)
+        return self.backbone.preset.recipe()
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to answer. The options are the fields of a frozen dataclass."""
+
+    #: Whether the method works only with a trained RPN.
+    needs_rpn: ClassVar[bool] = False
+    #: Whether the method works only on records whose true boxes are known.
+    needs_boxes: ClassVar[bool] = False
+
+    @abstractmethod
+    def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer | None:
+        """What chooses the crops for a batch; called once per batch, inside the measured time.
+
+        Args:
+            context: the model and the run's settings.
+            records: the batch, in the order of the questions that the proposer will see.
+
+        Returns:
+            A proposer, or ``None`` for the plain answer.
+        """
+
+    def options(self) -> dict[str, Any]:
+        """The options as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_options(cls: type[M], options: Mapping[str, Any]) -> M:
+        """The method with these options, the others at their defaults.
+
+        Raises:
+            ConfigError: unknown option (names the near ones).
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ConfigError(
+                    f"method {cls.__name__}: unknown option {name!r}; {hint}"
+                    f"options: {', '.join(known) or 'none'}"
+                )
+        return cls(**options)

@@ -1,0 +1,172 @@
+"""``report.md``: the results as tables, with what must be known to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdrpn_bench.intervals import Z95
+from sdrpn_bench.summary import REFERENCE
+from sdrpn_core.atomic_files import atomic_write
+
+REPORT_NAME = "report.md"
+_MAX_LISTED = 10
+_NONE = "–"
+
+_INTERVALS = (
+    f"Accuracies carry Wilson score intervals (z = {Z95:.2f}); differences are paired, item by "
+    "item, with Newcombe's interval (1998, method 10). They say how much the choice of items may "
+    "matter, not how much another training run or another prompt would, and they are not widened "
+    "for the number of comparisons."
+)
+_CONTROLS = (
+    "`random` and `oracle` know the true box (its size, and all of it): they are controls, not "
+    "ways to answer. `attention` pays for a whole plain answer before it looks again."
+)
+
+
+def write_report(folder: Path, results: Mapping[str, Any], figures: Sequence[Path]) -> Path:
+    """Write the report of :func:`render_report` beside the results."""
+    path = folder / REPORT_NAME
+    with atomic_write(path) as file:
+        file.write(render_report(results, [figure.relative_to(folder) for figure in figures]))
+    return path
+
+
+def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> bytes:
+    """The report in Markdown, UTF-8.
+
+    Args:
+        results: what ``run_benchmark`` returned.
+        figures: pictures to show, relative to the report.
+    """
+    lines = [
+        "# Benchmark",
+        "",
+        f"Data: {results['data']}, {results['n']} items, seed {results['seed']}.",
+    ]
+    for name, model in results["models"].items():
+        lines += ["", f"## {name}", "", *_model_lines(model)]
+    if figures:
+        lines += ["", "## Figures", ""]
+        lines += [f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in figures]
+    lines += ["", "## How to read this", "", *_notes(results)]
+    lines += ["", "## Environment", "", *_environment(results), ""]
+    return "\n".join(lines).encode()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; bars inside cells are escaped."""
+    body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "|".join(" --- " for _ in header) + "|",
+        *("| " + " | ".join(row) + " |" for row in body),
+    ]
+
+
+def _model_lines(model: Mapping[str, Any]) -> list[str]:
+    methods = model["methods"]
+    lines = [
+        f"Backbone `{model['model']}`, RPN `{model['rpn'] or 'none'}`, {model['n']} items scored.",
+        "",
+        *table(
+            ("method", "accuracy (95%)", f"difference to {REFERENCE} (95%)", "McNemar p",
+             "visual tokens", "s / question", f"time / {REFERENCE}"),
+            [_accuracy_row(name, values) for name, values in methods.items()],
+        ),
+        "",
+        *_outcome_table(methods),
+    ]  # fmt: skip
+    pointing = [
+        (name, _share(values["pointing"]["map"]), _share(values["pointing"]["crop"]))
+        for name, values in methods.items()
+        if any(values["pointing"].values())
+    ]
+    if pointing:
+        lines += [
+            "",
+            *table(("method", "map peak on the true box", "crop holds its centre"), pointing),
+        ]
+    if model["skipped"]["n"]:
+        items = model["skipped"]["items"]
+        lines += ["", f"Skipped for all methods: {len(items)} of {len(items) + model['n']}.", ""]
+        lines += [f"- `{item['id']}`: {item['error']}" for item in items[:_MAX_LISTED]]
+        if len(items) > _MAX_LISTED:
+            lines.append(f"- and {len(items) - _MAX_LISTED} more, see `items.jsonl`")
+    return lines
+
+
+def _accuracy_row(name: str, values: Mapping[str, Any]) -> list[str]:
+    difference = values.get("difference")
+    tokens = values["visual_tokens"]
+    return [
+        name,
+        _share(values),
+        _points(difference) if difference else _NONE,
+        f"{difference['p_value']:.2g}" if difference else _NONE,
+        _NONE if tokens is None else f"{tokens:.0f}",
+        f"{values['seconds_per_question']:.3f}",
+        f"{values['time_ratio']:.2f}" if "time_ratio" in values else _NONE,
+    ]
+
+
+def _outcome_table(methods: Mapping[str, Any]) -> list[str]:
+    found = list(dict.fromkeys(key for values in methods.values() for key in values["outcomes"]))
+    rows = [
+        [name, *(str(values["outcomes"].get(outcome, 0)) for outcome in found)]
+        for name, values in methods.items()
+    ]
+    return table(["outcomes", *found], rows)
+
+
+def _share(values: Mapping[str, Any] | None) -> str:
+    if not values:
+        return _NONE
+    low, high = values["interval"]
+    return f"{values['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _points(difference: Mapping[str, Any]) -> str:
+    low, high = difference["interval"]
+    return f"{100 * difference['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) points"
+
+
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    errors = {
+        f"{method} ({name})": values["errors"]
+        for name, model in results["models"].items()
+        for method, values in model["methods"].items()
+        if values["errors"]
+    }
+    failed = ": " + ", ".join(f"{k} {v}" for k, v in errors.items()) if errors else ""
+    items = (
+        "Items whose picture cannot be read are left out for all methods; an item on which one "
+        f"method alone fails counts as wrong for it{failed}."
+    )
+    costs = (
+        f"Wall times are shares of a batch of {results['batch_size']}, opening the pictures left "
+        "out. The methods take turns on every batch, so that a busy machine slows all of them: "
+        "the ratios mean more than the seconds."
+    )
+    notes = [_INTERVALS, items, costs, _CONTROLS]
+    options = {name: values for name, values in results["method_options"].items() if values}
+    if options:
+        listed = "; ".join(
+            f"{name}: " + ", ".join(f"{key} = {value}" for key, value in values.items())
+            for name, values in options.items()
+        )
+        notes.append(f"Options (None: the default of the model): {listed}.")
+    return [f"- {note}" for note in notes]
+
+
+def _environment(results: Mapping[str, Any]) -> list[str]:
+    facts = {
+        **results["environment"],
+        "processes": str(results["processes"]),
+        "batch size": str(results["batch_size"]),
+        "new tokens at most": str(results["max_new_tokens"]),
+        "data fingerprint": results["data_fingerprint"],
+    }
+    return [f"- {name}: {value}" for name, value in facts.items()]

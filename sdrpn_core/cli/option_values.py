@@ -1,0 +1,36 @@
+"""Options given as ``KEY=VALUE``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sdrpn_core.errors import ConfigError
+
+__all__ = ["parse_options"]
+
+
+def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """Read ``["threshold=0.1", "relative=true"]`` as ``{"threshold": 0.1, "relative": True}``.
+
+    Args:
+        pairs: texts; values are JSON, and text where they are not.
+        option: the option's name, for messages.
+
+    Raises:
+        ConfigError: no ``=``, no key, or a key given twice.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        key = key.strip()
+        if not separator or not key:
+            raise ConfigError(f"{option} {pair!r}: write KEY=VALUE")
+        if key in values:
+            raise ConfigError(f"{option} {key!r} is given twice")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
