@@ -99,6 +99,10 @@ def test_small_regions_grow_around_their_centre(cells, expected):
     assert RegionRule().regions(above).boxes == (expected,)
 
 
+def test_diagonal_neighbours_are_one_region():
+    assert RegionRule(min_area=1).regions(np.eye(5, dtype=bool)).boxes == ((0, 0, 5, 5),)
+
+
 def test_largest_area_is_inclusive():
     rule = RegionRule(max_area_fraction=225 / 576)
     above = np.zeros((24, 24), dtype=bool)
