@@ -8,6 +8,7 @@ response is read in one forward pass, an own one while it is generated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from sdrpn_core.labels.recipe import ALL_HEADS, LabelRecipe
 if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone
     from sdrpn_core.batching import Block
+    from sdrpn_core.feature_tap import Features
     from sdrpn_core.labels.recipe import HeadsByLayer
     from sdrpn_core.segments import Prompt
 
@@ -86,28 +88,30 @@ def read_given_responses(
 ) -> list[ResponseAttention]:
     """Attention of responses that are part of the prompts; stops after the deepest tapped layer."""
     block = prompt_block(backbone, prompts)
-    longest = max(prompt.response_length for prompt in prompts)
-    first = block.length - max(longest, 1)
-    deepest = max(heads)
-    inputs = {
-        "inputs_embeds": block.embeds,
-        "attention_mask": block.mask,
-        "position_ids": block.positions,
-        "use_cache": False,
-    }
-    with _tap(backbone, prompts, block, heads, slice(first, None)) as tap:
-        if deepest + 1 < len(backbone.layers):
-            with FeatureTap(backbone.decoder, deepest + 1) as stop:
-                stop.run(**inputs)
-        else:
-            backbone.decoder(**inputs)
-    n_rows = block.length - first
-    return [
-        _average(
-            tap, heads, prompt, row, n_rows - prompt.response_length, n_rows, _response(prompt)
-        )
-        for row, prompt in enumerate(prompts)
-    ]
+    with _given_tap(backbone, prompts, block, heads) as tap:
+        _run_layers(backbone, block, max(heads) + 1)
+    return _averages(tap, heads, prompts, block)
+
+
+@torch.no_grad()
+def read_given_responses_and_features(
+    backbone: Backbone, prompts: Sequence[Prompt], heads: TappedHeads, branch: int
+) -> tuple[list[ResponseAttention], Block, Features]:
+    """The same, and the branch features of the same pass.
+
+    The causal mask keeps the response out of the features of the prompt.
+
+    Args:
+        backbone: the model.
+        prompts: a batch, responses included.
+        heads: which layers and heads.
+        branch: B.
+    """
+    block = prompt_block(backbone, prompts)
+    n_layers = max(branch, max(heads) + 1)
+    with _given_tap(backbone, prompts, block, heads) as tap:
+        features = _run_layers(backbone, block, n_layers, branch)
+    return _averages(tap, heads, prompts, block), block, features
 
 
 @torch.no_grad()
@@ -148,6 +152,43 @@ def read_own_responses(
     return [
         _average(tap, heads, prompt, row, 0, min(len(response), n_rows), response)
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+    ]
+
+
+def _given_tap(
+    backbone: Backbone, prompts: Sequence[Prompt], block: Block, heads: TappedHeads
+) -> AttentionTap:
+    longest = max(prompt.response_length for prompt in prompts)
+    return _tap(backbone, prompts, block, heads, slice(block.length - max(longest, 1), None))
+
+
+def _run_layers(
+    backbone: Backbone, block: Block, n_layers: int, branch: int | None = None
+) -> Features:
+    """Run the first layers; what reached layer ``branch`` (by default the first)."""
+    with ExitStack() as stack:
+        # The tap that stops comes last: it would keep the other from recording the same layer.
+        tap = stack.enter_context(FeatureTap(backbone.decoder, branch or 0, stop=False))
+        if n_layers < len(backbone.layers):
+            stack.enter_context(FeatureTap(backbone.decoder, n_layers))
+        return tap.run(
+            inputs_embeds=block.embeds,
+            attention_mask=block.mask,
+            position_ids=block.positions,
+            use_cache=False,
+        )
+
+
+def _averages(
+    tap: AttentionTap, heads: TappedHeads, prompts: Sequence[Prompt], block: Block
+) -> list[ResponseAttention]:
+    """Per prompt the mean over its own response rows, which are the last of those tapped."""
+    n_rows = tap.weights(min(heads)).shape[2]
+    return [
+        _average(
+            tap, heads, prompt, row, n_rows - prompt.response_length, n_rows, _response(prompt)
+        )
+        for row, prompt in enumerate(prompts)
     ]
 
 

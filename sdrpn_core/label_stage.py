@@ -1,0 +1,292 @@
+"""The label stage: questions about pictures in, shards of attention maps out.
+
+Each record is answered (by the response it comes with, or by the backbone itself), and while the
+response is read or written, the attention of the recipe's heads to the picture is recorded. What is
+stored are the maps, not the labels: thresholds can be changed without labelling again.
+
+Processes share the work shard by shard. A shard's rows depend on its records and the run's settings
+alone, so any number of processes, with any number of interruptions, writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.backbone import Question
+from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError
+from sdrpn_core.images import open_image
+from sdrpn_core.label_manifest import DEFAULT_SHARD_SIZE, LabelManifest
+from sdrpn_core.label_rows import LabelRow, LabelStatus, portable_image
+from sdrpn_core.label_shards import LabelRun, LabelSummary, open_run
+from sdrpn_core.processes import processes, progress_bar
+from sdrpn_core.records import Record, RecordSource, read_records, validate_record
+from sdrpn_core.response_attention import (
+    ResponseAttention,
+    read_given_responses,
+    read_own_responses,
+    recipe_heads,
+    recipe_maps,
+)
+from sdrpn_core.rpn.identity import backbone_identity
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.labels.recipe import LabelRecipe
+    from sdrpn_core.segments import Prompt
+
+__all__ = ["label", "label_manifest", "label_records"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BATCH_SIZE = 8
+DEFAULT_MAX_NEW_TOKENS = 64
+
+#: Packages whose versions decide the bytes of a run.
+_VERSIONED = ("sdrpn", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A record that can be asked: its place in the source and what goes into the backbone."""
+
+    index: int
+    record: Record
+    question: Question
+    ids: list[int]
+
+
+def label(
+    backbone: Backbone,
+    records: str | Path | Sequence[Record],
+    folder: str | Path,
+    *,
+    recipe: LabelRecipe | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> LabelSummary:
+    """Label records, or continue where an interrupted run stopped.
+
+    Under ``accelerate launch`` every process calls this with the same arguments and gets the same
+    summary.
+
+    Args:
+        backbone: the model.
+        records: a source, or what :func:`~sdrpn_core.records.read_records` takes.
+        folder: where the shards go; holds one run.
+        recipe: which heads are read; default: the first of the backbone's preset.
+        batch_size: records that go through the model together. Part of the run: padding moves the
+            last bits of the maps.
+        shard_size: records per shard, which is what a kill can lose.
+        max_new_tokens: upper limit of an own response, in tokens.
+        overwrite: remove the run that is in ``folder``.
+        progress: show a bar on the main process.
+
+    Returns:
+        Rows per status, and the id and reason of every record that was skipped.
+
+    Raises:
+        ConfigError: no recipe, or one that names layers or heads which the backbone lacks.
+        InputError: the records cannot be read.
+        ShardError: ``folder`` holds another run.
+        SdrpnError: a shard cannot be written (full disk); the finished ones stay.
+    """
+    _check_positive(batch_size=batch_size, shard_size=shard_size, max_new_tokens=max_new_tokens)
+    recipe = recipe or backbone.preset.recipe()
+    source = records if isinstance(records, RecordSource) else read_records(records)
+    manifest = label_manifest(
+        backbone,
+        source,
+        recipe,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        max_new_tokens=max_new_tokens,
+    )
+    state = processes(backbone.device)
+    if overwrite and state.is_main_process:
+        open_run(folder, manifest, overwrite=True)
+    state.wait_for_everyone()
+    run = open_run(folder, manifest)
+    missing = run.missing_shards(state.process_index, state.num_processes)
+    _make_shards(backbone, source, recipe, run, missing, batch_size, max_new_tokens, progress)
+    state.wait_for_everyone()
+    return run.summary()
+
+
+def label_manifest(
+    backbone: Backbone,
+    source: RecordSource,
+    recipe: LabelRecipe,
+    *,
+    batch_size: int,
+    shard_size: int,
+    max_new_tokens: int,
+) -> LabelManifest:
+    """What decides the bytes of a label run; see :func:`label` for the arguments."""
+    provenance: dict[str, Any] = {
+        "backbone": backbone_identity(backbone, branch=0),
+        "recipe": recipe.to_dict(),
+        "compute": {
+            "batch_size": batch_size,
+            "max_new_tokens": max_new_tokens,
+            "dtype": str(backbone.model.dtype).removeprefix("torch."),
+            "device": backbone.device.type,
+            "attn_implementation": backbone.text_config._attn_implementation,
+        },
+        "versions": {name: version(name) for name in _VERSIONED},
+    }
+    return LabelManifest(
+        records=len(source),
+        fingerprint=source.fingerprint,
+        shard_size=shard_size,
+        dataset=source.name,
+        provenance=provenance,
+    )
+
+
+def label_records(
+    backbone: Backbone,
+    records: Sequence[tuple[int, Record]],
+    recipe: LabelRecipe,
+    *,
+    max_new_tokens: int,
+) -> list[LabelRow]:
+    """Label one batch; nothing in a record makes it fail.
+
+    Args:
+        backbone: the model.
+        records: each with its index in the source.
+        recipe: which heads are read.
+        max_new_tokens: upper limit of an own response.
+
+    Returns:
+        One row per record, those that were skipped with a reason.
+    """
+    rows, given, own = [], [], []
+    for index, record in records:
+        try:
+            asked = _ask(backbone, index, record, max_new_tokens)
+        except ImageError as error:
+            rows.append(LabelRow.skip(index, record, LabelStatus.UNREADABLE, str(error)))
+        except InputError as error:
+            rows.append(LabelRow.skip(index, record, LabelStatus.INVALID, str(error)))
+        else:
+            (own if record.response is None else given).append(asked)
+    for group in filter(None, (given, own)):
+        rows += _label_group(backbone, group, recipe, max_new_tokens)
+    return rows
+
+
+def _make_shards(
+    backbone: Backbone,
+    source: RecordSource,
+    recipe: LabelRecipe,
+    run: LabelRun,
+    shards: Sequence[int],
+    batch_size: int,
+    max_new_tokens: int,
+    progress: bool,
+) -> None:
+    total = sum(len(run.manifest.shard_records(shard)) for shard in shards)
+    with progress_bar(progress, total=total, desc="label", unit="record") as bar:
+        for shard in shards:
+            indices = run.manifest.shard_records(shard)
+            rows: list[LabelRow] = []
+            for start in range(0, len(indices), batch_size):
+                batch = [(index, source[index]) for index in indices[start : start + batch_size]]
+                rows += label_records(backbone, batch, recipe, max_new_tokens=max_new_tokens)
+                bar.update(len(batch))
+            run.write_shard(shard, rows)
+
+
+def _ask(backbone: Backbone, index: int, record: Record, max_new_tokens: int) -> _Asked:
+    """Check a record, open its picture and tokenize it.
+
+    Raises:
+        ImageError: the picture cannot be used.
+        InputError: the question cannot.
+    """
+    validate_record(record)
+    if record.image is None:  # refused above, which type checkers cannot see
+        raise InputError(f"record {record.id!r}: the question comes without a picture")
+    response_ids = () if record.response is None else backbone.tokenize_response(record.response)
+    question = Question(record.question, (open_image(record.image),), response_ids)
+    return _Asked(index, record, question, backbone.tokenize(record.question, 1))
+
+
+def _label_group(
+    backbone: Backbone, group: Sequence[_Asked], recipe: LabelRecipe, max_new_tokens: int
+) -> list[LabelRow]:
+    """Label records that go through the model together; if one spoils the batch, one by one."""
+    try:
+        prompts = backbone.encode_ids([a.ids for a in group], [a.question for a in group])
+        readings = _read(backbone, group, prompts, recipe, max_new_tokens)
+    except (AttentionError, InputError) as error:
+        if len(group) > 1:
+            return [
+                row
+                for asked in group
+                for row in _label_group(backbone, [asked], recipe, max_new_tokens)
+            ]
+        nan = isinstance(error, AttentionError)
+        status = LabelStatus.NAN_ATTENTION if nan else LabelStatus.INVALID
+        return [LabelRow.skip(group[0].index, group[0].record, status, str(error))]
+    return [
+        _row(backbone, asked, prompt, reading, recipe)
+        for asked, prompt, reading in zip(group, prompts, readings, strict=True)
+    ]
+
+
+def _read(
+    backbone: Backbone,
+    group: Sequence[_Asked],
+    prompts: Sequence[Prompt],
+    recipe: LabelRecipe,
+    max_new_tokens: int,
+) -> list[ResponseAttention]:
+    heads = recipe_heads(recipe)
+    if group[0].record.response is None:
+        return read_own_responses(backbone, prompts, heads, max_new_tokens=max_new_tokens)
+    backbone.check_context(max(map(len, prompts)))
+    return read_given_responses(backbone, prompts, heads)
+
+
+def _row(
+    backbone: Backbone,
+    asked: _Asked,
+    prompt: Prompt,
+    reading: ResponseAttention,
+    recipe: LabelRecipe,
+) -> LabelRow:
+    record = asked.record
+    if not reading.n_rows:
+        reason = "the response has no token whose attention could be read"
+        return LabelRow.skip(asked.index, record, LabelStatus.NO_RESPONSE, reason)
+    grounding, sink = recipe_maps(recipe, reading.maps[0])
+    response = record.response
+    if response is None:
+        response = backbone.tokenizer.decode(reading.response_ids, skip_special_tokens=True).strip()
+    return LabelRow(
+        index=asked.index,
+        id=record.id,
+        question=record.question,
+        image=portable_image(record.image),
+        response=response,
+        response_ids=reading.response_ids,
+        grounding=grounding,
+        sink=sink if recipe.sink else None,
+        geometry=prompt.images[0].geometry,
+    )
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be 1 or more, not {value}")

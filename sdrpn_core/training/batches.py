@@ -1,0 +1,157 @@
+"""From samples to what the RPN is trained on: branch features, places of the pictures, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sdrpn_core.backbone import Question
+from sdrpn_core.errors import AttentionError, ShardError
+from sdrpn_core.feature_tap import Features, FeatureTap
+from sdrpn_core.generation import prompt_block
+from sdrpn_core.labels import IGNORE
+from sdrpn_core.response_attention import (
+    read_given_responses_and_features,
+    recipe_heads,
+    recipe_maps,
+)
+from sdrpn_core.rpn.model import PicturePlace
+from sdrpn_core.training.samples import Sample
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.batching import Block
+    from sdrpn_core.labels import PseudoLabeler
+    from sdrpn_core.segments import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBatch:
+    """One micro-batch, one picture per row.
+
+    Attributes:
+        features: what reached the branch layer.
+        places: where the pictures and the queries lie in it.
+        labels: ``(pictures, n)`` int64 in {-100, 0, 1}, row-major, -100 behind smaller pictures.
+    """
+
+    features: Features
+    places: list[PicturePlace]
+    labels: torch.Tensor
+
+
+#: Turns samples into a batch; no gradient flows through it.
+Batcher: TypeAlias = Callable[[Sequence[Sample]], TrainingBatch]
+
+
+class StoredLabelBatcher:
+    """Runs question prompts up to the branch layer; the samples bring their labels.
+
+    Args:
+        backbone: the frozen model.
+        branch: B.
+    """
+
+    def __init__(self, backbone: Backbone, branch: int) -> None:
+        self.backbone = backbone
+        self.branch = branch
+
+    @torch.no_grad()
+    def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
+        """Make a batch.
+
+        Raises:
+            ShardError: a label's grid is not that of the picture today.
+        """
+        prompts = self.backbone.encode([Question(s.question, (s.image,)) for s in samples])
+        self.backbone.check_context(max(map(len, prompts)))
+        block = prompt_block(self.backbone, prompts)
+        with FeatureTap(self.backbone.decoder, self.branch) as tap:
+            features = tap.run(
+                inputs_embeds=block.embeds,
+                attention_mask=block.mask,
+                position_ids=block.positions,
+                use_cache=False,
+            )
+        labels = []
+        for sample, prompt in zip(samples, prompts, strict=True):
+            grid = prompt.images[0].grid
+            if sample.labels is None or sample.labels.shape != grid:
+                found = None if sample.labels is None else sample.labels.shape
+                raise ShardError(
+                    f"record {sample.id!r} was labelled on a grid of {found}, now its picture has "
+                    f"{grid}: the picture or the processor changed, label again"
+                )
+            labels.append(sample.labels)
+        return TrainingBatch(features, _places(prompts, block), _pad(labels, self.backbone.device))
+
+
+class AnsweredRecordBatcher:
+    """Reads the attention of given responses in the same forward pass as the features.
+
+    Args:
+        backbone: the frozen model.
+        branch: B.
+        labeler: makes labels from the maps of its recipe's heads.
+    """
+
+    def __init__(self, backbone: Backbone, branch: int, labeler: PseudoLabeler) -> None:
+        self.backbone = backbone
+        self.branch = branch
+        self.labeler = labeler
+
+    @torch.no_grad()
+    def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
+        """Make a batch.
+
+        Raises:
+            AttentionError: the attention is NaN or infinite; names the records.
+        """
+        questions = [
+            Question(s.question, (s.image,), self.backbone.tokenize_response(s.response or ""))
+            for s in samples
+        ]
+        prompts = self.backbone.encode(questions)
+        self.backbone.check_context(max(map(len, prompts)))
+        recipe = self.labeler.recipe
+        try:
+            readings, block, features = read_given_responses_and_features(
+                self.backbone, prompts, recipe_heads(recipe), self.branch
+            )
+        except AttentionError as error:
+            names = ", ".join(repr(sample.id) for sample in samples)
+            raise AttentionError(f"{error} (records {names})") from error
+        labels = []
+        for prompt, reading in zip(prompts, readings, strict=True):
+            image = prompt.images[0]
+            if not reading.n_rows or image.geometry is None:
+                labels.append(np.full(image.grid, IGNORE, dtype=np.int64))
+                continue
+            grounding, sink = recipe_maps(recipe, reading.maps[0])
+            content = image.geometry.content()
+            labels.append(self.labeler(grounding, sink if recipe.sink else None, content).labels)
+        return TrainingBatch(features, _places(prompts, block), _pad(labels, self.backbone.device))
+
+
+def _places(prompts: Sequence[Prompt], block: Block) -> list[PicturePlace]:
+    return [
+        PicturePlace(
+            row,
+            offset + prompt.image_spans[0][0],
+            prompt.images[0].grid,
+            offset + prompt.query_index,
+        )
+        for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
+    ]
+
+
+def _pad(labels: Sequence[npt.NDArray[np.int64]], device: torch.device) -> torch.Tensor:
+    padded = np.full((len(labels), max(grid.size for grid in labels)), IGNORE, dtype=np.int64)
+    for row, grid in enumerate(labels):
+        padded[row, : grid.size] = grid.ravel()
+    return torch.from_numpy(padded).to(device)

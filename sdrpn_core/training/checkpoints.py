@@ -1,0 +1,180 @@
+"""Training checkpoints: a folder per step that is there complete, or not at all.
+
+    checkpoints/step-00000200/
+        rpn/                     the weights, float32, as ``RPN.from_pretrained`` reads them
+        optimizer.safetensors    the optimizer's tensors, named <parameter>.<state>
+        state.json               step, and the optimizer's numbers
+
+accelerate's ``save_state`` pickles optimizer and random state, so it is not used: a checkpoint that was
+handed on must not be able to run code. There is nothing else to store: the learning rate and the order
+of the data are functions of the step, and the random numbers of a step (dropout) are seeded by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+
+from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.errors import CheckpointError, SdrpnError
+from sdrpn_core.rpn.checkpoint import load_rpn_weights
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from sdrpn_core.rpn.model import RPN
+
+_NAME = re.compile(r"step-(\d{8,})")
+_UNFINISHED = ".unfinished-"
+_DISCARDED = ".discarded-"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Attributes:
+        folder: where they lie.
+        keep: how many of them stay.
+    """
+
+    folder: Path
+    keep: int
+
+    def latest(self) -> int | None:
+        """The last step that was saved; ``None`` if there is none."""
+        return max(self._steps(), default=None)
+
+    def save(self, step: int, rpn: RPN, optimizer: Optimizer) -> Path:
+        """Write a checkpoint, then remove those beyond ``keep``; for one process alone.
+
+        Args:
+            step: optimizer steps done so far.
+            rpn: what is trained.
+            optimizer: its optimizer.
+
+        Raises:
+            SdrpnError: it cannot be written; the earlier ones stay.
+        """
+        final = self._path(step)
+        unfinished = final.with_name(_UNFINISHED + final.name)
+        try:
+            self._remove_leftovers()
+            unfinished.mkdir(parents=True)
+            rpn.save_pretrained(unfinished / "rpn")
+            tensors, numbers = _split(optimizer.state_dict(), _parameter_names(rpn, optimizer))
+            with atomic_write(unfinished / "optimizer.safetensors") as file:
+                file.write(to_safetensors(tensors))
+            with atomic_write(unfinished / "state.json") as file:
+                text = json.dumps({"step": step, "optimizer": numbers}, indent=2)
+                file.write(text.encode())
+            if final.exists():
+                _discard(final)
+            os.replace(unfinished, final)
+            for old in sorted(self._steps())[: -self.keep]:
+                _discard(self._path(old))
+        except OSError as error:
+            raise SdrpnError(f"cannot write the checkpoint {final}: {error.strerror}") from error
+        return final
+
+    def load(self, step: int, rpn: RPN, optimizer: Optimizer) -> None:
+        """Put an RPN and its optimizer in the state that was saved after ``step`` steps.
+
+        Raises:
+            CheckpointError: a file is missing or broken, or does not fit.
+        """
+        folder = self._path(step)
+        load_rpn_weights(rpn, folder / "rpn")
+        try:
+            tensors = load_file(folder / "optimizer.safetensors")
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            merged = _merge(
+                tensors, state["optimizer"], optimizer, _parameter_names(rpn, optimizer)
+            )
+            optimizer.load_state_dict(merged)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{folder} cannot be resumed from ({reason}): delete it to go on from the one before"
+            ) from error
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _steps(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        matches = (_NAME.fullmatch(entry.name) for entry in self.folder.iterdir())
+        return [int(match[1]) for match in matches if match]
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed processes left behind."""
+        if self.folder.is_dir():
+            for entry in self.folder.iterdir():
+                if entry.name.startswith((_UNFINISHED, _DISCARDED)):
+                    shutil.rmtree(entry)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint so that a kill half-way leaves none that looks complete."""
+    doomed = folder.with_name(_DISCARDED + folder.name)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def _parameter_names(rpn: RPN, optimizer: Optimizer) -> list[str]:
+    """Names of the parameters in the order in which the optimizer numbers them."""
+    names = {id(parameter): name for name, parameter in rpn.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _split(
+    state: Mapping[str, Any], names: list[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors by name, and everything else as plain JSON values."""
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{names[index]}.{key}"] = value.detach().cpu().contiguous()
+            else:
+                numbers.setdefault(names[index], {})[key] = value
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
+    return tensors, {"state": numbers, "param_groups": groups}
+
+
+def _merge(
+    tensors: Mapping[str, torch.Tensor],
+    numbers: Mapping[str, Any],
+    optimizer: Optimizer,
+    names: list[str],
+) -> dict[str, Any]:
+    """The state dict that :func:`_split` took apart, for an optimizer built in the same way."""
+    index = {name: position for position, name in enumerate(names)}
+    state: dict[int, dict[str, Any]] = {}
+    for full_name, tensor in tensors.items():
+        name, key = full_name.rsplit(".", 1)
+        state.setdefault(index[name], {})[key] = tensor
+    for name, values in numbers["state"].items():
+        state.setdefault(index[name], {}).update(values)
+    fresh = optimizer.state_dict()["param_groups"]
+    groups = []
+    for group, saved in zip(fresh, numbers["param_groups"], strict=True):
+        # JSON has no tuples.
+        values = {
+            k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()
+        }
+        groups.append({**group, **values})
+    return {"state": state, "param_groups": groups}

@@ -1,0 +1,139 @@
+"""The loop over optimizer steps: data, learning rate, log and checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from sdrpn_core.errors import SdrpnError
+from sdrpn_core.processes import progress_bar
+from sdrpn_core.training.order import DataOrder, MicroBatches
+from sdrpn_core.training.samples import Guarded, Item, SkippedSample
+from sdrpn_core.training.step import StepSums, TrainingStep
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from timm.scheduler import CosineLRScheduler
+
+    from sdrpn_core.training.checkpoints import Checkpoints
+    from sdrpn_core.training.log import TrainingLog
+    from sdrpn_core.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+#: A run whose first steps have not a single label ends with an error instead of going on for hours.
+_MAX_STEPS_WITHOUT_LABELS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingLoop:
+    """Runs the steps of a training run.
+
+    Attributes:
+        accelerator: of the run.
+        settings: of the run.
+        samples: the data set.
+        order: of its samples.
+        step: one optimizer step.
+        schedule: learning rate by step.
+        checkpoints: where the state is saved.
+        log: where the means are written.
+    """
+
+    accelerator: Accelerator
+    settings: TrainingSettings
+    samples: Any
+    order: DataOrder
+    step: TrainingStep
+    schedule: CosineLRScheduler
+    checkpoints: Checkpoints
+    log: TrainingLog
+
+    def run(self, first: int, last: int, *, progress: bool = True) -> StepSums:
+        """Run steps ``first`` to ``last`` (exclusive).
+
+        Returns:
+            Sums over these steps and all processes.
+
+        Raises:
+            SdrpnError: training diverged, no sample has a label, or something cannot be written.
+        """
+        plan = MicroBatches(
+            self.order,
+            first,
+            last,
+            self.settings.micro_batch_size,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        loader = DataLoader(
+            Guarded(self.samples),
+            batch_sampler=plan,
+            collate_fn=_unpack,
+            num_workers=self.settings.num_workers,
+        )
+        batches = iter(loader)
+        totals = StepSums()
+        with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
+            for number in range(first, last):
+                totals += self._one(number, last, islice(batches, len(plan.of_step(number))))
+                if not totals.cells and number + 1 - first >= _MAX_STEPS_WITHOUT_LABELS:
+                    break
+                bar.update()
+                bar.set_postfix(loss=f"{self.log.last_loss:.4f}", refresh=False)
+        if not totals.cells and first < last:
+            raise SdrpnError(
+                f"none of the first {int(totals.samples + totals.skipped)} samples has a labelled "
+                f"cell ({int(totals.skipped)} could not be read): check the label recipe and the data"
+            )
+        return totals
+
+    def _one(self, number: int, last: int, batches: Iterator[list[Item]]) -> StepSums:
+        settings = self.settings
+        done = number + 1
+        self.schedule.step_update(number)
+        # Seeded by the step, so that a resumed run draws what an uninterrupted one would.
+        torch.manual_seed(_step_seed(settings.seed, number, self.accelerator.process_index))
+        sums, norm = self.step(_reported(batches), f"step {done}")
+        self.log.add(sums)
+        if done % settings.log_every == 0 or done == last:
+            self.log.write(
+                done,
+                epoch=round(done / self.order.steps_per_epoch, 4),
+                learning_rate=self.step.optimizer.param_groups[0]["lr"],
+                gradient_norm=norm,
+            )
+        every = settings.checkpoint_every
+        is_due = done == last or (every is not None and done % every == 0)
+        if is_due and self.accelerator.is_main_process:
+            self.checkpoints.save(done, self.step.rpn, self.step.optimizer)
+        return sums
+
+
+def _unpack(items: list[Item | SdrpnError]) -> list[Item | SdrpnError]:
+    return items
+
+
+def _reported(batches: Iterator[list[Item | SdrpnError]]) -> Iterator[list[Item]]:
+    """The batches; errors are raised, skipped records named."""
+    for items in batches:
+        good: list[Item] = []
+        for item in items:
+            if isinstance(item, SdrpnError):
+                raise item
+            if isinstance(item, SkippedSample):
+                logger.warning("record %r is skipped: %s", item.id, item.reason)
+            good.append(item)
+        yield good
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{step}/{process}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

@@ -1,0 +1,146 @@
+"""The numbers of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+
+PRECISIONS = ("auto", "no", "bf16")
+
+#: Fields that change how fast a run goes, not where it arrives: they may differ when it is resumed.
+_HARMLESS = frozenset(
+    {
+        "micro_batch_size",
+        "gradient_checkpointing",
+        "num_workers",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+    }
+)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How an RPN is trained.
+
+    The defaults are the published ones (arXiv:2509.16944 and its code) where there is one for all
+    models; a backbone's preset replaces them, see :meth:`for_backbone`.
+
+    Attributes:
+        learning_rate: peak of the schedule. Published: 5e-5 (padded-square models), 1e-4 (dynamic
+            resolution).
+        betas: of Adam-like optimizers. Published: (0.9, 0.98).
+        weight_decay: published: none. Never applied to norms and biases.
+        optimizer: name of a timm optimizer.
+        warmup_fraction: share of the steps over which the learning rate rises linearly, rounded up
+            to whole steps. Published: 3%. From there it falls along a cosine to 0.
+        epochs: passes over the labels. Published: 1.
+        max_steps: optimizer steps; overrides ``epochs``.
+        global_batch_size: pictures per optimizer step, over all processes. Published: 512
+            (padded-square models), 128 (dynamic resolution).
+        micro_batch_size: pictures per forward pass of one process. Changes memory and speed, not
+            the result.
+        max_grad_norm: gradients are scaled down to this norm; ``None``: never. Published: 1, the
+            default of the trainer used there.
+        seed: of the order of the labels, of new head parameters and of dropout.
+        labeler: registered name of the pseudo-labeler.
+        gradient_checkpointing: recompute the RPN's layers in the backward pass, to save memory.
+        mixed_precision: ``bf16`` (CUDA only), ``no``, or ``auto``: bf16 where the device has it.
+            The trained weights are float32 either way.
+        num_workers: processes that read labels and decode pictures; 0: the training process itself.
+        checkpoint_every: optimizer steps between checkpoints; ``None``: only at the end.
+        keep_checkpoints: how many checkpoints stay on disk.
+        log_every: optimizer steps between log entries.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    learning_rate: float = 5e-5
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    optimizer: str = "adamw"
+    warmup_fraction: float = 0.03
+    epochs: int = 1
+    max_steps: int | None = None
+    global_batch_size: int = 128
+    micro_batch_size: int = 8
+    max_grad_norm: float | None = 1.0
+    seed: int = 0
+    labeler: str = "threshold"
+    gradient_checkpointing: bool = False
+    mixed_precision: str = "auto"
+    num_workers: int = 0
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in (
+            "epochs",
+            "max_steps",
+            "global_batch_size",
+            "micro_batch_size",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"training: {name} must be 1 or more, not {value}")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"training: learning_rate must be positive, not {self.learning_rate}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ConfigError(f"training: max_grad_norm must be positive, not {self.max_grad_norm}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"training: betas must be two numbers in [0, 1), not {self.betas}")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(
+                f"training: warmup_fraction must lie in [0, 1), not {self.warmup_fraction}"
+            )
+        if self.weight_decay < 0 or self.num_workers < 0:
+            raise ConfigError("training: weight_decay and num_workers must not be negative")
+        if self.mixed_precision not in PRECISIONS:
+            raise ConfigError(
+                f"training: unknown mixed_precision {self.mixed_precision!r}; "
+                f"known: {', '.join(PRECISIONS)}"
+            )
+
+    @classmethod
+    def for_backbone(cls, backbone: Backbone, **overrides: Any) -> TrainingSettings:
+        """The settings of the backbone's preset, some fields replaced.
+
+        Raises:
+            ConfigError: no preset matches the backbone, or unknown fields.
+        """
+        return cls.from_dict({**backbone.preset.training, **overrides})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingSettings:
+        """Build from plain values.
+
+        Raises:
+            ConfigError: unknown fields.
+        """
+        known = [entry.name for entry in fields(cls)]
+        if unknown := sorted(values.keys() - set(known)):
+            raise ConfigError(
+                f"unknown training settings: {', '.join(unknown)}; known: {', '.join(known)}"
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "betas": list(self.betas)}
+
+    def decisive(self) -> dict[str, Any]:
+        """The fields that decide the trained weights, and so must agree when a run is resumed."""
+        return {name: value for name, value in self.to_dict().items() if name not in _HARMLESS}

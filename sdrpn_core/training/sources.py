@@ -1,0 +1,118 @@
+"""What a run trains on: stored labels, or records whose labels are made on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.errors import ConfigError, ShardError
+from sdrpn_core.label_shards import LabelDataset
+from sdrpn_core.labels import LabelRecipe
+from sdrpn_core.plugins import get_plugins
+from sdrpn_core.rpn.identity import backbone_identity, differences
+from sdrpn_core.training.batches import AnsweredRecordBatcher, Batcher, StoredLabelBatcher
+from sdrpn_core.training.samples import AnsweredRecords, StoredLabels
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.records import RecordSource
+    from sdrpn_core.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSource:
+    """Samples, and how they become batches.
+
+    Attributes:
+        samples: the data set.
+        batcher: makes batches of its samples.
+        recipe: how the labels are made.
+        n_layers: decoder layers that the batcher runs.
+        facts: what identifies the data, as plain JSON values.
+    """
+
+    samples: StoredLabels | AnsweredRecords
+    batcher: Batcher
+    recipe: LabelRecipe
+    n_layers: int
+    facts: Mapping[str, Any]
+
+
+def stored_labels(
+    backbone: Backbone,
+    rows: LabelDataset,
+    branch: int,
+    settings: TrainingSettings,
+    recipe: LabelRecipe | None = None,
+) -> TrainingSource:
+    """Train on a label run.
+
+    Args:
+        backbone: the frozen model.
+        rows: the run.
+        branch: B.
+        settings: names the pseudo-labeler.
+        recipe: other thresholds than the run's; its heads must be the same.
+
+    Raises:
+        ShardError: the labels are another backbone's, or the run has no usable row.
+        ConfigError: the recipe reads other heads than the run did.
+    """
+    provenance = rows.manifest.provenance
+    different = differences(provenance.get("backbone", {}), backbone_identity(backbone, branch=0))
+    if different:
+        raise ShardError(
+            f"{rows.folder} holds labels of another backbone than {backbone.name}: "
+            f"{'; '.join(different)}"
+        )
+    if not len(rows):
+        raise ShardError(f"{rows.folder} holds no label: every record was skipped when labelling")
+    stored = LabelRecipe.from_dict(provenance.get("recipe", {}))
+    recipe = recipe or stored
+    if (recipe.grounding, recipe.sink) != (stored.grounding, stored.sink):
+        raise ConfigError(
+            f"{rows.folder} was labelled with heads {_heads(stored)}, the recipe reads "
+            f"{_heads(recipe)}: label again, or keep the heads and change thresholds alone"
+        )
+    labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
+    return TrainingSource(
+        samples=StoredLabels(rows, labeler),
+        batcher=StoredLabelBatcher(backbone, branch),
+        recipe=recipe,
+        n_layers=branch,
+        facts={"kind": "stored", "digest": rows.manifest.digest, "rows": len(rows)},
+    )
+
+
+def answered_records(
+    backbone: Backbone,
+    records: RecordSource,
+    branch: int,
+    settings: TrainingSettings,
+    recipe: LabelRecipe | None = None,
+) -> TrainingSource:
+    """Train on records that come with responses, without a label run.
+
+    Args:
+        backbone: the frozen model.
+        records: the source.
+        branch: B.
+        settings: names the pseudo-labeler.
+        recipe: default: the first of the backbone's preset.
+    """
+    recipe = recipe or backbone.preset.recipe()
+    labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
+    return TrainingSource(
+        samples=AnsweredRecords(records),
+        batcher=AnsweredRecordBatcher(backbone, branch, labeler),
+        recipe=recipe,
+        n_layers=max(branch, max(recipe.layers) + 1),
+        facts={"kind": "records", "digest": records.fingerprint, "rows": len(records)},
+    )
+
+
+def _heads(recipe: LabelRecipe) -> str:
+    values = recipe.to_dict()
+    return f"{values['grounding']} (sink {values['sink']})"
+

@@ -1,0 +1,160 @@
+"""One optimizer step over a global batch, split over micro-batches and processes.
+
+The published loss is the mean over all valid cells of the *global* batch. A mean of means would weigh
+cells by how many neighbours happen to share their micro-batch, so sums are accumulated: each process
+adds up the gradients of summed losses, gradients and cell counts are summed over the processes, and the
+division comes last. DistributedDataParallel is not used for this: it averages over the processes at
+every backward pass and needs each of them to have one, whereas here a process may have nothing left
+to do in the last batch of an epoch, and one sum per step is all the communication there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils import reduce
+
+from sdrpn_core.errors import SdrpnError
+from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
+from sdrpn_core.training.samples import Item, Sample
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.optim import Optimizer
+
+    from sdrpn_core.rpn.model import RPN
+    from sdrpn_core.training.batches import Batcher
+
+#: Gradients are summed over the processes in pieces of this many values (256 MiB in float32).
+_BUCKET = 2**26
+
+
+@dataclass
+class StepSums:
+    """What is added up over micro-batches, processes and steps.
+
+    Attributes:
+        loss: summed over the valid cells.
+        cells: valid cells.
+        foreground: cells labelled 1.
+        samples: pictures that went through the model.
+        skipped: records that could not be used.
+    """
+
+    loss: float = 0.0
+    cells: float = 0.0
+    foreground: float = 0.0
+    samples: float = 0.0
+    skipped: float = 0.0
+
+    def __iadd__(self, other: StepSums) -> StepSums:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean over the valid cells; NaN if there are none."""
+        return self.loss / self.cells if self.cells else float("nan")
+
+
+class TrainingStep:
+    """Accumulates, sums over the processes, and updates.
+
+    Args:
+        accelerator: of this run.
+        rpn: what is trained, in float32.
+        batcher: turns samples into a batch.
+        optimizer: over the RPN's parameters.
+        max_grad_norm: limit of the gradient norm, or ``None``.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        rpn: RPN,
+        batcher: Batcher,
+        optimizer: Optimizer,
+        max_grad_norm: float | None,
+    ) -> None:
+        self.accelerator = accelerator
+        self.rpn = rpn
+        self.batcher = batcher
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+        self._loss = LOSS_FUNCTIONS[rpn.config.loss]
+        self._parameters = [p for p in rpn.parameters() if p.requires_grad]
+
+    def __call__(self, micro_batches: Iterable[list[Item]], where: str) -> tuple[StepSums, float]:
+        """Run one step on this process's micro-batches.
+
+        A global batch without a single labelled cell leaves the weights alone.
+
+        Args:
+            micro_batches: what this process contributes; may be empty.
+            where: the step, for messages.
+
+        Returns:
+            Sums over all processes, and the gradient norm before it was limited.
+
+        Raises:
+            SdrpnError: the loss or the gradient is NaN or infinite.
+        """
+        self.optimizer.zero_grad()
+        device = self._parameters[0].device
+        # Kept on the device: reading each micro-batch's loss would make the GPU wait.
+        sums = torch.zeros(5, dtype=torch.float32, device=device)
+        for items in micro_batches:
+            samples = [item for item in items if isinstance(item, Sample)]
+            if samples:
+                sums[:3] += self._accumulate(samples)
+            sums[3] += len(samples)
+            sums[4] += len(items) - len(samples)
+        totals = StepSums(*reduce(sums, "sum").tolist())
+        if not totals.cells:
+            return totals, 0.0
+        self._sum_gradients(divisor=totals.cells)
+        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
+        if not (torch.tensor([totals.loss, norm]).isfinite().all()):
+            raise SdrpnError(
+                f"{where}: the loss is {totals.loss / totals.cells:.4g} and the gradient norm "
+                f"{norm:.4g}: training diverged; lower the learning rate, or train without mixed "
+                "precision"
+            )
+        self.optimizer.step()
+        return totals, norm
+
+    def _accumulate(self, samples: list[Sample]) -> torch.Tensor:
+        batch = self.batcher(samples)
+        with self.accelerator.autocast():
+            scores = self.rpn([batch.features], batch.places).scores
+        loss, cells = self._loss(scores.float(), batch.labels)
+        self.accelerator.backward(loss)
+        return torch.stack([loss.detach(), cells, (batch.labels > 0).sum()]).float()
+
+    def _sum_gradients(self, divisor: float) -> None:
+        for bucket in _buckets(self._parameters):
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            if self.accelerator.num_processes > 1:
+                flat = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+                parts = flat.split([p.numel() for p in bucket])
+                gradients = [part.view_as(p) for part, p in zip(parts, bucket, strict=True)]
+            for parameter, gradient in zip(bucket, gradients, strict=True):
+                parameter.grad = gradient.div_(divisor)
+
+
+def _buckets(parameters: list[torch.nn.Parameter]) -> Iterable[list[torch.nn.Parameter]]:
+    bucket: list[torch.nn.Parameter] = []
+    size = 0
+    for parameter in parameters:
+        if bucket and size + parameter.numel() > _BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(parameter)
+        size += parameter.numel()
+    if bucket:
+        yield bucket
