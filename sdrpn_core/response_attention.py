@@ -86,7 +86,12 @@ def recipe_maps(recipe: LabelRecipe, maps: Mapping[int, Map]) -> tuple[Map, Map]
 def read_given_responses(
     backbone: Backbone, prompts: Sequence[Prompt], heads: TappedHeads
 ) -> list[ResponseAttention]:
-    """Attention of responses that are part of the prompts; stops after the deepest tapped layer."""
+    """Attention of responses that are part of the prompts; stops after the deepest tapped layer.
+
+    Raises:
+        InputError: a prompt with its response exceeds the model's context.
+    """
+    backbone.check_context(max(map(len, prompts)))
     block = prompt_block(backbone, prompts)
     with _given_tap(backbone, prompts, block, heads) as tap:
         _run_layers(backbone, block, max(heads) + 1)
