@@ -22,9 +22,7 @@ def glyphs(
     folder: Annotated[
         Path | None, typer.Argument(help="Where to write; none prints where the model lies.")
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="One of: " + ", ".join(SPLITS) + ".")
-    ] = "glyphs/small",
+    split: Annotated[str, typer.Option(help="One of: " + ", ".join(SPLITS) + ".")] = "glyphs/small",
     n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 20,
     seed: Annotated[int, typer.Option(help="Other seeds draw other pictures.")] = 0,
 ) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.hooks import remove_hook_from_module
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
@@ -133,8 +135,11 @@ class RPN(nn.Module):
         # The copies share the decoder's config, so that they follow its attention implementation.
         shared = {id(backbone.text_config): backbone.text_config}
         layers = [
-            copy.deepcopy(layer, dict(shared)) for layer in backbone.layers[config.branch : stop]
+            # A model spread by a device map carries hooks that a trainable copy must not run.
+            remove_hook_from_module(copy.deepcopy(layer, dict(shared)), recurse=True)
+            for layer in backbone.layers[config.branch : stop]
         ]
+        device = next(layers[0].parameters()).device
         n_trunk = len(layers) - head_class.n_own_layers(options)
         head = head_class(layers[n_trunk:], backbone.text_config, options)
         norm = copy.deepcopy(part(backbone.decoder, "norm")) if config.final_norm else None
@@ -143,7 +148,7 @@ class RPN(nn.Module):
             {**config.to_dict(), "head_options": options, "backbone": identity}
         )
         rpn = cls(config, nn.ModuleList(layers[:n_trunk]), head, norm)
-        head.to(device=backbone.device, dtype=backbone.model.dtype)
+        rpn.to(device=device, dtype=backbone.model.dtype)
         return rpn.requires_grad_(True).eval()
 
     @classmethod
@@ -185,7 +190,7 @@ class RPN(nn.Module):
             places: one entry per picture.
         """
         hidden = self._trunk(chunks)
-        rotary = _join_rotary(chunks)
+        rotary = send_to_device(_join_rotary(chunks), hidden.device)
         n = max(place.n_tokens for place in places)
         device = hidden.device
         rows = torch.tensor([place.row for place in places], device=device)
@@ -212,14 +217,14 @@ class RPN(nn.Module):
     def _trunk(self, chunks: Sequence[Features]) -> torch.Tensor:
         cache = DynamicCache() if len(chunks) > 1 else None
         outputs = []
-        dtype = next(self.parameters()).dtype
+        weight = next(self.parameters())
         for chunk in chunks:
             kwargs = {
-                **chunk.layer_kwargs,
+                **send_to_device(chunk.layer_kwargs, weight.device),
                 "past_key_values": cache,
                 "use_cache": cache is not None,
             }
-            hidden = chunk.hidden.to(dtype)
+            hidden = chunk.hidden.to(weight)
             for layer in self.layers:
                 if self.gradient_checkpointing and self.training:
                     hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)

@@ -1,0 +1,144 @@
+"""The whole way on the embedded backbone: label, train, compare, and look at the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdrpn_bench import BenchModel, run_benchmark
+from sdrpn_core import (
+    RPN,
+    Backbone,
+    Question,
+    Record,
+    RPNProposer,
+    answer_batch,
+    load_backbone,
+    open_image,
+    read_records,
+)
+from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.label_stage import label
+from sdrpn_core.overlay import Caption, draw_before_after
+from sdrpn_core.train_stage import train
+
+from . import BACKBONE_DIR
+from .model import MAX_NEW_TOKENS
+from .records import is_correct
+
+#: The five compared ways, controls included.
+METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
+
+TRAIN_DATA = "glyphs/train"
+TEST_DATA = "glyphs/small"
+
+#: Questions that the model labels for itself.
+N_LABELS = 6000
+LABEL_BATCH = 64
+BENCH_BATCH = 25
+
+#: Passes over the labels, and pictures per step: what fits the time.
+TRAINING = {"epochs": 3, "global_batch_size": 32, "micro_batch_size": 32}
+
+#: Test pictures that are shown before and after: the first ones, right or wrong.
+N_OVERLAYS = 6
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What the tour arrived at.
+
+    Attributes:
+        results: as in ``results.json``.
+        seconds: wall time of each stage of this session.
+        overlays: pictures before and after.
+    """
+
+    results: dict[str, Any]
+    seconds: dict[str, float]
+    overlays: list[Path]
+
+
+def run_quickstart(out: Path, *, n: int, seed: int, say: Say) -> QuickstartResult:
+    """Label, train and compare; what an earlier session finished is not done again.
+
+    Args:
+        out: folder of the run.
+        n: test questions.
+        seed: which test questions. Labels and RPN do not depend on it.
+        say: shows a line to the user.
+    """
+    seconds = {}
+    backbone = load_backbone(BACKBONE_DIR, device="cpu")
+
+    start = time.perf_counter()
+    say(f"1. The model labels {N_LABELS} questions by its own attention ...")
+    labels = read_records(TRAIN_DATA, n=N_LABELS, seed=0)
+    summary = label(
+        backbone, labels, out / "labels", batch_size=LABEL_BATCH, max_new_tokens=MAX_NEW_TOKENS
+    )
+    seconds["label"] = time.perf_counter() - start
+    say(f"   {summary.counts} in {seconds['label']:.0f} s")
+
+    start = time.perf_counter()
+    say("2. An RPN learns from these labels, on the frozen model's middle layers ...")
+    settings = _training_settings(backbone)
+    trained = train(backbone, out / "labels", out / "train", settings)
+    seconds["train"] = time.perf_counter() - start
+    say(f"   {trained.steps} steps in {seconds['train']:.0f} s, loss {trained.loss:.3f}")
+
+    start = time.perf_counter()
+    say(f"3. {n} questions about details that the model cannot see in the whole picture ...")
+    results = run_benchmark(
+        BenchModel(backbone, trained.rpn, name="glyphs-llava"),
+        METHODS,
+        TEST_DATA,
+        out=out,
+        n=n,
+        seed=seed,
+        batch_size=BENCH_BATCH,
+        max_new_tokens=MAX_NEW_TOKENS,
+        restart=True,
+    )
+    seconds["bench"] = time.perf_counter() - start
+
+    records = read_records(TEST_DATA, n=min(n, N_OVERLAYS), seed=seed)
+    overlays = _draw_overlays(backbone, trained.rpn, list(records), out / "overlays")
+    return QuickstartResult(results, seconds, overlays)
+
+
+def _training_settings(backbone: Backbone) -> Any:
+    from sdrpn_core.training.settings import TrainingSettings
+
+    return TrainingSettings.for_backbone(backbone, **TRAINING)
+
+
+def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: Path) -> list[Path]:
+    """One picture per record: the plain answer, and the answer with its region."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = [open_image(record.image) for record in records]
+    questions = [Question(r.question, (image,)) for r, image in zip(records, images, strict=True)]
+    plain = answer_batch(backbone, questions, max_new_tokens=MAX_NEW_TOKENS)
+    found = answer_batch(backbone, questions, RPNProposer(rpn), max_new_tokens=MAX_NEW_TOKENS)
+    paths = []
+    for index, record in enumerate(records):
+        picture = draw_before_after(
+            images[index],
+            record.question,
+            Caption(f"before: {plain[index].text}", is_correct(plain[index].text, record)),
+            Caption(f"after: {found[index].text}", is_correct(found[index].text, record)),
+            roi=found[index].proposals[0].roi,
+            geometry=backbone.preprocess(images[index]).geometry,
+            boxes=found[index].boxes,
+            note=f"expected: {record.answer}",
+        )
+        path = folder / f"{index:02d}.png"
+        with atomic_write(path) as file:
+            picture.save(file, format="PNG")
+        paths.append(path)
+    return paths
