@@ -70,11 +70,18 @@ def test_oversized_region_outranks_a_speck_beside_it():
 
 
 def test_a_region_in_the_padding_is_dropped():
-    """A 24x72 picture covers the middle third of the square."""
+    """A picture three times as high as wide covers the middle third of the square."""
     geometry = PaddedSquare((240, 720), GRID, 336)
     in_padding, in_picture = (0, 2, 3, 6), (5, 2, 8, 6)
     for policy in (BboxPolicy(**sharp()), MaskPolicy(**sharp())):
         plan = policy.plan(region_map(in_padding), geometry)
+        assert (plan.outcome, plan.crops) == (Outcome.TOO_SMALL, ())
+    below = (0, 8, 3, 11)
+    for policy, boxes in (
+        (MaskPolicy(**sharp(), min_regions=1), (in_padding,)),
+        (MaskPolicy(**sharp()), (in_padding, below)),
+    ):
+        plan = policy.plan(region_map(*boxes), geometry)
         assert (plan.outcome, plan.crops) == (Outcome.TOO_SMALL, ())
     plan = BboxPolicy(**sharp()).plan(region_map(in_padding, in_picture), geometry)
     assert [crop.grid_box for crop in plan.crops] == [in_picture]
