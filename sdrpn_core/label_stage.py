@@ -169,7 +169,9 @@ def label_records(
     Returns:
         One row per record, those that were skipped with a reason.
     """
-    rows, given, own = [], [], []
+    rows: list[LabelRow] = []
+    given: list[_Asked] = []
+    own: list[_Asked] = []
     for index, record in records:
         try:
             asked = _ask(backbone, index, record, max_new_tokens)

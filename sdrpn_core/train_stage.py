@@ -1,9 +1,10 @@
 """The train stage: an RPN learns to predict the pseudo-labels from the branch features.
 
-The backbone is frozen and runs its first layers only, without gradients. Labels come from a label run
-("stored"), or are made in the same forward pass from the responses that records come with ("lazy").
-Under ``accelerate launch`` every process calls :func:`train` with the same arguments; neither their
-number nor the micro-batch size changes the result, see :mod:`sdrpn_core.training.step`.
+The backbone is frozen and runs its first layers only, without gradients. Labels come from a label
+run ("stored"), or are made in the same forward pass from the responses that records come with
+("lazy"). Under ``accelerate launch`` every process calls :func:`train` with the same arguments;
+neither their number nor the micro-batch size changes the result, see
+:mod:`sdrpn_core.training.step`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class TrainingResult:
         rpn: the same, attached to the backbone, in its dtype.
         steps: optimizer steps of the whole run.
         resumed_from: steps that an earlier session had done.
-        loss: mean over the labelled cells of the last log interval; NaN if this session did nothing.
+        loss: mean over the labelled cells of the last log entry; NaN if there were none.
         samples: pictures that this session trained on.
         skipped: records that this session could not use.
     """

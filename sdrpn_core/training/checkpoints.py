@@ -5,9 +5,10 @@
         optimizer.safetensors    the optimizer's tensors, named <parameter>.<state>
         state.json               step, and the optimizer's numbers
 
-accelerate's ``save_state`` pickles optimizer and random state, so it is not used: a checkpoint that was
-handed on must not be able to run code. There is nothing else to store: the learning rate and the order
-of the data are functions of the step, and the random numbers of a step (dropout) are seeded by it.
+accelerate's ``save_state`` pickles optimizer and random state, so it is not used: a checkpoint
+that was handed on must not be able to run code. There is nothing else to store: the learning rate
+and the order of the data are functions of the step, and the random numbers of a step (dropout) are
+seeded by it.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
-                f"{folder} cannot be resumed from ({reason}): delete it to go on from the one before"
+                f"{folder} cannot be resumed from ({reason}): delete it to go on from the one "
+                "before"
             ) from error
 
     def _path(self, step: int) -> Path:
@@ -173,8 +175,6 @@ def _merge(
     groups = []
     for group, saved in zip(fresh, numbers["param_groups"], strict=True):
         # JSON has no tuples.
-        values = {
-            k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()
-        }
+        values = {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()}
         groups.append({**group, **values})
     return {"state": state, "param_groups": groups}

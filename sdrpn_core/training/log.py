@@ -32,11 +32,13 @@ class TrainingLog:
     def __init__(self, folder: Path, accelerator: Accelerator, first_step: int) -> None:
         self.path = folder / LOG_NAME
         self.accelerator = accelerator
-        self.last_loss = float("nan")
         self._sums = StepSums()
         self._since = time.monotonic()
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= first_step]
+        last = json.loads(kept[-1])["loss"] if kept else None
+        self.last_loss = float("nan") if last is None else float(last)
+        accelerator.wait_for_everyone()  # all have read it
         if accelerator.is_main_process:
-            kept = [line for line in self._lines() if json.loads(line)["step"] <= first_step]
             with atomic_write(self.path) as file:
                 file.write("".join(f"{line}\n" for line in kept).encode())
 

@@ -20,7 +20,7 @@ from sdrpn_core.training.step import StepSums, TrainingStep
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from timm.scheduler import CosineLRScheduler
+    from timm.scheduler.cosine_lr import CosineLRScheduler
 
     from sdrpn_core.training.checkpoints import Checkpoints
     from sdrpn_core.training.log import TrainingLog
@@ -91,11 +91,12 @@ class TrainingLoop:
         if not totals.cells and first < last:
             raise SdrpnError(
                 f"none of the first {int(totals.samples + totals.skipped)} samples has a labelled "
-                f"cell ({int(totals.skipped)} could not be read): check the label recipe and the data"
+                f"cell ({int(totals.skipped)} could not be read): check the label recipe and the "
+                "data"
             )
         return totals
 
-    def _one(self, number: int, last: int, batches: Iterator[list[Item]]) -> StepSums:
+    def _one(self, number: int, last: int, batches: Iterator[list[Item | SdrpnError]]) -> StepSums:
         settings = self.settings
         done = number + 1
         self.schedule.step_update(number)

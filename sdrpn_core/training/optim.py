@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import CosineLRScheduler
+from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.scheduler.cosine_lr import CosineLRScheduler
 
 from sdrpn_core.errors import ConfigError, UnknownNameError
 
@@ -24,7 +24,7 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> Optimizer:
         UnknownNameError: timm has no optimizer of that name.
         ConfigError: it does not take the settings.
     """
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if settings.optimizer not in known:
         raise UnknownNameError("optimizer", settings.optimizer, known)
     try:

@@ -29,6 +29,7 @@ class DataOrder:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Global batches per pass over the samples."""
         return -(-self.n_samples // self.global_batch_size)
 
     def global_batch(self, step: int) -> list[int]:
@@ -76,9 +77,7 @@ class MicroBatches:
 
     def of_step(self, step: int) -> list[list[int]]:
         """The micro-batches of a step."""
-        return self.order.micro_batches(
-            step, self.micro_batch_size, self.process, self.n_processes
-        )
+        return self.order.micro_batches(step, self.micro_batch_size, self.process, self.n_processes)
 
 
 def _permutation(n: int, seed: int, epoch: int) -> list[int]:

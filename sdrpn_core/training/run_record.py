@@ -51,7 +51,9 @@ class RunRecord:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError as error:
-            raise CheckpointError(f"{path}: is not JSON ({error}): choose another folder") from error
+            raise CheckpointError(
+                f"{path}: is not JSON ({error}): choose another folder"
+            ) from error
         if not isinstance(there, dict) or there.pop("format_version", None) != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path}: written by another version of sdrpn: choose another folder"

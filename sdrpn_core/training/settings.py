@@ -100,7 +100,7 @@ class TrainingSettings:
             raise ConfigError(f"training: learning_rate must be positive, not {self.learning_rate}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"training: max_grad_norm must be positive, not {self.max_grad_norm}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        if len([beta for beta in self.betas if 0 <= beta < 1]) != 2:
             raise ConfigError(f"training: betas must be two numbers in [0, 1), not {self.betas}")
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(

@@ -115,4 +115,3 @@ def answered_records(
 def _heads(recipe: LabelRecipe) -> str:
     values = recipe.to_dict()
     return f"{values['grounding']} (sink {values['sink']})"
-

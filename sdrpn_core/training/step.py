@@ -1,11 +1,12 @@
 """One optimizer step over a global batch, split over micro-batches and processes.
 
-The published loss is the mean over all valid cells of the *global* batch. A mean of means would weigh
-cells by how many neighbours happen to share their micro-batch, so sums are accumulated: each process
-adds up the gradients of summed losses, gradients and cell counts are summed over the processes, and the
-division comes last. DistributedDataParallel is not used for this: it averages over the processes at
-every backward pass and needs each of them to have one, whereas here a process may have nothing left
-to do in the last batch of an epoch, and one sum per step is all the communication there is.
+The published loss is the mean over all valid cells of the *global* batch. A mean of means would
+weigh cells by how many neighbours happen to share their micro-batch, so sums are accumulated: each
+process adds up the gradients of summed losses, gradients and cell counts are summed over the
+processes, and the division comes last. DistributedDataParallel is not used for this: it averages
+over the processes and needs a backward pass in each of them, whereas here a process may have
+nothing left to do in the last batch of an epoch, and one sum per step is all the communication
+there is.
 """
 
 from __future__ import annotations

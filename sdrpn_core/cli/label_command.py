@@ -1,0 +1,105 @@
+"""``sdrpn label``: the label stage from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdrpn_core.cli.model_options import (
+    AttnImplementation,
+    Device,
+    DType,
+    Revision,
+    load_options,
+)
+from sdrpn_core.cli.stage_options import is_main_process, load_here, read_recipe
+
+if TYPE_CHECKING:
+    from sdrpn_core.label_shards import LabelSummary
+
+__all__ = ["label"]
+
+_MAX_LISTED = 20
+
+
+def label(
+    data: Annotated[
+        str,
+        typer.Argument(help="JSONL file, parquet file or folder, or registered dataset."),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Backbone: local folder or hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.json", help="Label recipe; default: the preset's first."),
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="At most this many records.")] = None,
+    seed: Annotated[int, typer.Option(help="Selects or generates the records.")] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Records per forward pass; default 8.")
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="Records per shard; default 256.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Limit of an own response; default 64.")
+    ] = None,
+    dtype: DType = None,
+    device: Device = None,
+    attn_implementation: AttnImplementation = None,
+    revision: Revision = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard the label run in the folder.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Record where a backbone looks while it answers: shards of attention maps.
+
+    Records with a response are read, the others are answered by the backbone. Run it again to
+    continue an interrupted run; `accelerate launch -m sdrpn_core label ...` shares the work.
+    """
+    from sdrpn_core.records import read_records
+
+    source = read_records(data, n=n, seed=seed)
+    backbone = load_here(model, load_options(dtype, device, attn_implementation, revision))
+    from sdrpn_core.label_stage import label as run
+
+    sizes = {"batch_size": batch_size, "shard_size": shard_size, "max_new_tokens": max_new_tokens}
+    summary = run(
+        backbone,
+        source,
+        out,
+        recipe=read_recipe(recipe, backbone),
+        overwrite=overwrite,
+        progress=not as_json,
+        **{name: value for name, value in sizes.items() if value is not None},
+    )
+    if not is_main_process():
+        return
+    if as_json:
+        typer.echo(json.dumps(_plain(summary, out), indent=2))
+    else:
+        _print(summary, out)
+
+
+def _plain(summary: LabelSummary, out: Path) -> dict[str, Any]:
+    return {
+        "folder": str(out),
+        "counts": {status.value: count for status, count in summary.counts.items()},
+        "skipped": [
+            {"index": s.index, "id": s.id, "status": s.status.value, "reason": s.reason}
+            for s in summary.skipped
+        ],
+    }
+
+
+def _print(summary: LabelSummary, out: Path) -> None:
+    counts = ", ".join(f"{n} {status.value}" for status, n in summary.counts.items() if n)
+    typer.echo(f"{out}: {counts}")
+    for skipped in summary.skipped[:_MAX_LISTED]:
+        typer.echo(f"  skipped {skipped.id}: {skipped.status.value}: {skipped.reason}")
+    if len(summary.skipped) > _MAX_LISTED:
+        typer.echo(f"  and {len(summary.skipped) - _MAX_LISTED} more; --json lists them all")

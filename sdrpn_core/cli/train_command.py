@@ -1,0 +1,164 @@
+"""``sdrpn train``: the train stage from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdrpn_core.cli.model_options import (
+    AttnImplementation,
+    Device,
+    DType,
+    Revision,
+    load_options,
+)
+from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.stage_options import is_main_process, load_here, read_recipe
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.rpn import RPNConfig
+    from sdrpn_core.training.settings import TrainingSettings
+
+__all__ = ["train"]
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="LABELS", help="Folder that `sdrpn label` wrote; with --lazy: records."
+        ),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Backbone: local folder or hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; the RPN: OUT/rpn.")],
+    lazy: Annotated[
+        bool, typer.Option("--lazy", help="Label while training; records need responses.")
+    ] = False,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="With --lazy: at most this many records.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.json", help="Label recipe; default: that of the labels."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps; overrides --epochs.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the labels.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures per forward pass; no effect on the result.")
+    ] = None,
+    global_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures per optimizer step, over all processes.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the data order and new weights.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Any other training setting; repeatable."),
+    ] = None,
+    branch: Annotated[int | None, typer.Option(min=0, help="B, the branch layer.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="R, the number of RPN layers.")] = None,
+    head: Annotated[str | None, typer.Option(help="Registered RPN head: qk, conv ...")] = None,
+    head_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the head; repeatable."),
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="bce, focal or mse.")] = None,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Insist that OUT holds this run, or none; default: resume if it does.",
+        ),
+    ] = None,
+    dtype: DType = None,
+    device: Device = None,
+    attn_implementation: AttnImplementation = None,
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train an RPN for a frozen backbone; what is not given comes from the backbone's preset.
+
+    `accelerate launch -m sdrpn_core train ...` shares the work and arrives at the same RPN.
+    """
+    chosen = {
+        "max_steps": steps,
+        "epochs": epochs,
+        "learning_rate": lr,
+        "micro_batch_size": batch_size,
+        "global_batch_size": global_batch_size,
+        "seed": seed,
+        **parse_options(setting or [], "--setting"),
+    }
+    shape = {"branch": branch, "n_layers": layers, "head": head, "loss": loss}
+    head_options = parse_options(head_option or [], "--head-option")
+    records = _records(data, n, seed) if lazy else data
+
+    backbone = load_here(model, load_options(dtype, device, attn_implementation, revision))
+    from sdrpn_core.train_stage import train as run
+
+    result = run(
+        backbone,
+        records,
+        out,
+        _settings(backbone, _given(chosen), _given(shape)),
+        _config(backbone, _given(shape), head_options),
+        recipe=read_recipe(recipe, backbone),
+        resume=resume,
+        free_backbone=True,
+        progress=not as_json,
+    )
+    if not is_main_process():
+        return
+    values = {
+        "rpn": str(result.folder),
+        "steps": result.steps,
+        "resumed_from": result.resumed_from,
+        "loss": None if math.isnan(result.loss) else result.loss,
+        "samples": result.samples,
+        "skipped": result.skipped,
+    }
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+    else:
+        skipped = f", {result.skipped} records skipped" if result.skipped else ""
+        typer.echo(f"{result.folder}: {result.steps} steps, loss {result.loss:.4f}{skipped}")
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _records(data: str, n: int | None, seed: int | None) -> Any:
+    from sdrpn_core.records import read_records
+
+    return read_records(data, n=n, seed=seed or 0)
+
+
+def _settings(
+    backbone: Backbone, chosen: dict[str, Any], shape: dict[str, Any]
+) -> TrainingSettings:
+    """From the preset; a backbone without one is served if the RPN's place is given instead."""
+    from sdrpn_core.training.settings import TrainingSettings
+
+    if {"branch", "n_layers"} <= shape.keys():
+        return TrainingSettings.from_dict(chosen)
+    return TrainingSettings.for_backbone(backbone, **chosen)
+
+
+def _config(backbone: Backbone, shape: dict[str, Any], head_options: dict[str, Any]) -> RPNConfig:
+    """From the preset; its head options belong to its own head alone."""
+    from sdrpn_core.rpn import RPNConfig
+
+    if {"branch", "n_layers"} <= shape.keys():
+        return RPNConfig.for_backbone(backbone, **shape, head_options=head_options)
+    default = RPNConfig.for_backbone(backbone)
+    same_head = shape.get("head", default.head) == default.head
+    options = {**default.head_options, **head_options} if same_head else head_options
+    return RPNConfig.for_backbone(backbone, **shape, head_options=options)
