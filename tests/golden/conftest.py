@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sdrpn_core import RPN
+from tests.golden.llava import LlavaBackbone, golden_rpn, load_llava
+
 _DEFAULT_FOLDER = Path(__file__).parents[3] / "shared" / "golden"
 
 
@@ -60,3 +63,27 @@ def load() -> Callable[[Path], dict[str, Any]]:
             return {name: arrays[name] for name in arrays.files}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def llava_folder(golden: Path) -> Path:
+    """The half of the golden folder that holds LLaVA."""
+    return golden / "llava"
+
+
+@pytest.fixture(scope="session")
+def llava(llava_folder: Path) -> LlavaBackbone:
+    """The golden base model, under the attention that transformers chooses."""
+    return load_llava(llava_folder, "sdpa")
+
+
+@pytest.fixture(scope="session")
+def llava_rpn(llava_folder: Path, llava: LlavaBackbone) -> RPN:
+    """The golden RPN, attached to `llava`."""
+    return golden_rpn(llava_folder, llava)
+
+
+@pytest.fixture(scope="session", params=["sdpa", "eager"])
+def any_llava(request: pytest.FixtureRequest, llava_folder: Path) -> LlavaBackbone:
+    """The golden base model under each attention implementation."""
+    return load_llava(llava_folder, request.param)

@@ -1,0 +1,130 @@
+"""What published checkpoints look like, family by family: data, and its only readers.
+
+A checkpoint is a whole model under the names of the code that trained it: the base model, maybe
+cut after the layers that training needs, and beside it the branch, as ``twig_layers``,
+``twig_norm`` and ``twig_head``. The branch's language head takes part in no score and is not read,
+and neither are the parts of its last layer behind the query and key projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdrpn_core.errors import CheckpointError
+
+#: Parts of a published name that belong to the branch.
+_BRANCH_PARTS = ("twig_layers.", "twig_norm.", "twig_head.")
+
+#: Buffers that older versions of transformers saved; the stock models compute them.
+_COMPUTED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One family of published checkpoints.
+
+    Attributes:
+        model_type: what its ``config.json`` states.
+        base_model_type: ``config.model_type`` of the stock model that it was trained on.
+        rope: whether the scores are taken behind the rotary embeddings.
+        norm_for: values of ``roi_super_type`` with a norm between the branch's layers and the
+            scores.
+        policy_options: fields of the mask policy that the published evaluation uses.
+        base_names: published prefix -> prefixes of the stock model, the first that exists is meant;
+            the first published prefix that fits a name counts.
+    """
+
+    model_type: str
+    base_model_type: str
+    rope: bool
+    norm_for: frozenset[str]
+    policy_options: Mapping[str, Any]
+    base_names: Mapping[str, tuple[str, ...]]
+
+    def stock_name(self, published: str, known: Iterable[str]) -> str | None:
+        """The stock model's name of a base tensor; ``None`` if it has none."""
+        names = known if isinstance(known, (set, frozenset, Mapping)) else set(known)
+        for prefix, targets in self.base_names.items():
+            if published.startswith(prefix):
+                rest = published.removeprefix(prefix)
+                return next((t + rest for t in targets if t + rest in names), None)
+        return None
+
+
+#: Scores on padded squares ignore positions and follow a norm; on resized pictures with multimodal
+#: positions they keep them, and the norm that those checkpoints also hold is unused.
+LAYOUTS = (
+    Layout(
+        model_type="llava_llama",
+        base_model_type="llava",
+        rope=False,
+        norm_for=frozenset({"v1"}),
+        policy_options={"threshold": 0.15},
+        base_names={
+            "model.mm_projector.0.": ("model.multi_modal_projector.linear_1.",),
+            "model.mm_projector.2.": ("model.multi_modal_projector.linear_2.",),
+            "model.vision_tower.vision_tower.vision_model.": (
+                "model.vision_tower.",
+                "model.vision_tower.vision_model.",
+            ),
+            "model.": ("model.language_model.",),
+            "lm_head.": ("lm_head.",),
+        },
+    ),
+    Layout(
+        model_type="qwen2_5_vl",
+        base_model_type="qwen2_5_vl",
+        rope=True,
+        norm_for=frozenset(),
+        policy_options={"threshold": 0.25, "min_regions": 1},
+        base_names={
+            "visual.": ("model.visual.",),
+            "model.": ("model.language_model.",),
+            "lm_head.": ("lm_head.",),
+        },
+    ),
+)
+
+
+def find_layout(model_type: Any, where: str) -> Layout:
+    """The layout of a published ``model_type``.
+
+    Raises:
+        CheckpointError: none is known.
+    """
+    for layout in LAYOUTS:
+        if layout.model_type == model_type:
+            return layout
+    known = ", ".join(layout.model_type for layout in LAYOUTS)
+    raise CheckpointError(
+        f"{where}: no published checkpoint is known with model_type {model_type!r} (known: {known})"
+    )
+
+
+def published_name(rpn_name: str, n_layers: int) -> str:
+    """The published name of an RPN's tensor.
+
+    Args:
+        rpn_name: as in ``RPN.state_dict()``.
+        n_layers: R. The head is made of the branch's last layer.
+    """
+    last = f"model.twig_layers.{n_layers - 1}."
+    prefixes = {
+        "head.norm.": f"{last}input_layernorm.",
+        "head.attention.": f"{last}self_attn.",
+        "layers.": "model.twig_layers.",
+        "norm.": "model.twig_norm.",
+    }
+    for prefix, published in prefixes.items():
+        if rpn_name.startswith(prefix):
+            return published + rpn_name.removeprefix(prefix)
+    raise CheckpointError(f"no published checkpoint holds a tensor like {rpn_name}")
+
+
+def is_base(published: str) -> bool:
+    """Whether a published tensor belongs to the base model and can be compared."""
+    return not published.endswith(_COMPUTED) and not any(
+        part in published for part in _BRANCH_PARTS
+    )
