@@ -55,6 +55,9 @@ class RPNConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        for name in ("branch", "n_layers"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         if self.branch < 0:
             raise ConfigError(f"branch must be 0 or more, not {self.branch}")
         if self.n_layers < 1:
@@ -106,7 +109,8 @@ class RPNConfig:
         """Build from a checkpoint's ``config.json``.
 
         Raises:
-            CheckpointError: written by a newer layout, or not an RPN configuration.
+            CheckpointError: written by a newer layout, not an RPN configuration, or without the
+                facts that tell its backbone from others.
         """
         version = values.get("format_version")
         if version != FORMAT_VERSION:
@@ -115,9 +119,12 @@ class RPNConfig:
                 "upgrade sdrpn, or check that the folder holds an RPN"
             )
         try:
-            return cls.from_dict(values)
+            config = cls.from_dict(values)
         except ConfigError as error:
             raise CheckpointError(f"{where}: {error}") from error
+        if not config.backbone:
+            raise CheckpointError(f"{where}: does not say which backbone the RPN belongs to")
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

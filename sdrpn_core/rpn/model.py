@@ -215,6 +215,9 @@ class RPN(nn.Module):
         return RoIScores(scores, valid, grids, self.config.is_distribution)
 
     def _trunk(self, chunks: Sequence[Features]) -> torch.Tensor:
+        checkpointing = self.gradient_checkpointing and self.training
+        if checkpointing and len(chunks) > 1:
+            raise ConfigError("gradient checkpointing needs the features in one piece")
         cache = DynamicCache() if len(chunks) > 1 else None
         outputs = []
         weight = next(self.parameters())
@@ -226,7 +229,7 @@ class RPN(nn.Module):
             }
             hidden = chunk.hidden.to(weight)
             for layer in self.layers:
-                if self.gradient_checkpointing and self.training:
+                if checkpointing:
                     hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
                 else:
                     hidden = layer(hidden, **kwargs)

@@ -126,13 +126,11 @@ def test_rows_of_the_tokens_fed_back_inside_generate(backbone, eager, inputs):
         ids = backbone.model.generate(**inputs, **options)
     assert torch.equal(ids, reference.sequences)
     assert len(tap.rows[1]) == n_new - 1  # the last token is not fed back
-    for step, (rows, attentions) in enumerate(
-        zip(tap.rows[1], reference.attentions[1:], strict=False)
-    ):
-        assert rows.queries == (length + step, length + step + 1)
-        torch.testing.assert_close(rows.weights, attentions[1], **CLOSE)
-    for rows, attentions in zip(tap.rows[4], reference.attentions[1:], strict=False):
-        torch.testing.assert_close(rows.weights, attentions[4][:, [2]], **CLOSE)
+    fed_back = zip(tap.rows[1], tap.rows[4], reference.attentions[1:], strict=True)
+    for step, (every_head, one_head, attentions) in enumerate(fed_back):
+        assert every_head.queries == (length + step, length + step + 1)
+        torch.testing.assert_close(every_head.weights, attentions[1], **CLOSE)
+        torch.testing.assert_close(one_head.weights, attentions[4][:, [2]], **CLOSE)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Response-to-image attention: own and given responses, alone and in batches, against stock eager."""
+"""Response-to-image attention, own and given, alone and in batches, against stock eager."""
 
 from __future__ import annotations
 
