@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from accelerate import PartialState
+from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.bench_model import BenchModel, fingerprint, with_names
 from sdrpn_bench.environment import environment
@@ -20,7 +18,11 @@ from sdrpn_bench.scoring import Scorer, find_scorer
 from sdrpn_bench.summary import summarise
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins import get_plugins
+from sdrpn_core.processes import processes
 from sdrpn_core.records import Record, RecordSource, read_records
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 #: The methods that are compared unless others are named, where the model and the data allow them.
 DEFAULT_METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
@@ -98,7 +100,7 @@ def run_benchmark(
     """
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
-    state = PartialState()
+    state = processes((load_options or {}).get("device"))
     entries = [models] if isinstance(models, (str, Path, BenchModel)) else list(models)
     named = with_names([m if isinstance(m, BenchModel) else BenchModel(m) for m in entries])
     records = read_records(dataset, n=n, seed=seed)

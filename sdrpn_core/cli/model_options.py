@@ -6,8 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AttnImplementation", "DType", "Device", "Revision", "load_options"]
+__all__ = ["AttnImplementation", "DType", "Device", "ModelPath", "Revision", "load_options"]
 
+ModelPath = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Backbone: a folder, or an id on the Hub.")
+]
 DType = Annotated[
     str | None,
     typer.Option(help="float32, bfloat16, float16 or auto; default: float32 on a CPU, else auto."),

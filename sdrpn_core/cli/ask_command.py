@@ -1,0 +1,165 @@
+"""``sdrpn ask``: one question, answered, with the region that the answer comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdrpn_core.cli.model_options import (
+    AttnImplementation,
+    Device,
+    DType,
+    ModelPath,
+    Revision,
+    load_options,
+)
+from sdrpn_core.cli.picture_output import check_picture_path, numbered, save_picture
+from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, choose_policy
+from sdrpn_core.cli.proposal_facts import proposal_facts
+from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_pictures
+from sdrpn_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.answering import Answer
+    from sdrpn_core.backbone import Backbone
+
+__all__ = ["ask"]
+
+
+def ask(
+    model: ModelPath,
+    image: ImagePath,
+    question: QuestionText,
+    more_images: MoreImages = None,
+    rpn: Annotated[
+        str | None, typer.Option(help="RPN folder or hub id; without one: the plain answer.")
+    ] = None,
+    policy: PolicyName = None,
+    threshold: Threshold = None,
+    policy_option: PolicyOptions = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of the answer.")] = 128,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
+    save_overlay: Annotated[
+        Path | None,
+        typer.Option(help="Draw heatmap, boxes and crops to this file (.png), one per picture."),
+    ] = None,
+    dtype: DType = None,
+    device: Device = None,
+    attn_implementation: AttnImplementation = None,
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Answer a question about a picture, looking at the region it is about."""
+    if rpn is None and (policy is not None or threshold is not None or policy_option):
+        raise ConfigError("a crop policy needs an RPN whose map it crops: give --rpn")
+    if stream and as_json:
+        raise ConfigError("--stream and --json exclude each other")
+    if save_overlay is not None:
+        check_picture_path(save_overlay)
+    pictures = open_pictures(image, more_images, question)
+
+    from sdrpn_core.answering import answer
+    from sdrpn_core.loading import load_backbone
+    from sdrpn_core.rpn import RPN
+    from sdrpn_core.rpn.checkpoint import read_rpn_config
+
+    trained, crop_policy = None, None
+    if rpn is not None:  # before the backbone is loaded, which takes longer
+        config, _ = read_rpn_config(rpn)
+        crop_policy = choose_policy(
+            config.policy,
+            config.policy_options,
+            chosen=policy,
+            threshold=threshold,
+            pairs=policy_option,
+        )
+    backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
+    if rpn is not None:
+        trained = RPN.from_pretrained(rpn, backbone=backbone)
+    options: dict[str, Any] = {}
+    if stream:
+        from transformers import TextStreamer
+
+        # The "prompt" that generate() reports first is empty: embeddings go in, not ids.
+        options["streamer"] = TextStreamer(
+            backbone.tokenizer, skip_prompt=True, skip_special_tokens=True
+        )
+    found = answer(
+        backbone,
+        pictures,
+        question,
+        rpn=trained,
+        policy=crop_policy,
+        max_new_tokens=max_new_tokens,
+        **options,
+    )
+    files = [] if save_overlay is None else _save(backbone, pictures, question, found, save_overlay)
+    if as_json:
+        typer.echo(json.dumps({**_facts(found), "overlays": [str(path) for path in files]}))
+        return
+    if not stream:
+        typer.echo(found.text)
+    _print(found, files)
+
+
+def _facts(answer: Answer) -> dict[str, Any]:
+    return {
+        "answer": answer.text,
+        "outcome": None if answer.outcome is None else answer.outcome.value,
+        "pictures": [proposal_facts(proposal) for proposal in answer.proposals],
+        "visual_tokens": answer.n_visual_tokens,
+        "seconds": dict(answer.seconds),
+    }
+
+
+def _print(answer: Answer, files: list[Path]) -> None:
+    """What led to the answer, on stderr: the answer alone is the output."""
+
+    def note(label: str, text: str) -> None:
+        typer.echo(f"{label + ':':<15}{text}", err=True)
+
+    if not answer.proposals:
+        note("outcome", "plain answer, no region was looked for (no --rpn)")
+    for number, proposal in enumerate(answer.proposals, 1):
+        plan = proposal.plan
+        which = f"picture {number}: " if len(answer.proposals) > 1 else ""
+        reason = f", plain answer: {plan.reason}" if plan.reason else ""
+        note("outcome", f"{which}{plan.outcome.value}{reason}")
+        for crop in plan.crops:
+            note("region", f"{which}{list(crop.box)} (x0, y0, x1, y1 in pixels)")
+    note("visual tokens", str(answer.n_visual_tokens))
+    stages = ", ".join(f"{name} {seconds:.3f}" for name, seconds in answer.seconds.items())
+    note("seconds", f"{sum(answer.seconds.values()):.3f} ({stages})")
+    for path in files:
+        note("overlay", str(path))
+
+
+def _save(
+    backbone: Backbone,
+    pictures: list[Image.Image],
+    question: str,
+    answer: Answer,
+    path: Path,
+) -> list[Path]:
+    from sdrpn_core.overlay import draw_overlay
+
+    files = []
+    for index, picture in enumerate(pictures):
+        proposal = answer.proposals[index] if answer.proposals else None
+        outcome = "plain" if proposal is None else proposal.plan.outcome.value
+        roi = None if proposal is None else proposal.roi
+        drawn = draw_overlay(
+            picture,
+            roi,
+            None if roi is None else backbone.preprocess(picture).geometry,
+            [] if proposal is None else [crop.box for crop in proposal.plan.crops],
+            [question, f"answer: {answer.text}", f"outcome: {outcome}"],
+        )
+        files.append(numbered(path, index, len(pictures)))
+        save_picture(drawn, files[-1])
+    return files

@@ -1,0 +1,23 @@
+"""A proposal as JSON values, the same in every command that prints one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdrpn_core.proposers import Proposal
+
+__all__ = ["proposal_facts"]
+
+
+def proposal_facts(proposal: Proposal) -> dict[str, Any]:
+    """Outcome, reason, crops in source pixels and cells, and what the map was like."""
+    plan, roi = proposal.plan, proposal.roi
+    facts: dict[str, Any] = {
+        "outcome": plan.outcome.value,
+        "reason": plan.reason,
+        "crops": [{"box": crop.box, "grid_box": crop.grid_box} for crop in plan.crops],
+    }
+    if roi is not None:
+        facts |= {"grid": roi.grid, "kind": roi.kind, "peak": float(roi.probabilities().max())}
+    return facts

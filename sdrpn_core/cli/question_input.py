@@ -1,0 +1,35 @@
+"""The question of a command: a text and one or more pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdrpn_core.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["ImagePath", "MoreImages", "QuestionText", "open_pictures"]
+
+ImagePath = Annotated[str, typer.Argument(metavar="IMAGE", help="Picture the question is about.")]
+QuestionText = Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked.")]
+MoreImages = Annotated[
+    list[str] | None,
+    typer.Option("--image", "-i", metavar="IMAGE", help="A further picture; repeatable."),
+]
+
+
+def open_pictures(first: str, more: list[str] | None, question: str) -> list[Image.Image]:
+    """Open the pictures, after the cheapest check of all.
+
+    Raises:
+        InputError: the question is empty.
+        ImageError: a picture cannot be read.
+    """
+    if not question.strip():
+        raise InputError("the question is empty")
+    from sdrpn_core.images import open_image
+
+    return [open_image(path) for path in (first, *(more or []))]

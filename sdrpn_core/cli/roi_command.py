@@ -1,0 +1,145 @@
+"""``sdrpn roi``: where the RPN would look, without an answer."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.cli.model_options import (
+    AttnImplementation,
+    Device,
+    DType,
+    ModelPath,
+    Revision,
+    load_options,
+)
+from sdrpn_core.cli.picture_output import (
+    check_folder,
+    check_picture_path,
+    numbered,
+    save_picture,
+)
+from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, choose_policy
+from sdrpn_core.cli.proposal_facts import proposal_facts
+from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_pictures
+from sdrpn_core.errors import InputError
+
+if TYPE_CHECKING:
+    from sdrpn_core.roi_map import RoIMap
+
+__all__ = ["roi"]
+
+#: Shades of a map drawn with characters, from clear to peak.
+_SHADES = " .:-=+*#%@"
+
+
+def roi(
+    model: ModelPath,
+    image: ImagePath,
+    question: QuestionText,
+    rpn: Annotated[str, typer.Option(help="RPN folder or hub id.")],
+    more_images: MoreImages = None,
+    policy: PolicyName = None,
+    threshold: Threshold = None,
+    policy_option: PolicyOptions = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Draw the heatmap to this file (.png), one per picture.")
+    ] = None,
+    npy: Annotated[
+        Path | None,
+        typer.Option(help="Write the scores (h, w) float32 to this NumPy file, one per picture."),
+    ] = None,
+    dtype: DType = None,
+    device: Device = None,
+    attn_implementation: AttnImplementation = None,
+    revision: Revision = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, scores included.")
+    ] = False,
+) -> None:
+    """Show where the RPN would look, without answering."""
+    if save is not None:
+        check_picture_path(save)
+    if npy is not None:
+        if npy.suffix != ".npy":
+            raise InputError(f"{npy}: scores are written as .npy")
+        check_folder(npy)
+    pictures = open_pictures(image, more_images, question)
+
+    from sdrpn_core.backbone import Question
+    from sdrpn_core.loading import load_backbone
+    from sdrpn_core.overlay import draw_overlay
+    from sdrpn_core.proposers import Proposal
+    from sdrpn_core.roi_prediction import predict_prompt_roi
+    from sdrpn_core.rpn import RPN
+    from sdrpn_core.rpn.checkpoint import read_rpn_config
+
+    config, _ = read_rpn_config(rpn)  # before the backbone is loaded, which takes longer
+    crop_policy = choose_policy(
+        config.policy,
+        config.policy_options,
+        chosen=policy,
+        threshold=threshold,
+        pairs=policy_option,
+    )
+    backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
+    trained = RPN.from_pretrained(rpn, backbone=backbone)
+    (prompt,) = backbone.encode([Question(question, tuple(pictures))])
+    maps = predict_prompt_roi(backbone, [prompt], trained)
+    geometries = [segment.geometry for segment in prompt.images if segment.geometry is not None]
+    results = []
+    for index, (found, geometry) in enumerate(zip(maps, geometries, strict=True)):
+        proposal = Proposal(crop_policy.plan(found, geometry), found)
+        result = {
+            **proposal_facts(proposal),
+            "scores": found.scores.tolist(),
+            "geometry": geometry.to_dict(),
+        }
+        if save is not None:
+            path = numbered(save, index, len(pictures))
+            boxes = [crop.box for crop in proposal.plan.crops]
+            caption = f"{result['outcome']}, peak {result['peak']:.2f}"
+            drawn = draw_overlay(pictures[index], found, geometry, boxes, [question, caption])
+            save_picture(drawn, path)
+            result["picture"] = str(path)
+        if npy is not None:
+            path = numbered(npy, index, len(pictures))
+            _save_scores(found, path)
+            result["npy"] = str(path)
+        results.append(result)
+        if not as_json:
+            _print(result, found, title=f"picture {index + 1}:" if len(pictures) > 1 else "")
+    if as_json:
+        typer.echo(json.dumps({"question": question, "pictures": results}))
+
+
+def _save_scores(roi: RoIMap, path: Path) -> None:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, roi.scores, allow_pickle=False)
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def _print(result: dict[str, Any], roi: RoIMap, title: str) -> None:
+    if title:
+        typer.echo(title)
+    probabilities = roi.probabilities()
+    low, high = float(probabilities.min()), float(probabilities.max())
+    step = (high - low) / (len(_SHADES) - 1) or 1.0
+    for row in probabilities.tolist():
+        # Two characters a cell: about a square in a terminal.
+        typer.echo("".join(2 * _SHADES[round((value - low) / step)] for value in row).rstrip())
+    reason = f" ({result['reason']})" if result["reason"] else ""
+    typer.echo(f"outcome: {result['outcome']}{reason}, peak {high:.3f}")
+    for crop in result["crops"]:
+        typer.echo(f"region: {list(crop['box'])} (x0, y0, x1, y1 in pixels)")
+    for kind in ("picture", "npy"):
+        if kind in result:
+            typer.echo(f"written: {result[kind]}")

@@ -1,0 +1,83 @@
+"""RoI maps alone: where the RPN would look, without an answer and without the upper layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdrpn_core.backbone import Question
+from sdrpn_core.errors import InputError
+from sdrpn_core.feature_tap import FeatureTap
+from sdrpn_core.generation import prompt_block
+from sdrpn_core.images import open_image
+from sdrpn_core.rpn.model import PicturePlace
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.roi_map import RoIMap
+    from sdrpn_core.rpn import RPN
+    from sdrpn_core.segments import Prompt
+
+
+def predict_roi(
+    backbone: Backbone,
+    image: str | Path | bytes | Image.Image | Sequence[Any],
+    question: str,
+    rpn: RPN,
+) -> list[RoIMap]:
+    """Where the RPN would look for the answer to a question.
+
+    Args:
+        backbone: the model.
+        image: path, bytes or picture, or a list of these.
+        question: the question.
+        rpn: a trained RPN of that backbone.
+
+    Returns:
+        One map ``(h, w)`` per picture, equal to those of the two-stage answer.
+
+    Raises:
+        ImageError: a picture cannot be read.
+        InputError: empty question, no picture, or a prompt beyond the model's context.
+    """
+    sources: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
+    if not sources:
+        raise InputError("the question has no picture")
+    pictures = tuple(open_image(source) for source in sources)
+    return predict_prompt_roi(backbone, backbone.encode([Question(question, pictures)]), rpn)
+
+
+@torch.no_grad()
+def predict_prompt_roi(backbone: Backbone, prompts: Sequence[Prompt], rpn: RPN) -> list[RoIMap]:
+    """As :func:`predict_roi` for a batch of encoded prompts without responses.
+
+    Only the decoder layers 0 .. B - 1 run, and no cache is kept.
+
+    Returns:
+        One map per picture, prompt by prompt.
+
+    Raises:
+        InputError: a prompt beyond the model's context.
+    """
+    backbone.check_context(max(map(len, prompts)))
+    block = prompt_block(backbone, prompts)
+    places = [
+        PicturePlace(row, offset + start, picture.grid, query=block.length - 1)
+        for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
+        for (start, _), picture in zip(prompt.image_spans, prompt.images, strict=True)
+    ]
+    if not places:
+        return []
+    with FeatureTap(backbone.decoder, rpn.config.branch) as tap:
+        features = tap.run(
+            inputs_embeds=block.embeds,
+            attention_mask=block.mask,
+            position_ids=block.positions,
+            use_cache=False,
+        )
+    return rpn.eval()([features], places).maps()
