@@ -23,7 +23,7 @@ from sdrpn_core.response_attention import (
     recipe_heads,
     recipe_maps,
 )
-from tests.golden.llava import question_of
+from tests.golden.llava import question_of, until_end
 
 HALF = {"atol": 3e-5, "rtol": 5e-3}
 SINGLE = {"atol": 1e-6, "rtol": 0}
@@ -73,7 +73,8 @@ def golden_runs(golden_file, load, llava_folder, any_llava, monkeypatch):
 
 def limit_of(name, arrays):
     """New tokens allowed: an ``eos`` run may go on, but does not."""
-    return len(arrays["ids"]) + 2 if name.endswith(".eos") else len(arrays["ids"])
+    limit = re.fullmatch(r"n(\d+)", name.rsplit(".", 1)[-1])
+    return int(limit[1]) if limit else len(arrays["ids"]) + 2
 
 
 @attention
@@ -92,7 +93,7 @@ def test_own_responses(any_llava, golden_runs):
                 **prefix,
             )
             ids = arrays["ids"].tolist()
-            assert list(response.response_ids) == (ids[:-1] if name.endswith(".eos") else ids)
+            assert response.response_ids == until_end(any_llava, ids)
             # The last token, the end token included, is never fed back and has no row.
             assert response.n_rows == len(ids) - 1
             if response.n_rows == 0:
