@@ -174,6 +174,12 @@ def test_padded_square_by_hand():
     assert np.flatnonzero(geometry.content().all(1)).tolist() == list(range(3, 21))
 
 
+def test_padded_square_rounds_in_float32():
+    """Six cells of 14 px at scale 0.672 are 125 px, but 124.99999999999999 in float64."""
+    boxes = PaddedSquare((500, 375), (24, 24), 336).to_source([(6, 12, 24, 24)])
+    assert boxes[0, 0] == 125
+
+
 def test_resized_by_hand():
     """560x420 on 15 rows of 20 cells: 28 source pixels a cell in both directions."""
     geometry = Resized((560, 420), (15, 20), 28)

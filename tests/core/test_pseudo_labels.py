@@ -107,7 +107,10 @@ def test_smoothing_drops_an_isolated_peak():
     grounding = peak((1, 1), value=0.3)
     grounding[4:7, 4:7] = 1.0
     assert ThresholdLabeler(RECIPE)(grounding).labels[1, 1] == 1
-    assert with_options(smoothing=True)(grounding).box == (4, 4, 7, 7)
+    result = with_options(smoothing=True)(grounding)
+    assert result.box == (4, 4, 7, 7)
+    # Not foreground, but attended to all the same: too high to be background.
+    assert result.labels[1, 1] == IGNORE
 
 
 def test_sinks_are_compared_in_their_own_dtype():
