@@ -130,6 +130,8 @@ def answer_batch(
     Raises:
         InputError: empty question, or a prompt beyond the model's context.
     """
+    if not questions:
+        return []
     clock = StageClock(backbone.device)
     with clock.stage("vision"):
         prompts = backbone.encode(questions)

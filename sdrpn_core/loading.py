@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
@@ -47,7 +50,8 @@ def load_backbone(
             unless it says so.
 
     Raises:
-        InputError: no model there, or its files are broken.
+        InputError: no model there, or its files are broken or incomplete.
+        ConfigError: unknown dtype, or several adapters serve the model type.
         UnknownNameError: no adapter serves its model type.
         MissingExtraError: flash-attention is asked for and not installed.
     """
@@ -55,38 +59,51 @@ def load_backbone(
     if isinstance(source, PreTrainedModel):
         return _wrap_loaded(source, processor, attn_implementation, device, revision)
     name = str(source)
-    hub = {"revision": revision} if revision else {}
-    try:
-        config = AutoConfig.from_pretrained(name, **hub)
-        adapter = find_adapter(config.model_type)
-        if device is None and device_map is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype is None:
-            on_cpu = device is not None and torch.device(device).type == "cpu"
-            dtype = torch.float32 if on_cpu else "auto"
-        optional = {
-            "device_map": device_map,
-            "attn_implementation": attn_implementation,
-            "quantization_config": quantization_config,
-        }
-        model = AutoModelForImageTextToText.from_pretrained(
-            name,
-            config=config,
-            dtype=_dtype(dtype),
-            **hub,
-            **{key: value for key, value in optional.items() if value is not None},
-            **model_kwargs,
+    # Said outright: left open, transformers asks on the terminal.
+    shared: dict[str, Any] = {"trust_remote_code": model_kwargs.pop("trust_remote_code", False)}
+    if revision:
+        shared["revision"] = revision
+    with _loading(name):
+        config = AutoConfig.from_pretrained(name, **shared)
+    adapter = find_adapter(config.model_type)
+    if device is None and device_map is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype is None:
+        on_cpu = device is not None and torch.device(device).type == "cpu"
+        dtype = torch.float32 if on_cpu else "auto"
+    optional = {
+        "device_map": device_map,
+        "attn_implementation": attn_implementation,
+        "quantization_config": quantization_config,
+    }
+    options = {
+        "dtype": _dtype(dtype),
+        **{key: value for key, value in optional.items() if value is not None},
+        **model_kwargs,
+    }
+    with _loading(name):
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name, config=config, output_loading_info=True, **shared, **options
         )
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):
+            # They would be random numbers.
+            raise InputError(f"the checkpoint lacks {len(missing)} tensors, such as {missing[0]}")
         if processor is None:
-            processor = AutoProcessor.from_pretrained(name, **hub)
-    except UnknownNameError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"cannot load the model {name}: {reason}") from error
+            processor = AutoProcessor.from_pretrained(name, **shared)
     if device is not None and quantization_config is None:
         _move(model, device)
     return adapter(model, processor, name=name, revision=revision)
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Turn what transformers raises on bad input into one line that names the model."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"cannot load the model {name}: {lines[0]}") from error
 
 
 def find_adapter(model_type: str) -> type[Backbone]:
@@ -126,7 +143,8 @@ def _wrap_loaded(
             raise InputError(
                 "a model that was not loaded from a folder or the Hub needs a processor"
             )
-        processor = AutoProcessor.from_pretrained(name)
+        with _loading(name):
+            processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
     if attn_implementation is not None:
         model.set_attn_implementation(attn_implementation)
     if device is not None:
