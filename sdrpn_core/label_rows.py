@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "LabelRow", "LabelStatus", "portable_image", "row_from_table", "rows_to_table"]
 
 
+PNG_COMPRESSION_LEVEL = 1
+"""Twice as fast as Pillow's default, which would take a fifth of the time of labelling with a small
+backbone."""
+
+
 class LabelStatus(str, Enum):
     """What became of a record in the label stage."""
 
@@ -168,7 +173,7 @@ def portable_image(image: ImageSource | None) -> Path | bytes | None:
     from sdrpn_core.images import open_image
 
     buffer = io.BytesIO()
-    open_image(image).save(buffer, format="PNG")
+    open_image(image).save(buffer, format="PNG", compress_level=PNG_COMPRESSION_LEVEL)
     return buffer.getvalue()
 
 
