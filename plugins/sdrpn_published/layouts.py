@@ -8,7 +8,7 @@ and neither are the parts of its last layer behind the query and key projections
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,12 @@ class Layout:
     policy_options: Mapping[str, Any]
     base_names: Mapping[str, tuple[str, ...]]
 
-    def stock_name(self, published: str, known: Iterable[str]) -> str | None:
-        """The stock model's name of a base tensor; ``None`` if it has none."""
-        names = known if isinstance(known, (set, frozenset, Mapping)) else set(known)
+    def stock_name(self, published: str, known: Container[str]) -> str | None:
+        """The stock model's name of a base tensor, one of ``known``; ``None`` if it has none."""
         for prefix, targets in self.base_names.items():
             if published.startswith(prefix):
                 rest = published.removeprefix(prefix)
-                return next((t + rest for t in targets if t + rest in names), None)
+                return next((t + rest for t in targets if t + rest in known), None)
         return None
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from sdrpn_core.errors import CheckpointError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_published.layouts import Layout
+
+T = TypeVar("T", int, str, bool)
 
 #: ``roi_source`` -> the qk head's source.
 _SOURCES = {"qk": "projections", "hidden_states": "hidden_states"}
@@ -28,40 +31,44 @@ def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNC
         where: its place, for messages.
 
     Raises:
-        CheckpointError: not an SD-RPN checkpoint, or a setting is missing or unknown.
+        CheckpointError: not an SD-RPN checkpoint, or a setting is missing, of the wrong type or
+            unknown.
         ConfigError: a value out of range.
     """
     if not published.get("enable_twig"):
         raise CheckpointError(
             f"{where}: enable_twig is not set: the model has no region proposal network"
         )
-    source = _setting(published, "roi_source", where)
+    source = _setting(published, "roi_source", str, where)
     if source not in _SOURCES:
         raise CheckpointError(
             f"{where}: unknown roi_source {source!r}; known: {', '.join(_SOURCES)}"
         )
-    loss = str(_setting(published, "roi_loss", where))
-    policy_options = dict(layout.policy_options)
     config = RPNConfig(
-        branch=int(_setting(published, "twig_K", where)),
-        n_layers=int(_setting(published, "twig_T", where)),
+        branch=_setting(published, "twig_K", int, where),
+        n_layers=_setting(published, "twig_T", int, where),
         head="qk",
         head_options={
             "rope": layout.rope,
-            "multi_head": bool(_setting(published, "roi_multi_head", where)),
+            "multi_head": _setting(published, "roi_multi_head", bool, where),
             "source": _SOURCES[source],
         },
-        final_norm=_setting(published, "roi_super_type", where) in layout.norm_for,
-        loss=loss,
+        final_norm=_setting(published, "roi_super_type", str, where) in layout.norm_for,
+        loss=_setting(published, "roi_loss", str, where),
         policy="mask",
-        policy_options=policy_options,
+        policy_options=layout.policy_options,
     )
-    if config.is_distribution:
-        policy_options.update(_DISTRIBUTION_POLICY)
-    return config
+    if not config.is_distribution:
+        return config
+    return replace(config, policy_options={**layout.policy_options, **_DISTRIBUTION_POLICY})
 
 
-def _setting(published: Mapping[str, Any], name: str, where: str) -> Any:
+def _setting(published: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
     if name not in published:
         raise CheckpointError(f"{where}: config.json does not say {name}")
-    return published[name]
+    value = published[name]
+    if type(value) is not kind:  # bool is an int to isinstance
+        raise CheckpointError(
+            f"{where}: {name} in config.json must be of type {kind.__name__}, not {value!r}"
+        )
+    return value
