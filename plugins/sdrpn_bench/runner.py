@@ -153,6 +153,11 @@ def run_benchmark(
     return results
 
 
+def is_main_process() -> bool:
+    """Whether this process is the one that prints; to be asked after a run."""
+    return bool(processes().is_main_process)
+
+
 def _choose_methods(
     names: Sequence[str] | None,
     models: Sequence[BenchModel],

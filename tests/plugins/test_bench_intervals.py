@@ -1,0 +1,121 @@
+"""The statistics: against published values, scipy, exact enumeration, and their own promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
+
+from sdrpn_bench.intervals import paired_difference, wilson
+
+counts = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+def pairs(both: int, wins: int, losses: int, neither: int) -> tuple[list[bool], list[bool]]:
+    method = [True] * (both + wins) + [False] * (losses + neither)
+    reference = [True] * both + [False] * wins + [True] * losses + [False] * neither
+    return method, reference
+
+
+cells = st.tuples(*[st.integers(0, 60)] * 4).filter(any)
+
+
+@given(counts)
+def test_wilson_agrees_with_scipy(count):
+    correct, n = count
+    expected = binomtest(correct, n).proportion_ci(method="wilson")
+    assert wilson(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_known_values():
+    """81 of 263 is the worked example of Newcombe, Statistics in Medicine 17 (1998) 857."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert wilson(20, 20)[1] == 1
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_what_is_no_proportion(correct, n):
+    with pytest.raises(ValueError, match="not a proportion"):
+        wilson(correct, n)
+
+
+def test_paired_difference_published_example():
+    """Newcombe (1998) 2635, data set 36, 12, 2, 0: 0.2, method 10 gives 0.0569 to 0.3404."""
+    found = paired_difference(*pairs(36, 12, 2, 0))
+    assert found.value == pytest.approx(0.2)
+    assert found.interval == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    assert (found.wins, found.losses) == (12, 2)
+    # Twice the probability of at most 2 heads in 14 throws: 2 * (1 + 14 + 91) / 2**14.
+    assert found.p_value == pytest.approx(212 / 16384)
+
+
+@given(cells)
+def test_paired_difference_promises(cell):
+    found = paired_difference(*pairs(*cell))
+    both, wins, losses, neither = cell
+    assert found.value == pytest.approx((wins - losses) / sum(cell))
+    low, high = found.interval
+    assert -1 <= low <= found.value <= high <= 1
+    assert low < high
+    swapped = paired_difference(*pairs(both, losses, wins, neither))
+    assert swapped.interval == pytest.approx((-high, -low))
+    assert swapped.p_value == pytest.approx(found.p_value)
+
+
+@settings(max_examples=25)
+@given(cells, st.randoms(use_true_random=False))
+def test_order_of_items_does_not_matter(cell, random):
+    method, reference = pairs(*cell)
+    order = list(range(len(method)))
+    random.shuffle(order)
+    shuffled = paired_difference([method[i] for i in order], [reference[i] for i in order])
+    assert shuffled == paired_difference(method, reference)
+
+
+def test_pairing_tightens_what_agrees():
+    """The same two accuracies: items on which both agree make the difference surer."""
+    agreeing = paired_difference(*pairs(50, 10, 0, 40))
+    crossing = paired_difference(*pairs(30, 30, 20, 20))
+    assert agreeing.value == crossing.value == pytest.approx(0.1)
+    width = [high - low for low, high in (agreeing.interval, crossing.interval)]
+    assert width[0] < 0.6 * width[1]
+
+
+@pytest.mark.parametrize("n", [20, 60])
+@pytest.mark.parametrize(
+    "probabilities", [(0.3, 0.2, 0.1, 0.4), (0.25, 0.5, 0.05, 0.2), (0.05, 0.05, 0.05, 0.85)]
+)
+def test_coverage_of_the_paired_interval(n, probabilities):
+    """Over draws of n items the interval holds the true difference about 95 times of 100.
+
+    It may do so more often where few items differ: the method never falls far below.
+    """
+    draws = np.random.default_rng(0).multinomial(n, probabilities, size=1500)
+    true = probabilities[1] - probabilities[2]
+    unique, times = np.unique(draws, axis=0, return_counts=True)
+    holds = []
+    for cell in unique:
+        low, high = paired_difference(*pairs(*map(int, cell))).interval
+        holds.append(low <= true <= high)
+    coverage = times[holds].sum() / times.sum()
+    assert 0.93 < coverage < (0.975 if n * sum(probabilities[1:3]) > 10 else 1)
+
+
+def test_coverage_of_wilson_is_exact_enough():
+    for p in (0.1, 0.5, 0.85):
+        n = 50
+        covered = 0.0
+        for k in range(n + 1):
+            low, high = wilson(k, n)
+            covered += binom.pmf(k, n, p) if low <= p <= high else 0
+        assert 0.93 < covered < 0.99
+
+
+def test_paired_difference_needs_the_same_items():
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        paired_difference([True], [True, False])
+    with pytest.raises(ValueError, match="not a proportion"):
+        paired_difference([], [])

@@ -1,0 +1,377 @@
+"""A benchmark run on a tiny model: the same whatever the batch size, kills and processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from dataclasses import dataclass, replace
+
+import pytest
+from typer.testing import CliRunner
+
+from sdrpn_bench import BenchModel, Method, run_benchmark
+from sdrpn_bench.runner import DEFAULT_METHODS
+from sdrpn_core import RPN, LabelRecipe, hookimpl
+from sdrpn_core.cli.main import app
+from sdrpn_core.errors import ConfigError, InputError, UnknownNameError
+from sdrpn_core.proposers import Proposer
+from sdrpn_core.records import Record
+from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
+
+N = 7
+BOX = (10, 10, 30, 30)
+RECIPE = LabelRecipe(grounding={2: (0, 1)}).to_dict()
+ANSWERS = {"max_new_tokens": 3, "batch_size": 4}
+
+
+def odd_length(prediction: str, record: Record) -> bool:
+    """A rule that a random model meets about every other time."""
+    return len(prediction) % 2 == 1
+
+
+def make_rpn(backbone, threshold=0.6):
+    options = {"threshold": threshold, "max_crops": 9}
+    return RPN.from_backbone(backbone, branch=3, n_layers=2, recipe=RECIPE, policy_options=options)
+
+
+@pytest.fixture(scope="module")
+def model():
+    backbone = tiny_llava()
+    return BenchModel(backbone, make_rpn(backbone))
+
+
+@pytest.fixture(scope="module")
+def records():
+    return [
+        Record(
+            f"r{i}", tiny_picture(i, (60 + 7 * i, 60)), "which colour ?", answer="red", boxes=(BOX,)
+        )
+        for i in range(N)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(model, records, tmp_path_factory):
+    """An uninterrupted run: its folder and results."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, run_benchmark(model, None, records, out=out, scorer=odd_length, **ANSWERS)
+
+
+def rows(out):
+    """Item results without what may differ from run to run."""
+    found = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
+    for row in found:
+        for result in row.get("methods", {}).values():
+            del result["seconds"]
+    return found
+
+
+def test_results_hold_all_methods(whole):
+    out, results = whole
+    assert results == json.loads((out / "results.json").read_text())
+    assert (results["n"], results["seed"]) == (N, 0)
+    assert list(results["methods"]) == list(DEFAULT_METHODS)
+    assert results["models"]["tiny-llava-0"]["methods"] == results["methods"]
+    for name, values in results["methods"].items():
+        low, high = values["interval"]
+        assert low <= values["accuracy"] <= high
+        assert sum(values["outcomes"].values()) == values["n"] == N
+        assert values["seconds_per_question"] > 0
+        assert ("difference" in values) == ("time_ratio" in values) == (name != "baseline")
+
+
+def test_numbers_follow_from_the_items(whole):
+    out, results = whole
+    found = rows(out)
+    for name, values in results["methods"].items():
+        correct = [row["methods"][name]["correct"] for row in found]
+        assert correct == [len(row["methods"][name]["text"]) % 2 == 1 for row in found]
+        assert values["accuracy"] == sum(correct) / N
+        tokens = [row["methods"][name]["visual_tokens"] for row in found]
+        assert values["visual_tokens"] == pytest.approx(sum(tokens) / N)
+    assert 0 < results["methods"]["oracle"]["correct"] < N, "a rule that says nothing"
+    assert {row["answer"] for row in found} == {"red"}
+    assert found[0]["object_size"] == pytest.approx((20 * 20 / (60 * 60)) ** 0.5)
+
+
+def test_controls_crop_what_they_say(whole):
+    out, results = whole
+    methods = results["methods"]
+    assert methods["baseline"]["visual_tokens"] == 16
+    assert methods["oracle"]["visual_tokens"] == methods["random"]["visual_tokens"] == 32
+    assert methods["oracle"]["pointing"]["crop"]["accuracy"] == 1
+    assert methods["oracle"]["pointing"]["map"] is None
+    assert methods["sdrpn"]["pointing"]["map"]["n"] == N
+    assert methods["sdrpn"]["outcomes"].get("ok", 0) > 0
+    places = set()
+    for row in rows(out):
+        (true,), (random,) = (row["methods"][name]["boxes"] for name in ("oracle", "random"))
+        assert true == [0, 0, 40, 40]
+        assert (random[2] - random[0], random[3] - random[1]) == (40, 40)
+        places.add(tuple(random))
+    assert len(places) > N // 2
+
+
+def test_batch_size_changes_nothing_but_cost(whole, model, records, tmp_path):
+    options = {**ANSWERS, "batch_size": 1}
+    run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **options)
+    assert rows(tmp_path) == rows(whole[0])
+
+
+def test_a_killed_run_goes_on(whole, model, records, tmp_path):
+    def kill(name, finished, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(
+            model, None, records, out=tmp_path, scorer=odd_length, progress=kill, **ANSWERS
+        )
+    assert len(rows(tmp_path)) == ANSWERS["batch_size"]
+    assert not (tmp_path / "results.json").exists()
+    with (tmp_path / "items.jsonl").open("a") as file:
+        file.write('{"model": "tiny-ll')
+    seen = []
+    results = run_benchmark(
+        model, None, records, out=tmp_path, scorer=odd_length,
+        progress=lambda *place: seen.append(place), **ANSWERS,
+    )  # fmt: skip
+    assert seen == [("tiny-llava-0", 3, 3)]
+    assert rows(tmp_path) == rows(whole[0])
+    expected = whole[1]["methods"]["sdrpn"]
+    for key in ("accuracy", "interval", "outcomes", "difference", "pointing"):
+        assert results["methods"]["sdrpn"][key] == expected[key]
+
+
+def test_a_folder_holds_one_run(model, records, tmp_path):
+    two, out = records[:2], tmp_path
+    run_benchmark(model, ["baseline"], two, out=out, max_new_tokens=1)
+    with pytest.raises(ConfigError, match="holds a run with max_new_tokens = 1, not 2"):
+        run_benchmark(model, ["baseline"], two, out=out, max_new_tokens=2)
+    other = BenchModel(model.source, make_rpn(model.source, threshold=0.3))
+    with pytest.raises(ConfigError, match=r"other weights of model 'tiny-llava-0'.*--restart"):
+        run_benchmark(other, ["baseline"], two, out=out, max_new_tokens=1)
+    results = run_benchmark(other, ["baseline"], two, out=out, max_new_tokens=2, restart=True)
+    assert results["max_new_tokens"] == 2
+
+
+def test_unreadable_items_are_counted_and_skipped(model, records, tmp_path):
+    broken = [
+        Record("empty", b"", "what ?", answer="red"),
+        records[0],
+        Record("gone", tmp_path / "gone.png", "what ?", answer="red"),
+        replace(records[1], id="blank", question="  "),
+        replace(records[1], id="unanswered", answer=None),
+        Record("bare", None, "what ?", answer="red"),
+    ]
+    results = run_benchmark(model, ["baseline", "random"], broken, out=tmp_path / "o", **ANSWERS)
+    skipped = results["models"]["tiny-llava-0"]["skipped"]
+    reasons = {item["id"]: item["error"] for item in skipped["items"]}
+    assert set(reasons) == {"empty", "gone", "blank", "unanswered", "bare"}
+    assert skipped["n"] == 5
+    assert results["methods"]["baseline"]["n"] == results["methods"]["random"]["n"] == 1
+    report = (tmp_path / "o" / "report.md").read_text()
+    assert "Skipped for all methods: 5 of 6." in report
+    assert "zero bytes" in report
+
+
+def test_nothing_readable_is_an_error(model, tmp_path):
+    with pytest.raises(InputError, match=r"no item could be asked; the first: .*zero bytes"):
+        run_benchmark(model, ["baseline"], [Record("e", b"", "q", answer="a")], out=tmp_path)
+
+
+def test_an_item_one_method_fails_on_is_wrong_for_that_method_alone(model, records, tmp_path):
+    outside = replace(records[1], id="outside", boxes=((500, 500, 510, 510),))
+    three = [records[0], outside, records[2]]
+    results = run_benchmark(
+        model, ["baseline", "oracle"], three, out=tmp_path, scorer=lambda p, r: True, **ANSWERS
+    )
+    assert results["methods"]["baseline"]["correct"] == 3
+    oracle = results["methods"]["oracle"]
+    assert (oracle["correct"], oracle["n"], oracle["errors"]) == (2, 3, 1)
+    assert oracle["outcomes"] == {"ok": 2, "error": 1}
+    (failed,) = [row for row in rows(tmp_path) if row["id"] == "outside"]
+    assert "outside the picture" in failed["methods"]["oracle"]["error"]
+    assert "oracle (tiny-llava-0) 1" in (tmp_path / "report.md").read_text()
+
+
+class Nowhere(Proposer):
+    def propose(self, state):
+        raise ConfigError("the settings are wrong")
+
+
+@dataclass(frozen=True)
+class Misconfigured(Method):
+    def proposer(self, context, records):
+        return Nowhere()
+
+
+@pytest.fixture
+def third_party(fresh_plugins):
+    @hookimpl
+    def sdrpn_register_methods(registry):
+        registry.add("misconfigured", Misconfigured)
+        registry.add("mine", "tests.plugins.centre_method:Centre", help="crops the middle")
+
+    module = types.ModuleType("theirs")
+    module.SDRPN_API = 1
+    module.sdrpn_register_methods = sdrpn_register_methods
+    fresh_plugins.register(module, "theirs")
+
+
+def test_a_third_party_adds_a_method_in_one_short_file(third_party, model, records, tmp_path):
+    results = run_benchmark(
+        model, ["baseline", "mine"], records[:3], out=tmp_path,
+        method_options={"mine": {"side": 0.5}}, **ANSWERS,
+    )  # fmt: skip
+    assert results["method_options"]["mine"] == {"side": 0.5}
+    assert results["methods"]["mine"]["outcomes"] == {"ok": 3}
+    assert rows(tmp_path)[0]["methods"]["mine"]["boxes"] == [[15, 15, 45, 45]]
+
+
+def test_wrong_settings_end_the_run_and_are_not_counted(third_party, model, records, tmp_path):
+    with pytest.raises(ConfigError, match="the settings are wrong"):
+        run_benchmark(model, ["misconfigured"], records, out=tmp_path, **ANSWERS)
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_runs(model, records, tmp_path):
+    boxless = [replace(record, boxes=None) for record in records]
+    bare = BenchModel(model.source)
+    cases = [
+        (model, ["sdrp"], records, {}, UnknownNameError, "did you mean 'sdrpn'"),
+        (bare, ["sdrpn"], records, {}, ConfigError, "'sdrpn' needs an RPN.*PATH=RPN"),
+        (model, ["oracle"], boxless, {}, ConfigError, "'oracle' needs records with boxes"),
+        (model, ["random", "random"], records, {}, ConfigError, "named twice"),
+        (model, ["oracle"], records, {"oracle": {"margn": 1}}, ConfigError, "mean 'margin'"),
+        (model, ["oracle"], records, {"oracle": {"margin": -1}}, ConfigError, "0 or more"),
+        (model, ["oracle"], records, {"sdrpn": {}}, ConfigError, "not compared"),
+        ([], ["baseline"], records, {}, ConfigError, "at least one model"),
+        ([bare, bare], ["baseline"], records, {}, ConfigError, "two models are called"),
+    ]
+    for models, methods, data, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            run_benchmark(
+                models, methods, data, out=tmp_path / "out", method_options=options, **ANSWERS
+            )
+    assert not list(tmp_path.glob("out/items*"))
+
+
+def test_default_methods_are_those_that_apply(model, records, tmp_path):
+    boxless = [replace(record, boxes=None) for record in records[:2]]
+    bare = replace(model, rpn=None)
+    with pytest.raises(ConfigError, match="no preset matches"):  # attention: which heads?
+        run_benchmark(bare, None, boxless, out=tmp_path / "a", **ANSWERS)
+    results = run_benchmark(model, None, boxless, out=tmp_path / "b", **ANSWERS)
+    assert list(results["methods"]) == ["baseline", "sdrpn", "attention", "random"]
+    assert results["methods"]["sdrpn"]["pointing"] == {"map": None, "crop": None}
+    assert not (tmp_path / "b" / "figures" / "accuracy_by_object_size.png").exists()
+
+
+def test_several_models_side_by_side(model, records, tmp_path):
+    other = tiny_llava(seed=1)
+    entries = [replace(model, name="one"), BenchModel(other, make_rpn(other), name="two")]
+    results = run_benchmark(
+        entries, ["baseline", "sdrpn"], records[:3], out=tmp_path, scorer=odd_length, **ANSWERS
+    )
+    assert list(results["models"]) == ["one", "two"]
+    assert "methods" not in results
+    report = (tmp_path / "report.md").read_text()
+    assert "## one" in report
+    assert "## two" in report
+    texts = {row["model"]: row["methods"]["baseline"]["text"] for row in rows(tmp_path)}
+    assert texts["one"] != texts["two"]
+
+
+def test_the_report_says_what_the_results_say(whole):
+    out, results = whole
+    report = (out / "report.md").read_text()
+    lines = report.splitlines()
+    for name, values in results["methods"].items():
+        line = next(line for line in lines if line.startswith(f"| {name} |"))
+        low, high = values["interval"]
+        assert f"{values['accuracy']:.1%} ({low:.1%} to {high:.1%})" in line
+        if name != "baseline":
+            assert f"{100 * values['difference']['value']:+.1f} (" in line
+            assert f"{values['time_ratio']:.2f} |" in line
+    assert results["environment"]["torch"] in report
+    for name in ("accuracy", "accuracy_by_object_size", "gain_and_cost"):
+        assert f"(figures/{name}.png)" in report
+        assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same model and data as files, for the command."""
+    root = tmp_path_factory.mktemp("bench")
+    write_tiny_llava(root / "model")
+    make_rpn(tiny_llava()).save_pretrained(root / "rpn")
+    lines = []
+    for i in range(5):
+        tiny_picture(i).save(root / f"{i}.png")
+        record = {"image": f"{i}.png", "question": "which colour ?", "answer": "red"}
+        lines.append(json.dumps({**record, "boxes": [list(BOX)]}))
+    (root / "data.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def words(files, out, *more):
+    return [
+        "bench", "--models", f"{files / 'model'}={files / 'rpn'}",
+        "--data", f"{files / 'data.jsonl'}", "--out", str(out),
+        "--max-new-tokens", "2", "--batch-size", "2", *more,
+    ]  # fmt: skip
+
+
+def test_command(files, tmp_path):
+    result = CliRunner().invoke(app, words(files, tmp_path, "--n", "3"), env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    for name in DEFAULT_METHODS:
+        assert f" {name} " in result.stdout
+    assert str(tmp_path / "report.md") in result.stdout
+    again = words(files, tmp_path, "--n", "3", "--json")
+    results = json.loads(CliRunner().invoke(app, again).stdout)
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert results["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--methods", "baseline,orcle"], "did you mean 'oracle'"),
+        (["--method-option", "oracle.margin"], "write KEY=VALUE"),
+        (["--method-option", "margin=1"], "write METHOD.KEY=VALUE"),
+        (["--data", "glyphs/smal"], "glyphs/small"),
+        (["--models", "nowhere="], "write PATH or PATH=RPN"),
+    ],
+)
+def test_command_refuses_in_one_line(files, tmp_path, more, message):
+    result = CliRunner().invoke(app, words(files, tmp_path, *more))
+    assert result.exit_code == 1
+    assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_scores(files, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert CliRunner().invoke(app, words(files, one)).exit_code == 0
+    launch = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+        "--num_machines", "1", "--dynamo_backend", "no", "--mixed_precision", "no",
+        "--main_process_port", "0", "-m", "sdrpn_core",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, *words(files, two)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert rows(one) == rows(two)
+    results = [json.loads((out / "results.json").read_text()) for out in (one, two)]
+    assert results[1]["processes"] == 2
+    for name in DEFAULT_METHODS:
+        first, second = (found["methods"][name] for found in results)
+        for key in ("accuracy", "interval", "outcomes", "pointing", "visual_tokens"):
+            assert first[key] == second[key]
+    assert not list(two.glob("items-*.jsonl"))
+    assert done.stdout.count("report.md") == 1, "only one process speaks"

@@ -1,0 +1,68 @@
+"""What a killed run leaves behind is read, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdrpn_bench.item_store import ItemStore
+from sdrpn_core.errors import ConfigError, InputError
+
+CONFIG = {"seed": 0, "methods": {"a": {"x": None}}, "sizes": (1, 2)}
+
+
+def row(index, model="m", **values):
+    return {"model": model, "index": index, "fingerprint": "f", "id": str(index), **values}
+
+
+def test_rows_come_back_in_order_from_all_processes(tmp_path):
+    ItemStore(tmp_path, 1).append([row(2), row(0)])
+    ItemStore(tmp_path).append([row(1), row(0, model="k")])
+    expected = [row(0, model="k"), row(0), row(1), row(2)]
+    assert ItemStore(tmp_path).read() == expected
+    ItemStore(tmp_path).merge()
+    assert [path.name for path in tmp_path.iterdir()] == ["items.jsonl"]
+    assert ItemStore(tmp_path).read() == expected
+
+
+@given(cut=st.integers(0, 400))
+def test_a_kill_at_any_byte_loses_only_unfinished_rows(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("store")
+    store = ItemStore(folder)
+    store.append([row(i, text="é\n") for i in range(4)])
+    path = folder / "items.jsonl"
+    data = path.read_bytes()[:cut]
+    path.write_bytes(data)
+    kept = data.count(b"\n")
+    assert [found["index"] for found in store.read()] == list(range(kept))
+    store.append([row(i, text="again") for i in range(kept, 6)])
+    assert [found["index"] for found in store.read()] == list(range(6))
+
+
+def test_a_broken_line_is_an_error(tmp_path):
+    (tmp_path / "items.jsonl").write_text('{"model": "m"}\n')
+    with pytest.raises(InputError, match=r"items.jsonl: line 1 is not an item result"):
+        ItemStore(tmp_path).read()
+
+
+def test_the_same_settings_go_on_and_others_do_not(tmp_path):
+    store = ItemStore(tmp_path)
+    store.write_config(CONFIG)
+    store.write_config(CONFIG)
+    with pytest.raises(ConfigError, match=r"seed = 0, not 1.*--restart"):
+        store.write_config({**CONFIG, "seed": 1})
+    with pytest.raises(ConfigError, match="methods"):
+        store.write_config({**CONFIG, "methods": {"a": {"x": 1}}})
+    store.clear()
+    store.write_config({**CONFIG, "seed": 1})
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_results_without_settings_are_refused(tmp_path):
+    store = ItemStore(tmp_path)
+    store.append([row(0)])
+    with pytest.raises(ConfigError, match=r"no config.json"):
+        store.write_config(CONFIG)
