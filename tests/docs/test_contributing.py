@@ -18,7 +18,18 @@ from transformers import (
     Qwen2Config,
 )
 
-from sdrpn_core import RPN, Backbone, Question, Resized, RoIMap, answer, load_backbone
+from sdrpn_bench import MethodContext
+from sdrpn_core import (
+    RPN,
+    Backbone,
+    Question,
+    Record,
+    Resized,
+    RoIMap,
+    answer,
+    answer_batch,
+    load_backbone,
+)
 from sdrpn_core.generation import generate, prompt_block
 from sdrpn_core.plugins import get_plugins
 from sdrpn_core.prefill import prefill
@@ -164,3 +175,14 @@ def test_head_learns(backbone: Backbone) -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
     assert int(RPNProposer(rpn).maps(state)[0].scores.argmax()) == 5
+
+
+def test_method_looks_at_the_middle(names: dict[str, Any], backbone: Backbone) -> None:
+    record = Record("0", tiny_picture(size=(80, 40)), "what is it", answer="red")
+    context = MethodContext(backbone, max_new_tokens=3)
+    method = get_plugins().methods.get("centre").from_options({})
+    proposer = method.proposer(context, [record])
+    question = Question(record.question, (tiny_picture(size=(80, 40)),))
+    found = answer_batch(backbone, [question], proposer, max_new_tokens=3)[0]
+    assert found.boxes == [(20, 10, 60, 30)]
+    assert found.n_visual_tokens == 32
