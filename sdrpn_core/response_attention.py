@@ -18,7 +18,7 @@ import torch
 from transformers import Cache, DynamicCache
 
 from sdrpn_core.attention_tap import AttentionTap
-from sdrpn_core.errors import AttentionError
+from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.feature_tap import FeatureTap
 from sdrpn_core.generation import generate, prompt_block
 from sdrpn_core.labels.recipe import ALL_HEADS, LabelRecipe
@@ -65,8 +65,23 @@ def recipe_heads(recipe: LabelRecipe) -> dict[int, list[int] | None]:
 
 
 def recipe_maps(recipe: LabelRecipe, maps: Mapping[int, Map]) -> tuple[Map, Map]:
-    """Grounding and sink map ``(h, w)`` float32 of one picture: means over the recipe's heads."""
+    """Grounding and sink map ``(h, w)`` float32 of one picture: means over the recipe's heads.
+
+    Args:
+        recipe: which heads.
+        maps: ``{layer: (heads, h, w)}``, tapped with exactly :func:`recipe_heads`.
+
+    Raises:
+        ConfigError: the maps were tapped with other heads.
+    """
     tapped = recipe_heads(recipe)
+    for layer, order in tapped.items():
+        found = len(maps[layer]) if layer in maps else 0
+        if not found or (order is not None and found != len(order)):
+            raise ConfigError(
+                f"the maps of layer {layer} hold {found} heads, the recipe reads "
+                f"{'all' if order is None else order}: tap with recipe_heads(recipe)"
+            )
 
     def mean(chosen: HeadsByLayer) -> Map:
         rows: list[Map] = []

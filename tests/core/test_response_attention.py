@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdrpn_core.backbone import Question
-from sdrpn_core.errors import InputError
+from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.generation import prompt_block
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.prefill import prefill_prompts
@@ -231,3 +231,11 @@ def test_a_recipe_without_sinks_has_an_empty_sink_map():
     _, sink = recipe_maps(LabelRecipe(grounding={2: (0,)}), maps)
     assert sink.shape == (2, 3)
     assert not sink.any()
+
+
+def test_maps_of_other_heads_are_refused():
+    recipe = LabelRecipe(grounding={1: (0, 2)})
+    with pytest.raises(ConfigError, match=r"layer 1 hold 4 heads, the recipe reads \[0, 2\]"):
+        recipe_maps(recipe, {1: np.ones((4, 2, 2), np.float32)})
+    with pytest.raises(ConfigError, match="layer 1 hold 0 heads"):
+        recipe_maps(recipe, {})
