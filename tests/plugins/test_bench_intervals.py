@@ -75,6 +75,13 @@ def test_order_of_items_does_not_matter(cell, random):
     assert shuffled == paired_difference(method, reference)
 
 
+@given(st.integers(0, 80), st.integers(0, 80))
+def test_mcnemar_agrees_with_scipy(wins, losses):
+    found = paired_difference(*pairs(5, wins, losses, 5)).p_value
+    expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
 def test_pairing_tightens_what_agrees():
     """The same two accuracies: items on which both agree make the difference surer."""
     agreeing = paired_difference(*pairs(50, 10, 0, 40))
