@@ -1,0 +1,163 @@
+"""``sdrpn label`` and ``sdrpn train``: options, output, one-line errors, a kill in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner, Result
+
+from sdrpn_core.cli.main import app
+from tests.stage_data import RECIPE, files, records
+from tests.tiny import write_tiny_llava
+
+SIZES = ("--batch-size", "2", "--shard-size", "2", "--max-new-tokens", "3")
+SHAPE = ("--branch", "2", "--layers", "2", "--head-option", "rope=false")
+FAST = ("--steps", "1", "--global-batch-size", "12", "--batch-size", "4", "--lr", "1e-3")
+DEADLINE = 120  # seconds; a loaded machine takes many to import torch
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(write_tiny_llava(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder with ``records.jsonl``, its pictures, and ``recipe.json``."""
+    folder = tmp_path_factory.mktemp("data")
+    lines = []
+    for record in records(12):
+        record.image.save(folder / f"{record.id}.png")
+        lines.append(
+            {
+                "id": record.id,
+                "image": f"{record.id}.png",
+                "question": record.question,
+                "response": record.response,
+            }
+        )
+    lines[1]["image"] = "missing.png"
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "recipe.json").write_text(RECIPE.to_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(model, data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("labels")
+    assert sdrpn(*label_words(model, data, out)).exit_code == 0
+    return out
+
+
+def label_words(model: str, data: Path, out: Path) -> list[str]:
+    records_file = str(data / "records.jsonl")
+    recipe = str(data / "recipe.json")
+    return ["label", records_file, "--model", model, "--out", str(out), "--recipe", recipe, *SIZES]
+
+
+def sdrpn(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def test_label_prints_counts_and_what_was_skipped(model, data, labels):
+    result = sdrpn(*label_words(model, data, labels), "--json")
+    summary = json.loads(result.stdout)
+    assert summary["counts"]["ok"] == 11
+    assert summary["counts"]["unreadable"] == 1
+    (skipped,) = summary["skipped"]
+    assert (skipped["id"], skipped["status"]) == ("r1", "unreadable")
+    assert "missing.png" in skipped["reason"]
+    text = sdrpn(*label_words(model, data, labels)).stdout
+    assert "11 ok, 1 unreadable" in text
+    assert "skipped r1" in text
+
+
+def test_label_resumes_after_a_kill_with_the_same_bytes(model, data, labels, tmp_path):
+    words = [sys.executable, "-m", "sdrpn_core", *label_words(model, data, tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + DEADLINE
+    while not list(tmp_path.glob("labels-*.parquet")) and time.monotonic() < deadline:
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    finished = {path.name for path in tmp_path.glob("labels-*.parquet")}
+    assert 1 <= len(finished) < 6
+    times = {name: (tmp_path / name).stat().st_mtime_ns for name in finished}
+    assert sdrpn(*label_words(model, data, tmp_path)).exit_code == 0
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in finished} == times
+    assert files(tmp_path) == files(labels)
+
+
+def test_train_writes_an_rpn_and_prints_where(model, labels, tmp_path):
+    out = str(tmp_path / "run")
+    words = ("train", str(labels), "--model", model, "--out", out, *SHAPE, *FAST)
+    result = json.loads(sdrpn(*words, "--setting", "max_grad_norm=0.5", "--json").stdout)
+    assert (result["steps"], result["samples"], result["skipped"]) == (1, 11, 0)
+    folder = Path(result["rpn"])
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["branch"], config["head_options"]["rope"]) == (2, False)
+    assert json.loads((folder / "training.json").read_text())["settings"]["max_grad_norm"] == 0.5
+    refused = sdrpn(*words)
+    assert refused.exit_code == 1
+    assert "max_grad_norm is 0.5 there and 1.0 here" in refused.stderr
+
+
+def test_train_labels_on_the_way(model, data, labels, tmp_path):
+    lazy = ("train", str(data / "records.jsonl"), "--lazy", "--recipe", str(data / "recipe.json"))
+    common = ("--model", model, *SHAPE, *FAST, "--steps", "3")
+    assert sdrpn(*lazy, *common, "--out", str(tmp_path / "lazy")).exit_code == 0
+    text = sdrpn(*lazy, *common, "--out", str(tmp_path / "lazy"), "--resume").stdout
+    assert "3 steps" in text
+    assert load_file(tmp_path / "lazy" / "rpn" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--setting", "wrong=1"), "unknown training settings: wrong"),
+        (("--setting", "wrong"), "write KEY=VALUE"),
+        (("--head", "q"), "unknown RPN head 'q': did you mean 'qk'"),
+        (("--head-option", "ropes=1"), "no option ropes"),
+        (("--loss", "l1"), "unknown loss 'l1'"),
+        (("--layers", "9"), "needs decoder layers up to 10"),
+        (("--recipe", "no.json"), "cannot read the label recipe no.json"),
+        (("--resume",), "holds no training run to resume"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_is_wrong_with_a_training_run_is_one_line(model, labels, tmp_path, words, message):
+    out = str(tmp_path / "run")
+    result = sdrpn("train", str(labels), "-m", model, "-o", out, *SHAPE, *FAST, *words)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert message in line
+
+
+def test_a_model_without_preset_needs_branch_and_layers(model, labels, tmp_path):
+    result = sdrpn("train", str(labels), "-m", model, "-o", str(tmp_path / "run"))
+    assert result.exit_code == 1
+    assert "no preset matches" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["label", "train"])
+def test_help_names_every_option_without_loading_torch(command):
+    code = (
+        f"import sys\nfrom sdrpn_core.cli.main import main\n"
+        f"try: main(['{command}', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch is loaded' if 'torch' in sys.modules else 0)\n"
+    )
+    wide = {**os.environ, "COLUMNS": "200"}  # a narrow terminal cuts the names short
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=wide)
+    assert result.returncode == 0, result.stderr
+    assert "--attn-implementation" in result.stdout

@@ -1,0 +1,34 @@
+"""What the tests of the label and train stages share: records, a recipe, a label run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdrpn_core.labels import LabelRecipe
+from sdrpn_core.records import Record
+from tests.tiny import tiny_picture
+
+#: Reads layers on both sides of the branch, and labels nearly every random map.
+RECIPE = LabelRecipe(
+    grounding={2: (0, 1), 3: (2,)}, sink={1: "all"}, sink_threshold=0.1, max_box_fraction=1.0
+)
+QUESTIONS = ("what colour is the dot?", "which shape is left of the square?", "read the sign")
+RESPONSES = ("red dot", "the small square", "yes")
+
+
+def records(n: int, *, answered: bool = True) -> list[Record]:
+    """Records with pictures of several shapes; ``answered``: with a response."""
+    return [
+        Record(
+            f"r{index}",
+            tiny_picture(index, (60 + 17 * (index % 5), 60)),
+            QUESTIONS[index % len(QUESTIONS)],
+            response=RESPONSES[index % len(RESPONSES)] if answered else None,
+        )
+        for index in range(n)
+    ]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Name and content of everything in a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
