@@ -257,9 +257,15 @@ def _read(
 ) -> list[ResponseAttention]:
     heads = recipe_heads(recipe)
     if group[0].record.response is None:
-        return read_own_responses(backbone, prompts, heads, max_new_tokens=max_new_tokens)
+        return read_own_responses(
+            backbone,
+            prompts,
+            heads,
+            max_new_tokens=max_new_tokens,
+            max_rows=recipe.response_rows,
+        )
     backbone.check_context(max(map(len, prompts)))
-    return read_given_responses(backbone, prompts, heads)
+    return read_given_responses(backbone, prompts, heads, max_rows=recipe.response_rows)
 
 
 def _row(

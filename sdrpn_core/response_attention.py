@@ -99,9 +99,19 @@ def recipe_maps(recipe: LabelRecipe, maps: Mapping[int, Map]) -> tuple[Map, Map]
 
 @torch.no_grad()
 def read_given_responses(
-    backbone: Backbone, prompts: Sequence[Prompt], heads: TappedHeads
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    heads: TappedHeads,
+    *,
+    max_rows: int | None = None,
 ) -> list[ResponseAttention]:
     """Attention of responses that are part of the prompts; stops after the deepest tapped layer.
+
+    Args:
+        backbone: the model.
+        prompts: a batch, responses included.
+        heads: which layers and heads.
+        max_rows: average over only the first this many response tokens.
 
     Raises:
         InputError: a prompt with its response exceeds the model's context.
@@ -110,12 +120,17 @@ def read_given_responses(
     block = prompt_block(backbone, prompts)
     with _given_tap(backbone, prompts, block, heads) as tap:
         _run_layers(backbone, block, max(heads) + 1)
-    return _averages(tap, heads, prompts, block)
+    return _averages(tap, heads, prompts, max_rows)
 
 
 @torch.no_grad()
 def read_given_responses_and_features(
-    backbone: Backbone, prompts: Sequence[Prompt], heads: TappedHeads, branch: int
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    heads: TappedHeads,
+    branch: int,
+    *,
+    max_rows: int | None = None,
 ) -> tuple[list[ResponseAttention], Block, Features]:
     """The same, and the branch features of the same pass.
 
@@ -126,12 +141,13 @@ def read_given_responses_and_features(
         prompts: a batch, responses included.
         heads: which layers and heads.
         branch: B.
+        max_rows: average over only the first this many response tokens.
     """
     block = prompt_block(backbone, prompts)
     n_layers = max(branch, max(heads) + 1)
     with _given_tap(backbone, prompts, block, heads) as tap:
         features = _run_layers(backbone, block, n_layers, branch)
-    return _averages(tap, heads, prompts, block), block, features
+    return _averages(tap, heads, prompts, max_rows), block, features
 
 
 @torch.no_grad()
@@ -141,6 +157,7 @@ def read_own_responses(
     heads: TappedHeads,
     *,
     max_new_tokens: int,
+    max_rows: int | None = None,
     prefix: Block | None = None,
     cache: Cache | None = None,
 ) -> list[ResponseAttention]:
@@ -152,6 +169,7 @@ def read_own_responses(
         heads: which layers and heads.
         max_new_tokens: upper limit of the response length. The last token is never fed back, so a
             response cut off by the limit lacks its last row.
+        max_rows: average over only the first this many response tokens.
         prefix: the prompts' prefixes, if ``cache`` holds them.
         cache: their KV cache; extended in place.
     """
@@ -170,7 +188,9 @@ def read_own_responses(
         )
     n_rows = sum(rows.weights.shape[2] for rows in tap.rows[min(heads)])
     return [
-        _average(tap, heads, prompt, row, 0, min(len(response), n_rows), response)
+        _average(
+            tap, heads, prompt, row, 0, _at_most(min(len(response), n_rows), max_rows), response
+        )
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
     ]
 
@@ -200,16 +220,20 @@ def _run_layers(
 
 
 def _averages(
-    tap: AttentionTap, heads: TappedHeads, prompts: Sequence[Prompt], block: Block
+    tap: AttentionTap, heads: TappedHeads, prompts: Sequence[Prompt], max_rows: int | None
 ) -> list[ResponseAttention]:
     """Per prompt the mean over its own response rows, which are the last of those tapped."""
     n_rows = tap.weights(min(heads)).shape[2]
-    return [
-        _average(
-            tap, heads, prompt, row, n_rows - prompt.response_length, n_rows, _response(prompt)
-        )
-        for row, prompt in enumerate(prompts)
-    ]
+    readings = []
+    for row, prompt in enumerate(prompts):
+        first = n_rows - prompt.response_length
+        last = first + _at_most(prompt.response_length, max_rows)
+        readings.append(_average(tap, heads, prompt, row, first, last, _response(prompt)))
+    return readings
+
+
+def _at_most(count: int, limit: int | None) -> int:
+    return count if limit is None else min(count, limit)
 
 
 def _tap(

@@ -20,10 +20,13 @@ class BboxPolicy(RegionRule, CropPolicy):
     Attributes:
         max_crops: with more regions than this nothing is cropped; the published value is 2.
         max_ratio: tokens per cell that a crop may have, see `Crop`; None (published: -1) keeps all.
+        margin: cells, or parts of one, that a crop shows around its region on every side
+            (published: 0). On a coarse grid a region may cut through its object.
     """
 
     max_crops: int = 2
     max_ratio: float | None = None
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,6 +36,8 @@ class BboxPolicy(RegionRule, CropPolicy):
             raise ConfigError(
                 f"crop policy: max_ratio must be positive or None, not {self.max_ratio}"
             )
+        if not self.margin >= 0:
+            raise ConfigError(f"crop policy: margin must not be negative, not {self.margin}")
 
     def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
         return plan_boxes(
@@ -40,16 +45,23 @@ class BboxPolicy(RegionRule, CropPolicy):
             geometry,
             max_crops=self.max_crops,
             max_ratio=self.max_ratio,
+            margin=self.margin,
         )
 
 
 def plan_boxes(
-    regions: Regions, geometry: Geometry, *, max_crops: int, max_ratio: float | None = None
+    regions: Regions,
+    geometry: Geometry,
+    *,
+    max_crops: int,
+    max_ratio: float | None = None,
+    margin: float = 0.0,
 ) -> CropPlan:
     """One crop per region, or the reason for none."""
+    shown = source_boxes(regions.boxes, geometry, margin)
     crops = tuple(
         Crop(box=box, grid_box=grid_box, max_ratio=max_ratio)
-        for grid_box, box in zip(regions.boxes, source_boxes(regions.boxes, geometry), strict=True)
+        for grid_box, box in zip(regions.boxes, shown, strict=True)
         if not is_empty(box)
     )
     if len(crops) > max_crops:
@@ -72,9 +84,10 @@ def _why_none(regions: Regions) -> tuple[Outcome, tuple[Crop, ...], str]:
     return Outcome.NO_ROI, (), "no cell is above the threshold"
 
 
-def source_boxes(grid_boxes: tuple[Box, ...], geometry: Geometry) -> list[Box]:
-    """Grid boxes in source pixels, as plain integers."""
-    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in geometry.to_source(grid_boxes).tolist()]
+def source_boxes(grid_boxes: tuple[Box, ...], geometry: Geometry, margin: float = 0.0) -> list[Box]:
+    """Grid boxes with a margin (in cells) in source pixels, as plain integers."""
+    grown = [(x0 - margin, y0 - margin, x1 + margin, y1 + margin) for x0, y0, x1, y1 in grid_boxes]
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in geometry.to_source(grown).tolist()]
 
 
 def is_empty(box: Box) -> bool:

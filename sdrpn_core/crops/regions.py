@@ -29,10 +29,12 @@ class RegionRule:
         relative: threshold the raw scores relative to their maximum (the published code writes this
             as a negative threshold). Made for `distribution` maps: a logit map without any
             positive score has no cell above it.
-        min_area: a region with fewer cells, but more than one, is grown around its centre; a
-            single cell is always dropped.
+        min_area: a region with fewer cells is grown around its centre.
         max_area_fraction: a region with more than this share of the grid's cells is dropped. The
             default is 225 of 576 cells; 1 keeps all.
+        blur: blur the map before the threshold (published). On a coarse grid, where an object is a
+            cell or two, the blur is as wide as the object: switch it off.
+        keep_single: a region of one cell counts like any other. Published: it is dropped.
 
     Raises:
         ConfigError: a value out of range.
@@ -42,6 +44,8 @@ class RegionRule:
     relative: bool = False
     min_area: int = 4
     max_area_fraction: float = 225 / 576
+    blur: bool = True
+    keep_single: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -58,10 +62,10 @@ class RegionRule:
 
     def above(self, roi: RoIMap) -> npt.NDArray[np.bool_]:
         """The cells above the threshold: (h, w) bool."""
-        if self.relative:
-            blurred = gaussian_blur(roi.scores)
-            return blurred > blurred.max() * self.threshold
-        return gaussian_blur(roi.probabilities()) > self.threshold
+        values = roi.scores if self.relative else roi.probabilities()
+        if self.blur:
+            values = gaussian_blur(values)
+        return values > (values.max() * self.threshold if self.relative else self.threshold)
 
     def regions(self, above: npt.NDArray[np.bool_]) -> Regions:
         """The 8-connected regions of `above` that count, in raster order of their first cell."""
@@ -72,7 +76,7 @@ class RegionRule:
         single = oversized = 0
         for area, (rows, columns) in zip(areas, ndimage.find_objects(labels), strict=True):
             box = (columns.start, rows.start, columns.stop, rows.stop)
-            if area == 1:
+            if area == 1 and not self.keep_single:
                 single += 1
             elif area > largest:
                 oversized += 1

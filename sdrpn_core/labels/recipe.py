@@ -43,6 +43,9 @@ class LabelRecipe:
             side. Published for dynamic resolution.
         padding_is_sink: cells that lie wholly in the padding are removed like sinks and are always
             background. Published for dynamic resolution, where labels are made on padded squares.
+        response_rows: average the attention over only the first this many response tokens; `None`
+            (published) over all of them. For a model whose answers name the object first and
+            describe it then, only the naming looks at it.
         smoothing: before the foreground threshold, drop isolated peaks: keep only cells where the
             map after a 5x5 blur exceeds the mean of the two thresholds. Published, off by default.
 
@@ -60,6 +63,7 @@ class LabelRecipe:
     box_blur: bool = False
     padding_is_sink: bool = False
     smoothing: bool = False
+    response_rows: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grounding", _heads_by_layer(self.grounding, "grounding"))
@@ -78,6 +82,10 @@ class LabelRecipe:
         if not self.sink_threshold > 0:
             raise ConfigError(
                 f"label recipe: sink_threshold must be positive, not {self.sink_threshold}"
+            )
+        if self.response_rows is not None and self.response_rows < 1:
+            raise ConfigError(
+                f"label recipe: response_rows must be 1 or more, or None, not {self.response_rows}"
             )
         if not self.min_peak >= 0:
             raise ConfigError(f"label recipe: min_peak must not be negative, not {self.min_peak}")

@@ -40,6 +40,7 @@ class AttentionProposer(Proposer):
             state.prompts,
             recipe_heads(self.recipe),
             max_new_tokens=self.max_new_tokens,
+            max_rows=self.recipe.response_rows,
             prefix=state.prefix,
             cache=state.cache,
         )

@@ -121,7 +121,11 @@ class AnsweredRecordBatcher:
         recipe = self.labeler.recipe
         try:
             readings, block, features = read_given_responses_and_features(
-                self.backbone, prompts, recipe_heads(recipe), self.branch
+                self.backbone,
+                prompts,
+                recipe_heads(recipe),
+                self.branch,
+                max_rows=recipe.response_rows,
             )
         except AttentionError as error:
             names = ", ".join(repr(sample.id) for sample in samples)

@@ -17,12 +17,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
@@ -30,6 +28,7 @@ from safetensors.torch import save as to_safetensors
 from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.checkpoint import load_rpn_weights
+from sdrpn_core.training.optimizer_state import restore_state, split_state
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -74,7 +73,7 @@ class Checkpoints:
             self._remove_leftovers()
             unfinished.mkdir(parents=True)
             rpn.save_pretrained(unfinished / "rpn")
-            tensors, numbers = _split(optimizer.state_dict(), _parameter_names(rpn, optimizer))
+            tensors, numbers = split_state(rpn, optimizer)
             with atomic_write(unfinished / "optimizer.safetensors") as file:
                 file.write(to_safetensors(tensors))
             with atomic_write(unfinished / "state.json") as file:
@@ -100,10 +99,7 @@ class Checkpoints:
         try:
             tensors = load_file(folder / "optimizer.safetensors")
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            merged = _merge(
-                tensors, state["optimizer"], optimizer, _parameter_names(rpn, optimizer)
-            )
-            optimizer.load_state_dict(merged)
+            restore_state(rpn, optimizer, tensors, state["optimizer"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
@@ -133,48 +129,3 @@ def _discard(folder: Path) -> None:
     doomed = folder.with_name(_DISCARDED + folder.name)
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
-
-
-def _parameter_names(rpn: RPN, optimizer: Optimizer) -> list[str]:
-    """Names of the parameters in the order in which the optimizer numbers them."""
-    names = {id(parameter): name for name, parameter in rpn.named_parameters()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-
-def _split(
-    state: Mapping[str, Any], names: list[str]
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors by name, and everything else as plain JSON values."""
-    tensors: dict[str, torch.Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{names[index]}.{key}"] = value.detach().cpu().contiguous()
-            else:
-                numbers.setdefault(names[index], {})[key] = value
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
-    return tensors, {"state": numbers, "param_groups": groups}
-
-
-def _merge(
-    tensors: Mapping[str, torch.Tensor],
-    numbers: Mapping[str, Any],
-    optimizer: Optimizer,
-    names: list[str],
-) -> dict[str, Any]:
-    """The state dict that :func:`_split` took apart, for an optimizer built in the same way."""
-    index = {name: position for position, name in enumerate(names)}
-    state: dict[int, dict[str, Any]] = {}
-    for full_name, tensor in tensors.items():
-        name, key = full_name.rsplit(".", 1)
-        state.setdefault(index[name], {})[key] = tensor
-    for name, values in numbers["state"].items():
-        state.setdefault(index[name], {}).update(values)
-    fresh = optimizer.state_dict()["param_groups"]
-    groups = []
-    for group, saved in zip(fresh, numbers["param_groups"], strict=True):
-        # JSON has no tuples.
-        values = {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()}
-        groups.append({**group, **values})
-    return {"state": state, "param_groups": groups}

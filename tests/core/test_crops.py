@@ -313,3 +313,50 @@ def test_unknown_option_names_the_near_one():
 def test_map_of_another_grid():
     with pytest.raises(InputError, match=r"\(3, 3\).*\(12, 12\)"):
         BboxPolicy().plan(RoIMap(np.zeros((3, 3))), SQUARE)
+
+
+def test_without_blur_a_region_is_just_the_cells_above_the_threshold() -> None:
+    scores = np.full((10, 10), -9.0, np.float32)
+    scores[4, 5:7] = 9.0
+    geometry = PaddedSquare((100, 100), (10, 10), side=80)
+    tight = BboxPolicy(threshold=0.5, min_area=1, blur=False)
+    assert tight.plan(RoIMap(scores), geometry).crops[0].grid_box == (5, 4, 7, 5)
+    # Two cells of probability 1 blur to about 0.33 each: below one half nothing is left.
+    assert BboxPolicy(threshold=0.5, min_area=1).plan(RoIMap(scores), geometry).outcome == "no_roi"
+
+
+def test_a_single_cell_counts_only_if_it_is_kept() -> None:
+    scores = np.full((10, 10), -9.0, np.float32)
+    scores[0, 9] = 9.0
+    geometry = PaddedSquare((100, 100), (10, 10), side=80)
+    options = {"threshold": 0.5, "min_area": 1, "blur": False}
+    assert BboxPolicy(**options).plan(RoIMap(scores), geometry).outcome == "too_small"
+    plan = BboxPolicy(**options, keep_single=True).plan(RoIMap(scores), geometry)
+    assert [crop.box for crop in plan.crops] == [(90, 0, 100, 10)]
+
+
+@given(
+    row=st.integers(0, 9),
+    column=st.integers(0, 9),
+    margin=st.floats(0, 3),
+    size=st.tuples(st.integers(20, 500), st.integers(20, 500)),
+)
+def test_a_margin_grows_the_box_inside_the_picture(row, column, margin, size) -> None:
+    scores = np.full((10, 10), -9.0, np.float32)
+    scores[row, column] = 9.0
+    geometry = Resized(size, (10, 10), cell=8)
+    options = {"threshold": 0.5, "min_area": 1, "blur": False, "keep_single": True}
+    (plain,) = BboxPolicy(**options).plan(RoIMap(scores), geometry).crops
+    (grown,) = BboxPolicy(**options, margin=margin).plan(RoIMap(scores), geometry).crops
+    assert grown.grid_box == plain.grid_box
+    for axis, length in enumerate(size):
+        wanted = margin * length / 10
+        low, high = plain.box[axis], plain.box[axis + 2]
+        # Both corners are truncated to whole pixels.
+        assert abs(grown.box[axis] - max(0, low - wanted)) <= 1.01
+        assert abs(grown.box[axis + 2] - min(length, high + wanted)) <= 1.01
+
+
+def test_a_negative_margin_is_refused() -> None:
+    with pytest.raises(ConfigError, match="margin must not be negative"):
+        BboxPolicy(margin=-0.1)

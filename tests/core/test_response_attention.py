@@ -239,3 +239,20 @@ def test_maps_of_other_heads_are_refused():
         recipe_maps(recipe, {1: np.ones((4, 2, 2), np.float32)})
     with pytest.raises(ConfigError, match="layer 1 hold 0 heads"):
         recipe_maps(recipe, {})
+
+
+def test_only_the_first_rows_count_where_the_recipe_says_so(backbone):
+    prompts = backbone.encode([Question("what colour is the dot", (tiny_picture(),))])
+    (whole,) = read_own_responses(backbone, prompts, HEADS, max_new_tokens=4)
+    (first,) = read_own_responses(backbone, prompts, HEADS, max_new_tokens=4, max_rows=1)
+    assert first.response_ids == whole.response_ids
+    assert (first.n_rows, whole.n_rows) == (1, len(whole.response_ids[:3]))
+    given = [
+        replace(Question("what colour is the dot", (tiny_picture(),)), response_ids=ids)
+        for ids in (whole.response_ids, whole.response_ids[:1])
+    ]
+    answered = backbone.encode(given)
+    limited, short = read_given_responses(backbone, answered, HEADS, max_rows=1)
+    for layer in HEADS:
+        np.testing.assert_allclose(limited.maps[0][layer], first.maps[0][layer], **CLOSE)
+        np.testing.assert_allclose(short.maps[0][layer], first.maps[0][layer], **CLOSE)

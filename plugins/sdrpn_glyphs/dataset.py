@@ -1,0 +1,97 @@
+"""The splits: reproducible lists of (picture, question, answer, boxes).
+
+Items are drawn from the key ``split/seed/index``. Splits never share a key, so no seed can make
+a training item equal to a test item by construction of the stream.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from PIL import Image
+
+from .questions import Question, answered_color, ask
+from .scenes import Box, Scene, SceneSpec, make_scene, render
+
+SMALL = SceneSpec(count=(2, 6), width=(0.045, 0.085))
+VISIBLE = SceneSpec(count=(1, 5), width=(0.16, 0.28))
+"""Widths from which the dot is about three pixels wide in a picture shown at 80 pixels."""
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """What a split holds: its scenes, and what is asked about them, with weights."""
+
+    scenes: SceneSpec
+    topics: tuple[tuple[str, float], ...] = (("dot", 1.0),)
+    description: str = ""
+
+
+SPLITS: MappingProxyType[str, SplitSpec] = MappingProxyType(
+    {
+        "glyphs/train": SplitSpec(
+            SMALL, description="small objects, for pseudo-labels and RPN training"
+        ),
+        "glyphs/small": SplitSpec(
+            SMALL, description="test: small objects, their dots vanish at model resolution"
+        ),
+        "glyphs/visible": SplitSpec(
+            VISIBLE, description="test: large objects, their dots stay visible"
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one picture. ``boxes`` hold the asked object, in source pixels."""
+
+    id: str
+    split: str
+    question: str
+    answer: str
+    target: str
+    boxes: tuple[Box, ...]
+    scene: Scene
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, rendered anew at each access (a few milliseconds)."""
+        return render(self.scene)
+
+
+def draw_question(rng: random.Random, split: SplitSpec) -> tuple[Scene, Question]:
+    """A scene of the split, and a question about it."""
+    scene = make_scene(rng, split.scenes)
+    topics, weights = zip(*split.topics, strict=True)
+    return scene, ask(rng, scene, rng.choices(topics, weights)[0])
+
+
+def make_item(split: str, index: int, seed: int = 0) -> Item:
+    """Item ``index`` of a split. Raises ``KeyError`` with the known names for an unknown split."""
+    if split not in SPLITS:
+        raise KeyError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    key = f"{split}/{seed}/{index}"
+    scene, question = draw_question(random.Random(key), SPLITS[split])
+    return Item(
+        id=key,
+        split=split,
+        question=question.text,
+        answer=question.answer,
+        target=question.target,
+        boxes=(question.shape.box,),
+        scene=scene,
+    )
+
+
+def items(split: str, n: int, seed: int = 0) -> Iterator[Item]:
+    """The first ``n`` items of a split. The same seed gives the same items; n only extends them."""
+    return (make_item(split, index, seed) for index in range(n))
+
+
+def is_correct(prediction: str, item: Item) -> bool:
+    """Whether a free-form answer names the color of the dot, whatever its case and spacing."""
+    return answered_color(prediction) == item.target
