@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone
 
 
+#: Bytes; the alignment of memory that torch allocates itself.
+_ALIGNMENT = 64
+
+
 def load_backbone(
     source: str | Path | PreTrainedModel,
     *,
@@ -93,6 +97,7 @@ def load_backbone(
             processor = AutoProcessor.from_pretrained(name, **shared)
     if device is not None and quantization_config is None:
         _move(model, device)
+    _align(model)
     return adapter(model, processor, name=name, revision=revision)
 
 
@@ -161,6 +166,17 @@ def _check_attention(implementation: str | None) -> None:
     wants_flash = implementation is not None and implementation.startswith("flash_attention")
     if wants_flash and importlib.util.find_spec("flash_attn") is None:
         raise MissingExtraError(f"attn_implementation={implementation!r}", "flash-attn")
+
+
+def _align(model: PreTrainedModel) -> None:
+    """Move weights on a CPU to aligned memory.
+
+    Weights mapped from a file lie at any address, and small matrix products round differently from
+    one address to another: without this, two processes would not agree on the last bit.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:

@@ -154,7 +154,9 @@ def train(
         with torch.random.fork_rng(devices):
             totals = loop.run(first, steps, progress=progress)
     finally:
-        accelerator.end_training()
+        # Not `end_training`: it would take the process group from whatever comes after.
+        for tracker in accelerator.trackers:
+            tracker.finish()
     rpn.eval()
     folder = out_dir / RPN_FOLDER
     if accelerator.is_main_process:

@@ -58,6 +58,16 @@ class MethodContext:
             return LabelRecipe.from_dict(self.rpn.config.recipe)
         return self.backbone.preset.recipe()
 
+    @property
+    def policy(self) -> tuple[str, dict[str, Any]]:
+        """Name and options of the crop policy: that of the RPN, else of the backbone's preset.
+
+        Raises:
+            ConfigError: there is neither.
+        """
+        source = self.backbone.preset if self.rpn is None else self.rpn.config
+        return source.policy, dict(source.policy_options)
+
 
 @dataclass(frozen=True)
 class Method(ABC):

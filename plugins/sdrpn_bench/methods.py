@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from sdrpn_bench.method import Method, MethodContext
-from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.proposers import AttentionProposer, Proposer, RPNProposer, make_policy
 
@@ -40,29 +39,37 @@ class TrainedRPN(Method):
         """Proposals of the RPN, with the crop policy its configuration names."""
         if context.rpn is None:
             raise ConfigError("method 'sdrpn' needs an RPN")
-        config = context.rpn.config
-        options = dict(config.policy_options)
+        name, options = context.policy
         if self.threshold is not None:
             options["threshold"] = self.threshold
-        return RPNProposer(context.rpn, make_policy(config.policy, options))
+        return RPNProposer(context.rpn, make_policy(name, options))
 
 
 @dataclass(frozen=True)
 class RawAttention(Method):
     """Crops where the grounding heads look while the plain answer is generated.
 
+    The crop policy is the RPN's (without an RPN, the preset's), but for its threshold: attention is
+    no probability, so it is cut at a share of its maximum.
+
     Attributes:
-        threshold: share of the map's maximum above which cells are cropped; default: the one that
-            the label recipe calls foreground, so that labels and crops mark the same cells.
-        max_crops: with more regions than this nothing is cropped.
+        threshold: that share. Default: the policy's own if it is relative, else the one that the
+            label recipe calls foreground, so that labels and crops mark the same cells.
+        max_crops: overrides that of the policy.
     """
 
     threshold: float | None = None
-    max_crops: int = BboxPolicy.max_crops
+    max_crops: int | None = None
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
         """Proposals by attention, with a threshold relative to the map's maximum."""
         recipe = context.recipe
-        threshold = recipe.foreground if self.threshold is None else self.threshold
-        policy = BboxPolicy(threshold=threshold, relative=True, max_crops=self.max_crops)
+        name, options = context.policy
+        if self.threshold is not None:
+            options["threshold"] = self.threshold
+        elif not options.get("relative", False):
+            options["threshold"] = recipe.foreground
+        if self.max_crops is not None:
+            options["max_crops"] = self.max_crops
+        policy = make_policy(name, {**options, "relative": True})
         return AttentionProposer(recipe, policy, max_new_tokens=context.max_new_tokens)

@@ -24,6 +24,7 @@ from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.label_stage import label
 from sdrpn_core.overlay import Caption, draw_before_after
 from sdrpn_core.train_stage import train
+from sdrpn_core.training.settings import TrainingSettings
 
 from . import BACKBONE_DIR
 from .model import MAX_NEW_TOKENS
@@ -40,8 +41,8 @@ N_LABELS = 6000
 LABEL_BATCH = 64
 BENCH_BATCH = 25
 
-#: Passes over the labels, and pictures per step: what fits the time.
-TRAINING = {"epochs": 3, "global_batch_size": 32, "micro_batch_size": 32}
+#: Pictures per forward pass of the training; of no effect on the result.
+MICRO_BATCH = 32
 
 #: Test pictures that are shown before and after: the first ones, right or wrong.
 N_OVERLAYS = 6
@@ -83,11 +84,12 @@ def run_quickstart(out: Path, *, n: int, seed: int, say: Say) -> QuickstartResul
         backbone, labels, out / "labels", batch_size=LABEL_BATCH, max_new_tokens=MAX_NEW_TOKENS
     )
     seconds["label"] = time.perf_counter() - start
-    say(f"   {summary.counts} in {seconds['label']:.0f} s")
+    counts = ", ".join(f"{v} {k.value}" for k, v in summary.counts.items() if v)
+    say(f"   {counts} in {seconds['label']:.0f} s")
 
     start = time.perf_counter()
     say("2. An RPN learns from these labels, on the frozen model's middle layers ...")
-    settings = _training_settings(backbone)
+    settings = TrainingSettings.for_backbone(backbone, micro_batch_size=MICRO_BATCH)
     trained = train(backbone, out / "labels", out / "train", settings)
     seconds["train"] = time.perf_counter() - start
     say(f"   {trained.steps} steps in {seconds['train']:.0f} s, loss {trained.loss:.3f}")
@@ -110,12 +112,6 @@ def run_quickstart(out: Path, *, n: int, seed: int, say: Say) -> QuickstartResul
     records = read_records(TEST_DATA, n=min(n, N_OVERLAYS), seed=seed)
     overlays = _draw_overlays(backbone, trained.rpn, list(records), out / "overlays")
     return QuickstartResult(results, seconds, overlays)
-
-
-def _training_settings(backbone: Backbone) -> Any:
-    from sdrpn_core.training.settings import TrainingSettings
-
-    return TrainingSettings.for_backbone(backbone, **TRAINING)
 
 
 def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: Path) -> list[Path]:

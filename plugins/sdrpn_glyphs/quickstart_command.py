@@ -46,7 +46,7 @@ def _print(results: dict[str, Any], out: Path) -> None:
         low, high = values["interval"]
         difference = values.get("difference")
         gain = (
-            f"{100 * difference['difference']:+.1f} "
+            f"{100 * difference['value']:+.1f} "
             f"[{100 * difference['interval'][0]:+.1f}, {100 * difference['interval'][1]:+.1f}]"
             if difference
             else ""

@@ -47,11 +47,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 def launch(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """``accelerate launch --cpu --num_processes 2 -m sdrpn_core <words>`` in ``folder``."""
+    """``accelerate launch --multi_gpu --num_processes 2 -m sdrpn_core <words>`` in ``folder``.
+
+    accelerate 1.15 starts a single process with ``--cpu``, whatever ``--num_processes`` says. The
+    launcher named after GPUs starts as many as it is told, and without a GPU they talk over gloo.
+    """
     command = [
         str(Path(sys.executable).with_name("accelerate")),
         "launch",
-        "--cpu",
+        "--multi_gpu",
         "--num_processes=2",
         "--num_machines=1",
         "--mixed_precision=no",
@@ -126,3 +130,4 @@ def test_a_process_that_fails_ends_the_job(folder):
     (folder / "broken" / "manifest.json").write_bytes((folder / "one/manifest.json").read_bytes())
     result = launch(folder, *label_words(folder, "broken"))
     assert result.returncode != 0
+    assert "local_rank: 1" in result.stderr  # the launcher names the process, so there were two
