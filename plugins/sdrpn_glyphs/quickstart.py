@@ -117,7 +117,7 @@ def run_quickstart(out: Path, *, n: int, seed: int, say: Say) -> QuickstartResul
 def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: Path) -> list[Path]:
     """One picture per record: the plain answer, and the answer with its region."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = [open_image(record.image) for record in records]
+    images = [open_image(record.image) for record in records if record.image is not None]
     questions = [Question(r.question, (image,)) for r, image in zip(records, images, strict=True)]
     plain = answer_batch(backbone, questions, max_new_tokens=MAX_NEW_TOKENS)
     found = answer_batch(backbone, questions, RPNProposer(rpn), max_new_tokens=MAX_NEW_TOKENS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.decoder_parts import part
@@ -33,7 +34,7 @@ def backbone_identity(backbone: Backbone, branch: int) -> dict[str, Any]:
     """Facts about a backbone, as plain JSON values."""
     config = backbone.text_config
     facts: dict[str, Any] = {name: getattr(config, name, None) for name in _CONFIG_FIELDS}
-    facts["name"] = backbone.name
+    facts["name"] = _public_name(backbone.name)
     facts["revision"] = backbone.revision
     norm = part(backbone.layers[max(branch - 1, 0)], "input_layernorm")
     facts["norm_weights"] = _channels(norm.weight)
@@ -57,6 +58,11 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         for name in ("norm_weights", "embedding_weights")
         if name in expected and not _close(expected[name], found[name])
     ]
+
+
+def _public_name(name: str) -> str:
+    """A hub id as it is, of a local folder only the last part: the rest says nothing elsewhere."""
+    return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
 
 
 def _channels(weight: Any) -> list[float]:

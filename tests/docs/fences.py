@@ -20,7 +20,7 @@ def python_blocks(name: str) -> list[tuple[int, str]]:
 
 
 def run_blocks(name: str, namespace: dict[str, object]) -> dict[str, object]:
-    """Execute a file's Python blocks in order, in one namespace; errors point at the file's line."""
+    """Execute the Python blocks of a file in order, in one namespace; errors name its lines."""
     blocks = python_blocks(name)
     assert blocks, f"{name} has no Python example"
     for line, source in blocks:

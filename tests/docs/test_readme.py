@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sdrpn_glyphs import BACKBONE_DIR, RPN_DIR
 
+from sdrpn_glyphs import BACKBONE_DIR, RPN_DIR
 from tests.docs.fences import run_blocks
 
 

@@ -1,0 +1,127 @@
+"""The RPN that ships beside the embedded backbone, and the short way there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from sdrpn_bench import BenchModel, run_benchmark
+from sdrpn_core import RPN, load_backbone
+from sdrpn_core.errors import InputError, UnknownNameError
+from sdrpn_core.records import read_records
+from sdrpn_glyphs import BACKBONE_DIR, RPN_DIR, quickstart, quickstart_command
+from sdrpn_glyphs.export_command import export
+from sdrpn_glyphs.records import is_correct
+
+N = 60
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(BACKBONE_DIR, device="cpu")
+
+
+def test_preset_is_found_by_the_config(backbone):
+    assert backbone.preset.name == "glyphs-llava"
+    rpn = RPN.from_pretrained(RPN_DIR, backbone=backbone)
+    assert (rpn.config.branch, rpn.config.n_layers) == (
+        backbone.preset.branch,
+        backbone.preset.n_layers,
+    )
+    assert rpn.config.recipe == json.loads(backbone.preset.recipe().to_json())
+
+
+def test_the_rpn_sees_what_the_backbone_alone_cannot(backbone, tmp_path):
+    results = run_benchmark(
+        BenchModel(backbone, RPN_DIR, name="glyphs"),
+        ["baseline", "sdrpn", "random", "oracle"],
+        "glyphs/small",
+        out=tmp_path,
+        n=N,
+        seed=7,
+        batch_size=20,
+        max_new_tokens=8,
+    )
+    methods = results["methods"]
+    low, _ = methods["sdrpn"]["difference"]["interval"]
+    assert low > 0.2
+    assert methods["sdrpn"]["accuracy"] >= 0.8 * methods["oracle"]["accuracy"]
+    assert methods["random"]["accuracy"] < methods["sdrpn"]["accuracy"]
+    assert methods["baseline"]["accuracy"] < 0.3  # one in seven by guessing
+
+
+def test_records_are_drawn_from_split_and_seed_alone():
+    one, again = (
+        read_records("glyphs/small", n=3, seed=5),
+        read_records("glyphs/small", n=3, seed=5),
+    )
+    other = read_records("glyphs/small", n=3, seed=6)
+    assert [r.id for r in one] == [r.id for r in again] != [r.id for r in other]
+    assert [r.image.tobytes() for r in one] == [r.image.tobytes() for r in again]
+    assert is_correct(one[0].answer.split()[-1].upper() + ".", one[0])
+    assert not is_correct("a shape", one[0])
+
+
+def test_export_reads_back_as_records(tmp_path):
+    jsonl = export(tmp_path / "data", "glyphs/visible", 3, seed=2)
+    for found, drawn in zip(
+        read_records(jsonl), read_records("glyphs/visible", n=3, seed=2), strict=True
+    ):
+        assert (found.id, found.question, found.answer) == (drawn.id, drawn.question, drawn.answer)
+        assert found.boxes == drawn.boxes
+        assert found.image.is_file()
+    with pytest.raises(InputError, match="exists already"):
+        export(tmp_path / "data", "glyphs/visible", 3)
+    with pytest.raises(UnknownNameError, match="glyphs/small"):
+        export(tmp_path / "other", "glyphs/smal", 3)
+
+
+def test_quickstart_goes_the_whole_way_and_reuses_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "N_LABELS", 64)
+    said: list[str] = []
+    first = quickstart.run_quickstart(tmp_path / "run", n=8, seed=1, say=said.append)
+    assert first.results == json.loads((tmp_path / "run/results.json").read_text())
+    assert list(first.results["methods"]) == list(quickstart.METHODS)
+    assert (first.results["n"], first.results["seed"]) == (8, 1)
+    assert len(first.overlays) == quickstart.N_OVERLAYS
+    assert all(path.is_file() for path in first.overlays)
+    assert (tmp_path / "run/report.md").is_file()
+    shards = {p: p.stat().st_mtime_ns for p in (tmp_path / "run/labels").iterdir()}
+    second = quickstart.run_quickstart(tmp_path / "run", n=8, seed=2, say=said.append)
+    assert second.results["seed"] == 2
+    assert shards == {p: p.stat().st_mtime_ns for p in (tmp_path / "run/labels").iterdir()}
+
+
+def test_quickstart_prints_the_gain(monkeypatch, tmp_path, capsys):
+    methods = {
+        name: {
+            "accuracy": accuracy,
+            "interval": [accuracy - 0.1, accuracy + 0.1],
+            "visual_tokens": 100.0,
+            **(
+                {}
+                if name == "baseline"
+                else {
+                    "difference": {"value": accuracy - 0.1, "interval": [0.2, 0.9]},
+                    "time_ratio": 2.0,
+                }
+            ),
+        }
+        for name, accuracy in (("baseline", 0.1), ("sdrpn", 0.9))
+    }
+    results = {"data": "glyphs/small", "n": 300, "seed": 0, "methods": methods}
+    quickstart_command._print(results, tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "+80.0 points (95% paired interval +20.0 to +90.0): 10.0% -> 90.0%" in printed
+
+
+def test_quickstart_has_help():
+    import typer
+
+    app = typer.Typer()
+    app.command()(quickstart_command.quickstart)
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "--seed" in result.output
