@@ -63,6 +63,8 @@ def load_backbone(
     if isinstance(source, PreTrainedModel):
         return _wrap_loaded(source, processor, attn_implementation, device, revision)
     name = str(source)
+    if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
+        raise InputError(f"cannot load the model {name}: no such folder")
     # Said outright: left open, transformers asks on the terminal.
     shared: dict[str, Any] = {"trust_remote_code": model_kwargs.pop("trust_remote_code", False)}
     if revision:

@@ -242,3 +242,10 @@ def test_weights_lie_in_aligned_memory(tmp_path):
     backbone = load_backbone(write_tiny_llava(tmp_path), device="cpu")
     addresses = {parameter.data_ptr() % 64 for parameter in backbone.model.parameters()}
     assert addresses == {0}
+
+
+@pytest.mark.parametrize("name", ["/no/such/model", "./model"])
+def test_a_path_without_a_folder_is_not_taken_for_a_hub_id(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"cannot load the model {name}: no such folder"):
+        load_backbone(name)
