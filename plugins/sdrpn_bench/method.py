@@ -13,14 +13,13 @@ registered by ``registry.add("left", "my_package.left:LeftHalf", help="...")`` i
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from sdrpn_core.errors import ConfigError
 from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.options import from_options
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone
@@ -101,13 +100,4 @@ class Method(ABC):
         Raises:
             ConfigError: unknown option (names the near ones).
         """
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ConfigError(
-                    f"method {cls.__name__}: unknown option {name!r}; {hint}"
-                    f"options: {', '.join(known) or 'none'}"
-                )
-        return cls(**options)
+        return from_options(cls, options)

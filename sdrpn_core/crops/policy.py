@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.errors import InputError
 from sdrpn_core.geometry import Box, Geometry
+from sdrpn_core.options import from_options
 from sdrpn_core.roi_map import RoIMap
 
 P = TypeVar("P", bound="CropPolicy")
@@ -96,12 +96,4 @@ class CropPolicy(ABC):
         Raises:
             ConfigError: an unknown option (names the near ones) or a value out of range.
         """
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ConfigError(
-                    f"{cls.__name__}: unknown option {name!r}; {hint}options: {', '.join(known)}"
-                )
-        return cls(**options)
+        return from_options(cls, options)

@@ -21,6 +21,9 @@ _CONFIG_FIELDS = (
     "vocab_size",
 )
 
+#: Facts that are read off the weights.
+_WEIGHTS = ("norm_weights", "attention_weights", "embedding_weights")
+
 #: How many channels of a norm weight and of an embedding row identify the weights.
 _N_CHANNELS = 8
 #: The embedding row to look at: past the special tokens.
@@ -36,8 +39,11 @@ def backbone_identity(backbone: Backbone, branch: int) -> dict[str, Any]:
     facts: dict[str, Any] = {name: getattr(config, name, None) for name in _CONFIG_FIELDS}
     facts["name"] = _public_name(backbone.name)
     facts["revision"] = backbone.revision
-    norm = part(backbone.layers[max(branch - 1, 0)], "input_layernorm")
-    facts["norm_weights"] = _channels(norm.weight)
+    layer = backbone.layers[max(branch - 1, 0)]
+    facts["norm_weights"] = _channels(part(layer, "input_layernorm").weight)
+    query = getattr(part(layer, "self_attn"), "q_proj", None)
+    if query is not None and query.weight.is_floating_point():  # else fused, or quantized
+        facts["attention_weights"] = _channels(query.weight[0])
     facts["embedding_weights"] = _channels(backbone.embedding.weight[_EMBEDDING_ROW])
     return facts
 
@@ -55,8 +61,8 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         f"{name.replace('_', ' ')} differ (first: {found[name][0]:.4g}, expected "
         f"{expected[name][0]:.4g}), so the weights are not those it was trained on "
         f"({expected.get('name')})"
-        for name in ("norm_weights", "embedding_weights")
-        if name in expected and not _close(expected[name], found[name])
+        for name in _WEIGHTS
+        if name in expected and name in found and not _close(expected[name], found[name])
     ]
 
 

@@ -259,3 +259,19 @@ def test_a_hub_id_is_downloaded(backbone, rpn, folder, monkeypatch):
 def test_configurations_round_trip_through_json():
     config = RPNConfig(branch=1, n_layers=2, backbone={"model_type": "x"}, policy_options={"a": 1})
     assert RPNConfig.from_json(json.loads(json.dumps(config.to_dict())), "x") == config
+
+
+def test_a_fine_tune_of_the_attention_alone_is_another_backbone(folder):
+    tuned = tiny_llava()
+    with torch.no_grad():
+        tuned.layers[1].self_attn.q_proj.weight.add_(0.1)
+    with pytest.raises(CheckpointError, match="attention weights differ"):
+        RPN.from_pretrained(folder, backbone=tuned)
+
+
+def test_a_folders_path_stays_at_home(backbone, tmp_path):
+    local = tiny_llava()
+    local.name = str(tmp_path / "models" / "my-model")
+    assert backbone_identity(local, 2)["name"] == "my-model"
+    local.name = "owner/model"
+    assert backbone_identity(local, 2)["name"] == "owner/model"
