@@ -27,3 +27,11 @@ def run_blocks(name: str, namespace: dict[str, object]) -> dict[str, object]:
         code = compile("\n" * line + source, str(ROOT / name), "exec", dont_inherit=True)
         exec(code, namespace)  # noqa: S102
     return namespace
+
+
+def shell_lines(name: str) -> list[str]:
+    """The commands of a file's Bash blocks, comments and continued lines resolved."""
+    tokens = MarkdownIt().parse((ROOT / name).read_text(encoding="utf-8"))
+    blocks = [t.content for t in tokens if t.type == "fence" and t.info.strip() == "bash"]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if line.strip()]
