@@ -232,7 +232,18 @@ class Backbone(ABC):
     def encode_ids(
         self, ids: Sequence[Sequence[int]], questions: Sequence[Question]
     ) -> list[Prompt]:
-        """As :meth:`encode`, for tokenized prompts, which hold one placeholder per picture."""
+        """As :meth:`encode`, for tokenized prompts, which hold one placeholder per picture.
+
+        Raises:
+            InputError: a prompt and its response hold more or fewer placeholders than pictures.
+        """
+        for row, question in zip(ids, questions, strict=True):
+            found = [*row, *question.response_ids].count(self.image_token_id)
+            if found != len(question.images):
+                raise InputError(
+                    f"the prompt holds {found} image placeholders for {len(question.images)} "
+                    "pictures (a response must hold none)"
+                )
         inputs = [self.preprocess(image) for q in questions for image in q.images]
         features = iter(self.image_features(inputs) if inputs else [])
         segments = iter(

@@ -101,3 +101,10 @@ def test_facts_of_the_model(backbone):
     assert (backbone.n_layers, backbone.hidden_size, len(backbone.layers)) == (6, 64, 6)
     assert backbone.device.type == "cpu"
     assert backbone.decoder.norm is backbone.model.model.language_model.norm
+
+
+def test_placeholders_in_a_given_response_are_refused():
+    backbone = tiny_llava()
+    question = Question("what", (tiny_picture(),), (7, backbone.image_token_id))
+    with pytest.raises(InputError, match="2 image placeholders for 1 pictures"):
+        backbone.encode([question])
