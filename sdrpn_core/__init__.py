@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sdrpn_core.answering import Answer, answer, answer_batch
     from sdrpn_core.attention_tap import AttentionTap
     from sdrpn_core.backbone import Backbone, ImageInput, Question
-    from sdrpn_core.crops import Crop, CropPlan, CropPolicy, Outcome
+    from sdrpn_core.crops import BboxPolicy, Crop, CropPlan, CropPolicy, MaskPolicy, Outcome
     from sdrpn_core.errors import (
         AttentionError,
         CheckpointError,
@@ -30,14 +30,20 @@ if TYPE_CHECKING:
     from sdrpn_core.geometry import Geometry, PaddedSquare, Resized
     from sdrpn_core.hookspecs import hookimpl
     from sdrpn_core.images import open_image
+    from sdrpn_core.label_shards import LabelDataset
+    from sdrpn_core.label_stage import label
     from sdrpn_core.labels import LabelRecipe, pseudo_labels
     from sdrpn_core.loading import load_backbone
+    from sdrpn_core.overlay import draw_overlay
     from sdrpn_core.plugins import get_plugins
     from sdrpn_core.preset import Preset
     from sdrpn_core.proposers import AttentionProposer, Proposal, Proposer, RPNProposer
     from sdrpn_core.records import Record, read_records
     from sdrpn_core.roi_map import RoIMap
+    from sdrpn_core.roi_prediction import predict_roi
     from sdrpn_core.rpn import RPN, RPNConfig
+    from sdrpn_core.train_stage import train
+    from sdrpn_core.training.settings import TrainingSettings
 
 __version__ = "0.1.0"
 
@@ -48,6 +54,7 @@ __all__ = [
     "AttentionProposer",
     "AttentionTap",
     "Backbone",
+    "BboxPolicy",
     "CheckpointError",
     "ConfigError",
     "Crop",
@@ -58,7 +65,9 @@ __all__ = [
     "ImageError",
     "ImageInput",
     "InputError",
+    "LabelDataset",
     "LabelRecipe",
+    "MaskPolicy",
     "MissingExtraError",
     "Outcome",
     "PaddedSquare",
@@ -74,22 +83,27 @@ __all__ = [
     "RoIMap",
     "SdrpnError",
     "ShardError",
+    "TrainingSettings",
     "UnknownNameError",
     "answer",
     "answer_batch",
+    "draw_overlay",
     "get_plugins",
     "hookimpl",
+    "label",
     "load_backbone",
     "open_image",
+    "predict_roi",
     "pseudo_labels",
     "read_records",
+    "train",
 ]
 
 _MODULES = {
     "answering": ("Answer", "answer", "answer_batch"),
     "attention_tap": ("AttentionTap",),
     "backbone": ("Backbone", "ImageInput", "Question"),
-    "crops": ("Crop", "CropPlan", "CropPolicy", "Outcome"),
+    "crops": ("BboxPolicy", "Crop", "CropPlan", "CropPolicy", "MaskPolicy", "Outcome"),
     "errors": (
         "AttentionError",
         "CheckpointError",
@@ -106,14 +120,20 @@ _MODULES = {
     "geometry": ("Geometry", "PaddedSquare", "Resized"),
     "hookspecs": ("hookimpl",),
     "images": ("open_image",),
+    "label_shards": ("LabelDataset",),
+    "label_stage": ("label",),
     "labels": ("LabelRecipe", "pseudo_labels"),
     "loading": ("load_backbone",),
+    "overlay": ("draw_overlay",),
     "plugins": ("get_plugins",),
     "preset": ("Preset",),
     "proposers": ("AttentionProposer", "Proposal", "Proposer", "RPNProposer"),
     "records": ("Record", "read_records"),
     "roi_map": ("RoIMap",),
+    "roi_prediction": ("predict_roi",),
     "rpn": ("RPN", "RPNConfig"),
+    "train_stage": ("train",),
+    "training.settings": ("TrainingSettings",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -154,9 +154,7 @@ def answer_batch(
     share = {name: seconds / len(prompts) for name, seconds in clock.seconds.items()}
     return [
         Answer(
-            backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
-            if backbone.tokenizer is not None
-            else "",
+            backbone.tokenizer.decode(ids, skip_special_tokens=True).strip(),
             ids,
             tuple(row),
             prompt.n_visual_tokens,

@@ -32,12 +32,13 @@ from tests.golden.llava import (
 )
 
 MAX_CROPS = 2
-#: The published crops were resized by Pillow 13. Older ones, which Python 3.10 is left with, round
-#: single pixels to the next grey level (1 / 255, divided by the smallest deviation of a channel),
-#: which features follow. The tolerances of the data hold where the pixels are the same.
-SAME_PIXELS = int(PIL.__version__.split(".")[0]) >= 13
-CROP_MEANS = 1e-5 if SAME_PIXELS else 1 / 255 / 0.26
-INSERTED = 2e-3 if SAME_PIXELS else 4e-3
+CROP_MEANS = 1e-5
+INSERTED = 2e-3
+
+#: Older ones, which Python 3.10 is left with, round single pixels to the next grey level.
+same_pixels = pytest.mark.skipif(
+    int(PIL.__version__.split(".")[0]) < 13, reason="the published crops were resized by Pillow 13"
+)
 
 
 def policy_for(is_mask, threshold, ratio):
@@ -184,6 +185,7 @@ def check_ours(llava, question, proposer, expected, published, case):
         assert len(segment) == counts.get(place, len(segment))
 
 
+@same_pixels
 @pytest.mark.golden_files("llava/samples/*.npz")
 def test_every_run_of_a_sample(golden_file, load, llava, llava_rpn, llava_folder):
     data = load(golden_file)
@@ -218,6 +220,7 @@ def forced_cases(folder, load):
         )
 
 
+@same_pixels
 @pytest.mark.golden_files("llava/forced_maps.npz")
 def test_every_forced_map(golden_file, load, llava, llava_folder):
     samples = sorted((llava_folder / "samples").glob("*.npz"))
