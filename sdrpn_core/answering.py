@@ -11,9 +11,7 @@ import torch
 from sdrpn_core.backbone import Question
 from sdrpn_core.crop_segments import encode_crops
 from sdrpn_core.crops.policy import Outcome
-from sdrpn_core.errors import InputError
 from sdrpn_core.generation import generate, prompt_block
-from sdrpn_core.images import open_image
 from sdrpn_core.prefill import prefill_prompts
 from sdrpn_core.proposers.base import Proposal, Proposer
 from sdrpn_core.proposers.rpn import RPNProposer
@@ -94,15 +92,10 @@ def answer(
         ImageError: a picture cannot be read.
         InputError: empty question, no picture, or a prompt beyond the model's context.
     """
-    # A string and bytes are sequences too, but each is one picture.
-    sources: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
-    if not sources:
-        raise InputError("the question has no picture")
-    pictures = tuple(open_image(source) for source in sources)
     proposer = RPNProposer(rpn, policy) if rpn is not None else None
     return answer_batch(
         backbone,
-        [Question(question, pictures)],
+        [Question.about(image, question)],
         proposer,
         max_new_tokens=max_new_tokens,
         **options,

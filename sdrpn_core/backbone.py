@@ -18,11 +18,14 @@ import torch
 from sdrpn_core.decoder_parts import decoder_layers
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.geometry import Geometry
+from sdrpn_core.images import open_image
 from sdrpn_core.plugins import get_plugins
 from sdrpn_core.preset import Preset
 from sdrpn_core.segments import ImageSegment, Prompt, Segment, TextSegment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
     from torch import nn
     from transformers import PreTrainedModel
@@ -55,6 +58,20 @@ class Question:
     text: str
     images: tuple[Image.Image, ...] = ()
     response_ids: tuple[int, ...] = field(default=())
+
+    @classmethod
+    def about(cls, image: str | Path | bytes | Image.Image | Sequence[Any], text: str) -> Question:
+        """A question about a path, bytes or picture, or about a list of these.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            InputError: an empty list.
+        """
+        # A string and bytes are sequences too, but each is one picture.
+        sources: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
+        if not sources:
+            raise InputError("the question has no picture")
+        return cls(text, tuple(open_image(source) for source in sources))
 
 
 class Backbone(ABC):

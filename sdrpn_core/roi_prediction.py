@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.backbone import Question
-from sdrpn_core.errors import InputError
 from sdrpn_core.feature_tap import FeatureTap
 from sdrpn_core.generation import prompt_block
-from sdrpn_core.images import open_image
 from sdrpn_core.rpn.model import PicturePlace
 
 if TYPE_CHECKING:
@@ -45,11 +43,8 @@ def predict_roi(
         ImageError: a picture cannot be read.
         InputError: empty question, no picture, or a prompt beyond the model's context.
     """
-    sources: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
-    if not sources:
-        raise InputError("the question has no picture")
-    pictures = tuple(open_image(source) for source in sources)
-    return predict_prompt_roi(backbone, backbone.encode([Question(question, pictures)]), rpn)
+    prompts = backbone.encode([Question.about(image, question)])
+    return predict_prompt_roi(backbone, prompts, rpn)
 
 
 @torch.no_grad()
