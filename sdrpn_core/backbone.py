@@ -36,7 +36,7 @@ class ImageInput:
     """One picture, ready for the vision encoder.
 
     Attributes:
-        tensors: keyword arguments of the model's ``get_image_features``, for this picture alone;
+        tensors: keyword arguments of ``base_model.get_image_features``, for this picture alone;
             those of several pictures are concatenated along dimension 0.
         geometry: where its visual tokens lie in the source picture.
     """
@@ -124,7 +124,7 @@ class Backbone(ABC):
         tensors = {
             key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
         }
-        features = self.model.get_image_features(**tensors).pooler_output
+        features = self.model.base_model.get_image_features(**tensors).pooler_output
         return [item.to(self.embedding.weight.dtype) for item in features]
 
     def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:

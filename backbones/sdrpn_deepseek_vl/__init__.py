@@ -1,0 +1,20 @@
+"""DeepSeek-VL (1.3B: SigLIP; 7B: SigLIP and SAM) for sdrpn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdrpn_core import hookimpl
+
+SDRPN_API = 1
+
+
+@hookimpl
+def sdrpn_register_backbones(registry: Any) -> None:
+    """DeepSeek-VL on stock transformers, with one vision encoder or two."""
+    registry.add(
+        "deepseek_vl",
+        "sdrpn_deepseek_vl.backbone:DeepseekVLBackbone",
+        model_types=("deepseek_vl", "deepseek_vl_hybrid"),
+        help="DeepSeek-VL: padded squares, SigLIP with or without SAM",
+    )

@@ -1,0 +1,64 @@
+"""Qwen2.5-VL on stock ``Qwen2_5_VLForConditionalGeneration``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdrpn_core.backbone import Backbone, ImageInput
+from sdrpn_core.geometry import Resized
+from sdrpn_core.segments import ImageSegment, Prompt, Segment, TextSegment
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Qwen2_5VLBackbone(Backbone):
+    """Pictures of any shape on a grid of their own, crops between vision start and end tokens."""
+
+    model_types = ("qwen2_5_vl",)
+
+    def preprocess(self, image: Image.Image) -> ImageInput:
+        """Resize within the processor's ``min_pixels`` and ``max_pixels``, keeping the shape."""
+        data = self.processor.image_processor(images=[image], return_tensors="pt")
+        vision = self.model.config.vision_config
+        _, rows, columns = data["image_grid_thw"][0].tolist()
+        grid = (rows // vision.spatial_merge_size, columns // vision.spatial_merge_size)
+        tensors = {
+            "pixel_values": self.to_model(data["pixel_values"]),
+            "image_grid_thw": self.to_model(data["image_grid_thw"]),
+        }
+        cell = vision.patch_size * vision.spatial_merge_size
+        return ImageInput(tensors, Resized(image.size, grid, cell))
+
+    def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
+        """A crop is a picture of its own between a vision start and a vision end token."""
+        config = self.model.config
+        return (
+            TextSegment((config.vision_start_token_id,)),
+            crop,
+            TextSegment((config.vision_end_token_id,)),
+        )
+
+    def positions(self, prompt: Prompt) -> torch.Tensor:
+        """Time, row and column ``(3, length)``.
+
+        A picture takes up as many positions as its longer side has cells; dropped tokens leave
+        gaps, so that the text that follows does not move.
+        """
+        parts, start = [], 0
+        for segment in prompt.segments:
+            if isinstance(segment, ImageSegment):
+                h, w = segment.grid
+                rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+                part = torch.stack([torch.zeros_like(rows), rows, columns]).flatten(1)
+                if segment.keep is not None:
+                    part = part[:, segment.keep.flatten()]
+                length = max(h, w)
+            else:
+                length = len(segment)
+                part = torch.arange(length).expand(3, -1)
+            parts.append(part + start)
+            start += length
+        return torch.cat(parts, dim=1)
