@@ -25,6 +25,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -32,7 +33,8 @@ from sdrpn_llava.backbone import SYSTEM_MESSAGE, LlavaBackbone
 
 PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 _SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)
-_WORDS = (
+#: What tiny tokenizers know beside their special tokens.
+WORDS = (
     "USER ASSISTANT what which is the of in on a an there how many colour color shape letter "
     "number left right top bottom middle near and or not red green blue yellow black white "
     "grey square circle triangle small large dot yes no zero one two three four five six "
@@ -83,7 +85,7 @@ def tiny_llava(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
-        _randomise(model)
+        randomise(model)
     model.generation_config = GenerationConfig(
         do_sample=False, bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
@@ -137,7 +139,7 @@ def tiny_config(vocabulary: int, *, grid: int = 4, **text: Any) -> LlavaConfig:
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word or punctuation mark; BOS in front, unknown words become ``<unk>``."""
     prompt = SYSTEM_MESSAGE.replace("'", " ' ").replace(".", " . ").replace(",", " , ")
-    words = [*_SPECIAL, *"?:.,'!-", *_WORDS.split(), *prompt.split()]
+    words = [*_SPECIAL, *"?:.,'!-", *WORDS.split(), *prompt.split()]
     ids = {word: index for index, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = Whitespace()
@@ -182,7 +184,7 @@ def tiny_picture(seed: int = 0, size: tuple[int, int] = (90, 60)) -> Image.Image
     return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
 
 
-def _randomise(model: LlavaForConditionalGeneration) -> None:
+def randomise(model: PreTrainedModel) -> None:
     """Peaked attention, separated logits, no norm weight like another, no special token spoken."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
