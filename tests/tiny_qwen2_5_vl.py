@@ -26,6 +26,7 @@ PAD, END, UNK, START, NEWLINE = "<|endoftext|>", "<|im_end|>", "<unk>", "<|im_st
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 _SPECIAL = (PAD, END, UNK, START, NEWLINE, VISION_START, VISION_END, IMAGE, VIDEO)
+_PROMPT = ("system", "user", "assistant", "you", "are", "helpful")
 
 #: Pixels of a visual token's side: two patches of 14.
 CELL = 28
