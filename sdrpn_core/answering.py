@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.backbone import Question
+from sdrpn_core.batching import Block
 from sdrpn_core.crop_segments import encode_crops
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.generation import generate, prompt_block
@@ -160,7 +161,7 @@ def answer_batch(
 def _insert_crops(
     backbone: Backbone, state: Prefill, proposals: list[list[Proposal]]
 ) -> tuple[list[Prompt], list[list[Proposal]]]:
-    """Prompts with their crops' tokens, and the proposals that are left."""
+    """Prompts with their crops' tokens and without pruned ones, and the proposals that are left."""
     jobs = [
         (image, proposal.plan)
         for question, row in zip(state.questions, proposals, strict=True)
@@ -174,7 +175,8 @@ def _insert_crops(
             tuple(part for segment in segments for part in backbone.frame_crop(segment))
             for _, segments in results
         )
-        prompts.append(prompt.with_crops(crops))
+        pruned = prompt.pruned(tuple(plan.keep for plan, _ in results))
+        prompts.append(pruned.with_crops(crops))
         kept.append([Proposal(plan, old.roi) for old, (plan, _) in zip(row, results, strict=True)])
     return prompts, kept
 
@@ -187,20 +189,31 @@ def _answer_from_prefix(
 ) -> list[tuple[int, ...]]:
     """Generate on the cached prefixes, as far as each is still valid.
 
-    A crop after the first of several pictures changes what the later pictures attend to: from there
-    on the cached columns are masked out, and the tokens run again.
+    What is left of a row's prefix is masked from where it changed on, and those tokens run again.
     """
     prefix = state.prefix
-    mask = prefix.mask.clone()
-    kept = []
-    for row, (prompt, found) in enumerate(zip(state.prompts, proposals, strict=True)):
-        length = prompt.prefix_length
-        for (_, stop), proposal in zip(prompt.image_spans, found, strict=True):
-            if proposal.plan.crops:
-                length = stop
-                break
-        kept.append(length)
-        mask[row, int(prefix.starts[row]) + length :] = 0
-    rest = prompt_block(state.backbone, prompts, starts=kept)
-    reused = type(prefix)(prefix.embeds, mask, prefix.positions)
+    valid = [_valid_length(*pair) for pair in zip(state.prompts, proposals, strict=True)]
+    ends = [start + length for start, length in zip(prefix.starts.tolist(), valid, strict=True)]
+    # A cache without a column would be taken for none.
+    length = max(*ends, 1)
+    state.trim(length)
+    mask = prefix.mask[:, :length].clone()
+    for row, end in enumerate(ends):
+        mask[row, end:] = 0
+    reused = Block(prefix.embeds[:, :length], mask, prefix.positions[..., :length])
+    rest = prompt_block(state.backbone, prompts, starts=valid)
     return generate(state.backbone, rest, prefix=reused, cache=state.cache, **options)
+
+
+def _valid_length(prompt: Prompt, proposals: Sequence[Proposal]) -> int:
+    """How many tokens of a prompt's cached prefix the second look leaves as they were.
+
+    Those after a crop attend to it: with several pictures, the later ones run again. A pruned
+    picture runs again itself, as its tokens attended to those that are gone.
+    """
+    for (start, stop), proposal in zip(prompt.image_spans, proposals, strict=True):
+        if proposal.plan.keep is not None:
+            return start
+        if proposal.plan.crops:
+            return stop
+    return prompt.prefix_length

@@ -105,7 +105,12 @@ class Backbone(ABC):
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Turn an upright RGB picture into the vision encoder's input and its geometry."""
+        """Turn an upright RGB picture into the vision encoder's input and its geometry.
+
+        Raises:
+            ImageError: the family cannot encode a picture of this size or shape. Of a crop, the
+                core then says that it is ``too_small``, and the answer is the plain one.
+        """
 
     def preprocess_crop(self, image: Image.Image) -> ImageInput:
         """The same for a crop; the geometry's source is then the crop itself."""

@@ -6,7 +6,7 @@ the crops, so its KV cache and its branch features serve the proposal and the an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,22 +71,39 @@ class Prefill:
             layer.crop(-rest.length)
         return [self.features, features]
 
-    def places(self) -> list[PicturePlace]:
-        """Where the pictures lie in the features of :meth:`question_features`, prompt by prompt."""
-        rest_length = max(len(p) - p.prefix_length for p in self.prompts)
-        query = self.prefix.length + rest_length - 1
+    def places(
+        self, with_question: Callable[[tuple[int, int]], bool] | None = None
+    ) -> list[PicturePlace]:
+        """Where the pictures lie in the features of :meth:`question_features`, prompt by prompt.
+
+        Args:
+            with_question: says for which grids all tokens of the question are to score, and not the
+                last one alone; default: for none.
+        """
+        length = self.prefix.length + max(len(p) - p.prefix_length for p in self.prompts)
+
+        def question(prompt: Prompt, grid: tuple[int, int]) -> int | None:
+            wanted = with_question is not None and with_question(grid)
+            return length - (len(prompt) - prompt.prefix_length) if wanted else None
+
         return [
-            PicturePlace(row, start + int(offset), image.grid, query)
+            PicturePlace(
+                row, start + int(offset), image.grid, length - 1, question(prompt, image.grid)
+            )
             for row, (prompt, offset) in enumerate(
                 zip(self.prompts, self.prefix.starts, strict=True)
             )
             for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
         ]
 
-    def trim(self) -> None:
-        """Drop everything after the prefix from the cache, in every layer."""
+    def trim(self, length: int | None = None) -> None:
+        """Drop everything after the first ``length`` columns (default: the prefix) from the cache.
+
+        Every layer is cut to that length, whatever it held before.
+        """
+        length = self.prefix.length if length is None else length
         for layer in self._cache_layers:
-            layer.crop(self.prefix.length - layer.get_seq_length())
+            layer.crop(length - layer.get_seq_length())
 
     @property
     def _cache_layers(self) -> list[Any]:

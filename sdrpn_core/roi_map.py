@@ -26,27 +26,37 @@ class RoIMap:
     Attributes:
         scores: (h, w) float32, row 0 at the top.
         kind: what the scores are, see `ScoreKind`.
+        question_scores: (h, w) float32, of the same kind: the highest score that any prompt token
+            behind the last picture gives each cell, where `scores` are those of the last token
+            alone. None where nobody asked for them.
 
     Raises:
-        InputError: `scores` is not a two-dimensional map with at least one cell.
+        InputError: `scores` is not a two-dimensional map with at least one cell, or
+            `question_scores` is of another shape.
         AttentionError: a score is NaN or infinite.
         ConfigError: unknown `kind`.
     """
 
     scores: npt.NDArray[np.float32]
     kind: ScoreKind = "logit"
+    question_scores: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        scores = np.asarray(self.scores, dtype=np.float32)
+        scores = _finite(self.scores)
         if scores.ndim != 2 or scores.size == 0:
             raise InputError(f"RoI map must have shape (h, w), not {scores.shape}")
-        if not np.isfinite(scores).all():
-            bad = int((~np.isfinite(scores)).sum())
-            raise AttentionError(f"RoI map: {bad} of {scores.size} scores are NaN or infinite")
         if self.kind not in get_args(ScoreKind):
             known = ", ".join(get_args(ScoreKind))
             raise ConfigError(f"RoI map: unknown score kind {self.kind!r}; known kinds: {known}")
         object.__setattr__(self, "scores", scores)
+        if self.question_scores is not None:
+            question_scores = _finite(self.question_scores)
+            if question_scores.shape != scores.shape:
+                raise InputError(
+                    f"RoI map: question scores of shape {question_scores.shape} for scores of "
+                    f"{scores.shape}"
+                )
+            object.__setattr__(self, "question_scores", question_scores)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -59,11 +69,32 @@ class RoIMap:
 
         The sigmoid of logits; a distribution unchanged.
         """
+        return self._as_probabilities(self.scores)
+
+    def question_probabilities(self) -> npt.NDArray[np.float32]:
+        """The same of `question_scores`.
+
+        Raises:
+            InputError: the map has none.
+        """
+        if self.question_scores is None:
+            raise InputError("the RoI map holds no scores by the tokens of the question")
+        return self._as_probabilities(self.question_scores)
+
+    def _as_probabilities(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if self.kind == "distribution":
-            return self.scores
+            return scores
         # exp of a non-positive number cannot overflow, whatever the sign of the score.
-        small = np.exp(-np.abs(self.scores))
-        return np.where(self.scores >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+        small = np.exp(-np.abs(scores))
+        return np.where(scores >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+
+
+def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    scores = np.asarray(values, dtype=np.float32)
+    if not np.isfinite(scores).all():
+        bad = int((~np.isfinite(scores)).sum())
+        raise AttentionError(f"RoI map: {bad} of {scores.size} scores are NaN or infinite")
+    return scores
 
 
 def gaussian_blur(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
+    import numpy.typing as npt
 
     from sdrpn_core.geometry import Geometry
 
@@ -47,6 +50,15 @@ class ImageSegment:
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
+
+    def masked(self, keep: npt.NDArray[np.bool_] | None) -> ImageSegment:
+        """Only the tokens of a segment with all its tokens that ``keep`` marks; ``None``: all."""
+        if keep is None:
+            return self
+        kept = torch.from_numpy(keep)
+        return replace(
+            self, features=self.features[kept.flatten().to(self.features.device)], keep=kept
+        )
 
 
 Segment = TextSegment | ImageSegment
@@ -123,6 +135,21 @@ class Prompt:
             segments.append(segment)
             if isinstance(segment, ImageSegment) and segment.geometry is not None:
                 segments.extend(next(groups))
+        return replace(self, segments=tuple(segments))
+
+    def pruned(self, keep: tuple[npt.NDArray[np.bool_] | None, ...]) -> Prompt:
+        """The prompt with only the tokens ``keep[i]`` (``(h, w)`` bool) of picture ``i``.
+
+        ``None`` leaves a picture as it is. The grid stays, so that positions stay as well.
+        """
+        if len(keep) != len(self.images):
+            raise ValueError(f"{len(keep)} masks for {len(self.images)} pictures")
+        masks = iter(keep)
+        segments: list[Segment] = []
+        for segment in self.segments:
+            if isinstance(segment, ImageSegment) and segment.geometry is not None:
+                segment = segment.masked(next(masks))
+            segments.append(segment)
         return replace(self, segments=tuple(segments))
 
     def _with_starts(self) -> list[tuple[int, Segment]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdrpn_core.backbone import Backbone, ImageInput
+from sdrpn_core.errors import ImageError
 from sdrpn_core.geometry import Resized
 from sdrpn_core.segments import ImageSegment, Prompt, Segment, TextSegment
 
@@ -20,8 +21,16 @@ class Qwen2_5VLBackbone(Backbone):
     model_types = ("qwen2_5_vl",)
 
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Resize within the processor's ``min_pixels`` and ``max_pixels``, keeping the shape."""
-        data = self.processor.image_processor(images=[image], return_tensors="pt")
+        """Resize within the processor's ``min_pixels`` and ``max_pixels``, keeping the shape.
+
+        Raises:
+            ImageError: the processor refuses the shape (an aspect ratio above 200).
+        """
+        try:
+            data = self.processor.image_processor(images=[image], return_tensors="pt")
+        except ValueError as error:
+            width, height = image.size
+            raise ImageError(f"a picture of {width}x{height} pixels is refused: {error}") from error
         vision = self.model.config.vision_config
         _, rows, columns = data["image_grid_thw"][0].tolist()
         grid = (rows // vision.spatial_merge_size, columns // vision.spatial_merge_size)
@@ -29,8 +38,20 @@ class Qwen2_5VLBackbone(Backbone):
             "pixel_values": self.to_model(data["pixel_values"]),
             "image_grid_thw": self.to_model(data["image_grid_thw"]),
         }
-        cell = vision.patch_size * vision.spatial_merge_size
-        return ImageInput(tensors, Resized(image.size, grid, cell))
+        return ImageInput(tensors, Resized(image.size, grid, self._cell))
+
+    def preprocess_crop(self, image: Image.Image) -> ImageInput:
+        """The same, but of no less than one visual token at the source's resolution.
+
+        Raises:
+            ImageError: a side below the token's, as published, or a shape as for a picture.
+        """
+        width, height = image.size
+        if min(image.size) < self._cell:
+            raise ImageError(
+                f"a side of {width}x{height} pixels is shorter than a visual token ({self._cell})"
+            )
+        return self.preprocess(image)
 
     def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
         """A crop is a picture of its own between a vision start and a vision end token."""
@@ -62,3 +83,9 @@ class Qwen2_5VLBackbone(Backbone):
             parts.append(part + start)
             start += length
         return torch.cat(parts, dim=1)
+
+    @property
+    def _cell(self) -> int:
+        """Side of a visual token in pixels of the resized picture."""
+        vision = self.model.config.vision_config
+        return int(vision.patch_size * vision.spatial_merge_size)

@@ -11,13 +11,18 @@ __all__ = ["proposal_facts"]
 
 
 def proposal_facts(proposal: Proposal) -> dict[str, Any]:
-    """Outcome, reason, crops in source pixels and cells, and what the map was like."""
+    """Outcome, reason, crops in source pixels and cells, and what the map was like.
+
+    ``kept_tokens`` counts those of the whole picture that stay, where others are pruned.
+    """
     plan, roi = proposal.plan, proposal.roi
     facts: dict[str, Any] = {
         "outcome": plan.outcome.value,
         "reason": plan.reason,
         "crops": [{"box": crop.box, "grid_box": crop.grid_box} for crop in plan.crops],
     }
+    if plan.keep is not None:
+        facts["kept_tokens"] = int(plan.keep.sum())
     if roi is not None:
         facts |= {"grid": roi.grid, "kind": roi.kind, "peak": float(roi.probabilities().max())}
     return facts

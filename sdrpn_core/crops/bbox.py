@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
+from sdrpn_core.crops.pruning import PruneRule
 from sdrpn_core.crops.regions import RegionRule, Regions
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.geometry import Box, Geometry
@@ -12,10 +13,10 @@ from sdrpn_core.roi_map import RoIMap
 
 
 @dataclass(frozen=True)
-class BboxPolicy(RegionRule, CropPolicy):
+class BboxPolicy(RegionRule, PruneRule, CropPolicy):
     """Crop the bounding box of every connected region above the threshold.
 
-    Adds to the options of `RegionRule`:
+    Adds to the options of `RegionRule` and `PruneRule`:
 
     Attributes:
         max_crops: with more regions than this nothing is cropped; the published value is 2.
@@ -29,7 +30,8 @@ class BboxPolicy(RegionRule, CropPolicy):
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        RegionRule.__post_init__(self)
+        PruneRule.__post_init__(self)
         if self.max_crops < 1:
             raise ConfigError(f"crop policy: max_crops must be at least 1, not {self.max_crops}")
         if self.max_ratio is not None and not self.max_ratio > 0:

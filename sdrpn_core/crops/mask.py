@@ -8,6 +8,7 @@ import numpy as np
 
 from sdrpn_core.crops.bbox import is_empty, plan_boxes, source_boxes
 from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
+from sdrpn_core.crops.pruning import PruneRule
 from sdrpn_core.crops.regions import RegionRule, enclosing_box
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.geometry import Geometry
@@ -15,12 +16,13 @@ from sdrpn_core.roi_map import RoIMap
 
 
 @dataclass(frozen=True)
-class MaskPolicy(RegionRule, CropPolicy):
+class MaskPolicy(RegionRule, PruneRule, CropPolicy):
     """Crop the box around all cells above the threshold; drop the crop's tokens outside them.
 
-    Adds to the options of `RegionRule`, which only decide how many regions count: the mask holds
-    every cell above the threshold, isolated cells and over-large regions included. With a relative
-    threshold the mask is the whole grid, so that the entire picture is looked at again (published).
+    Adds to the options of `PruneRule` and `RegionRule`. Those on regions only decide how many
+    count: the mask holds every cell above the threshold, isolated cells and over-large regions
+    included. With a relative threshold the mask is the whole grid, so that the entire picture is
+    looked at again (published).
 
     Attributes:
         min_regions: with fewer regions than this each one gets a plain crop of its box instead.
@@ -31,7 +33,8 @@ class MaskPolicy(RegionRule, CropPolicy):
     min_regions: int = 2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        RegionRule.__post_init__(self)
+        PruneRule.__post_init__(self)
         if self.min_regions < 1:
             raise ConfigError(
                 f"crop policy: min_regions must be at least 1, not {self.min_regions}"

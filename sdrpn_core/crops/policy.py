@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -28,7 +28,8 @@ class Outcome(str, Enum):
     TOO_MANY = "too_many"
     """More regions than the policy may crop; none is cropped."""
     TOO_SMALL = "too_small"
-    """Every region is an isolated cell, or holds no source pixel (it lies in the padding)."""
+    """Every region is an isolated cell, holds no source pixel (it lies in the padding), or cuts out
+    a picture that the backbone cannot encode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +57,14 @@ class CropPlan:
 
     Attributes:
         reason: why there are no crops, as one short phrase for people; empty when there are.
+        keep: (h, w) bool, the tokens of the whole picture that stay beside the crops; None keeps
+            all. Always None without crops.
     """
 
     outcome: Outcome
     crops: tuple[Crop, ...] = ()
     reason: str = ""
+    keep: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,15 @@ class CropPolicy(ABC):
 
     @abstractmethod
     def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
-        """`plan` for a map whose grid is that of the geometry."""
+        """`plan` for a map whose grid is that of the geometry; `keep` is filled in afterwards."""
+
+    def needs_question_scores(self, grid: tuple[int, int]) -> bool:
+        """Whether `kept_tokens` reads `RoIMap.question_scores` for a picture with this grid."""
+        return False
+
+    def kept_tokens(self, roi: RoIMap) -> npt.NDArray[np.bool_] | None:
+        """(h, w) bool: the picture's own tokens that stay once it is cropped; None keeps all."""
+        return None
 
     def plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
         """The crops for one picture.
@@ -83,7 +95,8 @@ class CropPolicy(ABC):
         """
         if roi.grid != geometry.grid:
             raise InputError(f"RoI map has grid {roi.grid}, but its geometry has {geometry.grid}")
-        return self._plan(roi, geometry)
+        plan = self._plan(roi, geometry)
+        return replace(plan, keep=self.kept_tokens(roi)) if plan.crops else plan
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values; `from_options` restores the policy from them."""

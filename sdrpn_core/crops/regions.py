@@ -15,6 +15,8 @@ from sdrpn_core.roi_map import RoIMap, gaussian_blur
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int64)
 _GROWN_SIDE = 3
 """Least side in cells of a region grown for its small area, the published value."""
+_CORNER_SHARE = 4
+"""One part in this many of the first row and of the first column is the corner, as published."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class RegionRule:
         blur: blur the map before the threshold (published). On a coarse grid, where an object is a
             cell or two, the blur is as wide as the object: switch it off.
         keep_single: a region of one cell counts like any other. Published: it is dropped.
+        corner_sink_above: on grids with more cells than this, the first quarter of the top row and
+            of the left column counts as nothing before the blur: on large grids attention sinks
+            gather there. Published for dynamic resolution: 768. None (default): never.
 
     Raises:
         ConfigError: a value out of range.
@@ -46,6 +51,7 @@ class RegionRule:
     max_area_fraction: float = 225 / 576
     blur: bool = True
     keep_single: bool = False
+    corner_sink_above: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -59,12 +65,25 @@ class RegionRule:
             raise ConfigError(
                 f"crop policy: max_area_fraction must lie in (0, 1], not {self.max_area_fraction}"
             )
+        if self.corner_sink_above is not None and self.corner_sink_above < 0:
+            raise ConfigError(
+                "crop policy: corner_sink_above must be None or not negative, not "
+                f"{self.corner_sink_above}"
+            )
+
+    def smoothed(self, roi: RoIMap) -> npt.NDArray[np.floating]:
+        """What the threshold applies to: (h, w) float32.
+
+        The corner's sinks are removed first, so the blur may spread their neighbours back there.
+        """
+        values = roi.scores if self.relative else roi.probabilities()
+        if self.corner_sink_above is not None and values.size > self.corner_sink_above:
+            values = without_corner(values)
+        return gaussian_blur(values) if self.blur else values
 
     def above(self, roi: RoIMap) -> npt.NDArray[np.bool_]:
         """The cells above the threshold: (h, w) bool."""
-        values = roi.scores if self.relative else roi.probabilities()
-        if self.blur:
-            values = gaussian_blur(values)
+        values = self.smoothed(roi)
         return values > (values.max() * self.threshold if self.relative else self.threshold)
 
     def regions(self, above: npt.NDArray[np.bool_]) -> Regions:
@@ -98,6 +117,20 @@ class Regions:
     boxes: tuple[Box, ...]
     single: int
     oversized: int
+
+
+def without_corner(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """A copy of a map in which the two strips of the top left corner stand out nowhere.
+
+    Args:
+        values: (h, w); positive values of the strips become zero, negative ones (scores that are
+            not probabilities) stay.
+    """
+    rows, columns = values.shape
+    values = values.copy()
+    for strip in (values[: rows // _CORNER_SHARE, 0], values[0, : columns // _CORNER_SHARE]):
+        np.minimum(strip, 0, out=strip)
+    return values
 
 
 def enclosing_box(mask: npt.NDArray[np.bool_]) -> Box:

@@ -41,7 +41,7 @@ class RPNProposer(Proposer):
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:
         """RoI maps of all pictures, prompt by prompt."""
-        places = state.places()
+        places = state.places(with_question=self.policy.needs_question_scores)
         return self.rpn(state.question_features(), places).maps() if places else []
 
     def _proposal(self, roi: RoIMap, geometry: Geometry) -> Proposal:

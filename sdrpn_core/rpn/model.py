@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import send_to_device
@@ -38,12 +40,15 @@ class PicturePlace:
         start: column of the first visual token, in the row of all chunks joined.
         grid: ``(h, w)``.
         query: column of the last prompt token.
+        question: column of the first token behind the last picture, if the scores of all tokens
+            from there to ``query`` are wanted, too; ``None`` if not.
     """
 
     row: int
     start: int
     grid: tuple[int, int]
     query: int
+    question: int | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -60,20 +65,32 @@ class RoIScores:
         valid: ``(pictures, n)`` bool.
         grids: per picture ``(h, w)``.
         is_distribution: what the scores are.
+        by_question: picture -> ``(n,)`` the highest scores that any token of its question gives;
+            for the pictures whose place asks for them.
     """
 
     scores: torch.Tensor
     valid: torch.Tensor
     grids: tuple[tuple[int, int], ...]
     is_distribution: bool
+    by_question: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def maps(self) -> list[RoIMap]:
         """One RoI map per picture, on the CPU."""
-        scores = self.scores.detach().float().cpu().numpy()
         kind: ScoreKind = "distribution" if self.is_distribution else "logit"
+
+        def plane(scores: torch.Tensor, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
+            h, w = grid
+            values: npt.NDArray[np.float32] = scores[: h * w].detach().float().cpu().numpy()
+            return values.reshape(h, w)
+
         return [
-            RoIMap(row[: h * w].reshape(h, w), kind)
-            for row, (h, w) in zip(scores, self.grids, strict=True)
+            RoIMap(
+                plane(self.scores[index], grid),
+                kind,
+                plane(self.by_question[index], grid) if index in self.by_question else None,
+            )
+            for index, grid in enumerate(self.grids)
         ]
 
 
@@ -191,28 +208,34 @@ class RPN(nn.Module):
         """
         hidden = self._trunk(chunks)
         rotary = send_to_device(_join_rotary(chunks), hidden.device)
-        n = max(place.n_tokens for place in places)
-        device = hidden.device
-        rows = torch.tensor([place.row for place in places], device=device)
-        lengths = torch.tensor([place.n_tokens for place in places], device=device)
-        starts = torch.tensor([place.start for place in places], device=device)
-        queries = torch.tensor([[place.query] for place in places], device=device)
-        offsets = torch.arange(n, device=device)
-        valid = offsets < lengths[:, None]
-        columns = starts[:, None] + torch.where(valid, offsets, 0)
-        grids = tuple(place.grid for place in places)
-        scores = self.head(
-            HeadInputs(
-                visual=hidden[rows[:, None], columns],
-                valid=valid,
-                query=hidden[rows, queries[:, 0]],
-                grids=grids,
-                visual_rotary=_take_rotary(rotary, rows, columns),
-                query_rotary=_take_rotary(rotary, rows, queries),
-            ),
-            self.config.is_distribution,
+        inputs = _head_inputs(hidden, rotary, places)
+        scores = self.head(inputs, self.config.is_distribution)
+        by_question = {
+            index: self._question_scores(hidden, rotary, place)
+            for index, place in enumerate(places)
+            if place.question is not None
+        }
+        return RoIScores(
+            scores, inputs.valid, tuple(inputs.grids), self.config.is_distribution, by_question
         )
-        return RoIScores(scores, valid, grids, self.config.is_distribution)
+
+    def _question_scores(
+        self, hidden: torch.Tensor, rotary: PositionEmbeddings | None, place: PicturePlace
+    ) -> torch.Tensor:
+        """``(n,)``: the highest score of each cell, one token of the question at a time.
+
+        A head scores with one query; side by side, the queries would each need a copy of the
+        picture's hidden states.
+        """
+        first = place.query if place.question is None else place.question
+        highest: torch.Tensor | None = None
+        for query in range(first, place.query + 1):
+            inputs = _head_inputs(hidden, rotary, [replace(place, query=query)])
+            (scores,) = self.head(inputs, self.config.is_distribution)
+            highest = scores if highest is None else torch.maximum(highest, scores)
+        if highest is None:
+            raise ValueError(f"the question begins at {first}, behind its end at {place.query}")
+        return highest
 
     def _trunk(self, chunks: Sequence[Features]) -> torch.Tensor:
         checkpointing = self.gradient_checkpointing and self.training
@@ -244,6 +267,27 @@ def _head_options(config: RPNConfig, head_class: type[RPNHead]) -> dict[str, Any
             f"its options: {', '.join(sorted(head_class.defaults))}"
         )
     return {**head_class.defaults, **config.head_options}
+
+
+def _head_inputs(
+    hidden: torch.Tensor, rotary: PositionEmbeddings | None, places: Sequence[PicturePlace]
+) -> HeadInputs:
+    device = hidden.device
+    rows = torch.tensor([place.row for place in places], device=device)
+    lengths = torch.tensor([place.n_tokens for place in places], device=device)
+    starts = torch.tensor([place.start for place in places], device=device)
+    queries = torch.tensor([[place.query] for place in places], device=device)
+    offsets = torch.arange(max(place.n_tokens for place in places), device=device)
+    valid = offsets < lengths[:, None]
+    columns = starts[:, None] + torch.where(valid, offsets, 0)
+    return HeadInputs(
+        visual=hidden[rows[:, None], columns],
+        valid=valid,
+        query=hidden[rows, queries[:, 0]],
+        grids=tuple(place.grid for place in places),
+        visual_rotary=_take_rotary(rotary, rows, columns),
+        query_rotary=_take_rotary(rotary, rows, queries),
+    )
 
 
 def _join_rotary(chunks: Sequence[Features]) -> PositionEmbeddings | None:
