@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from sdrpn_core.backbone import Backbone, ImageInput
-from sdrpn_core.geometry import PaddedSquare
+from sdrpn_core.geometry import PaddedSquare, Resized
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +32,13 @@ class LlavaBackbone(Backbone):
         side = max(image.size)
         square = Image.new("RGB", (side, side), self._mean_colour)
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return self._image_input(square, image.size, Image.Resampling.BICUBIC)
+        pixels, cells, cell = self._pixels(square, Image.Resampling.BICUBIC)
+        return ImageInput(pixels, PaddedSquare(image.size, (cells, cells), side=cells * cell))
 
     def preprocess_crop(self, image: Image.Image) -> ImageInput:
         """Stretch to the square, whatever the aspect ratio (published code)."""
-        return self._image_input(image, image.size, Image.Resampling.BILINEAR)
+        pixels, cells, cell = self._pixels(image, Image.Resampling.BILINEAR)
+        return ImageInput(pixels, Resized(image.size, (cells, cells), cell))
 
     def chat_text(self, question: str, n_images: int) -> str:
         """The processor's chat template where there is one, with the Vicuna system message."""
@@ -58,14 +60,14 @@ class LlavaBackbone(Backbone):
     def _mean_colour(self) -> tuple[int, ...]:
         return tuple(int(mean * 255) for mean in self.processor.image_processor.image_mean)
 
-    def _image_input(
-        self, image: Image.Image, source_size: tuple[int, int], resample: Image.Resampling
-    ) -> ImageInput:
+    def _pixels(
+        self, image: Image.Image, resample: Image.Resampling
+    ) -> tuple[dict[str, torch.Tensor], int, int]:
+        """The encoder's input, the cells per side, and the pixels per cell."""
         vision = self.model.config.vision_config
         resized = image.resize((vision.image_size, vision.image_size), resample)
         pixels: torch.Tensor = self.processor.image_processor(
             resized, do_resize=False, do_center_crop=False, return_tensors="pt"
         )["pixel_values"]
         cells = vision.image_size // vision.patch_size
-        geometry = PaddedSquare(source_size, (cells, cells), side=cells * vision.patch_size)
-        return ImageInput({"pixel_values": self.to_model(pixels)}, geometry)
+        return {"pixel_values": self.to_model(pixels)}, cells, vision.patch_size

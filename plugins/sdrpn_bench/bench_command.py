@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_bench.results_table import results_table
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -122,37 +123,11 @@ def _progress_bar(quiet: bool) -> Iterator[Progress]:
 
 def _print(results: dict[str, Any], out: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console()
+    console.print(results_table(results))
     for name, model in results["models"].items():
-        table = Table(
-            title=Text(f"{name}: {results['data']}, n = {model['n']}"), title_justify="left"
-        )
-        for column in ("method", "accuracy", "95%", "difference", "95%", "tokens", "s", "time"):
-            table.add_column(column, justify="left" if column == "method" else "right")
-        for method, values in model["methods"].items():
-            table.add_row(method, *_cells(values))
-        console.print(table)
         if model["skipped"]["n"]:
-            console.print(f"{model['skipped']['n']} items were skipped, see the report")
+            console.print(Text(f"{name}: {model['skipped']['n']} items skipped, see the report"))
     console.print(Text(f"report: {out / 'report.md'}"), soft_wrap=True)
-
-
-def _cells(values: dict[str, Any]) -> list[str]:
-    low, high = values["interval"]
-    cells = [f"{values['accuracy']:.1%}", f"{low:.1%} to {high:.1%}"]
-    difference = values.get("difference")
-    if difference is None:
-        cells += ["", ""]
-    else:
-        low, high = (100 * limit for limit in difference["interval"])
-        cells += [f"{100 * difference['value']:+.1f}", f"{low:+.1f} to {high:+.1f}"]
-    tokens, ratio = values["visual_tokens"], values.get("time_ratio")
-    return [
-        *cells,
-        "" if tokens is None else f"{tokens:.0f}",
-        f"{values['seconds_per_question']:.3f}",
-        "" if ratio is None else f"x {ratio:.2f}",
-    ]

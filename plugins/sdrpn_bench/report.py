@@ -46,6 +46,8 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
         "",
         f"Data: {results['data']}, {results['n']} items, seed {results['seed']}.",
     ]
+    if len(results["models"]) > 1:
+        lines += ["", "## All models", "", *_all_models(results["models"])]
     for name, model in results["models"].items():
         lines += ["", f"## {name}", "", *_model_lines(model)]
     if figures:
@@ -64,6 +66,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         "|" + "|".join(" --- " for _ in header) + "|",
         *("| " + " | ".join(row) + " |" for row in body),
     ]
+
+
+def _all_models(models: Mapping[str, Any]) -> list[str]:
+    """Method by model: accuracy, and the gain over the reference with its interval."""
+    methods = dict.fromkeys(method for model in models.values() for method in model["methods"])
+    rows = []
+    for method in methods:
+        cells = []
+        for model in models.values():
+            values = model["methods"][method]
+            gain = values.get("difference")
+            cells.append(
+                f"{values['accuracy']:.1%}" + (f", {_points(gain)}" if gain is not None else "")
+            )
+        rows.append([method, *cells])
+    return table(["method", *models], rows)
 
 
 def _model_lines(model: Mapping[str, Any]) -> list[str]:

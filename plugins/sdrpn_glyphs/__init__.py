@@ -1,7 +1,7 @@
-"""Synthetic fine-grained VQA, and the small trained backbone that ships with the project.
+"""Synthetic fine-grained VQA, and the small trained backbones that ship with the project.
 
-Pictures of dotted shapes, questions about the dots, and a LLaVA-architecture model trained on
-them, with an RPN beside it. Importing this package, or its data modules, imports neither torch nor
+Pictures of dotted shapes, questions about the dots, and one model of each family trained on them,
+each with an RPN beside it. Importing this package, or its data modules, imports neither torch nor
 transformers.
 """
 
@@ -15,10 +15,19 @@ from sdrpn_core import hookimpl
 SDRPN_API = 1
 
 ASSETS = Path(__file__).resolve().parent / "assets"
-BACKBONE_DIR = ASSETS / "llava"
-RPN_DIR = ASSETS / "llava-rpn"
 
-__all__ = ["ASSETS", "BACKBONE_DIR", "RPN_DIR", "SDRPN_API"]
+
+def backbone_dir(family: str = "llava") -> Path:
+    """The Hugging Face folder of an embedded backbone; see :mod:`sdrpn_glyphs.families`."""
+    return ASSETS / family
+
+
+def rpn_dir(family: str = "llava") -> Path:
+    """The RPN trained for that backbone."""
+    return ASSETS / f"{family}-rpn"
+
+
+__all__ = ["ASSETS", "SDRPN_API", "backbone_dir", "rpn_dir"]
 
 
 @hookimpl
@@ -39,8 +48,13 @@ def sdrpn_register_datasets(registry: Any) -> None:
 
 @hookimpl
 def sdrpn_register_presets(registry: Any) -> None:
-    """Register the numbers of the embedded backbone."""
-    registry.add("glyphs-llava", "sdrpn_glyphs.preset:GLYPHS_LLAVA", model_types=("llava",))
+    """Register the numbers of the embedded backbones."""
+    for model_type in ("llava", "qwen2_5_vl", "deepseek_vl"):
+        registry.add(
+            f"glyphs-{model_type}",
+            f"sdrpn_glyphs.presets:GLYPHS_{model_type.upper()}",
+            model_types=(model_type,),
+        )
 
 
 @hookimpl

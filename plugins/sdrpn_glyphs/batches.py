@@ -1,31 +1,29 @@
-"""Training batches, each a pure function of (seed, step), so that a run can stop and resume."""
+"""Training batches, each a pure function of (seed, stage, step), so that a run can stop and resume.
+
+Pictures go through the backbone's own preprocessing, so what is trained is what is asked later.
+"""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedTokenizerFast
 
-from .model import IMAGE, PROMPT
+from sdrpn_core.backbone import Backbone, ImageInput
+
 from .questions import Question, ask
-from .scenes import Scene, SceneSpec, make_scene, render, render_index
-from .views import (
-    FULL_BOX,
-    GRID,
-    kept_tokens,
-    patch_labels,
-    show,
-    stray_crop,
-    training_crop,
-)
+from .scenes import Box, Scene, SceneSpec, make_scene, render, render_index
+from .views import FULL_BOX, kept_tokens, patch_labels, stray_crop, training_crop
 
-IGNORE = -100
 PREFETCH = 4
+SAME_PLACE = 0.1
+"""Cells by which two views may differ and still count as the same."""
 
 ANY_SIZE = SceneSpec(count=(1, 6), width=(0.045, 0.30))
 CROWDED = SceneSpec(count=(3, 6), width=(0.12, 0.27))
@@ -37,7 +35,8 @@ MIXED = SceneSpec(count=(2, 6), width=(0.045, 0.22))
 class Batches(Dataset[Any]):
     """``steps`` batches of ``size``; batch i is a function of (seed, stage, i) alone."""
 
-    def __init__(self, seed: int, stage: str, steps: int, size: int) -> None:
+    def __init__(self, backbone: Backbone, seed: int, stage: str, steps: int, size: int) -> None:
+        self.backbone = backbone
         self.seed, self.stage, self.steps, self.size = seed, stage, steps, size
 
     def __len__(self) -> int:
@@ -48,27 +47,98 @@ class Batches(Dataset[Any]):
         return random.Random(f"pretrain/{self.stage}/{self.seed}/{step}")
 
 
-class PatchBatches(Batches):
-    """Stage 1 and 2: views of scenes and their per-patch labels.
+@dataclass(frozen=True)
+class Views:
+    """Pictures of one batch, joined: sent to the training process as a few large tensors.
 
-    An item is uint8: pixels (n, 3, s, s), labels and label mask (n, GRID * GRID, LABEL_COUNT).
+    Attributes:
+        tensors: as :attr:`ImageInput.tensors`, those of all pictures concatenated.
+        grids: per picture ``(h, w)``.
     """
 
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, ...]:
+    tensors: dict[str, torch.Tensor]
+    grids: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, inputs: Sequence[ImageInput]) -> Views:
+        """Join pictures."""
+        tensors = {
+            key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
+        }
+        return cls(tensors, tuple(item.geometry.grid for item in inputs))
+
+
+@dataclass(frozen=True)
+class PatchBatch:
+    """Views of scenes; all cells of all of them in a row.
+
+    Attributes:
+        views: the pictures.
+        labels: uint8 ``(cells, LABEL_COUNT)``, 0 or 1.
+        counts: the same shape: which labels are known.
+        teacher_views: the pictures as another backbone takes them, where both have the same grid
+            at the same place.
+        shared: bool ``(cells,)``, the cells of those pictures.
+    """
+
+    views: Views
+    labels: torch.Tensor
+    counts: torch.Tensor
+    teacher_views: Views | None
+    shared: torch.Tensor
+
+
+class PatchBatches(Batches):
+    """Batches of labelled cells, half of the views crops; a ``teacher`` sees the same."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        seed: int,
+        stage: str,
+        steps: int,
+        size: int,
+        teacher: Backbone | None = None,
+    ) -> None:
+        super().__init__(backbone, seed, stage, steps, size)
+        self.teacher = teacher
+
+    def __getitem__(self, step: int) -> PatchBatch:
         rng = self.rng(step)
-        views: list[np.ndarray] = []
+        views: list[ImageInput] = []
         labels: list[np.ndarray] = []
         counts: list[np.ndarray] = []
+        teacher_views: list[ImageInput] = []
+        shared: list[np.ndarray] = []
         while len(views) < self.size:
             scene = make_scene(rng, rng.choice((ANY_SIZE, CROWDED, SMALL)))
             image, index = render(scene), render_index(scene)
-            boxes = [None, training_crop(rng, rng.choice(scene.shapes))]
-            for box in boxes:
-                views.append(show(image, box))
-                patch, counted = patch_labels(scene, index, box or FULL_BOX)
-                labels.append(patch.reshape(GRID * GRID, -1))
-                counts.append(counted.reshape(GRID * GRID, -1))
-        return tuple(torch.from_numpy(np.stack(a)) for a in (views, labels, counts))
+            for box in (FULL_BOX, training_crop(rng, rng.choice(scene.shapes))):
+                view = show(self.backbone, image, box)
+                views.append(view)
+                patch, counted = patch_labels(scene, index, box, view.geometry)
+                labels.append(patch)
+                counts.append(counted)
+                same = self.teacher and _same_view(view, self.teacher.preprocess(image.crop(box)))
+                teacher_views += [same] if same else []
+                shared.append(np.full(len(patch), bool(same)))
+        return PatchBatch(
+            Views.of(views),
+            torch.from_numpy(np.concatenate(labels)),
+            torch.from_numpy(np.concatenate(counts)),
+            Views.of(teacher_views) if teacher_views else None,
+            torch.from_numpy(np.concatenate(shared)),
+        )
+
+
+def _same_view(view: ImageInput, other: ImageInput) -> ImageInput | None:
+    """The other input of the same picture, if its cells lie where those of ``view`` lie."""
+    ours, theirs = view.geometry, other.geometry
+    if ours.grid != theirs.grid:
+        return None
+    whole = [(0, 0, *ours.source_size)]
+    apart = np.abs(ours.to_grid(whole) - theirs.to_grid(whole)).max()
+    return other if apart <= SAME_PLACE else None
 
 
 @dataclass(frozen=True)
@@ -100,80 +170,87 @@ JOINT_MODES = (
 STAGE_MODES = {"questions": MODES, "joint": JOINT_MODES}
 
 
-class QuestionBatches(Batches):
-    """Stage 3: questions about pictures, in some batches with crops right after the picture.
+@dataclass(frozen=True)
+class Sample:
+    """One question with its answer; its views are the next ``1 + crops`` of the batch.
 
-    An item holds ``pixels`` uint8 (images, 3, s, s), ``kept`` bool (images, GRID * GRID) for the
-    visual tokens that stay, ``ids`` and ``labels`` (n, length), right-padded; ``labels`` are
-    ``IGNORE`` but for the answer and its end.
+    Attributes:
+        prompt_ids: up to where the response begins, one placeholder for the picture.
+        answer_ids: the response and its end.
+        keeps: bool ``(h, w)`` per crop, the tokens that stay.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        stage: str,
-        steps: int,
-        size: int,
-        warm_up: int,
-        tokenizer: PreTrainedTokenizerFast,
-    ) -> None:
-        super().__init__(seed, stage, steps, size)
-        self.warm_up = warm_up
-        self.tokenizer = tokenizer
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    keeps: tuple[torch.Tensor, ...]
 
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+
+@dataclass(frozen=True)
+class QuestionBatch:
+    """Questions about pictures, in some batches with crops right after the picture."""
+
+    views: Views
+    samples: tuple[Sample, ...]
+
+
+class QuestionBatches(Batches):
+    """Batches of questions; the first ``warm_up`` without crops, on large objects."""
+
+    def __init__(
+        self, backbone: Backbone, seed: int, stage: str, steps: int, size: int, warm_up: int
+    ) -> None:
+        super().__init__(backbone, seed, stage, steps, size)
+        self.warm_up = warm_up
+
+    def __getitem__(self, step: int) -> QuestionBatch:
         rng = self.rng(step)
         modes = WARM_UP if step < self.warm_up else STAGE_MODES[self.stage]
         mode = rng.choices(modes, [m.weight for m in modes])[0]
         topics, weights = zip(*mode.topics, strict=True)
-        views, kept, rows = [], [], []
+        views: list[ImageInput] = []
+        samples: list[Sample] = []
         for _ in range(self.size):
             scene = make_scene(rng, rng.choice(mode.scenes))
             question = ask(rng, scene, rng.choices(topics, weights)[0])
-            sample_views, sample_kept = _views(rng, scene, question, mode)
-            views += sample_views
-            kept += sample_kept
-            visual = int(sum(k.sum() for k in sample_kept))
-            rows.append(encode(self.tokenizer, question, visual))
-        length = max(len(ids) for ids, _ in rows)
-        ids = torch.full((self.size, length), self.tokenizer.pad_token_id)
-        labels = torch.full((self.size, length), IGNORE)
-        for i, (row, answer) in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            labels[i, len(row) - answer : len(row)] = torch.tensor(row[-answer:])
-        return {
-            "pixels": torch.from_numpy(np.stack(views)),
-            "kept": torch.from_numpy(np.stack(kept)).flatten(1),
-            "ids": ids,
-            "labels": labels,
-        }
+            image = render(scene)
+            views.append(show(self.backbone, image, FULL_BOX))
+            keeps = []
+            for box in _crops(rng, scene, question, mode):
+                view = show(self.backbone, image, box)
+                views.append(view)
+                keeps.append(_kept(rng, box, question, view, mode))
+            samples.append(replace(self._sample(question), keeps=tuple(keeps)))
+        return QuestionBatch(Views.of(views), tuple(samples))
+
+    def _sample(self, question: Question) -> Sample:
+        answer = self.backbone.tokenize_response(question.answer)
+        end = self.backbone.tokenizer.eos_token_id
+        return Sample(tuple(self.backbone.tokenize(question.text, 1)), (*answer, end), ())
 
 
-def _views(
-    rng: random.Random, scene: Scene, question: Question, mode: Mode
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The picture and its crops, and which visual tokens of each are kept."""
-    image = render(scene)
+def show(backbone: Backbone, image: Image.Image, box: Box) -> ImageInput:
+    """The whole picture, or one box of it as a crop."""
+    if box == FULL_BOX:
+        return backbone.preprocess(image)
+    return backbone.preprocess_crop(image.crop(box))
+
+
+def _crops(rng: random.Random, scene: Scene, question: Question, mode: Mode) -> list[Box]:
     crops = [training_crop(rng, question.shape) for _ in range(min(mode.crops, 1))]
     crops += [
         rng.choice((stray_crop(rng), training_crop(rng, rng.choice(scene.shapes))))
         for _ in range(mode.crops - 1)
     ]
     rng.shuffle(crops)
-    everything = np.ones((GRID, GRID), bool)
-    kept = [kept_tokens(rng, c, question.shape) if mode.drop_tokens else everything for c in crops]
-    return [show(image), *(show(image, crop) for crop in crops)], [everything, *kept]
+    return crops
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerFast, question: Question, visual_tokens: int
-) -> tuple[list[int], int]:
-    """Token ids of prompt and answer, and how many of them, at the end, are the answer's."""
-    prompt = PROMPT.format(images=IMAGE * visual_tokens, question=question.text)
-    ids = tokenizer(prompt)["input_ids"]
-    answer = tokenizer(question.answer, add_special_tokens=False)["input_ids"]
-    answer.append(tokenizer.eos_token_id)
-    return ids + answer, len(answer)
+def _kept(
+    rng: random.Random, box: Box, question: Question, view: ImageInput, mode: Mode
+) -> torch.Tensor:
+    if not mode.drop_tokens:
+        return torch.ones(view.geometry.grid, dtype=torch.bool)
+    return torch.from_numpy(kept_tokens(rng, box, question.shape, view.geometry))
 
 
 def loader(batches: Batches, start: int) -> DataLoader[Any]:

@@ -1,7 +1,6 @@
 """Accuracy of a backbone folder: without a crop, and with crops of growing error.
 
-Goes through the stock processor and ``generate``: the crop is a second picture right after the
-first. ``python -m sdrpn_glyphs.evaluate FOLDER --n 400``
+``python -m sdrpn_glyphs.evaluate FOLDER --n 400``
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import torch
-from PIL import Image
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from sdrpn_bench.known_boxes import BoxChoice, KnownBoxes
+from sdrpn_core import Backbone, Question, answer_batch, load_backbone
 
 from .dataset import Item, is_correct, items
-from .model import IMAGE, PROMPT
+from .families.base import MAX_NEW_TOKENS
 from .scenes import Box
-from .views import CELL, FULL_BOX, INPUT_SIZE
+from .views import CELL, FULL_BOX
 
 BATCH = 50
 SIZE_BINS = (0.045, 0.0585, 0.072, 0.086)
@@ -72,45 +70,25 @@ CONDITIONS: dict[str, tuple[str, Cropper]] = {
 }
 
 
-def _pictures(item: Item, cropper: Cropper) -> list[Image.Image]:
-    """The picture, and the crop at input size, as the model is to be shown them."""
-    image, box = item.image, cropper(item)
-    if box is None:
-        return [image]
-    size = (INPUT_SIZE, INPUT_SIZE)
-    return [image, image.crop(box).resize(size, Image.Resampling.BILINEAR)]
-
-
-def answer(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    batch: list[Item],
-    cropper: Cropper = no_crop,
-) -> list[str]:
-    """Greedy answers of the stock model."""
-    pictures = [_pictures(item, cropper) for item in batch]
-    prompts = [
-        PROMPT.format(images=IMAGE * len(shown), question=item.question)
-        for item, shown in zip(batch, pictures, strict=True)
-    ]
-    inputs = processor(images=pictures, text=prompts, return_tensors="pt", padding=True)
-    with torch.inference_mode():
-        tokens = model.generate(**inputs)  # type: ignore[misc]
-    new = tokens[:, inputs["input_ids"].shape[1] :]
-    return processor.batch_decode(new, skip_special_tokens=True)
+def answer(backbone: Backbone, batch: list[Item], cropper: Cropper = no_crop) -> list[str]:
+    """Greedy answers, each with a crop of what ``cropper`` says."""
+    questions = [Question(item.question, (item.image,)) for item in batch]
+    boxes = [box for box in map(cropper, batch) if box is not None]
+    proposer = KnownBoxes([BoxChoice((box,), margin=0.0) for box in boxes]) if boxes else None
+    answers = answer_batch(backbone, questions, proposer, max_new_tokens=MAX_NEW_TOKENS)
+    return [found.text for found in answers]
 
 
 def evaluate(folder: Path, n: int, seed: int = 0) -> dict[str, float]:
     """Accuracy per condition, and per object width for the small split."""
-    model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
-    processor = LlavaProcessor.from_pretrained(folder)
+    backbone = load_backbone(folder, device="cpu")
     results: dict[str, float] = {}
     for name, (split, cropper) in CONDITIONS.items():
         tested = list(items(split, n, seed))
         right: list[bool] = []
         for start in range(0, n, BATCH):
             batch = tested[start : start + BATCH]
-            answers = answer(model, processor, batch, cropper)
+            answers = answer(backbone, batch, cropper)
             right += [is_correct(a, item) for a, item in zip(answers, batch, strict=True)]
         results[name] = sum(right) / n
         if split == "glyphs/small" and cropper in (no_crop, box_with_margin):

@@ -11,8 +11,9 @@ import typer
 from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import InputError, SdrpnError, UnknownNameError
 
-from . import BACKBONE_DIR, RPN_DIR
+from . import backbone_dir, rpn_dir
 from .dataset import SPLITS, make_item
+from .families import NAMES
 
 JSONL_NAME = "data.jsonl"
 PICTURES_NAME = "pictures"
@@ -20,7 +21,7 @@ PICTURES_NAME = "pictures"
 
 def glyphs(
     folder: Annotated[
-        Path | None, typer.Argument(help="Where to write; none prints where the model lies.")
+        Path | None, typer.Argument(help="Where to write; none prints where the models lie.")
     ] = None,
     split: Annotated[str, typer.Option(help="One of: " + ", ".join(SPLITS) + ".")] = "glyphs/small",
     n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 20,
@@ -28,7 +29,10 @@ def glyphs(
 ) -> None:
     """Write pictures and a JSONL file of questions, answers and boxes to a folder."""
     if folder is None:
-        typer.echo(json.dumps({"backbone": str(BACKBONE_DIR), "rpn": str(RPN_DIR)}, indent=2))
+        places = {
+            name: {"backbone": str(backbone_dir(name)), "rpn": str(rpn_dir(name))} for name in NAMES
+        }
+        typer.echo(json.dumps(places, indent=2))
         return
     typer.echo(str(export(folder, split, n, seed)))
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import torch
 from torch.nn import functional as F
-from transformers import LlavaForConditionalGeneration
 
-from .batches import IGNORE
-from .model import normalise
+from sdrpn_core.backbone import ImageInput
+from sdrpn_core.generation import prompt_block
+from sdrpn_core.geometry import Resized
+from sdrpn_core.segments import ImageSegment, Prompt, Segment, TextSegment
+
 from .views import LABELS
+
+if TYPE_CHECKING:
+    from sdrpn_core import Backbone
+
+    from .batches import QuestionBatch, Sample, Views
 
 Measures = dict[str, float]
 
@@ -19,10 +29,10 @@ PRESENCE_WEIGHT = 3.0
 def patch_loss(
     scores: dict[str, torch.Tensor], labels: torch.Tensor, counts: torch.Tensor
 ) -> tuple[torch.Tensor, Measures]:
-    """Loss of scores {group: (n, patches, labels of the group)}, and each group's accuracy.
+    """Loss of scores {group: (cells, labels of the group)}, and each group's accuracy.
 
-    Binary cross-entropy for the colors on every patch, so that the background has none, and
-    cross-entropy for each group on the patches that hold one label of it; so is the accuracy.
+    Binary cross-entropy for the colors on every cell, so that the background has none, and
+    cross-entropy for each group on the cells that hold one label of it; so is the accuracy.
     """
     presence = labels[..., LABELS["color"]].float()
     loss = PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(scores["color"], presence)
@@ -36,25 +46,42 @@ def patch_loss(
     return loss, accuracy
 
 
-def vision_features(model: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """What the projector is handed: (n, GRID * GRID, vision width)."""
-    outputs = model.model.vision_tower(normalise(pixels), output_hidden_states=True)
-    return outputs.hidden_states[model.config.vision_feature_layer][:, 1:]
+def visual_tokens(backbone: Backbone, views: Views) -> list[torch.Tensor]:
+    """Per picture its visual tokens ``(h * w, width)``."""
+    # Several pictures in one input: the geometry of a single one is not read.
+    (grid, *_) = views.grids
+    joined = ImageInput(views.tensors, Resized((1, 1), grid, cell=1))
+    return backbone.image_features([joined])
 
 
-def answer_logits(
-    model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels (tokens,) at the positions that predict an answer token.
+def answer_logits(backbone: Backbone, batch: QuestionBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels (tokens,) at the positions that predict an answer token."""
+    features = iter(zip(visual_tokens(backbone, batch.views), batch.views.grids, strict=True))
+    prompts = [_prompt(backbone, sample, features) for sample in batch.samples]
+    block = prompt_block(backbone, prompts)
+    hidden = backbone.decoder(
+        inputs_embeds=block.embeds,
+        attention_mask=block.mask,
+        position_ids=block.positions,
+        use_cache=False,
+    ).last_hidden_state
+    # Every row ends with its answer, whose tokens the positions before them predict.
+    wanted = [
+        hidden[row, -len(sample.answer_ids) - 1 : -1] for row, sample in enumerate(batch.samples)
+    ]
+    labels = [token for sample in batch.samples for token in sample.answer_ids]
+    return backbone.model.get_output_embeddings()(torch.cat(wanted)), torch.tensor(labels)
 
-    Right padding needs no mask under causal attention.
-    """
-    features = vision_features(model, batch["pixels"])
-    visual = model.model.multi_modal_projector(features)[batch["kept"]]
-    embeds = model.get_input_embeddings()(batch["ids"])
-    places = (batch["ids"] == model.config.image_token_id).unsqueeze(-1)
-    embeds = embeds.masked_scatter(places, visual)
-    hidden = model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    labels = batch["labels"][:, 1:]
-    wanted = labels != IGNORE
-    return model.lm_head(hidden[:, :-1][wanted]), labels[wanted]
+
+def _prompt(
+    backbone: Backbone, sample: Sample, features: Iterator[tuple[torch.Tensor, tuple[int, int]]]
+) -> Prompt:
+    place = sample.prompt_ids.index(backbone.image_token_id)
+    tokens, grid = next(features)
+    segments: list[Segment] = [ImageSegment(tokens, grid)]
+    for keep in sample.keeps:
+        tokens, grid = next(features)
+        segments += backbone.frame_crop(ImageSegment(tokens[keep.flatten()], grid, keep=keep))
+    after = TextSegment((*sample.prompt_ids[place + 1 :], *sample.answer_ids))
+    before = sample.prompt_ids[:place]
+    return Prompt((*([TextSegment(before)] if before else []), *segments, after))

@@ -1,9 +1,12 @@
-"""The training recipe of the embedded backbone, in four stages, on the CPU in float32.
+"""The training recipe of the embedded backbones, on the CPU in float32.
 
-1. The vision tower alone, on per-patch labels through a linear probe that is thrown away.
-2. Alignment: the projector and the word embeddings, on the same labels.
+Through the adapters alone, so the same recipe serves every family:
+
+1. The vision encoder, on labels of the cells through a linear probe that is thrown away. With a
+   teacher, its visual tokens are learnt as well, and its decoder is taken over.
+2. Alignment: vision encoder and word embeddings, on the same labels (without a teacher).
 3. Question answering: projector and language model; a share of the batches shows crops.
-4. The same with the vision tower, mostly on what counts: dots that can be seen.
+4. The same with the vision encoder, mostly on what counts: dots that can be seen.
 """
 
 from __future__ import annotations
@@ -21,21 +24,17 @@ from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast
 
+from sdrpn_core import load_backbone
 from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.training.optimizer_state import restore_state, split_state
 
-from .batches import Batches, PatchBatches, QuestionBatches, loader
-from .losses import Measures, answer_logits, patch_loss, vision_features
-from .model import (
-    VISION_WIDTH,
-    WIDTH,
-    build_model,
-    build_tokenizer,
-    save_folder,
-    word_rotation,
-)
+from . import backbone_dir
+from .batches import Batches, PatchBatch, PatchBatches, QuestionBatch, QuestionBatches, loader
+from .families import family as family_named
+from .families.base import WIDTH, Budget, Family
+from .initial_weights import word_rotation
+from .losses import Measures, answer_logits, patch_loss, visual_tokens
 from .scenes import COLORS, KINDS
 from .views import LABEL_COUNT, LABELS
 
@@ -48,27 +47,10 @@ FINAL_LR = 0.02
 LOG_EVERY = 25
 ALIGN_SCALE = 16.0
 """Sharpness of the cosine between a visual token and a word in the alignment stage."""
+TEACHER_WEIGHT = 10.0
+"""Weight of the teacher's visual tokens: mean squared error, relative to their mean square."""
 CHECKPOINT = "checkpoint.safetensors"
 _OPTIMIZER = "optimizer."
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Steps, batch sizes and peak learning rates of the stages."""
-
-    vision_steps: int = 1200
-    vision_batch: int = 48
-    vision_lr: float = 1.5e-3
-    align_steps: int = 200
-    align_batch: int = 48
-    align_lr: float = 2e-3
-    question_steps: int = 1000
-    question_warm_up: int = 250
-    question_batch: int = 32
-    question_lr: float = 1.2e-3
-    joint_steps: int = 560
-    joint_lr: float = 7e-4
-    checkpoint_every: int = 100
 
 
 StepLoss = Callable[[Any], tuple[torch.Tensor, Measures]]
@@ -89,14 +71,23 @@ class Trainer:
     """Runs the stages one after another and remembers where it was."""
 
     def __init__(
-        self, out_dir: Path, seed: int, budget: Budget, on_checkpoint: OnCheckpoint | None
+        self,
+        family: Family,
+        out_dir: Path,
+        seed: int,
+        budget: Budget,
+        on_checkpoint: OnCheckpoint | None,
     ) -> None:
         self.out_dir, self.seed, self.budget = out_dir, seed, budget
         self.on_checkpoint = on_checkpoint
         torch.manual_seed(seed)
-        self.tokenizer: PreTrainedTokenizerFast = build_tokenizer()
-        self.model = build_model(self.tokenizer)
-        self.probe = nn.Linear(VISION_WIDTH, LABEL_COUNT)
+        self.backbone = family.build()
+        self.model = self.backbone.model
+        self.teacher = None
+        if family.teacher is not None and family.inherit is not None:
+            self.teacher = load_backbone(backbone_dir(family.teacher), device="cpu")
+            family.inherit(self.backbone, self.teacher)
+        self.probe = nn.Linear(WIDTH, LABEL_COUNT)
         self.trained = nn.ModuleDict({"model": self.model, "probe": self.probe})
         self.state: _State | None = None
         path = out_dir / CHECKPOINT
@@ -172,39 +163,45 @@ class Trainer:
             if done % self.budget.checkpoint_every == 0 or done == total:
                 self._save(stage, done, optimizer)
 
-    def vision_step(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, Measures]:
-        """Per-patch labels, read off the vision tower by the probe."""
-        pixels, labels, counts = batch
-        scores = self.probe(vision_features(self.model, pixels))
-        return patch_loss({g: scores[..., part] for g, part in LABELS.items()}, labels, counts)
-
-    def align_step(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, Measures]:
-        """Visual tokens near the words of what they show, and scoring high for what to say."""
-        pixels, labels, counts = batch
+    def vision_step(self, batch: PatchBatch) -> tuple[torch.Tensor, Measures]:
+        """Labels of the cells, read off the visual tokens by the probe; the teacher's tokens."""
+        tokens = torch.cat(visual_tokens(self.backbone, batch.views))
+        scores = self.probe(tokens)
+        loss, measures = patch_loss(
+            {g: scores[..., part] for g, part in LABELS.items()}, batch.labels, batch.counts
+        )
+        if self.teacher is None or batch.teacher_views is None:
+            return loss, measures
         with torch.no_grad():
-            features = vision_features(self.model, pixels)
-        visual = self.model.model.multi_modal_projector(features)
-        colors = self.tokenizer.convert_tokens_to_ids(list(COLORS))
-        kinds = self.tokenizer.convert_tokens_to_ids(list(KINDS))
-        heard = self.model.model.language_model.embed_tokens.weight
-        said = self.model.lm_head.weight
-        rotation = word_rotation(WIDTH)
+            wanted = torch.cat(visual_tokens(self.teacher, batch.teacher_views))
+        given = tokens[batch.shared]
+        loss = loss + TEACHER_WEIGHT * F.mse_loss(given, wanted) / wanted.square().mean()
+        measures["like teacher"] = F.cosine_similarity(given, wanted).mean().item()
+        return loss, measures
+
+    def align_step(self, batch: PatchBatch) -> tuple[torch.Tensor, Measures]:
+        """Visual tokens near the words of what they show, and scoring high for what to say."""
+        visual = torch.cat(visual_tokens(self.backbone, batch.views))
+        colors = self.backbone.tokenizer.convert_tokens_to_ids(list(COLORS))
+        kinds = self.backbone.tokenizer.convert_tokens_to_ids(list(KINDS))
+        heard = self.backbone.embedding.weight
+        said = self.backbone.model.get_output_embeddings().weight
         words = {
-            "color": heard[colors] @ rotation.T,
+            "color": heard[colors] @ word_rotation(WIDTH).T,
             "dot here": said[colors],
             "kind": said[kinds],
         }
         visual = F.normalize(visual, dim=-1)
         scores = {g: ALIGN_SCALE * visual @ F.normalize(w, dim=-1).T for g, w in words.items()}
         scores["color"] = scores["color"] - ALIGN_SCALE / 3
-        return patch_loss(scores, labels, counts)
+        return patch_loss(scores, batch.labels, batch.counts)
 
-    def question_step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Measures]:
+    def question_step(self, batch: QuestionBatch) -> tuple[torch.Tensor, Measures]:
         """Next-token loss on the answers."""
-        logits, labels = answer_logits(self.model, batch)
-        pictures = len(batch["pixels"]) // len(batch["ids"])
+        logits, labels = answer_logits(self.backbone, batch)
         right = (logits.argmax(-1) == labels).float().mean().item()
-        return F.cross_entropy(logits, labels), {f"tokens right ({pictures} views)": right}
+        views = len(batch.views.grids) // len(batch.samples)
+        return F.cross_entropy(logits, labels), {f"tokens right ({views} views)": right}
 
 
 def learning_rate(step: int, total: int) -> float:
@@ -217,53 +214,53 @@ def learning_rate(step: int, total: int) -> float:
 
 def train_backbone(
     out_dir: Path,
+    family: str = "llava",
     seed: int = 0,
     budget: Budget | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> None:
-    """Train the backbone and write its folder to ``out_dir``. Continues where it was stopped.
+    """Train a family's backbone and write its folder to ``out_dir``. Continues where it stopped.
 
-    ``on_checkpoint(stage, step)`` is called after each checkpoint.
+    Args:
+        out_dir: the new Hugging Face folder, and the checkpoint of the training.
+        family: see :data:`sdrpn_glyphs.families.NAMES`.
+        seed: of the weights and the data.
+        budget: in place of the family's own.
+        on_checkpoint: ``on_checkpoint(stage, step)`` is called after each checkpoint.
     """
-    budget = budget or Budget()
+    chosen = family_named(family)
+    budget = budget or chosen.budget
     out_dir.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(out_dir, seed, budget, on_checkpoint)
-    inner, model = trainer.model.model, trainer.model
-    trainer.run(
-        "vision",
-        PatchBatches(seed, "vision", budget.vision_steps, budget.vision_batch),
-        (inner.vision_tower, trainer.probe),
-        budget.vision_lr,
-        trainer.vision_step,
-    )
-    trainer.run(
-        "align",
-        PatchBatches(seed, "align", budget.align_steps, budget.align_batch),
-        (inner.multi_modal_projector, model.get_input_embeddings(), model.lm_head),
-        budget.align_lr,
-        trainer.align_step,
-    )
-    trainer.run(
-        "questions",
-        QuestionBatches(
-            seed,
+    trainer = Trainer(chosen, out_dir, seed, budget, on_checkpoint)
+    backbone, model = trainer.backbone, trainer.model
+    words = (model.get_input_embeddings(), model.get_output_embeddings())
+    language = (chosen.projector(model), backbone.decoder, model.get_output_embeddings())
+    # What is neither decoder nor head sees the picture.
+    vision = [child for child in model.base_model.children() if child is not backbone.decoder]
+    if budget.vision_steps:
+        patches = PatchBatches(
+            backbone, seed, "vision", budget.vision_steps, budget.vision_batch, trainer.teacher
+        )
+        trainer.run(
+            "vision", patches, (*vision, trainer.probe), budget.vision_lr, trainer.vision_step
+        )
+    if budget.align_steps:
+        patches = PatchBatches(backbone, seed, "align", budget.align_steps, budget.align_batch)
+        trainer.run("align", patches, (*vision, *words), budget.align_lr, trainer.align_step)
+    for stage, steps, warm_up, modules, peak in (
+        (
             "questions",
             budget.question_steps,
-            budget.question_batch,
             budget.question_warm_up,
-            trainer.tokenizer,
+            language,
+            budget.question_lr,
         ),
-        (inner.multi_modal_projector, inner.language_model, model.lm_head),
-        budget.question_lr,
-        trainer.question_step,
-    )
-    trainer.run(
-        "joint",
-        QuestionBatches(
-            seed, "joint", budget.joint_steps, budget.question_batch, 0, trainer.tokenizer
-        ),
-        (inner, model.lm_head),
-        budget.joint_lr,
-        trainer.question_step,
-    )
-    save_folder(model, trainer.tokenizer, out_dir)
+        ("joint", budget.joint_steps, 0, (model.base_model, language[-1]), budget.joint_lr),
+    ):
+        if steps:
+            questions = QuestionBatches(
+                backbone, seed, stage, steps, budget.question_batch, warm_up
+            )
+            trainer.run(stage, questions, modules, peak, trainer.question_step)
+    model.save_pretrained(out_dir)
+    backbone.processor.save_pretrained(out_dir)

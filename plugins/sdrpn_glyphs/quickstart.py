@@ -1,10 +1,11 @@
-"""The whole way on the embedded backbone: label, train, compare, and look at the result."""
+"""The whole way on the embedded backbones: label, train, compare, and look at the result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from sdrpn_core.overlay import Caption, draw_before_after
 from sdrpn_core.train_stage import train
 from sdrpn_core.training.settings import TrainingSettings
 
-from . import BACKBONE_DIR
-from .model import MAX_NEW_TOKENS
+from . import backbone_dir
+from .families import NAMES
+from .families.base import MAX_NEW_TOKENS
 from .records import is_correct
 
 #: The five compared ways, controls included.
@@ -55,8 +57,8 @@ class QuickstartResult:
     """What the tour arrived at.
 
     Attributes:
-        results: as in ``results.json``.
-        seconds: wall time of each stage of this session.
+        results: as in ``results.json``, all families in one.
+        seconds: wall time of each stage of this session, by family; ``bench`` is their sum.
         overlays: pictures before and after.
     """
 
@@ -65,39 +67,32 @@ class QuickstartResult:
     overlays: list[Path]
 
 
-def run_quickstart(out: Path, *, n: int, seed: int, say: Say) -> QuickstartResult:
+def run_quickstart(
+    out: Path, *, n: int, seed: int, say: Say, families: Sequence[str] = tuple(NAMES)
+) -> QuickstartResult:
     """Label, train and compare; what an earlier session finished is not done again.
 
+    Every family goes through the same lines of code.
+
     Args:
-        out: folder of the run.
+        out: folder of the run; labels and RPN of a family lie in a folder of its name.
         n: test questions.
         seed: which test questions. Labels and RPN do not depend on it.
         say: shows a line to the user.
+        families: the embedded backbones to go through.
     """
-    seconds = {}
-    backbone = load_backbone(BACKBONE_DIR, device="cpu")
+    seconds: dict[str, float] = {}
+    models = []
+    for number, family in enumerate(families, start=1):
+        backbone = load_backbone(backbone_dir(family), device="cpu")
+        where = f"[{number}/{len(families)}] {family}:"
+        rpn = _own_rpn(backbone, out / family, seconds, partial(_say_where, say, where))
+        models.append((BenchModel(backbone, rpn, name=family), backbone, rpn))
 
     start = time.perf_counter()
-    say(f"1. The model labels {N_LABELS} questions by its own attention ...")
-    labels = read_records(TRAIN_DATA, n=N_LABELS, seed=0)
-    summary = label(
-        backbone, labels, out / "labels", batch_size=LABEL_BATCH, max_new_tokens=MAX_NEW_TOKENS
-    )
-    seconds["label"] = time.perf_counter() - start
-    counts = ", ".join(f"{v} {k.value}" for k, v in summary.counts.items() if v)
-    say(f"   {counts} in {seconds['label']:.0f} s")
-
-    start = time.perf_counter()
-    say("2. An RPN learns from these labels, on the frozen model's middle layers ...")
-    settings = TrainingSettings.for_backbone(backbone, micro_batch_size=MICRO_BATCH)
-    trained = train(backbone, out / "labels", out / "train", settings)
-    seconds["train"] = time.perf_counter() - start
-    say(f"   {trained.steps} steps in {seconds['train']:.0f} s, loss {trained.loss:.3f}")
-
-    start = time.perf_counter()
-    say(f"3. {n} questions about details that the model cannot see in the whole picture ...")
+    say(f"{n} questions about details that the models cannot see in the whole picture ...")
     results = run_benchmark(
-        BenchModel(backbone, trained.rpn, name="glyphs-llava"),
+        [model for model, _, _ in models],
         METHODS,
         TEST_DATA,
         out=out,
@@ -109,9 +104,38 @@ def run_quickstart(out: Path, *, n: int, seed: int, say: Say) -> QuickstartResul
     )
     seconds["bench"] = time.perf_counter() - start
 
-    records = read_records(TEST_DATA, n=min(n, N_OVERLAYS), seed=seed)
-    overlays = _draw_overlays(backbone, trained.rpn, list(records), out / "overlays")
+    records = list(read_records(TEST_DATA, n=min(n, N_OVERLAYS), seed=seed))
+    overlays = [
+        path
+        for model, backbone, rpn in models
+        for path in _draw_overlays(backbone, rpn, records, out / str(model.name) / "overlays")
+    ]
     return QuickstartResult(results, seconds, overlays)
+
+
+def _say_where(say: Say, where: str, line: str) -> None:
+    say(f"{where} {line}")
+
+
+def _own_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], say: Say) -> RPN:
+    """Labels from the model's own attention, and an RPN trained on them."""
+    start = time.perf_counter()
+    say(f"the model labels {N_LABELS} questions by its own attention ...")
+    labels = read_records(TRAIN_DATA, n=N_LABELS, seed=0)
+    summary = label(
+        backbone, labels, folder / "labels", batch_size=LABEL_BATCH, max_new_tokens=MAX_NEW_TOKENS
+    )
+    seconds[f"{folder.name} label"] = time.perf_counter() - start
+    counts = ", ".join(f"{v} {k.value}" for k, v in summary.counts.items() if v)
+    say(f"{counts} in {time.perf_counter() - start:.0f} s")
+
+    start = time.perf_counter()
+    say("an RPN learns from these labels, on the frozen model's middle layers ...")
+    settings = TrainingSettings.for_backbone(backbone, micro_batch_size=MICRO_BATCH)
+    trained = train(backbone, folder / "labels", folder / "train", settings)
+    seconds[f"{folder.name} train"] = time.perf_counter() - start
+    say(f"{trained.steps} steps in {time.perf_counter() - start:.0f} s, loss {trained.loss:.3f}")
+    return trained.rpn
 
 
 def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: Path) -> list[Path]:

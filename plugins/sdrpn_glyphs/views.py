@@ -1,32 +1,40 @@
-"""What the model is shown of a scene: the whole picture, or a crop of it, at model resolution.
+"""What a model is shown of a scene: the whole picture, or a crop of it.
 
-The same two PIL resizes as at inference: bicubic for the picture, bilinear for a crop, which is
-stretched to the square input whatever its aspect. Also per-patch labels of a view, and the crops
-of a training run, which imitate predicted regions rather than perfect ones.
+Labels of the visual tokens of such a view, whatever the geometry, and the crops of a training run,
+which imitate predicted regions rather than perfect ones.
 """
 
 from __future__ import annotations
 
 import random
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
+from .families.base import CELL_PIXELS
+from .questions import POSITION_BINS
 from .scenes import COLORS, DOT_INDEX_OFFSET, KINDS, PICTURE_SIZE, Box, Scene, Shape
 
-INPUT_SIZE = 80
-"""Width and height of the model's input, in pixels."""
-PATCH_SIZE = 8
-GRID = INPUT_SIZE // PATCH_SIZE
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.geometry import Geometry
+
+GRID = 10
 CELL = PICTURE_SIZE // GRID
-"""Source pixels that one visual token of the whole picture covers, a side."""
+"""Source pixels, a side, of a cell of the nominal grid to which the crops of training snap."""
 FULL_BOX: Box = (0, 0, PICTURE_SIZE, PICTURE_SIZE)
 
+MIN_CROP = 16
+"""Least side of a training crop, in source pixels: some encoders refuse smaller ones."""
+
+SAMPLES = CELL_PIXELS
+"""Points per side of a cell at which the scene is looked up: one per pixel of the model input."""
 MIN_COVERAGE = 5
-"""Pixels (of 64) of a patch that a shape has to cover to count as seen in it."""
+"""Points (of 64) of a cell that a shape has to cover to count as seen in it."""
 MIN_DOT_COVERAGE = 2
-"""Pixels (of 64) of a patch that a dot has to cover to be labelled as lying in it."""
+"""Points (of 64) of a cell that a dot has to cover to be labelled as lying in it."""
 MIN_DOT_PIXELS = 1.6
 """Diameter at model resolution below which a dot is not labelled: nobody could name its color."""
 
@@ -44,59 +52,79 @@ LABELS: MappingProxyType[str, slice] = MappingProxyType(
 LABEL_COUNT = 49
 
 
-def show(image: Image.Image, box: Box | None = None) -> np.ndarray:
-    """The picture, or one box of it, as uint8 (3, INPUT_SIZE, INPUT_SIZE)."""
-    size = (INPUT_SIZE, INPUT_SIZE)
-    if box is None:
-        view = image.resize(size, Image.Resampling.BICUBIC)
-    else:
-        view = image.crop(box).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(view).transpose(2, 0, 1)
+def patch_labels(
+    scene: Scene, index: Image.Image, box: Box, geometry: Geometry
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the visual tokens that show ``box`` of a scene.
 
+    Args:
+        scene: the scene.
+        index: its ``render_index`` picture.
+        box: what is shown, in source pixels.
+        geometry: where the cells of the grid (h, w) lie in it.
 
-def patch_labels(scene: Scene, index: Image.Image, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """Per-patch labels of the view of ``box``, given the scene's ``render_index`` picture.
-
-    Returns two uint8 arrays (GRID, GRID, LABEL_COUNT): the labels, 0 or 1, and which of them
-    count. The dot and the center of a shape are labelled on every patch that the shape covers.
+    Returns:
+        Two uint8 arrays (h * w, LABEL_COUNT): the labels, 0 or 1, and which of them count. The dot
+        and the center of a shape are labelled on every cell that the shape covers.
     """
-    size = (INPUT_SIZE, INPUT_SIZE)
-    owners = np.asarray(index.crop(box).resize(size, Image.Resampling.NEAREST))
-    patches = owners.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE)
-    labels = np.zeros((GRID, GRID, LABEL_COUNT), np.uint8)
+    rows, columns = geometry.grid
+    shown = _sampled(np.asarray(index.crop(box)), geometry)
+    cells = shown.reshape(rows, SAMPLES, columns, SAMPLES)
+    labels = np.zeros((rows, columns, LABEL_COUNT), np.uint8)
     counts = np.ones_like(labels)
     color_names, kind_names = list(COLORS), list(KINDS)
-    scale_x, scale_y = INPUT_SIZE / (box[2] - box[0]), INPUT_SIZE / (box[3] - box[1])
     for i, shape in enumerate(scene.shapes, start=1):
-        is_dot = patches == i + DOT_INDEX_OFFSET
-        covered = ((patches == i) | is_dot).sum(axis=(1, 3)) >= MIN_COVERAGE
+        is_dot = cells == i + DOT_INDEX_OFFSET
+        covered = ((cells == i) | is_dot).sum(axis=(1, 3)) >= MIN_COVERAGE
         if not covered.any():
             continue
         labels[covered, LABELS["color"].start + color_names.index(shape.color)] = 1
         labels[covered, LABELS["kind"].start + kind_names.index(shape.kind)] = 1
-        dot_x0, dot_y0, dot_x1, dot_y1 = shape.dot_box
-        dot_width = min((dot_x1 - dot_x0) * scale_x, (dot_y1 - dot_y0) * scale_y)
-        dot_area = (dot_x1 - dot_x0) * scale_x * (dot_y1 - dot_y0) * scale_y
-        if dot_width >= MIN_DOT_PIXELS and is_dot.sum() >= dot_area / 3:
+        x0, y0, x1, y1 = _in_cells(geometry, shape.dot_box, box) * SAMPLES
+        if min(x1 - x0, y1 - y0) >= MIN_DOT_PIXELS and is_dot.sum() >= (x1 - x0) * (y1 - y0) / 3:
             dot = color_names.index(shape.dot)
             labels[covered, LABELS["dot"].start + dot] = 1
             here = is_dot.sum(axis=(1, 3)) >= MIN_DOT_COVERAGE
             labels[here, LABELS["dot here"].start + dot] = 1
         else:
             counts[covered, LABELS["dot"]] = 0
-        center_x, center_y = shape.center
-        column = min(GRID - 1, max(0, int((center_x - box[0]) * scale_x / PATCH_SIZE)))
-        row = min(GRID - 1, max(0, int((center_y - box[1]) * scale_y / PATCH_SIZE)))
-        labels[covered, LABELS["column"].start + column] = 1
-        labels[covered, LABELS["row"].start + row] = 1
-    return labels, counts
+        x0, y0, x1, y1 = _in_cells(geometry, shape.box, box)
+        labels[covered, LABELS["column"].start + _bin((x0 + x1) / 2, columns)] = 1
+        labels[covered, LABELS["row"].start + _bin((y0 + y1) / 2, rows)] = 1
+    return labels.reshape(rows * columns, -1), counts.reshape(rows * columns, -1)
+
+
+def _bin(place: float, cells: int) -> int:
+    return min(POSITION_BINS - 1, max(0, int(place / cells * POSITION_BINS)))
+
+
+def _in_cells(geometry: Geometry, box: Box, view: Box) -> np.ndarray:
+    """A box of the scene in the cells of a view of it, as float64 (x0, y0, x1, y1)."""
+    x0, y0, x1, y1 = box
+    left, top, _, _ = view
+    return geometry.to_grid([(x0 - left, y0 - top, x1 - left, y1 - top)])[0]
+
+
+def _sampled(owners: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """The pixels of a view at ``SAMPLES`` points a side of every cell; 0 in the padding."""
+    height, width = owners.shape
+    rows, columns = geometry.grid
+    x0, y0, x1, y1 = geometry.to_grid([(0, 0, width, height)])[0]
+    at_x = ((np.arange(columns * SAMPLES) + 0.5) / SAMPLES - x0) / (x1 - x0) * width
+    at_y = ((np.arange(rows * SAMPLES) + 0.5) / SAMPLES - y0) / (y1 - y0) * height
+    inside = np.outer((at_y >= 0) & (at_y < height), (at_x >= 0) & (at_x < width))
+    at_x, at_y = (
+        np.clip(at_x, 0, width - 1).astype(int),
+        np.clip(at_y, 0, height - 1).astype(int),
+    )
+    return np.where(inside, owners[np.ix_(at_y, at_x)], 0)
 
 
 def _clip(x0: float, y0: float, x1: float, y1: float) -> Box:
-    """The box inside the picture, at least two pixels wide and high."""
-    left, top = (min(PICTURE_SIZE - 2, max(0, round(v))) for v in (x0, y0))
+    """The box inside the picture, at least ``MIN_CROP`` pixels wide and high."""
+    left, top = (min(PICTURE_SIZE - MIN_CROP, max(0, round(v))) for v in (x0, y0))
     right, bottom = (min(PICTURE_SIZE, round(v)) for v in (x1, y1))
-    return left, top, max(left + 2, right), max(top + 2, bottom)
+    return left, top, max(left + MIN_CROP, right), max(top + MIN_CROP, bottom)
 
 
 def cell_crop(rng: random.Random, shape: Shape) -> Box:
@@ -138,19 +166,19 @@ def training_crop(rng: random.Random, shape: Shape) -> Box:
     return stray_crop(rng)
 
 
-def kept_tokens(rng: random.Random, crop: Box, shape: Shape) -> np.ndarray:
-    """Which tokens of a crop survive a region mask: bool (GRID, GRID), a rough blob on the shape.
+def kept_tokens(rng: random.Random, crop: Box, shape: Shape, geometry: Geometry) -> np.ndarray:
+    """Which tokens of a crop survive a region mask: bool (h, w), a rough blob on the shape.
 
     Imitates the policy that crops one enclosing box and drops what lies outside the region.
     """
-    rows, columns = np.mgrid[0:GRID, 0:GRID] + 0.5
-    x0, y0, x1, y1 = crop
-    center_x = (shape.center[0] - x0) / (x1 - x0) * GRID + rng.uniform(-1, 1)
-    center_y = (shape.center[1] - y0) / (y1 - y0) * GRID + rng.uniform(-1, 1)
-    radius_x = shape.size / (x1 - x0) * GRID * rng.uniform(0.6, 1.5) + rng.uniform(1, 3)
-    radius_y = shape.size / (y1 - y0) * GRID * rng.uniform(0.6, 1.5) + rng.uniform(1, 3)
+    rows, columns = np.mgrid[0 : geometry.grid[0], 0 : geometry.grid[1]] + 0.5
+    x0, y0, x1, y1 = _in_cells(geometry, shape.box, crop)
+    center_x = (x0 + x1) / 2 + rng.uniform(-1, 1)
+    center_y = (y0 + y1) / 2 + rng.uniform(-1, 1)
+    radius_x = (x1 - x0) * rng.uniform(0.6, 1.5) + rng.uniform(1, 3)
+    radius_y = (y1 - y0) * rng.uniform(0.6, 1.5) + rng.uniform(1, 3)
     power = rng.choice((2, 8))
     inside = np.abs((columns - center_x) / radius_x) ** power
     inside += np.abs((rows - center_y) / radius_y) ** power
     kept = inside <= 1
-    return kept if kept.sum() >= GRID else np.ones((GRID, GRID), bool)
+    return kept if kept.sum() >= GRID else np.ones(geometry.grid, bool)

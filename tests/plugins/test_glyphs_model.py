@@ -1,144 +1,213 @@
-"""The toy LLaVA: tokenizer, processor, training batches, and the folder that ships."""
+"""The embedded backbones: how they are made, the training batches, and the folders that ship."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from PIL import Image
+from transformers import AutoModelForImageTextToText
 
-from sdrpn_glyphs import BACKBONE_DIR
-from sdrpn_glyphs.batches import IGNORE, MODES, QuestionBatches
+from sdrpn_core import Question, UnknownNameError, load_backbone
+from sdrpn_core.geometry import PaddedSquare, Resized
+from sdrpn_glyphs import ASSETS, backbone_dir, rpn_dir
+from sdrpn_glyphs.batches import MODES, PatchBatches, QuestionBatches, show
 from sdrpn_glyphs.dataset import is_correct, items
 from sdrpn_glyphs.evaluate import answer, box_with_margin
-from sdrpn_glyphs.losses import answer_logits
-from sdrpn_glyphs.model import (
-    IMAGE,
-    PROMPT,
-    build_model,
-    build_processor,
-    build_tokenizer,
-    normalise,
-)
-from sdrpn_glyphs.pretrain import Budget, train_backbone
-from sdrpn_glyphs.probe import auc, box_cells
-from sdrpn_glyphs.views import GRID, show
+from sdrpn_glyphs.families import NAMES, family
+from sdrpn_glyphs.families.base import Budget
+from sdrpn_glyphs.losses import answer_logits, visual_tokens
+from sdrpn_glyphs.pretrain import train_backbone
+from sdrpn_glyphs.scenes import COLORS, Scene, Shape, render_index
+from sdrpn_glyphs.views import FULL_BOX, LABELS, patch_labels
 
 MAX_FOLDER_BYTES = 8_000_000
-needs_assets = pytest.mark.skipif(
-    not (BACKBONE_DIR / "model.safetensors").exists(), reason=f"no backbone in {BACKBONE_DIR}"
+
+TINY_BUDGET = Budget(
+    vision_steps=2,
+    vision_batch=2,
+    align_steps=1,
+    align_batch=2,
+    question_steps=3,
+    question_warm_up=1,
+    question_batch=2,
+    joint_steps=1,
+    checkpoint_every=1,
 )
 
 
-def test_tokenizer_round_trip() -> None:
-    tokenizer = build_tokenizer()
-    for item in items("glyphs/small", 20):
-        ids = tokenizer(PROMPT.format(images=IMAGE, question=item.question))["input_ids"]
-        assert ids[0] == tokenizer.bos_token_id
-        assert tokenizer.unk_token_id not in ids
-        words = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
-        assert tokenizer.decode(words) == item.answer
-
-
-def test_processor_shows_what_training_shows() -> None:
-    item = next(items("glyphs/small", 1))
-    processor = build_processor(build_tokenizer())
-    inputs = processor(images=item.image, text=f"USER: {IMAGE}\n", return_tensors="pt")
-    assert (inputs["input_ids"] == processor.image_token_id).sum() == GRID * GRID
-    ours = normalise(torch.from_numpy(show(item.image).copy()))
-    one_level = 1 / 255 / 0.25
-    assert (ours - inputs["pixel_values"][0]).abs().max() < 1.5 * one_level
-
-
-def test_chat_template_drops_the_system_message() -> None:
-    processor = build_processor(build_tokenizer())
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}
-    system = {"role": "system", "content": "A chat."}
-    expected = "USER: <image>\nWhere? ASSISTANT:"
-    for messages in ([user], [system, user]):
-        assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
-
-
-def test_batches_are_a_function_of_seed_and_step() -> None:
-    tokenizer = build_tokenizer()
-    batches = QuestionBatches(0, "questions", steps=50, size=2, warm_up=1, tokenizer=tokenizer)
-    views = set()
-    for step in range(len(batches)):
-        batch = batches[step]
-        assert all(torch.equal(v, batches[step][k]) for k, v in batch.items())
-        assert (batch["ids"] == tokenizer.convert_tokens_to_ids(IMAGE)).sum() == batch["kept"].sum()
-        spoken = batch["labels"] != IGNORE
-        assert torch.equal(batch["labels"][spoken], batch["ids"][spoken])
-        views.add(len(batch["pixels"]) // 2)
-    assert views == {1 + mode.crops for mode in MODES}
-
-
-def test_training_forward_is_the_stock_forward() -> None:
+@pytest.fixture(scope="module", params=sorted(NAMES))
+def fresh(request):
     torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer).eval()
-    batch = QuestionBatches(0, "questions", steps=1, size=2, warm_up=1, tokenizer=tokenizer)[0]
-    with torch.inference_mode():
-        logits, labels = answer_logits(model, batch)
-        stock = model(input_ids=batch["ids"], pixel_values=normalise(batch["pixels"])).logits
-    wanted = batch["labels"][:, 1:] != IGNORE
-    torch.testing.assert_close(logits, stock[:, :-1][wanted], atol=1e-5, rtol=1e-4)
-    assert torch.equal(labels, batch["labels"][:, 1:][wanted])
+    return family(request.param).build()
 
 
-def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    sizes = {"vision_batch": 2, "align_batch": 2, "question_batch": 2}
-    steps = {
-        "vision_steps": 2,
-        "align_steps": 1,
-        "question_steps": 3,
-        "joint_steps": 1,
-        "checkpoint_every": 1,
-    }
-    budget = Budget(**sizes, **steps, question_warm_up=1)
-    train_backbone(tmp_path / "whole", budget=budget)
+def test_there_is_no_fourth_family() -> None:
+    with pytest.raises(UnknownNameError, match="llava"):
+        family("lava")
+
+
+def test_the_tokenizer_knows_every_word(fresh) -> None:
+    tokenizer = fresh.tokenizer
+    for item in items("glyphs/small", 20):
+        ids = fresh.tokenize(item.question, 1)
+        assert ids.count(fresh.image_token_id) == 1
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(fresh.tokenize_response(item.answer)) == item.answer
+
+
+def test_a_square_picture_has_a_hundred_tokens(fresh) -> None:
+    item = next(items("glyphs/small", 1))
+    assert show(fresh, item.image, FULL_BOX).geometry.grid == (10, 10)
+
+
+def test_batches_are_a_function_of_seed_and_step(fresh) -> None:
+    batches = QuestionBatches(fresh, 0, "questions", steps=50, size=2, warm_up=1)
+    views = set()
+    for step in range(0, len(batches), 3):
+        batch, again = batches[step], batches[step]
+        assert batch.views.grids == again.views.grids
+        for name, tensor in batch.views.tensors.items():
+            assert torch.equal(tensor, again.views.tensors[name])
+        for sample, other in zip(batch.samples, again.samples, strict=True):
+            assert sample.prompt_ids == other.prompt_ids
+            assert sample.answer_ids == other.answer_ids
+            assert sample.answer_ids[-1] == fresh.tokenizer.eos_token_id
+        views.add(len(batch.views.grids) // 2)
+    assert views <= {1 + mode.crops for mode in MODES}
+    assert len(views) > 1
+
+
+@torch.no_grad()
+def test_the_training_forward_is_the_stock_forward(fresh) -> None:
+    batch = QuestionBatches(fresh, 0, "questions", steps=1, size=2, warm_up=1)[0]
+    found, labels = answer_logits(fresh, batch)
+    start = 0
+    for row, sample in enumerate(batch.samples):
+        tokens = len(visual_tokens(fresh, batch.views)[row])
+        ids = [*sample.prompt_ids, *sample.answer_ids]
+        place = ids.index(fresh.image_token_id)
+        ids[place : place + 1] = [fresh.image_token_id] * tokens
+        pixels = {
+            name: values.chunk(len(batch.samples))[row]
+            for name, values in batch.views.tensors.items()
+        }
+        stock = fresh.model(
+            input_ids=torch.tensor([ids]),
+            mm_token_type_ids=torch.tensor([[int(i == fresh.image_token_id) for i in ids]]),
+            **pixels,
+        ).logits[0]
+        stop = start + len(sample.answer_ids)
+        expected = stock[-len(sample.answer_ids) - 1 : -1]
+        torch.testing.assert_close(found[start:stop], expected, atol=1e-4, rtol=1e-4)
+        assert labels[start:stop].tolist() == list(sample.answer_ids)
+        start = stop
+
+
+def test_a_teacher_sees_the_same_cells(fresh) -> None:
+    teacher = family("llava").build()
+    batch = PatchBatches(fresh, 0, "vision", steps=1, size=6, teacher=teacher)[0]
+    assert len(batch.labels) == sum(h * w for h, w in batch.views.grids)
+    assert batch.teacher_views is not None
+    assert int(batch.shared.sum()) == sum(h * w for h, w in batch.teacher_views.grids)
+    assert len(batch.teacher_views.grids) >= 3  # the whole pictures, at least
+
+
+def _scene(x: int, y: int, size: int) -> Scene:
+    shape = Shape("square", "red", "blue", x, y, size, COLORS["red"], COLORS["blue"])
+    return Scene((128, 128, 128), (shape,))
+
+
+def test_labels_follow_the_geometry() -> None:
+    scene = _scene(96, 240, 96)  # cells 2 and 3 across, 5 and 6 down
+    index = render_index(scene)
+    red = LABELS["color"].start + list(COLORS).index("red")
+    expected = np.zeros((10, 10), bool)
+    expected[5:7, 2:4] = True
+    for geometry in (PaddedSquare((480, 480), (10, 10), 80), Resized((480, 480), (10, 10), 8)):
+        labels, _ = patch_labels(scene, index, FULL_BOX, geometry)
+        np.testing.assert_array_equal(labels[:, red].reshape(10, 10).astype(bool), expected)
+
+
+def test_padding_has_no_label() -> None:
+    scene = _scene(96, 240, 96)
+    view = (96, 240, 192, 288)  # the upper half of the square, twice as wide as high
+    labels, _ = patch_labels(scene, render_index(scene), view, PaddedSquare((96, 48), (10, 10), 80))
+    rows = labels[:, LABELS["color"]].any(axis=1).reshape(10, 10)
+    assert rows[3:7].all()
+    assert not rows[:2].any()
+    assert not rows[8:].any()
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_training_resumes_to_the_same_weights(name, tmp_path: Path) -> None:
+    def stop(stage: str, step: int) -> None:
+        if (stage, step) == ("questions", 2):
+            raise KeyboardInterrupt
+
+    train_backbone(tmp_path / "whole", name, budget=TINY_BUDGET)
     with pytest.raises(KeyboardInterrupt):
-        train_backbone(tmp_path / "stopped", budget=budget, on_checkpoint=_stop_in_questions)
-    train_backbone(tmp_path / "stopped", budget=budget)
+        train_backbone(tmp_path / "stopped", name, budget=TINY_BUDGET, on_checkpoint=stop)
+    train_backbone(tmp_path / "stopped", name, budget=TINY_BUDGET)
     whole, stopped = (
-        AutoModelForImageTextToText.from_pretrained(tmp_path / name).state_dict()
-        for name in ("whole", "stopped")
+        AutoModelForImageTextToText.from_pretrained(tmp_path / run).state_dict()
+        for run in ("whole", "stopped")
     )
-    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
 
 
-def _stop_in_questions(stage: str, step: int) -> None:
-    if (stage, step) == ("questions", 2):
-        raise KeyboardInterrupt
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"llava"}))
+def test_what_is_inherited_speaks_the_teachers_words(name) -> None:
+    chosen = family(name)
+    torch.manual_seed(0)
+    new, old = chosen.build(), load_backbone(backbone_dir(chosen.teacher), device="cpu")
+    chosen.inherit(new, old)
+    for word in ("red", "dot", "square", "what"):
+        ours, theirs = (b.tokenizer.convert_tokens_to_ids(word) for b in (new, old))
+        assert torch.equal(new.embedding.weight[ours], old.embedding.weight[theirs])
+    mlp = "layers.3.mlp.down_proj.weight"
+    assert torch.equal(new.decoder.get_parameter(mlp), old.decoder.get_parameter(mlp))
+    last_head = old.decoder.get_parameter("layers.2.self_attn.k_proj.weight")[-32:]
+    assert torch.equal(
+        new.decoder.get_parameter("layers.2.self_attn.k_proj.weight")[-32:], last_head
+    )
 
 
-def test_auc_and_box_cells() -> None:
-    cells = box_cells((47, 96, 97, 120))
-    assert cells.sum() == 3
-    assert cells[2, :3].all()
-    inside = cells.ravel()
-    assert auc(inside.astype(float) + torch.rand(inside.size).numpy() * 0.1, inside) == 1.0
-
-
-@needs_assets
-def test_shipped_folder_is_small_and_loads() -> None:
-    files = [p for p in BACKBONE_DIR.rglob("*") if p.is_file()]
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_shipped_folder_is_small_and_complete(name) -> None:
+    files = [p for p in backbone_dir(name).rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < MAX_FOLDER_BYTES
     assert {"chat_template.jinja", "README.md", "generation_config.json"} <= {p.name for p in files}
-    config = AutoModelForImageTextToText.from_pretrained(BACKBONE_DIR).config
-    assert config.model_type == "llava"
+    assert {"README.md", "model.safetensors"} <= {p.name for p in rpn_dir(name).iterdir()}
 
 
-@needs_assets
-def test_shipped_backbone_reads_visible_dots_and_crops() -> None:
-    model = AutoModelForImageTextToText.from_pretrained(BACKBONE_DIR).eval()
-    processor = AutoProcessor.from_pretrained(BACKBONE_DIR)
+def test_nothing_else_ships() -> None:
+    assert {path.name for path in ASSETS.iterdir()} == {
+        folder(name).name for name in NAMES for folder in (backbone_dir, rpn_dir)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_shipped_backbone_reads_visible_dots_and_crops(name) -> None:
+    backbone = load_backbone(backbone_dir(name), device="cpu")
+    assert backbone.model.config.model_type == name
     visible = list(items("glyphs/visible", 20, seed=11))
-    right = [
-        is_correct(a, i) for a, i in zip(answer(model, processor, visible), visible, strict=True)
-    ]
-    assert sum(right) >= 17
+    found = answer(backbone, visible)
+    assert sum(is_correct(a, item) for a, item in zip(found, visible, strict=True)) >= 17
     small = list(items("glyphs/small", 20, seed=11))
-    answers = answer(model, processor, small, box_with_margin)
-    assert sum(is_correct(a, i) for a, i in zip(answers, small, strict=True)) >= 17
+    found = answer(backbone, small, box_with_margin)
+    assert sum(is_correct(a, item) for a, item in zip(found, small, strict=True)) >= 17
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_shipped_backbone_answers_about_a_picture_that_is_not_square(name) -> None:
+    backbone = load_backbone(backbone_dir(name), device="cpu")
+    item = next(items("glyphs/visible", 1, seed=3))
+    wide = Image.new("RGB", (960, 480), item.scene.background)
+    wide.paste(item.image, (240, 0))
+    (prompt,) = backbone.encode([Question(item.question, (wide,))])
+    h, w = prompt.images[0].grid
+    assert len(prompt.images[0]) == h * w

@@ -8,24 +8,31 @@ import pytest
 from typer.testing import CliRunner
 
 from sdrpn_bench import BenchModel, run_benchmark
+from sdrpn_bench.results_table import gain_line
 from sdrpn_core import RPN, load_backbone
-from sdrpn_core.errors import InputError, UnknownNameError
+from sdrpn_core.errors import InputError, SdrpnError, UnknownNameError
 from sdrpn_core.records import read_records
-from sdrpn_glyphs import BACKBONE_DIR, RPN_DIR, quickstart, quickstart_command
+from sdrpn_glyphs import backbone_dir, quickstart, quickstart_command, rpn_dir
 from sdrpn_glyphs.export_command import export
+from sdrpn_glyphs.families import NAMES
 from sdrpn_glyphs.records import is_correct
 
 N = 60
 
 
+@pytest.fixture(scope="module", params=sorted(NAMES))
+def name(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def backbone():
-    return load_backbone(BACKBONE_DIR, device="cpu")
+def backbone(name):
+    return load_backbone(backbone_dir(name), device="cpu")
 
 
-def test_preset_is_found_by_the_config(backbone):
-    assert backbone.preset.name == "glyphs-llava"
-    rpn = RPN.from_pretrained(RPN_DIR, backbone=backbone)
+def test_preset_is_found_by_the_config(name, backbone):
+    assert backbone.preset.source == "measured on the embedded backbone"
+    rpn = RPN.from_pretrained(rpn_dir(name), backbone=backbone)
     assert (rpn.config.branch, rpn.config.n_layers) == (
         backbone.preset.branch,
         backbone.preset.n_layers,
@@ -33,9 +40,9 @@ def test_preset_is_found_by_the_config(backbone):
     assert rpn.config.recipe == json.loads(backbone.preset.recipe().to_json())
 
 
-def test_the_rpn_sees_what_the_backbone_alone_cannot(backbone, tmp_path):
+def test_the_rpn_sees_what_the_backbone_alone_cannot(name, backbone, tmp_path):
     results = run_benchmark(
-        BenchModel(backbone, RPN_DIR, name="glyphs"),
+        BenchModel(backbone, rpn_dir(name), name="glyphs"),
         ["baseline", "sdrpn", "random", "oracle"],
         "glyphs/small",
         out=tmp_path,
@@ -50,6 +57,12 @@ def test_the_rpn_sees_what_the_backbone_alone_cannot(backbone, tmp_path):
     assert methods["sdrpn"]["accuracy"] >= 0.8 * methods["oracle"]["accuracy"]
     assert methods["random"]["accuracy"] < methods["sdrpn"]["accuracy"]
     assert methods["baseline"]["accuracy"] < 0.3  # one in seven by guessing
+
+
+def test_an_rpn_of_another_family_is_refused(name, backbone):
+    other = next(known for known in sorted(NAMES) if known != name)
+    with pytest.raises(SdrpnError, match="model_type"):
+        RPN.from_pretrained(rpn_dir(other), backbone=backbone)
 
 
 def test_records_are_drawn_from_split_and_seed_alone():
@@ -78,43 +91,38 @@ def test_export_reads_back_as_records(tmp_path):
         export(tmp_path / "other", "glyphs/smal", 3)
 
 
-def test_quickstart_goes_the_whole_way_and_reuses_what_is_there(tmp_path, monkeypatch):
+def test_quickstart_goes_the_whole_way_and_reuses_what_is_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quickstart, "N_LABELS", 64)
     said: list[str] = []
-    first = quickstart.run_quickstart(tmp_path / "run", n=8, seed=1, say=said.append)
-    assert first.results == json.loads((tmp_path / "run/results.json").read_text())
-    assert list(first.results["methods"]) == list(quickstart.METHODS)
+    out = tmp_path / "run"
+    first = quickstart.run_quickstart(out, n=8, seed=1, say=said.append)
+    assert first.results == json.loads((out / "results.json").read_text())
+    assert list(first.results["models"]) == list(NAMES)
+    for model in first.results["models"].values():
+        assert list(model["methods"]) == list(quickstart.METHODS)
     assert (first.results["n"], first.results["seed"]) == (8, 1)
-    assert len(first.overlays) == quickstart.N_OVERLAYS
+    assert len(first.overlays) == len(NAMES) * quickstart.N_OVERLAYS
     assert all(path.is_file() for path in first.overlays)
-    assert (tmp_path / "run/report.md").is_file()
-    shards = {p: p.stat().st_mtime_ns for p in (tmp_path / "run/labels").iterdir()}
-    second = quickstart.run_quickstart(tmp_path / "run", n=8, seed=2, say=said.append)
+    assert "## All models" in (out / "report.md").read_text()
+    shards = {p: p.stat().st_mtime_ns for p in (out / "llava/labels").iterdir()}
+    second = quickstart.run_quickstart(out, n=8, seed=2, say=said.append, families=["llava"])
     assert second.results["seed"] == 2
-    assert shards == {p: p.stat().st_mtime_ns for p in (tmp_path / "run/labels").iterdir()}
-
-
-def test_quickstart_prints_the_gain(monkeypatch, tmp_path, capsys):
-    methods = {
-        name: {
-            "accuracy": accuracy,
-            "interval": [accuracy - 0.1, accuracy + 0.1],
-            "visual_tokens": 100.0,
-            **(
-                {}
-                if name == "baseline"
-                else {
-                    "difference": {"value": accuracy - 0.1, "interval": [0.2, 0.9]},
-                    "time_ratio": 2.0,
-                }
-            ),
-        }
-        for name, accuracy in (("baseline", 0.1), ("sdrpn", 0.9))
-    }
-    results = {"data": "glyphs/small", "n": 300, "seed": 0, "methods": methods}
-    quickstart_command._print(results, tmp_path)
+    assert list(second.results["models"]) == ["llava"]
+    assert shards == {p: p.stat().st_mtime_ns for p in (out / "llava/labels").iterdir()}
+    quickstart_command._print(first.results, tmp_path)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "+80.0 points (95% paired interval +20.0 to +90.0): 10.0% -> 90.0%" in printed
+    for model in NAMES:
+        assert f"{model}: " in printed
+
+
+def test_a_gain_is_one_sentence():
+    methods = {
+        "baseline": {"accuracy": 0.1},
+        "sdrpn": {"accuracy": 0.9, "difference": {"interval": [0.2, 0.9]}},
+    }
+    assert gain_line("model", {"methods": methods}, "sdrpn") == (
+        "model: 10.0% -> 90.0%, +80.0 points (95% paired interval +20.0 to +90.0)"
+    )
 
 
 def test_quickstart_has_help():

@@ -1,0 +1,68 @@
+"""What sets the embedded backbones apart: how each is made, and from where its training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from sdrpn_core import Backbone
+
+MAX_NEW_TOKENS = 8
+INPUT_SIZE = 80
+"""Sides of the model input for a square picture, in pixels."""
+CELL_PIXELS = 8
+"""Side of the patch of the model input that one visual token stands for, in pixels."""
+WIDTH = 128
+HEADS = 4
+HEAD_DIM = WIDTH // HEADS
+LAYERS = 6
+MLP_WIDTH = 352
+ROPE_THETA = 1e6
+IMAGE_MEAN = (0.5, 0.5, 0.5)
+IMAGE_STD = (0.25, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Steps, batch sizes and peak learning rates of the stages; a stage of 0 steps is left out."""
+
+    vision_steps: int = 1200
+    vision_batch: int = 48
+    vision_lr: float = 1.5e-3
+    align_steps: int = 200
+    align_batch: int = 48
+    align_lr: float = 2e-3
+    question_steps: int = 1000
+    question_warm_up: int = 250
+    question_batch: int = 32
+    question_lr: float = 1.2e-3
+    joint_steps: int = 560
+    joint_lr: float = 7e-4
+    checkpoint_every: int = 100
+
+
+@dataclass(frozen=True)
+class Family:
+    """One embedded backbone.
+
+    Attributes:
+        name: of its folders: ``NAME`` and ``NAME-rpn``.
+        build: a freshly initialised backbone with its processor; seed torch before.
+        projector: the part of the model that turns vision features into visual tokens.
+        teacher: the embedded family whose visual tokens the vision encoder learns to give, and
+            from which ``inherit`` copies; ``None`` to start from nothing.
+        inherit: copies what fits from the teacher into the new backbone.
+        budget: of the training.
+    """
+
+    name: str
+    build: Callable[[], Backbone]
+    projector: Callable[[PreTrainedModel], nn.Module]
+    teacher: str | None = None
+    inherit: Callable[[Backbone, Backbone], None] | None = None
+    budget: Budget = field(default_factory=Budget)

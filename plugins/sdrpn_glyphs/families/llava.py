@@ -1,0 +1,133 @@
+"""The stock LLaVA classes at toy size."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from sdrpn_llava.backbone import LlavaBackbone
+
+from ..initial_weights import init_matching_attention, init_patch_embedding
+from ..words import MAX_POSITIONS, SpecialTokens, build_tokenizer
+from .base import (
+    CELL_PIXELS,
+    HEAD_DIM,
+    HEADS,
+    IMAGE_MEAN,
+    IMAGE_STD,
+    INPUT_SIZE,
+    LAYERS,
+    MAX_NEW_TOKENS,
+    MLP_WIDTH,
+    ROPE_THETA,
+    WIDTH,
+    Family,
+)
+
+VISION_WIDTH = 96
+VISION_LAYERS = 4
+SPECIAL = SpecialTokens(pad="<pad>", bos="<s>", eos="</s>", image="<image>")
+PROMPT_WORDS = ("user", "assistant", ":", "\n")
+
+CHAT_TEMPLATE = """\
+{%- for message in messages if message['role'] != 'system' -%}
+{%- if not loop.first %}{{ ' ' }}{% endif -%}
+{{- message['role'] | upper }}:{{ ' ' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}{{- '<image>\\n' -}}{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
+{%- endif -%}
+{%- if message['role'] == 'assistant' -%}{{- '</s>' -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- ' ASSISTANT:' -}}{%- endif -%}
+"""
+
+
+def build() -> LlavaBackbone:
+    """CLIP with 4 layers of width 96, Llama with 6 layers of width 128."""
+    tokenizer = build_tokenizer(SPECIAL, PROMPT_WORDS)
+    model = LlavaForConditionalGeneration(_config(tokenizer))
+    init_patch_embedding(model.model.vision_tower.embeddings.patch_embedding.weight)
+    init_matching_attention(model.model.language_model.layers, WIDTH, HEAD_DIM)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=MAX_NEW_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlavaBackbone(model, build_processor(tokenizer), name="glyphs-llava")
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """The stock processor: pictures to INPUT_SIZE pixels, one ``<image>`` token per patch."""
+    size = {"height": INPUT_SIZE, "width": INPUT_SIZE}
+    image_processor = CLIPImageProcessor(
+        size=size,
+        crop_size=size,
+        do_center_crop=False,
+        resample=3,
+        image_mean=list(IMAGE_MEAN),
+        image_std=list(IMAGE_STD),
+    )
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=CELL_PIXELS,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    vision = CLIPVisionConfig(
+        hidden_size=VISION_WIDTH,
+        intermediate_size=4 * VISION_WIDTH,
+        num_hidden_layers=VISION_LAYERS,
+        num_attention_heads=4,
+        image_size=INPUT_SIZE,
+        patch_size=CELL_PIXELS,
+        projection_dim=VISION_WIDTH,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=MLP_WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        max_position_embeddings=MAX_POSITIONS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.get_vocab()[SPECIAL.image],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=(INPUT_SIZE // CELL_PIXELS) ** 2,
+        tie_word_embeddings=False,
+    )
+
+
+def _projector(model: PreTrainedModel) -> nn.Module:
+    return model.base_model.get_submodule("multi_modal_projector")
+
+
+FAMILY = Family("llava", build, _projector)

@@ -1,0 +1,81 @@
+"""Where training starts: filters that show a dot, and attention that can already match.
+
+From the usual random start the models stay at guessing level for thousands of steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+MATCHING_GAIN = 1.7
+TURNING_PAIRS = 6
+"""Fastest RoPE frequencies of a head, which turn by more than half a radian across a picture."""
+ROTATION_SEED = 0
+
+
+def cosine_filters(count: int, size: int) -> torch.Tensor:
+    """The ``count`` lowest two-dimensional cosine filters ``(count, size, size)``.
+
+    Orthonormal, with the mean damped to the size of the rest. A small dot then stands out from
+    the color of its patch from the first step, which saves most of the vision stage.
+    """
+    place = (torch.arange(size) + 0.5) * math.pi / size
+    waves = torch.cos(torch.arange(size).unsqueeze(1) * place) * math.sqrt(2 / size)
+    waves[0] /= math.sqrt(2)
+    order = sorted(
+        ((u, v) for u in range(size) for v in range(size)),
+        key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, uv),
+    )
+    filters = torch.stack([torch.outer(waves[u], waves[v]) for u, v in order[:count]])
+    filters[0] /= size
+    return filters
+
+
+@torch.no_grad()
+def init_patch_embedding(weight: torch.Tensor) -> None:
+    """Start a patch embedding as cosine filters on each color channel.
+
+    Args:
+        weight: ``(width, channels, size, size)``, or ``(width, channels, frames, size, size)``,
+            where a still picture is shown once per frame: each frame then gets its share.
+    """
+    width, channels, size = weight.shape[0], weight.shape[1], weight.shape[-1]
+    frames = weight.shape[2] if weight.ndim == 5 else 1
+    filters = cosine_filters(min(width // channels, size * size), size)
+    shared = weight.reshape(width, channels, frames, size, size)
+    shared.zero_()
+    for channel in range(channels):
+        rows = slice(channel * len(filters), (channel + 1) * len(filters))
+        shared[rows, channel] = filters[:, None] / frames
+    weight.copy_(shared.reshape(weight.shape))
+
+
+def word_rotation(width: int) -> torch.Tensor:
+    """A fixed rotation (width, width): visual tokens are aligned with rotated color words.
+
+    So a word can match the patches that show it without matching itself.
+    """
+    generator = torch.Generator().manual_seed(ROTATION_SEED)
+    return torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+
+
+@torch.no_grad()
+def init_matching_attention(layers: nn.ModuleList, width: int, head_dim: int) -> None:
+    """Start each head so that a color word attends to the patches aligned with it.
+
+    Keys are orthonormal projections, on those dimensions that RoPE hardly turns across a
+    picture; queries are the same projections of rotated words. Attention that starts out
+    uniform stays at guessing level for thousands of steps.
+    """
+    rotation = word_rotation(width)
+    steady = (torch.arange(head_dim) % (head_dim // 2) >= TURNING_PAIRS).unsqueeze(1)
+    for layer in layers:
+        key_weight = layer.get_parameter("self_attn.k_proj.weight")
+        keys = torch.empty_like(key_weight)
+        nn.init.orthogonal_(keys, gain=MATCHING_GAIN)
+        keys *= steady.repeat(len(keys) // head_dim, 1)
+        key_weight.add_(keys)
+        layer.get_parameter("self_attn.q_proj.weight").add_(keys @ rotation)
