@@ -23,7 +23,8 @@ from sdrpn_core.response_attention import (
     recipe_heads,
     recipe_maps,
 )
-from tests.golden.llava import question_of, until_end
+from tests.golden.llava import question_of
+from tests.golden.runs import until_end
 
 HALF = {"atol": 3e-5, "rtol": 5e-3}
 SINGLE = {"atol": 1e-6, "rtol": 0}

@@ -16,7 +16,8 @@ from sdrpn_core.generation import prompt_block
 from sdrpn_core.prefill import prefill
 from sdrpn_core.proposers import RPNProposer
 from sdrpn_core.roi_map import gaussian_blur
-from tests.golden.llava import PLAIN_LOGITS, golden_rpn, question_of, run, until_end
+from tests.golden.llava import PLAIN_LOGITS, golden_rpn, question_of
+from tests.golden.runs import run, until_end
 
 STATES = 1e-4
 #: README, per way of scoring: the values span -45 to 16, 16 times that, and 0 to 1.

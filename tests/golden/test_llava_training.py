@@ -13,7 +13,8 @@ from sdrpn_core import FeatureTap
 from sdrpn_core.generation import prompt_block
 from sdrpn_core.labels import IGNORE
 from sdrpn_core.rpn import LOSS_FUNCTIONS, PicturePlace
-from tests.golden.llava import golden_rpn, question_of, rpn_name
+from tests.golden.llava import golden_rpn, question_of
+from tests.golden.runs import rpn_name
 
 LOSS = 1e-4
 GRADIENT = 1e-3

@@ -20,16 +20,8 @@ from sdrpn_core.crops import BboxPolicy, Crop, CropPlan, MaskPolicy, Outcome
 from sdrpn_core.generation import generate, prompt_block
 from sdrpn_core.proposers import RPNProposer
 from sdrpn_core.roi_map import RoIMap
-from tests.golden.llava import (
-    LOGITS,
-    BlackCropLlava,
-    MapProposer,
-    PlanProposer,
-    block_means,
-    question_of,
-    run,
-    until_end,
-)
+from tests.golden.llava import LOGITS, BlackCropLlava, block_means, question_of
+from tests.golden.runs import MapProposer, PlanProposer, run, until_end
 
 MAX_CROPS = 2
 CROP_MEANS = 1e-5
