@@ -176,7 +176,7 @@ def label_records(
     own: list[_Asked] = []
     for index, record in records:
         try:
-            asked = _ask(backbone, index, record, max_new_tokens)
+            asked = _ask(backbone, index, record, recipe)
         except ImageError as error:
             rows.append(LabelRow.skip(index, record, LabelStatus.UNREADABLE, str(error)))
         except InputError as error:
@@ -210,7 +210,7 @@ def _make_shards(
             run.write_shard(shard, rows)
 
 
-def _ask(backbone: Backbone, index: int, record: Record, max_new_tokens: int) -> _Asked:
+def _ask(backbone: Backbone, index: int, record: Record, recipe: LabelRecipe) -> _Asked:
     """Check a record, open its picture and tokenize it.
 
     Raises:
@@ -220,9 +220,14 @@ def _ask(backbone: Backbone, index: int, record: Record, max_new_tokens: int) ->
     validate_record(record)
     if record.image is None:  # refused above, which type checkers cannot see
         raise InputError(f"record {record.id!r}: the question comes without a picture")
-    response_ids = () if record.response is None else backbone.tokenize_response(record.response)
-    question = Question(record.question, (open_image(record.image),), response_ids)
-    return _Asked(index, record, question, backbone.tokenize(record.question, 1))
+    text = record.question
+    response_ids: tuple[int, ...] = ()
+    if record.response is None:
+        text = recipe.asked(record.question)
+    else:
+        response_ids = backbone.tokenize_response(record.response)
+    question = Question(text, (open_image(record.image),), response_ids)
+    return _Asked(index, record, question, backbone.tokenize(text, 1))
 
 
 def _label_group(

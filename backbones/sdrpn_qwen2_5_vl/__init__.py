@@ -18,3 +18,14 @@ def sdrpn_register_backbones(registry: Any) -> None:
         model_types=("qwen2_5_vl",),
         help="Qwen2.5-VL: dynamic resolution, multimodal rotary positions",
     )
+
+
+@hookimpl
+def sdrpn_register_presets(registry: Any) -> None:
+    """The published models."""
+    for size in ("3B", "7B"):
+        registry.add(
+            f"qwen2.5-vl-{size.lower()}",
+            f"sdrpn_qwen2_5_vl.presets:QWEN2_5_VL_{size}",
+            model_types=("qwen2_5_vl",),
+        )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class Qwen2_5VLBackbone(Backbone):
+class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
     """Pictures of any shape on a grid of their own, crops between vision start and end tokens."""
 
     model_types = ("qwen2_5_vl",)

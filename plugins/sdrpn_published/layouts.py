@@ -77,7 +77,13 @@ LAYOUTS = (
         base_model_type="qwen2_5_vl",
         rope=True,
         norm_for=frozenset(),
-        policy_options={"threshold": 0.25, "min_regions": 1},
+        policy_options={
+            "threshold": 0.25,
+            "min_regions": 1,
+            "corner_sink_above": 768,
+            "prune_above": 1024,
+            "prune_threshold": 0.01,
+        },
         base_names={
             "visual.": ("model.visual.",),
             "model.": ("model.language_model.",),

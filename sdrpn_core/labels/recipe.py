@@ -12,6 +12,9 @@ from sdrpn_core.errors import ConfigError
 ALL_HEADS: Literal["all"] = "all"
 """Stands for every head of a layer."""
 
+_QUESTION = "{question}"
+"""Where a template has the question."""
+
 Heads: TypeAlias = "tuple[int, ...] | Literal['all']"
 HeadsByLayer: TypeAlias = dict[int, Heads]
 
@@ -46,6 +49,12 @@ class LabelRecipe:
         response_rows: average the attention over only the first this many response tokens; `None`
             (published) over all of them. For a model whose answers name the object first and
             describe it then, only the naming looks at it.
+        question_template: what the backbone is asked while its own response is labelled, with
+            ``{question}`` for the record's question. A grounding instruction makes the response
+            look at one place after the other. Labels keep the record's question, and a given
+            response follows it as it is.
+        drop_instruction: text cut out of the question first, such as the data set's instruction to
+            be brief, which the template's would contradict.
         smoothing: before the foreground threshold, drop isolated peaks: keep only cells where the
             map after a 5x5 blur exceeds the mean of the two thresholds. Published, off by default.
 
@@ -64,6 +73,8 @@ class LabelRecipe:
     padding_is_sink: bool = False
     smoothing: bool = False
     response_rows: int | None = None
+    question_template: str = _QUESTION
+    drop_instruction: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grounding", _heads_by_layer(self.grounding, "grounding"))
@@ -87,6 +98,11 @@ class LabelRecipe:
             raise ConfigError(
                 f"label recipe: response_rows must be 1 or more, or None, not {self.response_rows}"
             )
+        if self.question_template.count(_QUESTION) != 1:
+            raise ConfigError(
+                f"label recipe: question_template must hold {_QUESTION} once, not "
+                f"{self.question_template!r}"
+            )
         if not self.min_peak >= 0:
             raise ConfigError(f"label recipe: min_peak must not be negative, not {self.min_peak}")
 
@@ -94,6 +110,12 @@ class LabelRecipe:
     def layers(self) -> tuple[int, ...]:
         """The layers whose attention is read, ascending."""
         return tuple(sorted({*self.grounding, *self.sink}))
+
+    def asked(self, question: str) -> str:
+        """What the backbone is asked for its own response to a record's question."""
+        if self.drop_instruction:
+            question = question.replace(self.drop_instruction, "").strip()
+        return self.question_template.replace(_QUESTION, question)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values. Layers become strings, as JSON has it."""

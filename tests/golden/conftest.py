@@ -16,6 +16,8 @@ import pytest
 
 from sdrpn_core import RPN
 from tests.golden.llava import LlavaBackbone, golden_rpn, load_llava
+from tests.golden.qwen2_5_vl import Case, load_qwen, read_case
+from tests.golden.qwen2_5_vl import golden_rpn as golden_qwen_rpn
 
 _DEFAULT_FOLDER = Path(__file__).parents[3] / "shared" / "golden"
 
@@ -87,3 +89,29 @@ def llava_rpn(llava_folder: Path, llava: LlavaBackbone) -> RPN:
 def any_llava(request: pytest.FixtureRequest, llava_folder: Path) -> LlavaBackbone:
     """The golden base model under each attention implementation."""
     return load_llava(llava_folder, request.param)
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(golden: Path) -> Path:
+    """The half of the golden folder that holds Qwen2.5-VL."""
+    return golden / "qwen2_5_vl"
+
+
+@pytest.fixture(scope="session", params=["sdpa", "eager"])
+def any_qwen(request: pytest.FixtureRequest, qwen_folder: Path) -> Any:
+    """The golden Qwen2.5-VL under each attention implementation, without a processor."""
+    return load_qwen(qwen_folder, request.param)
+
+
+@pytest.fixture
+def case(
+    golden_file: Path, qwen_folder: Path, load: Callable[[Path], dict[str, Any]], any_qwen: Any
+) -> Case:
+    """The golden Qwen2.5-VL case of `golden_file`."""
+    return read_case(qwen_folder, golden_file, load(golden_file), any_qwen)
+
+
+@pytest.fixture
+def case_rpn(case: Case, qwen_folder: Path) -> RPN:
+    """The golden RPN, attached to the case's backbone."""
+    return golden_qwen_rpn(qwen_folder, case.backbone)
