@@ -70,7 +70,7 @@ _LABELS: dict[str, Any] = {
 }
 
 #: Natural pictures are asked for the place, not for the answer. Published, too, but in other words.
-_GROUNDING = {
+_GROUNDING: dict[str, Any] = {
     "drop_instruction": "Answer the question using a single word or phrase.",
     "question_template": (
         "{question}\nDo not answer in words: give the bounding box of every region that one has to"
