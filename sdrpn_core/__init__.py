@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UnknownNameError,
     )
     from sdrpn_core.feature_tap import FeatureTap
-    from sdrpn_core.geometry import Geometry, PaddedSquare, Resized
+    from sdrpn_core.geometry import Geometry, Letterboxed, PaddedSquare, Resized
     from sdrpn_core.hookspecs import hookimpl
     from sdrpn_core.images import open_image
     from sdrpn_core.label_shards import LabelDataset
@@ -67,6 +67,7 @@ __all__ = [
     "InputError",
     "LabelDataset",
     "LabelRecipe",
+    "Letterboxed",
     "MaskPolicy",
     "MissingExtraError",
     "Outcome",
@@ -117,7 +118,7 @@ _MODULES = {
         "UnknownNameError",
     ),
     "feature_tap": ("FeatureTap",),
-    "geometry": ("Geometry", "PaddedSquare", "Resized"),
+    "geometry": ("Geometry", "Letterboxed", "PaddedSquare", "Resized"),
     "hookspecs": ("hookimpl",),
     "images": ("open_image",),
     "label_shards": ("LabelDataset",),

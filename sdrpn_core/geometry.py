@@ -1,8 +1,9 @@
 """Where the cells of a visual-token grid lie in the source picture.
 
-Each way to preprocess a picture is one class: `PaddedSquare` (scaled to fit a square, the rest
-padded) and `Resized` (stretched to a whole number of cells). A geometry belongs to one picture, is
-plain data, and travels with the RoI map made from that picture.
+Each way to preprocess a picture is one class: `PaddedSquare` (padded to a square, then scaled),
+`Letterboxed` (scaled to whole pixels, then padded to a square) and `Resized` (stretched to a whole
+number of cells). A geometry belongs to one picture, is plain data, and travels with the RoI map
+made from that picture.
 
 Units: sizes are (width, height) in source pixels after EXIF rotation, grids are (rows, columns) in
 cells, boxes are half-open (x0, y0, x1, y1) in either source pixels or cells.
@@ -190,6 +191,59 @@ class PaddedSquare(Geometry):
         """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
         centre = np.tile(self.source_size, 2) / 2
         return ((_as_boxes(boxes) - centre) * self._scale + self.side / 2) / np.tile(self._cell, 2)
+
+
+@dataclass(frozen=True)
+class Letterboxed(Geometry):
+    """Picture resized to whole pixels, then centred in a square at a whole pixel.
+
+    Rounding to whole pixels, or a smallest side that preprocessing insists on, may scale the two
+    directions differently: a picture of 1000x1 pixels may be 384x14 in the square.
+
+    Attributes:
+        side: side of the square in pixels; the grid need not divide it.
+        scaled_size: (width, height) of the picture in the square, in pixels. Where the padding is
+            odd, the smaller half is above or to the left.
+
+    Raises:
+        ConfigError: the scaled picture does not fit the square.
+    """
+
+    kind: ClassVar[str] = "letterboxed"
+
+    side: int
+    scaled_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "side", _positive(self.side, "side"))
+        object.__setattr__(self, "scaled_size", _positive_pair(self.scaled_size, "scaled_size"))
+        if max(self.scaled_size) > self.side:
+            raise ConfigError(
+                f"letterboxed geometry: scaled_size {self.scaled_size} does not fit a square of"
+                f" side {self.side}"
+            )
+
+    @property
+    def _padding(self) -> npt.NDArray[np.int64]:
+        """(4,) pixels of the square before the picture, in the order of a box."""
+        return np.tile([(self.side - length) // 2 for length in self.scaled_size], 2)
+
+    def _scale_to_source(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        rows, columns = self.grid
+        # Multiplying first keeps whole pixels whole, as long as float32 holds the products.
+        square = boxes * np.float32(self.side) / np.tile(np.float32([columns, rows]), 2)
+        inside = square - self._padding.astype(np.float32)
+        source, scaled = (
+            np.tile(np.float32(size), 2) for size in (self.source_size, self.scaled_size)
+        )
+        return inside * source / scaled
+
+    def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
+        rows, columns = self.grid
+        inside = _as_boxes(boxes) * np.tile(self.scaled_size, 2) / np.tile(self.source_size, 2)
+        return (inside + self._padding) * np.tile([columns, rows], 2) / self.side
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError
-from sdrpn_core.geometry import Geometry, PaddedSquare, Resized
+from sdrpn_core.geometry import Geometry, Letterboxed, PaddedSquare, Resized
 
 MAX_SIDE = 8000
 
@@ -32,7 +32,17 @@ def resized(draw):
     return Resized(draw(sizes()), grid, draw(st.sampled_from([14, 28, 32])))
 
 
-geometries = st.one_of(padded_squares(), resized())
+@st.composite
+def letterboxed(draw):
+    side = draw(st.sampled_from([56, 96, 384, 1000, 1024]))
+    grid = (draw(st.integers(1, 32)), draw(st.integers(1, 32)))
+    width, height = size = draw(sizes())
+    longest, least = max(size), draw(st.sampled_from([1, 14]))
+    scaled = tuple(max(round(length * side / longest), least) for length in (width, height))
+    return Letterboxed(size, grid, side, scaled)
+
+
+geometries = st.one_of(padded_squares(), letterboxed(), resized())
 
 
 @st.composite
@@ -65,6 +75,8 @@ def float32_error(geometry):
     epsilon = np.finfo(np.float32).eps
     if isinstance(geometry, PaddedSquare):
         largest = 2 * geometry.side * max(geometry.source_size) / geometry.side
+    elif isinstance(geometry, Letterboxed):
+        largest = 2 * geometry.side * max(np.divide(geometry.source_size, geometry.scaled_size))
     else:
         largest = max(geometry.source_size)
     return 4 * epsilon * max(largest, 1)
@@ -151,10 +163,41 @@ def test_content_is_centred_and_whole(geometry):
     if isinstance(geometry, Resized):
         assert content.all()
         return
-    np.testing.assert_array_equal(content, content[::-1, ::-1])
+    if isinstance(geometry, PaddedSquare):  # letterboxes with odd padding are a pixel off centre
+        np.testing.assert_array_equal(content, content[::-1, ::-1])
     width, height = geometry.source_size
     assert content.all(0).any() or height < width
     assert content.all(1).any() or width < height
+
+
+@given(letterboxed(), st.data())
+def test_a_letterbox_holds_what_its_pixels_hold(geometry, data):
+    """Paste a picture of whole pixels as preprocessing does, and look which cells they touch.
+
+    The picture has the size that it takes in the square, so that its pixels are the square's.
+    """
+    width, height = geometry.scaled_size
+    rows, columns = data.draw(st.sampled_from(_divisors(geometry.side)))
+    whole = Letterboxed((width, height), (rows, columns), geometry.side, (width, height))
+    (x0, x1), (y0, y1) = data.draw(intervals(width)), data.draw(intervals(height))
+    square = np.zeros((geometry.side, geometry.side), dtype=np.bool_)
+    left, top = (geometry.side - width) // 2, (geometry.side - height) // 2
+    square[top : top + height, left : left + width][y0:y1, x0:x1] = True
+    cells = square.reshape(rows, geometry.side // rows, columns, geometry.side // columns)
+    np.testing.assert_array_equal(whole.cells_of((x0, y0, x1, y1)), cells.any((1, 3)))
+    # And back: the part of every cell that shows the picture, to the pixel.
+    row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
+    tall, wide = geometry.side // rows, geometry.side // columns
+    edges = np.array([column * wide, row * tall, (column + 1) * wide, (row + 1) * tall])
+    expected = np.clip(edges - [left, top, left, top], 0, [width, height, width, height])
+    found = whole.to_source([(column, row, column + 1, row + 1)])[0]
+    np.testing.assert_array_equal(found, expected)
+
+
+def _divisors(side):
+    """Grids whose cells are whole pixels of the square."""
+    counts = [n for n in range(1, 33) if side % n == 0]
+    return [(rows, columns) for rows in counts for columns in counts]
 
 
 @given(geometries)
@@ -178,6 +221,23 @@ def test_padded_square_rounds_in_float32():
     """Six cells of 14 px at scale 0.672 are 125 px, but 124.99999999999999 in float64."""
     boxes = PaddedSquare((500, 375), (24, 24), 336).to_source([(6, 12, 24, 24)])
     assert boxes[0, 0] == 125
+
+
+def test_letterboxed_by_hand():
+    """1000x1 becomes 384x14 in a square of 384, 185 px below its top: cells of 16 by 16."""
+    geometry = Letterboxed((1000, 1), (24, 24), 384, (384, 14))
+    rows = np.flatnonzero(geometry.content().any(1))
+    assert rows.tolist() == [11, 12]  # pixels 185 to 199 of rows 176 to 208
+    np.testing.assert_allclose(geometry.to_grid([(0, 0, 1000, 1)]), [(0, 185 / 16, 24, 199 / 16)])
+    np.testing.assert_array_equal(geometry.to_source([(6, 11, 12, 13)]), [(250, 0, 500, 1)])
+
+
+def test_the_grid_need_not_divide_a_letterbox():
+    """24 cells of 42 2/3 px: three of them are 128 px, which the picture's left edge is at."""
+    geometry = Letterboxed((768, 1024), (24, 24), 1024, (768, 1024))
+    np.testing.assert_array_equal(geometry.to_source([(3, 0, 6, 3)]), [(0, 0, 128, 128)])
+    np.testing.assert_allclose(geometry.to_grid([(0, 0, 128, 128)]), [(3, 0, 6, 3)])
+    assert np.flatnonzero(geometry.content().all(0)).tolist() == list(range(3, 21))
 
 
 def test_resized_by_hand():
@@ -215,7 +275,9 @@ def test_no_boxes():
         (lambda: PaddedSquare((5, 5), (2, 2), 0), "side"),
         (lambda: Resized((5, 5.5), (2, 2), 28), "source_size"),
         (lambda: Resized((5, 5), (2, 2), True), "cell"),
-        (lambda: Geometry.from_dict({"kind": "sphere"}), "padded_square, resized"),
+        (lambda: Letterboxed((5, 5), (2, 2), 28, (28, 29)), r"\(28, 29\) does not fit .* side 28"),
+        (lambda: Letterboxed((5, 5), (2, 2), 28, (28, 0)), "scaled_size"),
+        (lambda: Geometry.from_dict({"kind": "sphere"}), "letterboxed, padded_square, resized"),
         (lambda: Geometry.from_dict({"kind": "resized", "side": 3}), "resized"),
     ],
 )
