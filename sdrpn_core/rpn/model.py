@@ -14,6 +14,8 @@ import torch
 from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import send_to_device
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
@@ -74,6 +76,30 @@ class RoIScores:
     grids: tuple[tuple[int, int], ...]
     is_distribution: bool
     by_question: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+    def resized(self, grids: Sequence[tuple[int, int]]) -> RoIScores:
+        """The scores on other grids, e.g. those that labels were made on.
+
+        Bilinear with corners unaligned, as published. Scores by question stay behind.
+
+        Args:
+            grids: per picture ``(h, w)``; nothing happens to a picture that has it already.
+        """
+        if tuple(grids) == self.grids:
+            return self
+        rows = []
+        for scores, (h, w), grid in zip(self.scores, self.grids, grids, strict=True):
+            plane = scores[: h * w].view(1, 1, h, w)
+            if grid != (h, w):
+                plane = F.interpolate(plane, size=grid, mode="bilinear", align_corners=False)
+            rows.append(plane.flatten())
+        lengths = torch.tensor([len(row) for row in rows], device=self.valid.device)
+        return RoIScores(
+            pad_sequence(rows, batch_first=True),
+            torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None],
+            tuple(grids),
+            self.is_distribution,
+        )
 
     def maps(self) -> list[RoIMap]:
         """One RoI map per picture, on the CPU."""

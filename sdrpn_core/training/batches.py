@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from sdrpn_core.backbone import Question
-from sdrpn_core.errors import AttentionError, ShardError
+from sdrpn_core.errors import AttentionError, InputError
 from sdrpn_core.feature_tap import Features, FeatureTap
 from sdrpn_core.generation import prompt_block
 from sdrpn_core.labels import IGNORE
@@ -37,12 +37,15 @@ class TrainingBatch:
     Attributes:
         features: what reached the branch layer.
         places: where the pictures and the queries lie in it.
-        labels: ``(pictures, n)`` int64 in {-100, 0, 1}, row-major, -100 behind smaller pictures.
+        labels: ``(pictures, n)`` int64 in {-100, 0, 1}, row-major, -100 behind smaller grids.
+        grids: per picture the ``(h, w)`` of its labels. It need not be that of its visual tokens:
+            labels may come from another resolution.
     """
 
     features: Features
     places: list[PicturePlace]
     labels: torch.Tensor
+    grids: list[tuple[int, int]]
 
 
 #: Turns samples into a batch; no gradient flows through it.
@@ -66,7 +69,7 @@ class StoredLabelBatcher:
         """Make a batch.
 
         Raises:
-            ShardError: a label's grid is not that of the picture today.
+            InputError: a sample comes without labels.
         """
         prompts = self.backbone.encode([Question(s.question, (s.image,)) for s in samples])
         self.backbone.check_context(max(map(len, prompts)))
@@ -79,16 +82,11 @@ class StoredLabelBatcher:
                 use_cache=False,
             )
         labels = []
-        for sample, prompt in zip(samples, prompts, strict=True):
-            grid = prompt.images[0].grid
-            if sample.labels is None or sample.labels.shape != grid:
-                found = None if sample.labels is None else sample.labels.shape
-                raise ShardError(
-                    f"record {sample.id!r} was labelled on a grid of {found}, now its picture has "
-                    f"{grid}: the picture or the processor changed, label again"
-                )
+        for sample in samples:
+            if sample.labels is None:
+                raise InputError(f"record {sample.id!r} comes without labels")
             labels.append(sample.labels)
-        return TrainingBatch(features, _places(prompts, block), _pad(labels, self.backbone.device))
+        return _batch(features, prompts, block, labels)
 
 
 class AnsweredRecordBatcher:
@@ -139,7 +137,24 @@ class AnsweredRecordBatcher:
             grounding, sink = recipe_maps(recipe, reading.maps[0])
             content = image.geometry.content()
             labels.append(self.labeler(grounding, sink if recipe.sink else None, content).labels)
-        return TrainingBatch(features, _places(prompts, block), _pad(labels, self.backbone.device))
+        return _batch(features, prompts, block, labels)
+
+
+def _batch(
+    features: Features,
+    prompts: Sequence[Prompt],
+    block: Block,
+    labels: Sequence[npt.NDArray[np.int64]],
+) -> TrainingBatch:
+    padded = np.full((len(labels), max(grid.size for grid in labels)), IGNORE, dtype=np.int64)
+    for row, grid in enumerate(labels):
+        padded[row, : grid.size] = grid.ravel()
+    return TrainingBatch(
+        features,
+        _places(prompts, block),
+        torch.from_numpy(padded).to(block.mask.device),
+        [(rows, columns) for rows, columns in (grid.shape for grid in labels)],
+    )
 
 
 def _places(prompts: Sequence[Prompt], block: Block) -> list[PicturePlace]:
@@ -152,10 +167,3 @@ def _places(prompts: Sequence[Prompt], block: Block) -> list[PicturePlace]:
         )
         for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
     ]
-
-
-def _pad(labels: Sequence[npt.NDArray[np.int64]], device: torch.device) -> torch.Tensor:
-    padded = np.full((len(labels), max(grid.size for grid in labels)), IGNORE, dtype=np.int64)
-    for row, grid in enumerate(labels):
-        padded[row, : grid.size] = grid.ravel()
-    return torch.from_numpy(padded).to(device)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from sdrpn_core.errors import AttentionError, InputError, SdrpnError
+from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
 from sdrpn_core.images import open_image
 from sdrpn_core.records import validate_record
 
@@ -72,6 +72,12 @@ class StoredLabels(Dataset[Item]):
             if row.image is None or row.grounding is None or row.geometry is None:
                 raise InputError("the picture or its maps were not stored")
             image = open_image(row.image)
+            if image.size != row.geometry.source_size:
+                found, labelled = (f"{w}x{h}" for w, h in (image.size, row.geometry.source_size))
+                raise ShardError(
+                    f"record {row.id!r} was labelled on a picture of {labelled} pixels, now it has "
+                    f"{found}: the picture changed, label again"
+                )
             labels = self.labeler(row.grounding, row.sink, row.geometry.content()).labels
         except (InputError, AttentionError) as error:
             return SkippedSample(row.id, str(error))

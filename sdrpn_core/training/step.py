@@ -132,7 +132,7 @@ class TrainingStep:
     def _accumulate(self, samples: list[Sample]) -> torch.Tensor:
         batch = self.batcher(samples)
         with self.accelerator.autocast():
-            scores = self.rpn([batch.features], batch.places).scores
+            scores = self.rpn([batch.features], batch.places).resized(batch.grids).scores
         loss, cells = self._loss(scores.float(), batch.labels)
         self.accelerator.backward(loss)
         return torch.stack([loss.detach(), cells, (batch.labels > 0).sum()]).float()
