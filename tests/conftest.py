@@ -19,6 +19,7 @@ import pytest
 
 import sdrpn_core.plugins
 from sdrpn_core.plugins import ENTRY_POINT_GROUP, Plugins
+from tests.environments import ROOT, build_wheel
 
 # No deadline: the first example pays for imports, and machines are shared.
 hypothesis.settings.register_profile("sdrpn", deadline=None, print_blob=True)
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the working tree."""
+    return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture
