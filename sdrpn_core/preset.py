@@ -20,7 +20,8 @@ class Preset:
             ``{"text_config.num_hidden_layers": 32}``. Paths and hub ids are never looked at.
         branch: B, the RPN reads the hidden states that leave decoder layer B - 1.
         n_layers: R, the number of RPN layers.
-        recipes: label recipes by name; the first is the default.
+        recipes: label recipes by name; the first is the default. None: the model's grounding heads
+            are not known yet.
         rpn: other fields of :class:`~sdrpn_core.rpn.RPNConfig` (head, its options, loss, norm).
         policy: crop policy name.
         policy_options: fields of that policy.
@@ -32,7 +33,7 @@ class Preset:
     match: Mapping[str, Any]
     branch: int
     n_layers: int
-    recipes: Mapping[str, LabelRecipe]
+    recipes: Mapping[str, LabelRecipe] = field(default_factory=dict)
     rpn: Mapping[str, Any] = field(default_factory=dict)
     policy: str = "bbox"
     policy_options: Mapping[str, Any] = field(default_factory=dict)
@@ -47,8 +48,13 @@ class Preset:
         """A label recipe by name (default: the first).
 
         Raises:
-            ConfigError: the preset has no recipe of that name.
+            ConfigError: the preset has no recipe of that name, or none at all.
         """
+        if not self.recipes:
+            raise ConfigError(
+                f"preset {self.name!r} has no label recipe: which heads of the model ground is not "
+                "known yet; find them with `sdrpn heads` and pass the recipe file that it writes"
+            )
         if name is None:
             return next(iter(self.recipes.values()))
         if name not in self.recipes:

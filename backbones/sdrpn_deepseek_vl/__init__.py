@@ -18,3 +18,14 @@ def sdrpn_register_backbones(registry: Any) -> None:
         model_types=("deepseek_vl", "deepseek_vl_hybrid"),
         help="DeepSeek-VL: padded squares, SigLIP with or without SAM",
     )
+
+
+@hookimpl
+def sdrpn_register_presets(registry: Any) -> None:
+    """Provisional ones: see the module they are in."""
+    for name, model_type in (("1_3B", "deepseek_vl"), ("7B", "deepseek_vl_hybrid")):
+        registry.add(
+            f"deepseek-vl-{name.lower().replace('_', '.')}",
+            f"sdrpn_deepseek_vl.presets:DEEPSEEK_VL_{name}",
+            model_types=(model_type,),
+        )

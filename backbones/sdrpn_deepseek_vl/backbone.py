@@ -5,21 +5,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdrpn_core.backbone import Backbone, ImageInput
-from sdrpn_core.geometry import PaddedSquare
+from sdrpn_core.geometry import Letterboxed
 
 if TYPE_CHECKING:
     from PIL import Image
 
+#: The system message of the conversation that DeepSeek-VL was trained with (arXiv:2403.05525 and
+#: its code). Chat templates on the Hub begin with it.
+SYSTEM_MESSAGE = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+
 
 class DeepseekVLBackbone(Backbone):
-    """Padded squares; every vision encoder's pixels come from the stock processor."""
+    """Letterboxed pictures for one vision encoder or two, and the DeepSeek-VL conversation.
+
+    Crops are letterboxed like whole pictures: the models were trained on nothing else, and no code
+    that stretches them instead was ever published for this family.
+    """
 
     model_types = ("deepseek_vl", "deepseek_vl_hybrid")
 
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Resize the longer side, pad to a centred square in the mean colour."""
-        data = self.processor.image_processor(images=[image], return_tensors="pt")
+        """Fit the picture into a square and pad it in the mean colour, by the stock processor.
+
+        With two encoders the picture is fitted into the larger square, of which the smaller one is
+        a reduced copy: the larger says where the picture lies.
+        """
+        processor = self.processor.image_processor
+        data = processor(images=[image], return_tensors="pt")
+        side = data.get("high_res_pixel_values", data["pixel_values"]).shape[-1]
+        scale = side / max(image.size)
+        width, height = (max(round(length * scale), processor.min_size) for length in image.size)
         vision = self.model.config.vision_config
         cells = vision.image_size // vision.patch_size
-        tensors = {name: self.to_model(value) for name, value in data.items()}
-        return ImageInput(tensors, PaddedSquare(image.size, (cells, cells), vision.image_size))
+        return ImageInput(
+            {name: self.to_model(pixels) for name, pixels in data.items()},
+            Letterboxed(image.size, (cells, cells), side, (width, height)),
+        )
+
+    def chat_text(self, question: str, n_images: int) -> str:
+        """The processor's chat template where there is one, else the published conversation."""
+        if getattr(self.processor, "chat_template", None):
+            return super().chat_text(question, n_images)
+        pictures = self.tokenizer.convert_ids_to_tokens(self.image_token_id) * n_images
+        return f"{SYSTEM_MESSAGE}\n\nUser: {pictures}{question}\n\nAssistant:"
