@@ -10,26 +10,27 @@ from sdrpn_bench.summary import REFERENCE
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COLUMNS = ("accuracy", "95%", "gain", "95%", "tokens", "s", "time")
+_COLUMNS = ("accuracy [95%]", "gain, points [95%]", "tokens", "time")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """The table of what ``run_benchmark`` returned; gains are points above the reference."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     title = f"{results['data']}, n = {results['n']}, seed {results['seed']}"
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("model")
-    table.add_column("method")
+    table = Table(
+        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("model, method", no_wrap=True)
     for column in _COLUMNS:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, model in results["models"].items():
-        for number, (method, values) in enumerate(model["methods"].items()):
-            last = number == len(model["methods"]) - 1
-            table.add_row(
-                Text(name if number == 0 else ""), method, *_cells(values), end_section=last
-            )
+        table.add_row(Text(name, style="bold"))
+        for number, (method, values) in enumerate(model["methods"].items(), start=1):
+            cells = map(Text, (f"  {method}", *_cells(values)))
+            table.add_row(*cells, end_section=number == len(model["methods"]))
     return table
 
 
@@ -45,18 +46,15 @@ def gain_line(name: str, model: Mapping[str, Any], method: str) -> str:
 
 
 def _cells(values: Mapping[str, Any]) -> list[str]:
-    low, high = values["interval"]
-    cells = [f"{values['accuracy']:.1%}", f"{100 * low:.1f} to {100 * high:.1f}"]
-    difference = values.get("difference")
-    if difference is None:
-        cells += ["", ""]
-    else:
-        low, high = (100 * limit for limit in difference["interval"])
-        cells += [f"{100 * difference['value']:+.1f}", f"{low:+.1f} to {high:+.1f}"]
+    low, high = (100 * limit for limit in values["interval"])
+    gain = ""
+    if difference := values.get("difference"):
+        least, most = (100 * limit for limit in difference["interval"])
+        gain = f"{100 * difference['value']:+.1f} [{least:+.1f}, {most:+.1f}]"
     tokens, ratio = values["visual_tokens"], values.get("time_ratio")
     return [
-        *cells,
+        f"{100 * values['accuracy']:.1f}% [{low:.1f}, {high:.1f}]",
+        gain,
         "" if tokens is None else f"{tokens:.0f}",
-        f"{values['seconds_per_question']:.3f}",
         "" if ratio is None else f"x {ratio:.2f}",
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sdrpn_core.cli.main import main
-from sdrpn_glyphs import BACKBONE_DIR, RPN_DIR
+from sdrpn_glyphs import backbone_dir, rpn_dir
 from sdrpn_glyphs.export_command import export
 from tests.docs.fences import run_blocks, shell_lines
 
@@ -45,10 +45,10 @@ def test_commands(
     }
     for line in commands:
         with pytest.raises(SystemExit) as end:
-            main(shlex.split(line.replace(MODEL, str(BACKBONE_DIR)))[1:])
+            main(shlex.split(line.replace(MODEL, str(backbone_dir())))[1:])
         assert not end.value.code, f"{line}: {capsys.readouterr().err}"
     for made in ("runs/labels/manifest.json", "runs/rpn/rpn/model.safetensors", "out.png"):
         assert (tmp_path / made).is_file()
     for made in ("heat.png", "runs/bench/report.md", "runs/pictures/data.jsonl"):
         assert (tmp_path / made).is_file()
-    assert str(RPN_DIR) in capsys.readouterr().out
+    assert str(rpn_dir()) in capsys.readouterr().out
