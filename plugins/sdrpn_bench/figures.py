@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sdrpn_bench.intervals import wilson
 from sdrpn_bench.item_store import Row
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.proportions import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,8 +1,6 @@
-"""Intervals of accuracies and of paired differences, in closed form: no draws, no seed.
+"""Intervals of paired differences, in closed form: no draws, no seed.
 
 References:
-    E. B. Wilson, Probable inference, the law of succession, and statistical inference,
-    JASA 22 (1927) 209-212.
     R. G. Newcombe, Improved confidence intervals for the difference between binomial proportions
     based on paired data, Statistics in Medicine 17 (1998) 2635-2650, method 10.
     Q. McNemar, Note on the sampling error of the difference between correlated proportions or
@@ -18,24 +16,7 @@ from typing import Any
 
 from scipy.special import bdtr  # scipy.stats takes seconds to import
 
-#: Two-sided 95% quantile of the standard normal distribution.
-Z95 = 1.959963984540054
-
-
-def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson score interval of ``correct / n``.
-
-    Raises:
-        ValueError: not ``0 <= correct <= n`` with ``n >= 1``.
-    """
-    if not 0 <= correct <= n or n < 1:
-        raise ValueError(f"{correct} of {n} is not a proportion")
-    p = correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
-    # At the ends the exact limits are 0 and 1, which rounding would miss.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    return low, 1.0 if correct == n else min(1.0, centre + half)
+from sdrpn_core.proportions import wilson
 
 
 @dataclass(frozen=True)

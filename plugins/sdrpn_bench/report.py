@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdrpn_bench.intervals import Z95
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.proportions import Z95
 
 REPORT_NAME = "report.md"
 _MAX_LISTED = 10

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from sdrpn_bench.intervals import paired_difference, wilson
+from sdrpn_bench.intervals import paired_difference
+from sdrpn_core.proportions import wilson
 
 counts = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
