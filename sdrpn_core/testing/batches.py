@@ -1,0 +1,68 @@
+"""Batches: whatever is computed together equals what is computed alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdrpn_core.answering import answer_batch
+from sdrpn_core.backbone import Backbone
+from sdrpn_core.generation import end_token_ids
+from sdrpn_core.proposers.base import Proposer
+from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.regions import FixedRegion
+from sdrpn_core.testing.subject import ContractSubject
+
+_N_NEW_TOKENS = 5
+_TOLERANCE = 1e-4
+
+
+class BatchChecks(ContractSubject):
+    """Pictures of different shapes, several of them, none, in one batch."""
+
+    @torch.no_grad()
+    def test_pictures_encoded_together_equal_those_alone(self, backbone: Backbone) -> None:
+        """Same order, same numbers, no padding left in."""
+        items = [backbone.preprocess(picture(seed, size)) for seed, size in enumerate(self.sizes)]
+        together = backbone.image_features(items)
+        demand(
+            len(together) == len(items),
+            f"image_features: {len(together)} tensors for {len(items)} pictures",
+        )
+        for index, (item, found) in enumerate(zip(items, together, strict=True)):
+            (alone,) = backbone.image_features([item])
+            demand_close(
+                found,
+                alone,
+                f"image_features: picture {index} of a batch is not encoded as it is alone: they "
+                "must come back in order, each with its own tokens",
+                tolerance=_TOLERANCE,
+            )
+
+    @pytest.mark.parametrize("proposer", [None, FixedRegion()], ids=["plain", "two-stage"])
+    def test_a_batch_of_answers_equals_one_by_one(
+        self, backbone: Backbone, proposer: Proposer | None
+    ) -> None:
+        """Plain answers and answers with crops, on left-padded rows."""
+        ends = sorted(end_token_ids(backbone)) or None
+        questions = self.questions()
+
+        def ask(asked: list[int]) -> list[tuple[object, ...]]:
+            answers = answer_batch(
+                backbone,
+                [questions[index] for index in asked],
+                proposer,
+                max_new_tokens=_N_NEW_TOKENS,
+                suppress_tokens=ends,  # random weights may end an answer before it begins
+            )
+            return [(one.ids, one.boxes, one.outcome, one.n_visual_tokens) for one in answers]
+
+        for index, found in enumerate(ask(list(range(len(questions))))):
+            (alone,) = ask([index])
+            demand(
+                found == alone,
+                f"image_features or positions: question {index} with "
+                f"{len(questions[index].images)} pictures is answered {found} in a batch, and "
+                f"{alone} alone",
+            )

@@ -1,0 +1,108 @@
+"""Devices: float32 on the CPU, and bfloat16 on CUDA, with flash-attention where installed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from sdrpn_core.answering import answer_batch
+from sdrpn_core.attention_tap import AttentionTap
+from sdrpn_core.backbone import Backbone
+from sdrpn_core.feature_tap import FeatureTap
+from sdrpn_core.proposers.rpn import RPNProposer
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.regions import FixedRegion
+from sdrpn_core.testing.subject import ContractSubject
+from sdrpn_core.testing.taps import decoder_inputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: bfloat16 keeps 8 bits of mantissa.
+_BFLOAT16_TOLERANCE = 2e-2
+
+
+class DeviceChecks(ContractSubject):
+    """The same adapter on both devices. Checks that need CUDA skip themselves without it."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cuda_backbone(cls) -> Backbone:
+        """The adapter in bfloat16 on CUDA, with flash-attention where it is installed."""
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        flash = find_spec("flash_attn") is not None
+        backbone = cls.made(attn_implementation="flash_attention_2" if flash else "sdpa")
+        model: nn.Module = backbone.model
+        model.to("cuda", torch.bfloat16)
+        return backbone
+
+    def test_it_runs_in_float32_on_the_cpu(self, backbone: Backbone) -> None:
+        """What the other checks take for granted."""
+        demand(
+            backbone.model.dtype == torch.float32 and backbone.device.type == "cpu",
+            f"make: the model is {backbone.model.dtype} on {backbone.device}, expected float32 on "
+            "the CPU",
+        )
+
+    def test_inputs_follow_the_model(self, backbone: Backbone) -> None:
+        """Floating point inputs of the encoder have the model's dtype: see ``to_model``."""
+        half = self.made()
+        half.model.to(torch.bfloat16)
+        for preprocess in (half.preprocess, half.preprocess_crop):
+            tensors = preprocess(picture(0, self.sizes[0])).tensors
+            wrong = [
+                name
+                for name, tensor in tensors.items()
+                if tensor.is_floating_point() and tensor.dtype != torch.bfloat16
+            ]
+            demand(
+                not wrong,
+                f"{preprocess.__name__}: {wrong} are not in the model's dtype: pass them through "
+                "to_model",
+            )
+
+    @torch.no_grad()
+    def test_the_taps_work_in_bfloat16_on_cuda(self, cuda_backbone: Backbone) -> None:
+        """States at the branch layer to the bit; attention rows that sum to one."""
+        inputs = decoder_inputs(cuda_backbone, self)
+        mask = inputs["attention_mask"].bool()
+        states = cuda_backbone.decoder(**inputs, output_hidden_states=True).hidden_states
+        with FeatureTap(cuda_backbone.decoder, self.branch) as features:
+            found = features.run(**inputs).hidden
+        demand_close(
+            found[mask],
+            states[self.branch][mask],
+            f"decoder: the states tapped at layer {self.branch} are not its hidden_states",
+            tolerance=0,
+        )
+        with AttentionTap(cuda_backbone.decoder, {0: None}, queries=slice(-1, None)) as attention:
+            cuda_backbone.decoder(**inputs)
+        rows = attention.weights(0)[:, :, 0]
+        demand_close(
+            rows.sum(-1),
+            torch.ones_like(rows[..., 0]),
+            "decoder: attention rows do not sum to one",
+            tolerance=_BFLOAT16_TOLERANCE,
+        )
+        padding = ~mask[:, None].expand_as(rows)
+        demand(not rows[padding].any(), "decoder: attention rows reach into the padding")
+
+    def test_two_stage_answers_work_in_bfloat16_on_cuda(self, cuda_backbone: Backbone) -> None:
+        """With crops of a fixed region, and with those that an RPN proposes."""
+        rpn = RPN.from_backbone(
+            cuda_backbone, branch=self.branch, n_layers=self.n_rpn_layers, final_norm=True
+        )
+        questions = self.questions()
+        for proposer in (FixedRegion(), RPNProposer(rpn)):
+            answers = answer_batch(cuda_backbone, questions, proposer, max_new_tokens=2)
+            shown = [len(one.proposals) for one in answers]
+            demand(
+                shown == [len(question.images) for question in questions],
+                f"encode: proposals for {shown} pictures",
+            )

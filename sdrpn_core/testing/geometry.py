@@ -1,0 +1,107 @@
+"""The geometry: which source pixels a visual token sees.
+
+A wrong geometry fails silently: boxes come out plausible, and somewhere else. So a part of the
+picture is repainted, and the token that moves most must be the one whose cell it lies in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sdrpn_core.backbone import Backbone, ImageInput
+from sdrpn_core.geometry import Box, Geometry
+from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.pictures import picture, repainted
+from sdrpn_core.testing.subject import ContractSubject
+
+#: Moves are summed over so many pictures: attention to one picture's colours evens out.
+_N_PICTURES = 4
+#: A cell with a smaller share of the largest cell's source pixels lies mostly in the padding.
+_MIN_VISIBLE = 0.5
+
+
+class GeometryChecks(ContractSubject):
+    """The geometry covers the picture, and visual tokens move where it says."""
+
+    def test_the_geometry_covers_the_picture(
+        self, backbone: Backbone, size: tuple[int, int]
+    ) -> None:
+        """The whole grid is the whole picture; as plain data it stays the same."""
+        for preprocess in (backbone.preprocess, backbone.preprocess_crop):
+            name = preprocess.__name__
+            geometry = preprocess(picture(0, size)).geometry
+            h, w = geometry.grid
+            whole = geometry.to_source([[0, 0, w, h]])[0].tolist()
+            demand(
+                whole == [0, 0, *size],
+                f"{name}: the grid of {h}x{w} cells covers the source box {whole} of a picture of "
+                f"{size}, not all of it",
+            )
+            demand(bool(geometry.content().any()), f"{name}: no cell shows any of the picture")
+            demand(
+                Geometry.from_dict(geometry.to_dict()) == geometry,
+                f"{name}: the geometry does not survive to_dict and from_dict: its fields must be "
+                "plain JSON values",
+            )
+
+    def test_tokens_move_where_the_geometry_says(
+        self, backbone: Backbone, size: tuple[int, int]
+    ) -> None:
+        """Of whole pictures, on cells in the corners and in the middle."""
+        _check_moves(backbone, backbone.preprocess, size)
+
+    def test_tokens_of_a_crop_move_where_its_geometry_says(
+        self, backbone: Backbone, size: tuple[int, int]
+    ) -> None:
+        """The same for what ``preprocess_crop`` makes of a crop."""
+        _check_moves(backbone, backbone.preprocess_crop, size)
+
+
+@torch.no_grad()
+def _check_moves(
+    backbone: Backbone, preprocess: Callable[[Image.Image], ImageInput], size: tuple[int, int]
+) -> None:
+    geometry = preprocess(picture(0, size)).geometry
+    paints = list(_paints(geometry))
+    moves = torch.zeros(len(paints), geometry.grid[0] * geometry.grid[1])
+    for seed in range(_N_PICTURES):
+        image = picture(seed, size)
+        changed = [preprocess(repainted(image, box)) for _, box in paints]
+        before, *after = backbone.image_features([preprocess(image), *changed])
+        moves += torch.stack([(one - before).norm(dim=-1) for one in after]).float().cpu()
+    for (cell, box), moved in zip(paints, moves, strict=True):
+        strongest = divmod(int(moved.argmax()), geometry.grid[1])
+        demand(
+            strongest == cell,
+            f"{preprocess.__name__}: the geometry {geometry} says that source pixels {box} lie in "
+            f"cell (row, column) {cell}, but repainting them moves the token of cell {strongest} "
+            "most: the geometry is not what happens to the picture, or image_features returns "
+            "tokens that are not row-major",
+        )
+
+
+def _paints(geometry: Geometry) -> Iterator[tuple[tuple[int, int], Box]]:
+    """Cells (row, column) near the corners and in the middle, with each quarter of their pixels.
+
+    Quarters tell a geometry that is off by as little as half a cell from the true one.
+    """
+    h, w = geometry.grid
+    boxes = {
+        (row, column): geometry.to_source([[column, row, column + 1, row + 1]])[0]
+        for row in range(h)
+        for column in range(w)
+    }
+    area = {cell: int(np.prod(box[2:] - box[:2])) for cell, box in boxes.items()}
+    visible = [cell for cell in boxes if area[cell] >= _MIN_VISIBLE * max(area.values())]
+    falling = sorted(visible, key=sum)
+    rising = sorted(visible, key=lambda cell: cell[0] - cell[1])
+    chosen = (falling[0], falling[-1], rising[0], rising[-1], visible[len(visible) // 2])
+    for cell in dict.fromkeys(chosen):
+        x0, y0, x1, y1 = (int(side) for side in boxes[cell])
+        x, y = (x0 + x1) // 2, (y0 + y1) // 2
+        for box in ((x0, y0, x, y), (x, y0, x1, y), (x0, y, x, y1), (x, y, x1, y1)):
+            yield cell, box

@@ -1,0 +1,145 @@
+"""The prompt: who encodes it, and which token stands where."""
+
+from __future__ import annotations
+
+import torch
+
+from sdrpn_core.backbone import Backbone, Question
+from sdrpn_core.errors import InputError, SdrpnError
+from sdrpn_core.loading import find_adapter
+from sdrpn_core.segments import TextSegment
+from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.subject import ContractSubject
+
+
+class LayoutChecks(ContractSubject):
+    """The right adapter, a frozen model, one visual token per cell, the texts in their places."""
+
+    def test_model_types_lead_to_the_adapter(self, backbone: Backbone) -> None:
+        """Loading finds the adapter by ``config.model_type``."""
+        own = backbone.model.config.model_type
+        demand(
+            own in backbone.model_types,
+            f"model_types: {backbone.model_types} lacks the model's own type {own!r}",
+        )
+        for model_type in backbone.model_types:
+            try:
+                found = find_adapter(model_type)
+            except SdrpnError as error:
+                raise AssertionError(
+                    f"sdrpn_register_backbones: nothing is found for {model_type!r}: register the "
+                    f"adapter with model_types, and the plugin as an entry point ({error})"
+                ) from error
+            demand(
+                found is type(backbone),
+                f"sdrpn_register_backbones: {model_type!r} leads to {found.__name__}, not to "
+                f"{type(backbone).__name__}",
+            )
+
+    def test_the_model_is_frozen(self, backbone: Backbone) -> None:
+        """Nothing but an RPN is ever trained."""
+        demand(
+            not backbone.model.training,
+            "__init__: the model is in training mode: leave it as Backbone.__init__ sets it",
+        )
+        free = [name for name, p in backbone.model.named_parameters() if p.requires_grad]
+        demand(not free, f"__init__: {len(free)} parameters require gradients, such as {free[:1]}")
+
+    @torch.no_grad()
+    def test_a_picture_has_one_token_per_cell(
+        self, backbone: Backbone, size: tuple[int, int]
+    ) -> None:
+        """Whole pictures and crops: ``(h * w, hidden)`` finite features in the decoder's dtype."""
+        for preprocess in (backbone.preprocess, backbone.preprocess_crop):
+            name = preprocess.__name__
+            item = preprocess(picture(0, size))
+            demand(
+                item.geometry.source_size == size,
+                f"{name}: the geometry's source_size is {item.geometry.source_size} for a picture "
+                f"of {size}: it is (width, height)",
+            )
+            encoded = backbone.image_features([item])
+            demand(
+                len(encoded) == 1,
+                f"image_features: {len(encoded)} tensors for one picture of {size}",
+            )
+            h, w = item.geometry.grid
+            shape = tuple(encoded[0].shape)
+            demand(
+                shape == (h * w, backbone.hidden_size),
+                f"{name}: the geometry's grid {(h, w)} has {h * w} cells, but image_features makes "
+                f"features of shape {shape} of a picture of {size}: expected "
+                f"{(h * w, backbone.hidden_size)}",
+            )
+            demand(
+                encoded[0].dtype == backbone.embedding.weight.dtype,
+                f"image_features: features are {encoded[0].dtype}, the decoder's embeddings "
+                f"{backbone.embedding.weight.dtype}",
+            )
+            demand(
+                bool(torch.isfinite(encoded[0]).all()),
+                f"{name}: features of a picture of {size} are NaN or infinite",
+            )
+
+    def test_prompts_hold_their_pictures_in_order(self, backbone: Backbone) -> None:
+        """Pictures of a batch come back in the prompt, and at the place, that showed them."""
+        questions = self.questions()
+        for question, prompt in zip(questions, backbone.encode(questions), strict=True):
+            expected = [image.size for image in question.images]
+            found = [geometry.source_size for geometry in prompt.geometries]
+            demand(
+                found == expected,
+                f"chat_text: a question about pictures of {expected} became a prompt with pictures "
+                f"of {found}",
+            )
+            shape = tuple(backbone.embed(prompt).shape)
+            demand(
+                shape == (len(prompt), backbone.hidden_size),
+                f"embed: {shape} for a prompt of {len(prompt)} tokens of width "
+                f"{backbone.hidden_size}",
+            )
+
+    def test_the_prompt_ends_where_the_response_begins(self, backbone: Backbone) -> None:
+        """The last token, the RPN's query, belongs to the template, not to the question."""
+        n_images = 0 if self.supports_text_only else 1
+        ends = {backbone.tokenize(text, n_images)[-1] for text in ("is it red", "is it blue")}
+        demand(
+            len(ends) == 1,
+            "chat_text: the prompt ends with the question's last word: it must end with what "
+            "announces the response (add_generation_prompt=True)",
+        )
+
+    def test_a_response_follows_its_prompt(self, backbone: Backbone) -> None:
+        """Teacher forcing appends the response's tokens to the prompt, and nothing else."""
+        images = (picture(0, self.sizes[0]),)
+        response = backbone.tokenize_response("the red circle")
+        demand(bool(response), "tokenize_response: 'the red circle' has no token")
+        bare, longer = backbone.encode(
+            [Question("what is it ?", images), Question("what is it ?", images, response)]
+        )
+        last = longer.segments[-1]
+        demand(
+            longer.response_length == len(longer) - len(bare) == len(response)
+            and isinstance(last, TextSegment)
+            and last.ids[-len(response) :] == response,
+            f"encode: a prompt of {len(bare)} tokens with a response of {len(response)} has "
+            f"{len(longer)} tokens, of which {longer.response_length} count as the response",
+        )
+        demand(
+            longer.query_index == bare.query_index == len(bare) - 1,
+            f"encode: the query is token {longer.query_index} with a response and "
+            f"{bare.query_index} without, expected the last of the prompt, {len(bare) - 1}",
+        )
+
+    def test_a_question_cannot_smuggle_a_picture_in(self, backbone: Backbone) -> None:
+        """The image placeholder is one token, and a question that spells it out is refused."""
+        placeholder = backbone.tokenizer.convert_ids_to_tokens(backbone.image_token_id)
+        try:
+            backbone.tokenize(f"what is {placeholder} ?", 1)
+        except InputError:
+            return
+        raise AssertionError(
+            f"image_token_id: the placeholder {placeholder!r} inside a question is not seen as a "
+            "picture: is that the token that chat_text puts in a picture's place?"
+        )

@@ -1,0 +1,91 @@
+"""Limits: pictures of any size are encoded within the processor's bounds, or refused in words."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+
+from sdrpn_core.answering import answer_batch
+from sdrpn_core.backbone import Backbone, ImageInput, Question
+from sdrpn_core.crops.policy import Outcome
+from sdrpn_core.errors import ImageError
+from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.regions import FixedRegion
+from sdrpn_core.testing.subject import ContractSubject
+
+#: (width, height): a pixel, slivers, shapes beyond usual limits, and a photograph.
+_EXTREMES = ((1, 1), (1, 40), (40, 1), (2, 3), (3000, 9), (9, 3000), (3000, 2000))
+#: A policy may single out a region of that size, as shares of the picture.
+_PIXEL, _SLIVER = (0.5, 0.5, 0.5, 0.5), (0.0, 0.5, 1.0, 0.5)
+
+
+class LimitChecks(ContractSubject):
+    """Whole pictures and crops, small, long and large."""
+
+    def test_extreme_pictures_are_encoded_or_refused(self, backbone: Backbone) -> None:
+        """What the family cannot encode is an ``ImageError``, never its processor's exception."""
+        for size in _EXTREMES:
+            _encoded(backbone, "preprocess", picture(0, size))
+
+    def test_extreme_crops_are_encoded_or_refused(self, backbone: Backbone) -> None:
+        """Of a refused crop the core says ``too_small``."""
+        for size in _EXTREMES:
+            _encoded(backbone, "preprocess_crop", picture(0, size))
+
+    def test_visual_tokens_stay_within_the_limits(self, backbone: Backbone) -> None:
+        """Large pictures are reduced and small ones enlarged to what the processor is set to."""
+        most = self.max_visual_tokens or backbone.text_config.max_position_embeddings
+        for size in (*_EXTREMES, *self.sizes):
+            for name in ("preprocess", "preprocess_crop"):
+                item = _encoded(backbone, name, picture(0, size))
+                if item is None:
+                    continue
+                h, w = item.geometry.grid
+                demand(
+                    self.min_visual_tokens <= h * w <= most,
+                    f"{name}: a picture of {size} becomes {h}x{w} visual tokens, the processor's "
+                    f"limits are {self.min_visual_tokens} to {most}",
+                )
+
+    def test_a_region_too_small_to_encode_leaves_the_plain_answer(self, backbone: Backbone) -> None:
+        """A crop of one pixel, and one of one row, are cropped or ``too_small``, never an error."""
+        question = Question("what is it ?", (picture(0, self.sizes[0]),))
+        (plain,) = answer_batch(backbone, [question], max_new_tokens=2)
+        for box in (_PIXEL, _SLIVER):
+            (found,) = answer_batch(backbone, [question], FixedRegion(box), max_new_tokens=2)
+            demand(
+                found.outcome in (Outcome.OK, Outcome.TOO_SMALL),
+                f"preprocess_crop: a region of {found.boxes} has the outcome {found.outcome}",
+            )
+            demand(
+                found.outcome is Outcome.OK or found.ids == plain.ids,
+                "preprocess_crop: a refused crop changes the answer",
+            )
+
+
+@torch.no_grad()
+def _encoded(backbone: Backbone, name: str, image: Image.Image) -> ImageInput | None:
+    """What a method makes of a picture, if that is sound; ``None`` if it refuses it in words."""
+    try:
+        item: ImageInput = getattr(backbone, name)(image)
+        (features,) = backbone.image_features([item])
+    except ImageError:
+        return None
+    except Exception as error:  # whatever a processor raises
+        raise AssertionError(
+            f"{name}: a picture of {image.size} raises {type(error).__name__} ({error}): raise "
+            "ImageError where the family cannot encode a picture"
+        ) from error
+    h, w = item.geometry.grid
+    demand(
+        features.shape[0] == h * w and bool(torch.isfinite(features).all()),
+        f"{name}: a picture of {image.size} has a grid of {h}x{w} cells and {features.shape[0]} "
+        "tokens, which must be as many and finite",
+    )
+    whole = item.geometry.to_source([[0, 0, w, h]])[0].tolist()
+    demand(
+        whole == [0, 0, *image.size],
+        f"{name}: the grid covers the source box {whole} of a picture of {image.size}",
+    )
+    return item

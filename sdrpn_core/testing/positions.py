@@ -1,0 +1,117 @@
+"""Positions: those of the stock model, and what the core relies on when it inserts and drops."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sdrpn_core.backbone import Backbone, Question
+from sdrpn_core.generation import prompt_block
+from sdrpn_core.segments import ImageSegment, Prompt
+from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.subject import ContractSubject
+
+_TOLERANCE = 1e-3
+
+
+class PositionChecks(ContractSubject):
+    """The whole way in, from text and pictures to logits, against the model's own."""
+
+    @torch.no_grad()
+    def test_logits_equal_the_stock_forward(self, backbone: Backbone) -> None:
+        """Segments, embeddings and positions against the stock forward on ids and pixels."""
+        questions = self.questions()
+        for question, prompt in zip(questions, backbone.encode(questions), strict=True):
+            ids: list[int] = []
+            images = iter(prompt.images)
+            for token in backbone.tokenize(question.text, len(question.images)):
+                copies = len(next(images)) if token == backbone.image_token_id else 1
+                ids.extend([token] * copies)
+            pictures = [backbone.preprocess(image) for image in question.images]
+            inputs = self.stock_inputs(backbone, prompt, torch.tensor([ids]), pictures)
+            expected = backbone.model(**inputs).logits
+            block = prompt_block(backbone, [prompt])
+            found = backbone.model(
+                inputs_embeds=block.embeds, position_ids=block.positions, attention_mask=block.mask
+            ).logits
+            demand_close(
+                found,
+                expected,
+                f"positions (or image_features): the logits of a prompt with "
+                f"{len(question.images)} pictures are not those of the stock forward on ids and "
+                "pixels",
+                tolerance=_TOLERANCE,
+            )
+
+    def test_positions_advance(self, backbone: Backbone) -> None:
+        """One position per token; every segment lies behind those before it, crops included."""
+        for prompt in self._prompts_with_crops(backbone):
+            positions = backbone.positions(prompt)
+            demand(
+                positions.shape[-1] == len(prompt) and not positions.is_floating_point(),
+                f"positions: {positions.dtype} of shape {tuple(positions.shape)} for a prompt of "
+                f"{len(prompt)} tokens: expected whole numbers, (length,) or (axes, length)",
+            )
+            reached, start = -1, 0
+            for segment in prompt.segments:
+                part = positions[..., start : start + len(segment)]
+                demand(
+                    int(part.min()) > reached,
+                    f"positions: a segment of {len(segment)} tokens at token {start} begins at "
+                    f"position {int(part.min())}, but those before it reach {reached}",
+                )
+                reached, start = int(part.max()), start + len(segment)
+
+    def test_a_crop_leaves_the_positions_before_it(self, backbone: Backbone) -> None:
+        """Or the prefix that is cached before the crop is known would be wrong."""
+        prompt, cropped, *_ = self._prompts_with_crops(backbone)
+        stop = prompt.image_spans[0][1]
+        demand(
+            torch.equal(
+                backbone.positions(prompt)[..., :stop], backbone.positions(cropped)[..., :stop]
+            ),
+            "positions: those up to a picture's end change when a crop follows it: they may depend "
+            "on what comes before a token only",
+        )
+
+    def test_dropped_tokens_leave_the_others_in_place(self, backbone: Backbone) -> None:
+        """Row and column of a visual token stay its own when its neighbours are dropped."""
+        (prompt,) = backbone.encode([Question("what is it ?", (picture(0, self.sizes[0]),))])
+        ((start, stop),) = prompt.image_spans
+        keep = _checkerboard(prompt.images[0].grid)
+        whole, pruned = (backbone.positions(one) for one in (prompt, prompt.pruned((keep,))))
+        demand(
+            pruned.shape[-1] == whole.shape[-1] - int((~keep).sum()),
+            f"positions: {pruned.shape[-1]} positions for a prompt of which {int((~keep).sum())} "
+            f"of {whole.shape[-1]} tokens were dropped",
+        )
+        if whole.ndim == 1:
+            return  # one axis counts tokens, whichever they are
+        found = pruned[:, start : start + int(keep.sum())]
+        expected = whole[:, start:stop][:, torch.from_numpy(keep.flatten())]
+        demand(
+            torch.equal(found, expected),
+            "positions: the kept tokens of a picture moved when others were dropped "
+            "(ImageSegment.keep): row and column count the cells of the whole grid",
+        )
+        demand(
+            torch.equal(pruned[:, start + int(keep.sum()) :], whole[:, stop:]),
+            "positions: the text behind a picture moved when some of the picture's tokens were "
+            "dropped (ImageSegment.keep): a picture takes up the room of its whole grid",
+        )
+
+    def _prompts_with_crops(self, backbone: Backbone) -> list[Prompt]:
+        """A prompt, the same with a framed crop, and with one of which tokens are dropped."""
+        (prompt,) = backbone.encode([Question("what is it ?", (picture(0, self.sizes[0]),))])
+        item = backbone.preprocess_crop(picture(1, self.sizes[-1]))
+        crop = ImageSegment(backbone.image_features([item])[0], item.geometry.grid)
+        part = crop.masked(_checkerboard(crop.grid))
+        framed = [prompt.with_crops((backbone.frame_crop(one),)) for one in (crop, part)]
+        return [prompt, *framed]
+
+
+def _checkerboard(grid: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    rows, columns = np.indices(grid)
+    mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = (rows + columns) % 2 == 0
+    return mask

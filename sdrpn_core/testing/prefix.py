@@ -1,0 +1,109 @@
+"""The reused prefix: the second look starts from a cache, and must not be able to tell."""
+
+from __future__ import annotations
+
+import torch
+
+from sdrpn_core.answering import answer_batch
+from sdrpn_core.backbone import Backbone, Question
+from sdrpn_core.crop_segments import encode_crops
+from sdrpn_core.generation import end_token_ids, prompt_block
+from sdrpn_core.prefill import prefill
+from sdrpn_core.segments import ImageSegment, Prompt, TextSegment
+from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.regions import FixedRegion
+from sdrpn_core.testing.subject import ContractSubject
+
+N_NEW_TOKENS = 5
+_TOLERANCE = 1e-3
+
+
+class PrefixChecks(ContractSubject):
+    """Framing of crops, and answers on a cached prefix."""
+
+    def test_a_framed_crop_holds_the_crop(self, backbone: Backbone) -> None:
+        """The framing puts text around a crop's tokens, and leaves these as they are."""
+        item = backbone.preprocess_crop(picture(0, self.sizes[0]))
+        crop = ImageSegment(backbone.image_features([item])[0], item.geometry.grid)
+        framed = backbone.frame_crop(crop)
+        demand(
+            [segment for segment in framed if isinstance(segment, ImageSegment)] == [crop],
+            f"frame_crop: must return the crop's own segment once, with text around it; got "
+            f"{[type(segment).__name__ for segment in framed]}",
+        )
+        ids = [token for part in framed if isinstance(part, TextSegment) for token in part.ids]
+        n_ids = backbone.embedding.num_embeddings
+        demand(
+            backbone.image_token_id not in ids and all(0 <= token < n_ids for token in ids),
+            f"frame_crop: {ids} around a crop: these must be ids below {n_ids} other than the "
+            f"placeholder {backbone.image_token_id}",
+        )
+
+    @torch.no_grad()
+    def test_logits_on_a_reused_prefix_equal_those_without(self, backbone: Backbone) -> None:
+        """Up to the last picture once and cached, then the rest: as in one pass."""
+        state = prefill(backbone, self.questions())
+        rest = state.rest()
+        found = backbone.model(
+            inputs_embeds=rest.embeds,
+            attention_mask=torch.cat([state.prefix.mask, rest.mask], dim=1),
+            position_ids=rest.positions,
+            past_key_values=state.cache,
+        ).logits
+        for row, prompt in enumerate(state.prompts):
+            whole = prompt_block(backbone, [prompt])
+            expected = backbone.model(
+                inputs_embeds=whole.embeds, attention_mask=whole.mask, position_ids=whole.positions
+            ).logits[0, prompt.prefix_length :]
+            demand_close(
+                found[row][rest.mask[row].bool()],
+                expected,
+                "positions: logits behind a cached prefix differ from those of one pass over the "
+                "whole prompt",
+                tolerance=_TOLERANCE,
+            )
+
+    def test_an_answer_on_a_reused_prefix_equals_recomputation(self, backbone: Backbone) -> None:
+        """Token for token, with a crop behind every picture."""
+        ends = sorted(end_token_ids(backbone)) or None
+        for question in self.questions():
+            (found,) = answer_batch(
+                backbone,
+                [question],
+                FixedRegion(),
+                max_new_tokens=N_NEW_TOKENS,
+                suppress_tokens=ends,  # random weights may end an answer before it begins
+            )
+            expected = recomputed(backbone, question)
+            demand(
+                found.ids == expected,
+                f"frame_crop or positions: an answer about {len(question.images)} pictures with a "
+                f"crop behind each is {found.ids} on the cached prefix, and {expected} when the "
+                "whole sequence is computed anew for every token: neither may depend on what "
+                "follows",
+            )
+
+
+@torch.no_grad()
+def recomputed(backbone: Backbone, question: Question) -> tuple[int, ...]:
+    """The greedy answer with cropped middles, from one uncached pass per token."""
+    (prompt,) = backbone.encode([question])
+    (proposals,) = FixedRegion().propose(prefill(backbone, [question]))
+    jobs = [(image, one.plan) for image, one in zip(question.images, proposals, strict=True)]
+    crops = tuple(
+        tuple(part for segment in segments for part in backbone.frame_crop(segment))
+        for _, segments in encode_crops(backbone, jobs)
+    )
+    prompt = prompt.with_crops(crops)
+    ends = sorted(end_token_ids(backbone))
+    ids: tuple[int, ...] = ()
+    for _ in range(N_NEW_TOKENS):
+        answered = Prompt((*prompt.segments, TextSegment(ids))) if ids else prompt
+        block = prompt_block(backbone, [answered])
+        logits = backbone.model(
+            inputs_embeds=block.embeds, attention_mask=block.mask, position_ids=block.positions
+        ).logits[0, -1]
+        logits[ends] = -torch.inf
+        ids = (*ids, int(logits.argmax()))
+    return ids

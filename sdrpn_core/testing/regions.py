@@ -1,0 +1,41 @@
+"""Regions that do not depend on any weights, for checks of the second look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
+from sdrpn_core.proposers.base import Proposal, Proposer
+
+if TYPE_CHECKING:
+    from sdrpn_core.geometry import Box
+    from sdrpn_core.prefill import Prefill
+
+
+class FixedRegion(Proposer):
+    """Crops the same part of every picture.
+
+    Args:
+        box: half-open (x0, y0, x1, y1) as shares of the picture's width and height; at least one
+            source pixel is cropped.
+    """
+
+    def __init__(self, box: tuple[float, float, float, float] = (0.25, 0.25, 0.75, 0.75)) -> None:
+        self.box = box
+
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """One crop per picture, whatever the question."""
+        return [
+            [self._proposal(geometry.source_size, geometry.grid) for geometry in prompt.geometries]
+            for prompt in state.prompts
+        ]
+
+    def _proposal(self, size: tuple[int, int], grid: tuple[int, int]) -> Proposal:
+        width, height = size
+        crop = Crop(self._box(width, height), self._box(grid[1], grid[0]))
+        return Proposal(CropPlan(Outcome.OK, (crop,)))
+
+    def _box(self, width: int, height: int) -> Box:
+        x0, y0, x1, y1 = self.box
+        left, top = int(x0 * width), int(y0 * height)
+        return left, top, max(int(x1 * width), left + 1), max(int(y1 * height), top + 1)

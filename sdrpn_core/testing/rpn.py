@@ -1,0 +1,84 @@
+"""The RPN: built from the backbone's layers, trained, saved, attached, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdrpn_core.backbone import Backbone
+from sdrpn_core.errors import CheckpointError
+from sdrpn_core.prefill import prefill
+from sdrpn_core.proposers.rpn import RPNProposer
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.subject import ContractSubject
+
+#: Ways to score that rely on different parts of the decoder.
+_SETTINGS: dict[str, Mapping[str, Any]] = {
+    "rotary": {},
+    "projections": {"head_options": {"rope": False}},
+    "convolutions": {"head": "conv"},
+}
+_OTHER_WEIGHTS = 0.5
+
+
+class RPNChecks(ContractSubject):
+    """Copies of the decoder's layers are trainable by themselves, and belong to one backbone."""
+
+    @pytest.mark.parametrize("settings", _SETTINGS.values(), ids=_SETTINGS)
+    def test_an_rpn_trains_saves_and_loads(
+        self, backbone: Backbone, tmp_path: Path, settings: Mapping[str, Any]
+    ) -> None:
+        """Gradients reach all of the RPN and none of the model; the file brings back its maps."""
+        rpn = self._rpn(backbone, **settings).train()
+        state = prefill(backbone, self.questions(), self.branch)
+        rpn(state.question_features(), state.places()).scores.square().sum().backward()
+        idle = [name for name, p in rpn.named_parameters() if p.grad is None]
+        demand(not idle, f"layers: no gradient reaches {idle[:3]} of the RPN")
+        touched = [name for name, p in backbone.model.named_parameters() if p.grad is not None]
+        demand(not touched, f"__init__: training an RPN left gradients on the model: {touched[:3]}")
+        rpn.eval().save_pretrained(tmp_path)
+        loaded = RPN.from_pretrained(tmp_path, backbone=backbone)
+        maps, again = (RPNProposer(one).maps(state) for one in (rpn, loaded))
+        geometries = [geometry for prompt in state.prompts for geometry in prompt.geometries]
+        for one, other, geometry in zip(maps, again, geometries, strict=True):
+            demand(
+                one.grid == geometry.grid,
+                f"preprocess: an RoI map has the grid {one.grid}, its picture {geometry.grid}",
+            )
+            demand(
+                np.array_equal(one.scores, other.scores),
+                "layers: an RPN that was saved and loaded scores differently",
+            )
+
+    def test_an_rpn_of_another_backbone_is_refused(
+        self, backbone: Backbone, tmp_path: Path
+    ) -> None:
+        """The same architecture with other weights is another backbone."""
+        other = self.made()
+        with torch.no_grad():
+            for parameter in other.model.parameters():
+                parameter.add_(_OTHER_WEIGHTS)
+        self._rpn(other).save_pretrained(tmp_path)
+        try:
+            RPN.from_pretrained(tmp_path, backbone=backbone)
+        except CheckpointError:
+            return
+        raise AssertionError(
+            "layers or embedding: the RPN of a backbone with other weights was attached: both must "
+            "be those of the model"
+        )
+
+    def _rpn(self, backbone: Backbone, **settings: Any) -> RPN:
+        return RPN.from_backbone(
+            backbone,
+            branch=self.branch,
+            n_layers=self.n_rpn_layers,
+            final_norm=True,
+            **settings,
+        )

@@ -1,0 +1,115 @@
+"""The backbone under test: how it is made, what it is asked, and what the contract may demand."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import torch
+
+from sdrpn_core.backbone import Backbone, ImageInput, Question
+from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.pictures import picture
+
+if TYPE_CHECKING:
+    from sdrpn_core.segments import Prompt
+
+#: Encoded together; the words may be unknown to a small tokenizer, their number matters.
+_TEXTS = (
+    "what colour is the square ?",
+    "how many ?",
+    "which letter is on the left of the small circle ?",
+    "what is near the red dot ?",
+)
+
+
+class ContractSubject:
+    """Options of the contract, as class attributes of the test class.
+
+    Attributes:
+        make: ``(attn_implementation="sdpa") -> Backbone``: the adapter on a small model of the
+            family's real class with random weights, in float32 on the CPU. It needs at least
+            ``branch + n_rpn_layers + 1`` decoder layers. With the usual small initialisation most
+            mistakes hide below the tolerances: spread the weights so that attention is peaked, e.g.
+            with a standard deviation of 0.2.
+        sizes: (width, height) of ordinary pictures, at least two of different shapes, which the
+            family must encode. At least eight pixels per visual token in each direction.
+        supports_text_only: whether the family answers questions without a picture.
+        supports_several_pictures: whether a question may have several pictures.
+        max_visual_tokens: most visual tokens that the small model's processor may make of a
+            picture; ``None``: whatever its context holds.
+        min_visual_tokens: fewest visual tokens that it may make of one.
+        branch: B of the checks.
+        n_rpn_layers: R of the checks.
+    """
+
+    make: ClassVar[Callable[..., Backbone]]
+    sizes: ClassVar[Sequence[tuple[int, int]]] = ((240, 160), (160, 240), (150, 150), (320, 80))
+    supports_text_only: ClassVar[bool] = True
+    supports_several_pictures: ClassVar[bool] = True
+    max_visual_tokens: ClassVar[int | None] = None
+    min_visual_tokens: ClassVar[int] = 1
+    branch: ClassVar[int] = 2
+    n_rpn_layers: ClassVar[int] = 2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls) -> Backbone:
+        """The adapter under test."""
+        return cls.made()
+
+    @classmethod
+    def made(cls, **options: Any) -> Backbone:
+        """What ``make`` returns, if it can be tested at all."""
+        demand(hasattr(cls, "make"), "make: set it to a function that returns the adapter")
+        backbone = cls.make(**options)
+        demand(
+            isinstance(backbone, Backbone),
+            f"make: returned a {type(backbone).__name__}, not an adapter (a Backbone)",
+        )
+        needed = cls.branch + cls.n_rpn_layers + 1
+        demand(
+            backbone.n_layers >= needed,
+            f"make: the checks need {needed} decoder layers or more, the model has "
+            f"{backbone.n_layers}: make it deeper, or lower branch and n_rpn_layers",
+        )
+        return backbone
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test per picture size."""
+        if "size" in metafunc.fixturenames:
+            names = [f"{width}x{height}" for width, height in self.sizes]
+            metafunc.parametrize("size", list(self.sizes), ids=names)
+
+    @classmethod
+    def questions(cls) -> list[Question]:
+        """A batch: pictures of different shapes, several of them, none, as far as supported."""
+        pictures = [picture(seed, size) for seed, size in enumerate(cls.sizes)]
+        asked = [Question(_TEXTS[0], (pictures[0],)), Question(_TEXTS[3], (pictures[-1],))]
+        if cls.supports_several_pictures:
+            asked.append(Question(_TEXTS[1], (pictures[1], pictures[0])))
+        if cls.supports_text_only:
+            asked.append(Question(_TEXTS[2]))
+        return asked
+
+    @classmethod
+    def stock_inputs(
+        cls, backbone: Backbone, prompt: Prompt, ids: torch.Tensor, pictures: Sequence[ImageInput]
+    ) -> dict[str, Any]:
+        """Arguments of the stock ``forward`` for one question; override for a family that differs.
+
+        Args:
+            backbone: the adapter.
+            prompt: the question, encoded.
+            ids: ``(1, length)``, with as many image tokens as ``prompt`` has visual tokens.
+            pictures: its pictures, preprocessed.
+        """
+        inputs: dict[str, Any] = {"input_ids": ids}
+        for name in pictures[0].tensors if pictures else ():
+            inputs[name] = torch.cat([item.tensors[name] for item in pictures])
+        # Where positions depend on the modality, the stock processor marks the image tokens.
+        if "mm_token_type_ids" in inspect.signature(backbone.model.forward).parameters:
+            inputs["mm_token_type_ids"] = (ids == backbone.image_token_id).int()
+        return inputs

@@ -1,0 +1,100 @@
+"""The taps: what is read inside the decoder is what the decoder computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sdrpn_core.attention_tap import AttentionTap
+from sdrpn_core.backbone import Backbone
+from sdrpn_core.feature_tap import FeatureTap
+from sdrpn_core.generation import prompt_block
+from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.subject import ContractSubject
+
+_TOLERANCE = 1e-5
+
+
+class TapChecks(ContractSubject):
+    """Features, early stop and attention rows, on a left-padded batch."""
+
+    @torch.no_grad()
+    def test_tapped_features_equal_hidden_states(self, backbone: Backbone) -> None:
+        """The states at layer B are ``output_hidden_states[B]``, to the bit."""
+        inputs = decoder_inputs(backbone, self)
+        hidden = backbone.decoder(**inputs, output_hidden_states=True).hidden_states
+        mask = inputs["attention_mask"].bool()
+        for layer in (1, self.branch, backbone.n_layers - 1):
+            with FeatureTap(backbone.decoder, layer) as tap:
+                found = tap.run(**inputs).hidden
+            demand_close(
+                found[mask],
+                hidden[layer][mask],
+                f"decoder: the states tapped at layer {layer} are not hidden_states[{layer}]: "
+                "layers[i] must be the decoder's i-th layer, called with the states first",
+                tolerance=0,
+            )
+
+    @torch.no_grad()
+    def test_early_stop_runs_no_layer_from_the_branch_on(self, backbone: Backbone) -> None:
+        """The saving that the two stages live on."""
+        inputs = decoder_inputs(backbone, self)
+        ran: list[int] = []
+        handles = [
+            layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+            for index, layer in enumerate(backbone.layers)
+        ]
+        try:
+            with FeatureTap(backbone.decoder, self.branch) as tap:
+                tap.run(**inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        demand(
+            ran == list(range(self.branch)),
+            f"decoder: stopped at layer {self.branch}, the layers {ran} ran: layers must be those "
+            "that the decoder calls, each once and in order",
+        )
+
+    @torch.no_grad()
+    def test_tapped_attention_equals_eager(self, backbone: Backbone) -> None:
+        """Rows tapped under sdpa are eager's ``attentions``; the tap changes no output."""
+        eager = self.made(attn_implementation="eager")
+        used = eager.decoder.config._attn_implementation
+        demand(
+            used == "eager",
+            f"make: asked for attn_implementation='eager', the decoder has {used!r}: pass it on",
+        )
+        eager.model.load_state_dict(backbone.model.state_dict())
+        inputs = decoder_inputs(backbone, self)
+        expected = eager.decoder(**inputs, output_attentions=True).attentions
+        layers = (0, backbone.n_layers - 1)
+        before = backbone.decoder(**inputs).last_hidden_state
+        with AttentionTap(backbone.decoder, dict.fromkeys(layers)) as tap:
+            output = backbone.decoder(**inputs).last_hidden_state
+        demand(
+            torch.equal(output, before),
+            "decoder: its output changes while attention is tapped: every layer's self_attn must "
+            "compute attention through transformers' AttentionInterface",
+        )
+        real = inputs["attention_mask"].bool()
+        for layer in layers:
+            for row, tokens in enumerate(real):
+                demand_close(
+                    tap.weights(layer)[row][:, tokens],
+                    expected[layer][row][:, tokens],
+                    f"decoder: attention rows tapped in layer {layer} differ from eager attention",
+                    tolerance=_TOLERANCE,
+                )
+
+
+def decoder_inputs(backbone: Backbone, subject: ContractSubject) -> dict[str, Any]:
+    """The contract's questions as a left-padded batch for the decoder."""
+    block = prompt_block(backbone, backbone.encode(subject.questions()))
+    return {
+        "inputs_embeds": block.embeds,
+        "attention_mask": block.mask,
+        "position_ids": block.positions,
+        "use_cache": False,
+    }
