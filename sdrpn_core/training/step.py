@@ -134,7 +134,9 @@ class TrainingStep:
         with self.accelerator.autocast():
             scores = self.rpn([batch.features], batch.places).resized(batch.grids).scores
         loss, cells = self._loss(scores.float(), batch.labels)
-        self.accelerator.backward(loss)
+        # Not `accelerator.backward`: it divides by the accumulation steps of the launcher's settings,
+        # and expects a DeepSpeed engine under that launcher. Loss scaling there is none: no fp16.
+        loss.backward()
         return torch.stack([loss.detach(), cells, (batch.labels > 0).sum()]).float()
 
     def _sum_gradients(self, divisor: float) -> None:
