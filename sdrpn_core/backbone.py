@@ -291,6 +291,22 @@ class Backbone(ABC):
         dtype = self.model.dtype if tensor.is_floating_point() else None
         return tensor.to(self.model.device, dtype)
 
+    def check_whole(self, purpose: str) -> None:
+        """Refuse what a backbone that was loaded in part, or truncated, cannot do.
+
+        Args:
+            purpose: what it is needed for, e.g. ``"answering"``.
+
+        Raises:
+            ConfigError: says how many of the decoder layers are there.
+        """
+        there = [layer for layer in self.layers if next(layer.parameters(), None) is not None]
+        if len(there) < self.n_layers:
+            raise ConfigError(
+                f"{purpose} needs all {self.n_layers} decoder layers of {self.name}, but only "
+                f"{len(there)} are there: load the whole model"
+            )
+
     def check_context(self, length: int) -> None:
         """Refuse sequences longer than the decoder's context.
 

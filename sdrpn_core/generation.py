@@ -54,8 +54,10 @@ def generate(
         Per prompt the new token ids, without the end token and what follows it.
 
     Raises:
+        ConfigError: the backbone was loaded in part.
         InputError: the sequences would exceed the model's context.
     """
+    backbone.check_whole("answering")
     whole = block if prefix is None else join(prefix, block)
     longest = int(whole.mask.sum(dim=1).max())
     backbone.check_context(longest + max_new_tokens)

@@ -94,12 +94,14 @@ def label(
         Rows per status, and the id and reason of every record that was skipped.
 
     Raises:
-        ConfigError: no recipe, or one that names layers or heads which the backbone lacks.
+        ConfigError: no recipe, one that names layers or heads which the backbone lacks, or a
+            backbone that was loaded in part.
         InputError: the records cannot be read.
         ShardError: ``folder`` holds another run.
         SdrpnError: a shard cannot be written (full disk); the finished ones stay.
     """
     _check_positive(batch_size=batch_size, shard_size=shard_size, max_new_tokens=max_new_tokens)
+    backbone.check_whole("labelling")
     recipe = recipe or backbone.preset.recipe()
     AttentionTap(backbone.decoder, recipe_heads(recipe))  # refuses layers and heads it lacks
     source = records if isinstance(records, RecordSource) else read_records(records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
+from sdrpn_core.decoder_parts import decoder_layers
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_core.plugins import get_plugins
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sdrpn_core.backbone import Backbone
-
 
 #: Bytes; the alignment of memory that torch allocates itself.
 _ALIGNMENT = 64
@@ -35,6 +36,7 @@ def load_backbone(
     attn_implementation: str | None = None,
     quantization_config: Any = None,
     revision: str | None = None,
+    n_layers: int | None = None,
     **model_kwargs: Any,
 ) -> Backbone:
     """Load a model and wrap it in its family's adapter, found by ``config.model_type``.
@@ -50,27 +52,31 @@ def load_backbone(
         attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2`` ...
         quantization_config: passed to transformers.
         revision: hub revision.
+        n_layers: load no more than the first this many decoder layers, and no vocabulary head; of
+            safetensors the rest is never read. Such a backbone gives features, trains an RPN and
+            predicts RoI maps, and refuses to answer. From L on the whole model is loaded.
         model_kwargs: anything else that ``from_pretrained`` takes. Code from the Hub is not run
             unless it says so.
 
     Raises:
         InputError: no model there, or its files are broken or incomplete.
-        ConfigError: unknown dtype, or several adapters serve the model type.
+        ConfigError: unknown dtype, several adapters serve the model type, or ``n_layers`` is not
+            positive or given with a loaded model.
         UnknownNameError: no adapter serves its model type.
         MissingExtraError: flash-attention is asked for and not installed.
     """
     _check_attention(attn_implementation)
+    if n_layers is not None and n_layers < 1:
+        raise ConfigError(f"n_layers must be 1 or more, not {n_layers}")
     if isinstance(source, PreTrainedModel):
+        if n_layers is not None:
+            raise ConfigError("n_layers chooses what is loaded, but the model is loaded already")
         return _wrap_loaded(source, processor, attn_implementation, device, revision)
     name = str(source)
-    if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
-        raise InputError(f"cannot load the model {name}: no such folder")
     # Said outright: left open, transformers asks on the terminal.
-    shared: dict[str, Any] = {"trust_remote_code": model_kwargs.pop("trust_remote_code", False)}
-    if revision:
-        shared["revision"] = revision
-    with _loading(name):
-        config = AutoConfig.from_pretrained(name, **shared)
+    trust = model_kwargs.pop("trust_remote_code", False)
+    shared = _shared_options(revision, trust)
+    config = _read_config(name, shared)
     adapter = find_adapter(config.model_type)
     if device is None and device_map is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,20 +93,108 @@ def load_backbone(
         **{key: value for key, value in optional.items() if value is not None},
         **model_kwargs,
     }
+    if n_layers is not None and n_layers >= config.get_text_config().num_hidden_layers:
+        n_layers = None
     with _loading(name):
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, config=config, output_loading_info=True, **shared, **options
-        )
-        model, report = loaded
-        if missing := sorted(report["missing_keys"]):
-            # They would be random numbers.
-            raise InputError(f"the checkpoint lacks {len(missing)} tensors, such as {missing[0]}")
+        if n_layers is None:
+            model = _load_model(name, config, **shared, **options)
+        else:
+            model = _load_first_layers(name, config, n_layers, **shared, **options)
         if processor is None:
             processor = AutoProcessor.from_pretrained(name, **shared)
     if device is not None and quantization_config is None:
         _move(model, device)
     _align(model)
     return adapter(model, processor, name=name, revision=revision)
+
+
+def load_outline(
+    source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Backbone:
+    """A backbone without weights and processor: what its config alone decides.
+
+    Its parameters lie on the meta device, where they take no memory. It knows its preset and its
+    numbers of layers and heads, which is what it takes to choose how much of it to load.
+
+    Args:
+        source: local folder or hub id.
+        revision: hub revision.
+        trust_remote_code: run code from the Hub.
+
+    Raises:
+        InputError: no model there.
+        ConfigError: several adapters serve the model type.
+        UnknownNameError: no adapter serves its model type.
+    """
+    name = str(source)
+    shared = _shared_options(revision, trust_remote_code)
+    config = _read_config(name, shared)
+    adapter = find_adapter(config.model_type)
+    with _loading(name), torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    return adapter(model, None, name=name, revision=revision)
+
+
+def _shared_options(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    """What config, model and processor are all loaded with."""
+    shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if revision:
+        shared["revision"] = revision
+    return shared
+
+
+def _read_config(name: str, shared: dict[str, Any]) -> Any:
+    if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
+        raise InputError(f"cannot load the model {name}: no such folder")
+    with _loading(name):
+        return AutoConfig.from_pretrained(name, **shared)
+
+
+def _load_model(name: str, config: Any, **options: Any) -> PreTrainedModel:
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        name, config=config, output_loading_info=True, **options
+    )
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        # They would be random numbers.
+        raise InputError(f"the checkpoint lacks {len(missing)} tensors, such as {missing[0]}")
+    return model
+
+
+def _load_first_layers(name: str, config: Any, n_layers: int, **options: Any) -> PreTrainedModel:
+    """Load the first decoder layers; the config still says how many the whole model has.
+
+    A model that is built with fewer layers finds tensors in the checkpoint that it has no place
+    for, and transformers leaves those unread. Every decoder *builds* as many layers as its config
+    says, also where it *runs* as many as there are.
+    """
+    shortened = copy.deepcopy(config)
+    whole = shortened.get_text_config().num_hidden_layers
+    shortened.get_text_config().num_hidden_layers = n_layers
+    with _without_warnings():  # of the tensors that are left unread
+        model = _load_model(name, shortened, **options)
+    found = len(decoder_layers(model.get_decoder()))
+    if found != n_layers:
+        raise InputError(
+            f"{type(model).__name__} cannot be loaded in part: it has {found} decoder layers where "
+            f"its config asks for {n_layers}"
+        )
+    for part in (model.config.get_text_config(), model.get_decoder().config):
+        part.num_hidden_layers = whole
+    if model.get_output_embeddings() is not None:
+        model.set_output_embeddings(nn.Identity())
+    return model
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep transformers quiet; what is wrong raises an error all the same."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 @contextmanager

@@ -123,6 +123,7 @@ def prefill(
         branch: B, to tap its features on the way.
 
     Raises:
+        ConfigError: the backbone was loaded in part.
         InputError: an empty question, or a prompt beyond the model's context.
     """
     prompts = backbone.encode(questions)
@@ -137,6 +138,7 @@ def prefill_prompts(
     branch: int | None = None,
 ) -> Prefill:
     """As :func:`prefill`, for prompts that are encoded already."""
+    backbone.check_whole("answering")
     backbone.check_context(max(map(len, prompts)))
     prefix = prompt_block(backbone, prompts, stops=[p.prefix_length for p in prompts])
     cache = DynamicCache(config=backbone.text_config)
