@@ -134,8 +134,8 @@ class TrainingStep:
         with self.accelerator.autocast():
             scores = self.rpn([batch.features], batch.places).resized(batch.grids).scores
         loss, cells = self._loss(scores.float(), batch.labels)
-        # Not `accelerator.backward`: it divides by the accumulation steps of the launcher's settings,
-        # and expects a DeepSpeed engine under that launcher. Loss scaling there is none: no fp16.
+        # Not `accelerator.backward`: it divides by the launcher's number of accumulation steps, and
+        # expects a DeepSpeed engine under that launcher. There is no fp16, so no loss to scale.
         loss.backward()
         return torch.stack([loss.detach(), cells, (batch.labels > 0).sum()]).float()
 
