@@ -12,6 +12,7 @@ from transformers import DeepseekVLHybridImageProcessor, DeepseekVLImageProcesso
 
 from sdrpn_core.answering import answer
 from sdrpn_core.backbone import Question
+from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.geometry import Letterboxed
 from sdrpn_core.label_stage import label
@@ -39,6 +40,8 @@ CONVERSATION = (
     "content that the user provides, and assist the user with a variety of tasks using natural "
     "language.\n\nUser: {pictures}what colour is the square ?\n\nAssistant:"
 )
+#: Finds regions in nearly every random map.
+POLICY = {"threshold": 0.5, "max_crops": 99, "max_area_fraction": 1.0, "keep_single": True}
 #: Every kind of rounding: odd padding, no scaling, enlarged, a side below the smallest.
 SIZES = [(96, 37), (37, 96), (256, 91), (150, 97), (8000, 5), (3, 1000), (24, 16), (64, 64)]
 
@@ -233,7 +236,7 @@ def test_the_checkpoints_sizes_are_the_defaults_of_the_stock_processors(processo
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 1), (1, 5000)])
 def test_pictures_of_extreme_shapes_are_answered(backbone, size):
-    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, policy_options={"threshold": 0.01})
+    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, policy_options=POLICY)
     found = answer(backbone, tiny_picture(0, size), QUESTION, rpn=rpn, max_new_tokens=2)
     assert found.ids
     for x0, y0, x1, y1 in found.boxes:
@@ -264,7 +267,7 @@ def test_a_saved_folder_is_labelled_trained_and_asked(backbone, tmp_path):
         loaded,
         tmp_path / "labels",
         tmp_path / "run",
-        config=RPNConfig(branch=2, n_layers=2, policy_options={"threshold": 0.01}),
+        config=RPNConfig(branch=2, n_layers=2, policy_options=POLICY),
         settings=TrainingSettings(max_steps=2, global_batch_size=4, learning_rate=1e-3),
         progress=False,
     )
@@ -278,7 +281,9 @@ def test_a_saved_folder_is_labelled_trained_and_asked(backbone, tmp_path):
     )
     tokens = loaded.model.generate(**stock, max_new_tokens=4)[0, stock["input_ids"].shape[1] :]
     assert list(plain.ids) == tokens.tolist()
-    assert answer(loaded, tiny_picture(0), QUESTION, rpn=rpn, max_new_tokens=4).outcome is not None
+    found = answer(loaded, tiny_picture(0), QUESTION, rpn=rpn, max_new_tokens=4)
+    assert found.outcome is Outcome.OK
+    assert found.n_visual_tokens == GRID * GRID * (1 + len(found.boxes))
 
 
 def configured(make, n_layers: int, width: int):
