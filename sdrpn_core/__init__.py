@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from sdrpn_core.feature_tap import FeatureTap
     from sdrpn_core.geometry import Geometry, Letterboxed, PaddedSquare, Resized
+    from sdrpn_core.head_finding import HeadReport, find_heads
     from sdrpn_core.hookspecs import hookimpl
     from sdrpn_core.images import open_image
     from sdrpn_core.label_shards import LabelDataset
@@ -62,6 +63,7 @@ __all__ = [
     "CropPolicy",
     "FeatureTap",
     "Geometry",
+    "HeadReport",
     "ImageError",
     "ImageInput",
     "InputError",
@@ -89,6 +91,7 @@ __all__ = [
     "answer",
     "answer_batch",
     "draw_overlay",
+    "find_heads",
     "get_plugins",
     "hookimpl",
     "label",
@@ -119,6 +122,7 @@ _MODULES = {
     ),
     "feature_tap": ("FeatureTap",),
     "geometry": ("Geometry", "Letterboxed", "PaddedSquare", "Resized"),
+    "head_finding": ("HeadReport", "find_heads"),
     "hookspecs": ("hookimpl",),
     "images": ("open_image",),
     "label_shards": ("LabelDataset",),

@@ -57,9 +57,12 @@ class AttentionTap:
             ``generate()`` on ``n`` prompt tokens collects the rows of the tokens that are fed back.
         keys: ``(batch, n)`` or ``(n,)`` positions of the wanted columns; ``None`` for all. The
             softmax always runs over all keys.
+        consume: called with layer and rows as soon as these are computed, which are then not kept:
+            all layers can be read without holding more than one of them.
 
     Attributes:
-        rows: ``{layer: [AttentionRows, ...]}``, one entry per forward call that had wanted rows.
+        rows: ``{layer: [AttentionRows, ...]}``, one entry per forward call that had wanted rows;
+            empty with ``consume``.
 
     Raises:
         ConfigError: a layer or head that the decoder does not have.
@@ -73,6 +76,7 @@ class AttentionTap:
         *,
         queries: slice = slice(None),
         keys: torch.Tensor | None = None,
+        consume: Callable[[int, AttentionRows], None] | None = None,
     ) -> None:
         if queries.step not in (None, 1):
             raise ConfigError("queries must be a contiguous slice")
@@ -81,6 +85,7 @@ class AttentionTap:
         self.heads = {layer: None if h is None else list(h) for layer, h in heads.items()}
         self.queries = queries
         self.keys = keys
+        self.consume = consume
         self.rows: dict[int, list[AttentionRows]] = defaultdict(list)
         self._modules: dict[int, nn.Module] = {}
         self._base = ""
@@ -160,7 +165,11 @@ class AttentionTap:
             raise AttentionError(
                 f"attention of layer {layer} is NaN or infinite: the model or its input is broken"
             )
-        self.rows[layer].append(AttentionRows((first + offset, last + offset), weights))
+        collected = AttentionRows((first + offset, last + offset), weights)
+        if self.consume is None:
+            self.rows[layer].append(collected)
+        else:
+            self.consume(layer, collected)
 
 
 def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | None]) -> None:

@@ -152,20 +152,32 @@ class Backbone(ABC):
         """The preset whose fields match this model's config.
 
         Raises:
-            ConfigError: none does, or several do.
+            ConfigError: none does, or several do, or it names layers or heads that do not exist.
+        """
+        found = self.find_preset()
+        if found is None:
+            raise ConfigError(
+                f"{self.name}: no preset matches its config (model_type "
+                f"{self.model.config.model_type!r}, {self.n_layers} layers of width "
+                f"{self.hidden_size}); pass a recipe (`sdrpn heads` finds one), or register a "
+                "preset for it"
+            )
+        return found
+
+    def find_preset(self) -> Preset | None:
+        """As :attr:`preset`, but ``None`` if there is none.
+
+        Raises:
+            ConfigError: several match, or the one names layers or heads that do not exist.
         """
         presets = get_plugins().presets
         found = [p for p in map(presets.get, presets.names()) if p.matches(self.model.config)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        if len(found) > 1:
             names = ", ".join(preset.name for preset in found)
             raise ConfigError(f"{self.name}: several presets match its config: {names}")
-        raise ConfigError(
-            f"{self.name}: no preset matches its config (model_type "
-            f"{self.model.config.model_type!r}, {self.n_layers} layers of width "
-            f"{self.hidden_size}); pass a recipe, or register a preset for it"
-        )
+        for preset in found:
+            preset.check_fits(self.n_layers, self.n_heads)
+        return found[0] if found else None
 
     @property
     def tokenizer(self) -> Any:
@@ -201,6 +213,11 @@ class Backbone(ABC):
     def n_layers(self) -> int:
         """L, the number of decoder layers."""
         return int(self.text_config.num_hidden_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads (of queries) per decoder layer."""
+        return int(self.text_config.num_attention_heads)
 
     @property
     def hidden_size(self) -> int:

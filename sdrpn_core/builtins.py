@@ -57,6 +57,11 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
         help="List plugins, their state, and what each registers.",
     )
     registry.add(
+        "heads",
+        "sdrpn_core.cli.heads_command:heads",
+        help="Find a backbone's grounding heads and branch layer, on pictures with known boxes.",
+    )
+    registry.add(
         "label",
         "sdrpn_core.cli.label_command:label",
         help="Turn questions about pictures into pseudo-labels, without annotations.",

@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.attention_tap import AttentionTap
 from sdrpn_core.backbone import Question
 from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError
 from sdrpn_core.images import open_image
@@ -103,7 +102,7 @@ def label(
     _check_positive(batch_size=batch_size, shard_size=shard_size, max_new_tokens=max_new_tokens)
     backbone.check_whole("labelling")
     recipe = recipe or backbone.preset.recipe()
-    AttentionTap(backbone.decoder, recipe_heads(recipe))  # refuses layers and heads it lacks
+    recipe.check_fits(backbone.n_layers, backbone.n_heads)
     source = records if isinstance(records, RecordSource) else read_records(records)
     manifest = label_manifest(
         backbone,

@@ -44,6 +44,28 @@ class Preset:
         """Whether a model config has every value of ``match``."""
         return all(_lookup(config, path) == value for path, value in self.match.items())
 
+    def check_fits(self, n_layers: int, n_heads: int) -> None:
+        """Refuse a decoder that lacks a layer or head which the preset names.
+
+        Args:
+            n_layers: L.
+            n_heads: attention heads per layer.
+
+        Raises:
+            ConfigError: names the preset, and what does not exist.
+        """
+        last = self.branch + self.n_layers - 1
+        if last >= n_layers:
+            raise ConfigError(
+                f"preset {self.name!r}: an RPN at branch layer {self.branch} with {self.n_layers} "
+                f"layers reaches layer {last}, but the decoder has layers 0 to {n_layers - 1}"
+            )
+        for name, recipe in self.recipes.items():
+            try:
+                recipe.check_fits(n_layers, n_heads)
+            except ConfigError as error:
+                raise ConfigError(f"preset {self.name!r}, recipe {name!r}: {error}") from error
+
     def recipe(self, name: str | None = None) -> LabelRecipe:
         """A label recipe by name (default: the first).
 

@@ -7,7 +7,7 @@ response is read in one forward pass, an own one while it is generated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from transformers import Cache, DynamicCache
 
-from sdrpn_core.attention_tap import AttentionTap
+from sdrpn_core.attention_tap import AttentionRows, AttentionTap
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.feature_tap import FeatureTap
 from sdrpn_core.generation import generate, prompt_block
@@ -124,6 +124,41 @@ def read_given_responses(
 
 
 @torch.no_grad()
+def stream_given_responses(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    heads: TappedHeads,
+    visit: Callable[[int, list[torch.Tensor]], None],
+) -> None:
+    """Show the rows of given responses layer by layer; no more than one layer's are ever held.
+
+    Args:
+        backbone: the model.
+        prompts: a batch, responses included, each with one token of response or more.
+        heads: which layers and heads.
+        visit: called once per layer, ascending, with per prompt the rows of its response,
+            ``(heads, response tokens, visual tokens)`` float32 on the layer's device.
+
+    Raises:
+        InputError: a prompt with its response exceeds the model's context.
+    """
+    backbone.check_context(max(map(len, prompts)))
+    block = prompt_block(backbone, prompts)
+
+    def consume(layer: int, rows: AttentionRows) -> None:
+        visit(
+            layer,
+            [
+                rows.weights[row, :, -prompt.response_length :, : prompt.n_visual_tokens]
+                for row, prompt in enumerate(prompts)
+            ],
+        )
+
+    with _given_tap(backbone, prompts, block, heads, consume):
+        _run_layers(backbone, block, max(heads) + 1)
+
+
+@torch.no_grad()
 def read_given_responses_and_features(
     backbone: Backbone,
     prompts: Sequence[Prompt],
@@ -196,10 +231,15 @@ def read_own_responses(
 
 
 def _given_tap(
-    backbone: Backbone, prompts: Sequence[Prompt], block: Block, heads: TappedHeads
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    block: Block,
+    heads: TappedHeads,
+    consume: Callable[[int, AttentionRows], None] | None = None,
 ) -> AttentionTap:
     longest = max(prompt.response_length for prompt in prompts)
-    return _tap(backbone, prompts, block, heads, slice(block.length - max(longest, 1), None))
+    queries = slice(block.length - max(longest, 1), None)
+    return _tap(backbone, prompts, block, heads, queries, consume)
 
 
 def _run_layers(
@@ -228,7 +268,7 @@ def _averages(
     for row, prompt in enumerate(prompts):
         first = n_rows - prompt.response_length
         last = first + _at_most(prompt.response_length, max_rows)
-        readings.append(_average(tap, heads, prompt, row, first, last, _response(prompt)))
+        readings.append(_average(tap, heads, prompt, row, first, last, prompt.response_ids))
     return readings
 
 
@@ -237,7 +277,12 @@ def _at_most(count: int, limit: int | None) -> int:
 
 
 def _tap(
-    backbone: Backbone, prompts: Sequence[Prompt], block: Block, heads: TappedHeads, queries: slice
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    block: Block,
+    heads: TappedHeads,
+    queries: slice,
+    consume: Callable[[int, AttentionRows], None] | None = None,
 ) -> AttentionTap:
     """A tap on the columns of all visual tokens; ``block`` is the one that holds the pictures."""
     n = max(prompt.n_visual_tokens for prompt in prompts)
@@ -245,7 +290,7 @@ def _tap(
     for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True)):
         columns = [offset + i for start, stop in prompt.image_spans for i in range(start, stop)]
         keys[row, : len(columns)] = torch.tensor(columns, dtype=torch.long)
-    return AttentionTap(backbone.decoder, heads, queries=queries, keys=keys)
+    return AttentionTap(backbone.decoder, heads, queries=queries, keys=keys, consume=consume)
 
 
 def _average(
@@ -272,10 +317,3 @@ def _average(
         if not np.isfinite(mean).all():
             raise AttentionError(f"attention of layer {layer} is NaN or infinite")
     return ResponseAttention(response, n_rows, tuple(maps))
-
-
-def _response(prompt: Prompt) -> tuple[int, ...]:
-    if not prompt.response_length:
-        return ()
-    ids = prompt.segments[-1].ids  # type: ignore[union-attr]  # a response is text
-    return tuple(ids[-prompt.response_length :])

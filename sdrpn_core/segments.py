@@ -117,6 +117,14 @@ class Prompt:
         return len(self) - self.response_length - 1
 
     @property
+    def response_ids(self) -> tuple[int, ...]:
+        """Tokens of the given response."""
+        if not self.response_length:
+            return ()
+        ids = self.segments[-1].ids  # type: ignore[union-attr]  # a response is text
+        return tuple(ids[-self.response_length :])
+
+    @property
     def prefix_length(self) -> int:
         """Tokens up to the end of the last picture: the part that no crop changes.
 
@@ -124,6 +132,15 @@ class Prompt:
         """
         spans = self.image_spans
         return spans[-1][1] if spans else 1
+
+    def with_response(self, ids: tuple[int, ...]) -> Prompt:
+        """The prompt, which has none yet, followed by a response."""
+        if self.response_length:
+            raise ValueError("the prompt has a response already")
+        *before, last = self.segments
+        if isinstance(last, TextSegment):
+            return Prompt((*before, TextSegment((*last.ids, *ids))), len(ids))
+        return Prompt((*self.segments, TextSegment(ids)), len(ids))
 
     def with_crops(self, crops: tuple[tuple[Segment, ...], ...]) -> Prompt:
         """The prompt with the segments ``crops[i]`` inserted right after picture ``i``."""

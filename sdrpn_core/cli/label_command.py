@@ -72,7 +72,7 @@ def label(
         backbone,
         source,
         out,
-        recipe=read_recipe(recipe, backbone),
+        recipe=read_recipe(recipe, backbone).recipe,
         overwrite=overwrite,
         progress=not as_json,
         **{name: value for name, value in sizes.items() if value is not None},

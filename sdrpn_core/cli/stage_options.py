@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone
     from sdrpn_core.labels import LabelRecipe
 
-__all__ = ["is_main_process", "load_here", "read_recipe"]
+__all__ = ["RecipeChoice", "is_main_process", "load_here", "read_recipe"]
 
 
 def load_here(model: str, options: dict[str, Any]) -> Backbone:
@@ -35,22 +36,46 @@ def is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
-def read_recipe(text: str | None, backbone: Backbone) -> LabelRecipe | None:
+@dataclass(frozen=True)
+class RecipeChoice:
+    """What the option ``--recipe`` names.
+
+    Attributes:
+        recipe: the label recipe; ``None`` if the option was not given.
+        shape: ``branch`` and ``n_layers``, where the file says them.
+    """
+
+    recipe: LabelRecipe | None = None
+    shape: dict[str, int] = field(default_factory=dict)
+
+
+def read_recipe(text: str | None, backbone: Backbone) -> RecipeChoice:
     """A label recipe by its name in the backbone's preset, or from a JSON file.
 
+    A file is what ``sdrpn heads`` wrote, or a bare label recipe.
+
     Raises:
-        ConfigError: there is no such recipe or file, or it is no recipe.
+        ConfigError: there is no such recipe or file, it is no recipe, or another backbone's.
     """
     from sdrpn_core.labels import LabelRecipe
+    from sdrpn_core.recipe_file import RecipeFile
 
     if text is None:
-        return None
+        return RecipeChoice()
     path = Path(text)
     if path.suffix != ".json":
-        return backbone.preset.recipe(text)
+        return RecipeChoice(backbone.preset.recipe(text))
     try:
-        return LabelRecipe.from_json(path.read_text(encoding="utf-8"))
+        content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the label recipe {path}: {error}") from error
+    try:
+        if not RecipeFile.is_one(content):
+            recipe = LabelRecipe.from_json(content)
+            recipe.check_fits(backbone.n_layers, backbone.n_heads)
+            return RecipeChoice(recipe)
+        found = RecipeFile.from_json(content)
+        found.check_fits(backbone)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return RecipeChoice(found.recipe, {"branch": found.branch, "n_layers": found.n_layers})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,11 +18,6 @@ from sdrpn_core.cli.model_options import (
 )
 from sdrpn_core.cli.option_values import parse_options
 from sdrpn_core.cli.stage_options import is_main_process, load_here, read_recipe
-
-if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.rpn import RPNConfig
-    from sdrpn_core.training.settings import TrainingSettings
 
 __all__ = ["train"]
 
@@ -44,7 +39,10 @@ def train(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE.json", help="Label recipe; default: that of the labels."),
+        typer.Option(
+            metavar="NAME|FILE.json",
+            help="Label recipe, default: that of the labels; a file of `sdrpn heads` says B and R.",
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps; overrides --epochs.")
@@ -83,7 +81,7 @@ def train(
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train an RPN for a frozen backbone; what is not given comes from the backbone's preset.
+    """Train an RPN for a frozen backbone; what is not given comes from the recipe or the preset.
 
     `accelerate launch -m sdrpn_core train ...` shares the work and arrives at the same RPN.
     """
@@ -101,15 +99,20 @@ def train(
     records = _records(data, n, seed) if lazy else data
 
     backbone = load_here(model, load_options(dtype, device, attn_implementation, revision))
+    from sdrpn_core.rpn import RPNConfig
     from sdrpn_core.train_stage import train as run
+    from sdrpn_core.training.settings import TrainingSettings
 
+    labelled = read_recipe(recipe, backbone)
     result = run(
         backbone,
         records,
         out,
-        _settings(backbone, _given(chosen), _given(shape)),
-        _config(backbone, _given(shape), head_options),
-        recipe=read_recipe(recipe, backbone),
+        TrainingSettings.for_backbone(backbone, **_given(chosen)),
+        RPNConfig.for_backbone(
+            backbone, **{**labelled.shape, **_given(shape)}, head_options=head_options
+        ),
+        recipe=labelled.recipe,
         resume=resume,
         free_backbone=True,
         progress=not as_json,
@@ -139,26 +142,3 @@ def _records(data: str, n: int | None, seed: int | None) -> Any:
     from sdrpn_core.records import read_records
 
     return read_records(data, n=n, seed=seed or 0)
-
-
-def _settings(
-    backbone: Backbone, chosen: dict[str, Any], shape: dict[str, Any]
-) -> TrainingSettings:
-    """From the preset; a backbone without one is served if the RPN's place is given instead."""
-    from sdrpn_core.training.settings import TrainingSettings
-
-    if {"branch", "n_layers"} <= shape.keys():
-        return TrainingSettings.from_dict(chosen)
-    return TrainingSettings.for_backbone(backbone, **chosen)
-
-
-def _config(backbone: Backbone, shape: dict[str, Any], head_options: dict[str, Any]) -> RPNConfig:
-    """From the preset; its head options belong to its own head alone."""
-    from sdrpn_core.rpn import RPNConfig
-
-    if {"branch", "n_layers"} <= shape.keys():
-        return RPNConfig.for_backbone(backbone, **shape, head_options=head_options)
-    default = RPNConfig.for_backbone(backbone)
-    same_head = shape.get("head", default.head) == default.head
-    options = {**default.head_options, **head_options} if same_head else head_options
-    return RPNConfig.for_backbone(backbone, **shape, head_options=options)

@@ -117,6 +117,30 @@ class LabelRecipe:
             question = question.replace(self.drop_instruction, "").strip()
         return self.question_template.replace(_QUESTION, question)
 
+    def check_fits(self, n_layers: int, n_heads: int) -> None:
+        """Refuse a decoder that lacks a layer or head which the recipe reads.
+
+        Args:
+            n_layers: L.
+            n_heads: attention heads per layer.
+
+        Raises:
+            ConfigError: names the first that does not exist, and what does.
+        """
+        for name, heads_by_layer in (("grounding", self.grounding), ("sink", self.sink)):
+            for layer, heads in heads_by_layer.items():
+                if layer >= n_layers:
+                    raise ConfigError(
+                        f"label recipe: {name} names layer {layer}, but the decoder has layers 0 "
+                        f"to {n_layers - 1}"
+                    )
+                missing = [head for head in heads if heads != ALL_HEADS and int(head) >= n_heads]
+                if missing:
+                    raise ConfigError(
+                        f"label recipe: {name} names head {missing[0]} of layer {layer}, but its "
+                        f"heads are 0 to {n_heads - 1}"
+                    )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values. Layers become strings, as JSON has it."""
         values = asdict(self)

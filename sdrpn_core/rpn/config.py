@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 #: Version of the checkpoint layout; raised when an old file can no longer be read as is.
 FORMAT_VERSION = 1
 
+DEFAULT_HEAD = "qk"
 LOSSES = ("bce", "focal", "mse")
 
 
@@ -43,7 +44,7 @@ class RPNConfig:
 
     branch: int
     n_layers: int
-    head: str = "qk"
+    head: str = DEFAULT_HEAD
     head_options: Mapping[str, Any] = field(default_factory=dict)
     final_norm: bool = False
     loss: str = "bce"
@@ -72,21 +73,32 @@ class RPNConfig:
 
     @classmethod
     def from_preset(cls, preset: Preset, **overrides: Any) -> RPNConfig:
-        """The configuration that a preset asks for, some fields replaced."""
+        """The configuration that a preset asks for, some fields replaced.
+
+        Single head options are replaced as well; another head starts from its own defaults.
+        """
         values: dict[str, Any] = {
+            "head": DEFAULT_HEAD,
             "branch": preset.branch,
             "n_layers": preset.n_layers,
             "policy": preset.policy,
             "policy_options": dict(preset.policy_options),
             **preset.rpn,
-            **overrides,
         }
+        same_head = overrides.get("head", values["head"]) == values["head"]
+        head_options = values.get("head_options", {}) if same_head else {}
+        values |= overrides
+        values["head_options"] = {**head_options, **overrides.get("head_options", {})}
         return cls.from_dict(values)
 
     @classmethod
     def for_backbone(cls, backbone: Backbone, **overrides: Any) -> RPNConfig:
-        """From the backbone's preset; without one, ``branch`` and ``n_layers`` must be given."""
-        if {"branch", "n_layers"} <= overrides.keys():
+        """From the backbone's preset; without one, ``branch`` and ``n_layers`` must be given.
+
+        Raises:
+            ConfigError: they are needed and missing, or unknown fields.
+        """
+        if {"branch", "n_layers"} <= overrides.keys() and backbone.find_preset() is None:
             return cls.from_dict(overrides)
         return cls.from_preset(backbone.preset, **overrides)
 

@@ -116,12 +116,13 @@ class TrainingSettings:
 
     @classmethod
     def for_backbone(cls, backbone: Backbone, **overrides: Any) -> TrainingSettings:
-        """The settings of the backbone's preset, some fields replaced.
+        """The settings of the backbone's preset, or else the defaults, some fields replaced.
 
         Raises:
-            ConfigError: no preset matches the backbone, or unknown fields.
+            ConfigError: unknown fields.
         """
-        return cls.from_dict({**backbone.preset.training, **overrides})
+        preset = backbone.find_preset()
+        return cls.from_dict({**(preset.training if preset else {}), **overrides})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingSettings:

@@ -70,6 +70,7 @@ def stored_labels(
         raise ShardError(f"{rows.folder} holds no label: every record was skipped when labelling")
     stored = LabelRecipe.from_dict(provenance.get("recipe", {}))
     recipe = recipe or stored
+    recipe.check_fits(backbone.n_layers, backbone.n_heads)
     if (recipe.grounding, recipe.sink) != (stored.grounding, stored.sink):
         raise ConfigError(
             f"{rows.folder} was labelled with heads {_heads(stored)}, the recipe reads "
@@ -100,8 +101,12 @@ def answered_records(
         branch: B.
         settings: names the pseudo-labeler.
         recipe: default: the first of the backbone's preset.
+
+    Raises:
+        ConfigError: no recipe, or one that names layers or heads which the backbone lacks.
     """
     recipe = recipe or backbone.preset.recipe()
+    recipe.check_fits(backbone.n_layers, backbone.n_heads)
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
         samples=AnsweredRecords(records),

@@ -162,6 +162,7 @@ def configured(n_layers: int, width: int, side: int = 336):
     config = tiny_config(93)
     config.text_config.num_hidden_layers = n_layers
     config.text_config.hidden_size = width
+    config.text_config.num_attention_heads = width // 128
     config.vision_config.image_size = side
     backbone.model.config = config
     return backbone

@@ -10,8 +10,11 @@ import torch
 from sdrpn_core import hookimpl
 from sdrpn_core.backbone import Question
 from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.labels import LabelRecipe
+from sdrpn_core.preset import Preset
 from sdrpn_core.segments import ImageSegment, TextSegment
 from sdrpn_llava.presets import LLAVA_1_5_7B
+from tests.stage_data import RECIPE
 from tests.tiny import tiny_llava, tiny_picture
 
 MATCH = {"text_config.num_hidden_layers": 6, "text_config.hidden_size": 64}
@@ -36,9 +39,41 @@ def register_presets(plugins, **presets):
 
 
 def test_the_preset_is_the_one_that_matches(backbone, fresh_plugins):
-    mine = replace(LLAVA_1_5_7B, name="mine", match=MATCH)
+    mine = Preset("mine", MATCH, branch=2, n_layers=2, recipes={"natural": RECIPE})
     register_presets(fresh_plugins, mine=mine, other=replace(mine, match={"model_type": "other"}))
     assert backbone.preset is mine
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"branch": 5},
+            "preset 'mine': an RPN at branch layer 5 with 2 layers reaches layer 6, .*",
+        ),
+        (
+            {"recipes": {"natural": RECIPE, "text": LabelRecipe({7: (0,)})}},
+            "preset 'mine', recipe 'text': label recipe: grounding names layer 7, .* layers 0 to 5",
+        ),
+        (
+            {"recipes": {"natural": LabelRecipe({0: (1,)}, {2: (0, 4)})}},
+            "recipe 'natural': .* sink names head 4 of layer 2, but its heads are 0 to 3",
+        ),
+    ],
+)
+def test_a_preset_that_names_what_the_decoder_lacks_is_refused(
+    backbone, fresh_plugins, changes, message
+):
+    mine = Preset("mine", MATCH, branch=2, n_layers=2, recipes={"natural": RECIPE})
+    register_presets(fresh_plugins, mine=replace(mine, **changes))
+    with pytest.raises(ConfigError, match=message):
+        _ = backbone.preset
+
+
+def test_no_preset_is_none_or_an_error(backbone, fresh_plugins):
+    assert backbone.find_preset() is None
+    with pytest.raises(ConfigError, match=r"tiny-llava-0: no preset matches .*sdrpn heads"):
+        _ = backbone.preset
 
 
 def test_several_matching_presets_are_named(backbone, fresh_plugins):

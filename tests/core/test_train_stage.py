@@ -125,7 +125,7 @@ def test_the_sampler_starts_where_it_is_told():
 def test_settings_come_from_the_preset_and_unknown_ones_are_refused():
     chosen = tiny_llava()
     preset = Preset("t", {}, 2, 2, {"r": RECIPE}, training={"learning_rate": 0.5, "epochs": 3})
-    chosen.__dict__["preset"] = preset
+    chosen.find_preset = lambda: preset
     found = TrainingSettings.for_backbone(chosen, epochs=2)
     assert (found.learning_rate, found.epochs, found.betas) == (0.5, 2, (0.9, 0.98))
     with pytest.raises(ConfigError, match="unknown training settings: learning_rat; known:"):

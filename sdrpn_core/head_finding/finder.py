@@ -1,0 +1,250 @@
+"""Find a backbone's grounding heads, its sinks and its branch layer, on pictures with known boxes.
+
+Two passes over a small calibration set. The first answers the questions and measures every head of
+every layer while the rows go by, see :mod:`sdrpn_core.head_finding.statistics`. The second reads
+the same responses again for the few heads that come into question, whose maps can be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.head_finding.candidates import CandidateMaps, Head
+from sdrpn_core.head_finding.report import HeadReport, JointScore
+from sdrpn_core.head_finding.samples import Calibration, Sample, check_records
+from sdrpn_core.head_finding.selection import (
+    CONFIRM,
+    Selection,
+    candidate_heads,
+    choose_branch,
+    select,
+)
+from sdrpn_core.head_finding.statistics import ROW_CHOICES, HeadStatistics
+from sdrpn_core.labels import LabelOutcome, LabelRecipe, ThresholdLabeler
+from sdrpn_core.labels.pseudo import FOREGROUND
+from sdrpn_core.processes import progress_bar
+from sdrpn_core.proportions import wilson
+from sdrpn_core.records import read_records
+from sdrpn_core.response_attention import stream_given_responses
+from sdrpn_core.rpn.identity import backbone_identity
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.records import Record
+
+__all__ = ["find_heads"]
+
+DEFAULT_N = 200
+DEFAULT_BATCH_SIZE = 8
+DEFAULT_MAX_NEW_TOKENS = 64
+DEFAULT_MAX_HEADS = 8
+
+#: Fields of the recipe that are found, and so cannot be given.
+_FOUND = ("grounding", "sink", "sink_threshold", "response_rows")
+_VERSIONED = ("sdrpn", "torch", "transformers")
+
+#: Samples that each half must have: with fewer, nothing can be confirmed.
+_MIN_HALF = 2
+
+
+def find_heads(
+    backbone: Backbone,
+    records: str | Path | Sequence[Record],
+    *,
+    n: int | None = DEFAULT_N,
+    seed: int = 0,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    max_heads: int = DEFAULT_MAX_HEADS,
+    recipe_options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> HeadReport:
+    """Measure every head's response-to-image attention against known boxes, and choose a recipe.
+
+    Args:
+        backbone: the model; it needs no preset.
+        records: what :func:`~sdrpn_core.records.read_records` takes, with boxes. Records with a
+            response are read, the others are answered by the backbone, as in labelling.
+        n: at most this many records.
+        seed: selects or generates them.
+        batch_size: records that go through the model together.
+        max_new_tokens: upper limit of an own response, in tokens.
+        max_heads: upper limit of the grounding heads.
+        recipe_options: other fields of the :class:`~sdrpn_core.labels.LabelRecipe`, such as
+            ``question_template`` or thresholds.
+        progress: show a bar.
+
+    Returns:
+        The recipe, B and R, and what they were chosen from.
+
+    Raises:
+        InputError: records without boxes, pictures or questions (says which), or too few that can
+            be used.
+        ConfigError: a number out of range, or a recipe field that is not the caller's to give.
+        AttentionError: a NaN or infinite attention; says in which layer.
+    """
+    for name, value in (("batch_size", batch_size), ("max_heads", max_heads)):
+        if value < 1:
+            raise ConfigError(f"{name} must be 1 or more, not {value}")
+    if max_new_tokens < 2:
+        raise ConfigError(
+            f"max_new_tokens must be 2 or more, not {max_new_tokens}: the last token is never read"
+        )
+    options = dict(recipe_options or {})
+    if found := sorted(options.keys() & set(_FOUND)):
+        raise ConfigError(f"recipe option {', '.join(found)} cannot be given: it is what is found")
+    # A recipe needs heads; these are replaced.
+    asking = LabelRecipe.from_dict({"grounding": {0: (0,)}, **options})
+    source = read_records(records, n=n, seed=seed)
+    check_records(source)
+
+    calibration = Calibration(
+        backbone, source, asking, batch_size=batch_size, max_new_tokens=max_new_tokens
+    )
+    with progress_bar(progress, total=2 * len(source), desc="heads", unit="record") as bar:
+        statistics = _measure(calibration, bar.update)
+        maps = _keep(calibration, candidate_heads(statistics), bar.update)
+    chosen = select(statistics, maps, max_heads)
+    branch, n_layers = choose_branch(maps, chosen, backbone.n_layers)
+    recipe = LabelRecipe.from_dict({**options, **_recipe_fields(chosen)})
+    return HeadReport(
+        recipe=recipe,
+        branch=branch,
+        n_layers=n_layers,
+        joint=_joint_score(maps, chosen, recipe),
+        chance=float(np.mean([sample.target.inside.mean() for sample in calibration.samples])),
+        table=statistics.table(chosen.row_choice),
+        n=len(calibration.samples),
+        skipped=tuple(calibration.skipped),
+        backbone=backbone_identity(backbone, branch=0),
+        provenance={
+            "data": {
+                "name": source.name,
+                "fingerprint": source.fingerprint,
+                "n": len(source),
+                "seed": seed,
+            },
+            "settings": {
+                "batch_size": batch_size,
+                "max_new_tokens": max_new_tokens,
+                "max_heads": max_heads,
+            },
+            "versions": {name: version(name) for name in _VERSIONED},
+        },
+    )
+
+
+def _measure(calibration: Calibration, advance: Callable[[int], Any]) -> HeadStatistics:
+    """First pass: the statistics of all heads.
+
+    Raises:
+        InputError: too few records can be used.
+    """
+    backbone = calibration.backbone
+    statistics: HeadStatistics | None = None
+    for samples, prompts in calibration.collect():
+        if samples:
+            if statistics is None:
+                grid = samples[0].target.grid
+                statistics = HeadStatistics(backbone.n_layers, backbone.n_heads, grid)
+            _add_batch(statistics, backbone, samples, prompts)
+        advance(len(samples))
+    n, skipped = len(calibration.samples), calibration.skipped
+    if statistics is None or n < 2 * _MIN_HALF:
+        reason = f"; {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
+        raise InputError(
+            f"{calibration.records.name}: {n} of {n + len(skipped)} records can be used; finding "
+            f"heads needs at least {2 * _MIN_HALF}, better {DEFAULT_N}{reason}"
+        )
+    return statistics
+
+
+def _add_batch(
+    statistics: HeadStatistics, backbone: Backbone, samples: list[Sample], prompts: Any
+) -> None:
+    def visit(layer: int, rows: list[torch.Tensor]) -> None:
+        for sample, own in zip(samples, rows, strict=True):
+            statistics.add_layer(sample.half, layer, _row_means(own), sample.target)
+
+    for sample in samples:
+        statistics.add_sample(sample.half)
+    stream_given_responses(backbone, prompts, dict.fromkeys(range(backbone.n_layers)), visit)
+
+
+def _keep(
+    calibration: Calibration, heads: tuple[Head, ...], advance: Callable[[int], Any]
+) -> CandidateMaps:
+    """Second pass: the maps of some heads."""
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        by_layer.setdefault(layer, []).append(head)
+    kept = CandidateMaps(heads)
+    for samples, prompts in calibration.repeat():
+        layers: list[list[npt.NDArray[np.float32]]] = [[] for _ in samples]
+
+        def visit(layer: int, rows: list[torch.Tensor], layers: Any = layers) -> None:
+            for collected, own in zip(layers, rows, strict=True):
+                collected.append(_row_means(own))
+
+        stream_given_responses(calibration.backbone, prompts, by_layer, visit)
+        for sample, collected in zip(samples, layers, strict=True):
+            kept.add(sample, np.concatenate(collected, axis=1))
+        advance(len(samples))
+    return kept
+
+
+def _row_means(rows: torch.Tensor) -> npt.NDArray[np.float32]:
+    """``(row choices, heads, cells)`` from ``(heads, response tokens, cells)``."""
+    means = [rows[:, :n_rows].mean(dim=1) for n_rows in ROW_CHOICES]
+    stacked: npt.NDArray[np.float32] = torch.stack(means).cpu().numpy()
+    return stacked
+
+
+def _recipe_fields(chosen: Selection) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "grounding": _by_layer(chosen.grounding),
+        "response_rows": ROW_CHOICES[chosen.row_choice],
+    }
+    if chosen.sinks.heads:
+        fields["sink"] = _by_layer(chosen.sinks.heads)
+        fields["sink_threshold"] = chosen.sinks.threshold
+    return fields
+
+
+def _by_layer(heads: Sequence[Head]) -> dict[int, tuple[int, ...]]:
+    layers = sorted({layer for layer, _ in heads})
+    return {k: tuple(sorted(head for layer, head in heads if layer == k)) for k in layers}
+
+
+def _joint_score(maps: CandidateMaps, chosen: Selection, recipe: LabelRecipe) -> JointScore:
+    pointing = chosen.confirmed.pointing
+    labeler = ThresholdLabeler(recipe)
+    usable, shares = 0, []
+    for i in (i for i, half in enumerate(maps.halves) if half == CONFIRM):
+        target = maps.targets[i]
+        grounding = maps.mean(i, chosen.grounding, chosen.row_choice).reshape(target.grid)
+        sink = None
+        if chosen.sinks.heads:
+            sink = maps.mean(i, chosen.sinks.heads, chosen.row_choice).reshape(target.grid)
+        made = labeler(grounding, sink, target.geometry.content())
+        if made.outcome is LabelOutcome.OK:
+            usable += 1
+            shares.append(target.inside[made.labels.ravel() == FOREGROUND].mean())
+    n = len(pointing)
+    return JointScore(
+        n=n,
+        pointing=float(pointing.mean()),
+        interval=wilson(float(pointing.sum()), n),
+        auc=float(chosen.confirmed.auc.mean()),
+        usable=usable / n,
+        precision=float(np.mean(shares)) if shares else None,
+    )

@@ -1,0 +1,224 @@
+"""Calibration samples: questions whose boxes are known, with the responses that are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdrpn_core.backbone import Question
+from sdrpn_core.errors import ImageError, InputError
+from sdrpn_core.generation import generate, prompt_block
+from sdrpn_core.head_finding.measures import Cells
+from sdrpn_core.images import open_image
+from sdrpn_core.records import validate_record
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.geometry import Geometry
+    from sdrpn_core.labels import LabelRecipe
+    from sdrpn_core.records import Record, RecordSource
+    from sdrpn_core.segments import Prompt
+
+#: One half of the samples chooses heads, the other confirms them.
+N_HALVES = 2
+
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Where a sample's boxes lie.
+
+    Attributes:
+        geometry: of the picture's visual tokens.
+        inside: ``(h * w,)`` true in the cells that a box overlaps; some are, not all.
+    """
+
+    geometry: Geometry
+    inside: Cells
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the visual tokens."""
+        return self.geometry.grid
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A record that is measured. Its picture is opened anew when it is needed.
+
+    Attributes:
+        index: of the record in its source.
+        half: which half of the samples it belongs to.
+        response_ids: the tokens whose attention counts, one or more.
+        target: where it should go.
+    """
+
+    index: int
+    half: int
+    response_ids: tuple[int, ...]
+    target: Target
+
+
+@dataclass(frozen=True)
+class SkippedRecord:
+    """A record that cannot be measured, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A record with its picture open, asked and encoded."""
+
+    index: int
+    record: Record
+    question: Question
+    target: Target
+
+
+def check_records(records: RecordSource) -> None:
+    """Find out before anything slow whether all records can be used.
+
+    Raises:
+        InputError: a record without picture, question or boxes; names the first ones.
+    """
+    without = []
+    for record in records:
+        validate_record(record)
+        if not record.boxes:
+            without.append(repr(record.id))
+    if without:
+        more = f" and {len(without) - _MAX_NAMED} more" if len(without) > _MAX_NAMED else ""
+        raise InputError(
+            f"{records.name}: no boxes in record {', '.join(without[:_MAX_NAMED])}{more}: finding "
+            "heads needs to know where in each picture the answer lies"
+        )
+
+
+class Calibration:
+    """The samples of one run; collected in a first pass, shown again in later ones.
+
+    Args:
+        backbone: the model.
+        records: with boxes, see :func:`check_records`.
+        recipe: says how the backbone is asked for its own responses.
+        batch_size: records that go through the model together.
+        max_new_tokens: limit of an own response.
+
+    Attributes:
+        samples: those of the first pass so far.
+        skipped: records that it could not use.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        records: RecordSource,
+        recipe: LabelRecipe,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+    ) -> None:
+        self.backbone = backbone
+        self.records = records
+        self.recipe = recipe
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        self.samples: list[Sample] = []
+        self.skipped: list[SkippedRecord] = []
+
+    def collect(self) -> Iterator[tuple[list[Sample], list[Prompt]]]:
+        """First pass: batches of samples and their prompts, responses included.
+
+        Records without a response are answered by the backbone, as in labelling. A batch may be
+        smaller than ``batch_size``, or empty.
+        """
+        for start in range(0, len(self.records), self.batch_size):
+            shown = []
+            for index in range(start, min(start + self.batch_size, len(self.records))):
+                record = self.records[index]
+                try:
+                    shown.append(self._show(index, record))
+                except InputError as error:
+                    self.skipped.append(SkippedRecord(record.id, str(error)))
+            yield self._answered(shown)
+
+    def repeat(self) -> Iterator[tuple[list[Sample], list[Prompt]]]:
+        """A later pass: the same samples and responses again, in batches."""
+        for start in range(0, len(self.samples), self.batch_size):
+            batch = self.samples[start : start + self.batch_size]
+            questions = []
+            for sample in batch:
+                record = self.records[sample.index]
+                questions.append(
+                    Question(self._text(record), (_picture(record),), sample.response_ids)
+                )
+            yield batch, self.backbone.encode(questions)
+
+    def _show(self, index: int, record: Record) -> _Shown:
+        """Open a record's picture and find its boxes.
+
+        Raises:
+            InputError: the picture cannot be read, or the boxes tell no cells apart.
+        """
+        picture = _picture(record)
+        target = _target(record, self.backbone.preprocess(picture).geometry)
+        ids: tuple[int, ...] = ()
+        if record.response is not None:
+            ids = self.backbone.tokenize_response(record.response)
+        return _Shown(index, record, Question(self._text(record), (picture,), ids), target)
+
+    def _text(self, record: Record) -> str:
+        return (
+            record.question if record.response is not None else self.recipe.asked(record.question)
+        )
+
+    def _answered(self, shown: Sequence[_Shown]) -> tuple[list[Sample], list[Prompt]]:
+        prompts = self.backbone.encode([one.question for one in shown]) if shown else []
+        own = [i for i, one in enumerate(shown) if one.record.response is None]
+        for i, ids in zip(own, self._own_responses([prompts[i] for i in own]), strict=True):
+            prompts[i] = prompts[i].with_response(ids)
+        samples, answered = [], []
+        for one, prompt in zip(shown, prompts, strict=True):
+            if not prompt.response_length:
+                reason = "the response has no token whose attention could be read"
+                self.skipped.append(SkippedRecord(one.record.id, reason))
+                continue
+            half = len(self.samples) % N_HALVES
+            samples.append(Sample(one.index, half, prompt.response_ids, one.target))
+            self.samples.append(samples[-1])
+            answered.append(prompt)
+        return samples, answered
+
+    def _own_responses(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        """Greedy responses, without a last token that the length limit kept from being fed back."""
+        if not prompts:
+            return []
+        block = prompt_block(self.backbone, prompts)
+        responses = generate(self.backbone, block, max_new_tokens=self.max_new_tokens)
+        return [ids[: self.max_new_tokens - 1] for ids in responses]
+
+
+def _picture(record: Record) -> Image.Image:
+    if record.image is None:  # refused by check_records, which type checkers cannot see
+        raise ImageError(f"record {record.id!r}: the question comes without a picture")
+    return open_image(record.image)
+
+
+def _target(record: Record, geometry: Geometry) -> Target:
+    boxes = record.boxes or ()
+    inside = np.any([geometry.cells_of(box) for box in boxes], axis=0)
+    width, height = geometry.source_size
+    listed = ", ".join(str(list(box)) for box in boxes)
+    if not inside.any():
+        raise InputError(f"box {listed} lies outside the picture of {width} x {height} pixels")
+    if inside.all():
+        raise InputError(f"box {listed} touches every cell of the picture's grid")
+    return Target(geometry, inside.ravel())
