@@ -19,14 +19,36 @@ def python_blocks(name: str) -> list[tuple[int, str]]:
     ]
 
 
+def shown_files(name: str) -> dict[str, str]:
+    """Path and content of every fenced block whose info string ends in ``file=PATH``."""
+    tokens = MarkdownIt().parse((ROOT / name).read_text(encoding="utf-8"))
+    labels = [(t.info.partition(" file=")[2], t.content) for t in tokens if t.type == "fence"]
+    return {path: content for path, content in labels if path}
+
+
 def run_blocks(name: str, namespace: dict[str, object]) -> dict[str, object]:
     """Execute the Python blocks of a file in order, in one namespace; errors name its lines."""
     blocks = python_blocks(name)
     assert blocks, f"{name} has no Python example"
     for line, source in blocks:
-        code = compile("\n" * line + source, str(ROOT / name), "exec", dont_inherit=True)
-        exec(code, namespace)  # noqa: S102
+        _run(name, line, source, namespace)
     return namespace
+
+
+def run_blocks_alone(name: str) -> dict[str, object]:
+    """What the Python blocks of a file define, each executed with its own imports alone."""
+    defined: dict[str, object] = {}
+    for line, source in python_blocks(name):
+        namespace: dict[str, object] = {"__name__": f"{name}:{line}"}
+        _run(name, line, source, namespace)
+        defined.update(namespace)
+    assert defined, f"{name} has no Python example"
+    return defined
+
+
+def _run(name: str, line: int, source: str, namespace: dict[str, object]) -> None:
+    code = compile("\n" * line + source, str(ROOT / name), "exec", dont_inherit=True)
+    exec(code, namespace)  # noqa: S102
 
 
 def shell_lines(name: str) -> list[str]:
