@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from sdrpn_core import CheckpointError
-from sdrpn_core.backbone import Backbone
+from sdrpn_core.answering import answer_batch
 from sdrpn_core.prefill import prefill
 from sdrpn_core.proposers import RPNProposer
 from sdrpn_published import import_rpn
 from sdrpn_published.layouts import published_name
 from tests.golden.llava import question_of
+from tests.golden.qwen2_5_vl import MAPS as QWEN_MAPS
+from tests.golden.qwen2_5_vl import load_qwen, published_policy, read_case, with_budget
 
 MAPS = 5e-4
 STYLES = ("filled_style", "trainer_style_before_filling")
@@ -60,22 +61,28 @@ def test_the_released_folder_itself(llava, llava_folder):
         assert torch.equal(tensor, branch[short]), name
 
 
-class StockModel(Backbone):
-    """A model alone: an import looks at its weights only."""
-
-    def preprocess(self, image):
-        raise AssertionError("an import encodes no picture")
-
-
 @pytest.fixture(scope="module")
 def multimodal_rotary(golden):
     folder = golden / "qwen2_5_vl"
     if not folder.is_dir():
         pytest.skip("no golden data of the dynamic-resolution model")
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder / "model_hf", dtype=torch.float32
-    )
-    return folder, StockModel(model, None)
+    settings = json.loads((folder / "cases.json").read_text())["o1_mid_red"]
+    return folder, with_budget(load_qwen(folder, "sdpa"), settings)
+
+
+@pytest.mark.golden_files("qwen2_5_vl/case_*.npz")
+def test_imported_maps_and_policy_of_the_multimodal_rotary_kind(golden_file, load):
+    """On the released base itself: old names, in half precision, the branch beside it."""
+    folder = golden_file.parent
+    released = load_qwen(folder, "sdpa", "model_released_style")
+    case = read_case(folder, golden_file, load(golden_file), released)
+    rpn = import_rpn(folder / "model_released_style", case.backbone)
+    proposer = RPNProposer(rpn)
+    (roi,) = proposer.maps(prefill(case.backbone, [case.question], rpn.config.branch))
+    np.testing.assert_allclose(roi.scores, case.data["roi_logits"], atol=QWEN_MAPS, rtol=0)
+    assert proposer.policy == published_policy(0.25)
+    (found,) = answer_batch(case.backbone, [case.question], proposer, max_new_tokens=8)
+    assert found.ids == tuple(case.data["t025_gen_ids"].tolist())
 
 
 def test_multimodal_rotary_checkpoint(multimodal_rotary):
