@@ -225,25 +225,26 @@ class Letterboxed(Geometry):
             )
 
     @property
-    def _padding(self) -> npt.NDArray[np.int64]:
-        """(4,) pixels of the square before the picture, in the order of a box."""
-        return np.tile([(self.side - length) // 2 for length in self.scaled_size], 2)
+    def _padding(self) -> tuple[int, int]:
+        """Pixels of the square (left of, above) the picture."""
+        width, height = self.scaled_size
+        return (self.side - width) // 2, (self.side - height) // 2
 
     def _scale_to_source(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         rows, columns = self.grid
-        # Multiplying first keeps whole pixels whole, as long as float32 holds the products.
-        square = boxes * np.float32(self.side) / np.tile(np.float32([columns, rows]), 2)
-        inside = square - self._padding.astype(np.float32)
-        source, scaled = (
-            np.tile(np.float32(size), 2) for size in (self.source_size, self.scaled_size)
+        cells, source, scaled, padding = (
+            np.array([*pair, *pair], dtype=np.float32)
+            for pair in ((columns, rows), self.source_size, self.scaled_size, self._padding)
         )
+        # Multiplying first keeps whole pixels whole, as long as float32 holds the products.
+        inside = boxes * np.float32(self.side) / cells - padding
         return inside * source / scaled
 
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
         rows, columns = self.grid
         inside = _as_boxes(boxes) * np.tile(self.scaled_size, 2) / np.tile(self.source_size, 2)
-        return (inside + self._padding) * np.tile([columns, rows], 2) / self.side
+        return (inside + np.tile(self._padding, 2)) * np.tile([columns, rows], 2) / self.side
 
 
 @dataclass(frozen=True)
