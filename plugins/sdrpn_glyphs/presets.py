@@ -55,6 +55,7 @@ def _preset(name: str, config: Mapping[str, Any], recipe: LabelRecipe) -> Preset
     )
 
 
+# Heads as `sdrpn heads` ranks them (see the model cards).
 # Only the row of the answer's first word counts, the asked color, which points at the asked object;
 # the second word looks for its own color. No head has a sink.
 GLYPHS_LLAVA = _preset(
@@ -65,7 +66,7 @@ GLYPHS_LLAVA = _preset(
 GLYPHS_QWEN2_5_VL = _preset(
     "glyphs-qwen2_5_vl",
     {"model_type": "qwen2_5_vl"},
-    LabelRecipe(grounding={0: (0, 1, 2, 3), 1: (3,), 2: (1,)}, response_rows=1),
+    LabelRecipe(grounding={1: (3,), 2: (1,)}, response_rows=1),
 )
 GLYPHS_DEEPSEEK_VL = _preset(
     "glyphs-deepseek_vl",
