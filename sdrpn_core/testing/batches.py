@@ -10,11 +10,12 @@ from sdrpn_core.backbone import Backbone
 from sdrpn_core.generation import end_token_ids
 from sdrpn_core.proposers.base import Proposer
 from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.pictures import picture
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 
-_N_NEW_TOKENS = 5
+_N_NEW_TOKENS = 3
 _TOLERANCE = 1e-4
 
 
@@ -24,13 +25,8 @@ class BatchChecks(ContractSubject):
     @torch.no_grad()
     def test_pictures_encoded_together_equal_those_alone(self, backbone: Backbone) -> None:
         """Same order, same numbers, no padding left in."""
-        items = [backbone.preprocess(picture(seed, size)) for seed, size in enumerate(self.sizes)]
-        together = backbone.image_features(items)
-        demand(
-            len(together) == len(items),
-            f"image_features: {len(together)} tensors for {len(items)} pictures",
-        )
-        for index, (item, found) in enumerate(zip(items, together, strict=True)):
+        images = [picture(seed, size) for seed, size in enumerate(self.sizes)]
+        for index, (item, found) in enumerate(encoded(backbone, "preprocess", images)):
             (alone,) = backbone.image_features([item])
             demand_close(
                 found,

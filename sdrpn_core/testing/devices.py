@@ -13,8 +13,10 @@ from sdrpn_core.attention_tap import AttentionTap
 from sdrpn_core.backbone import Backbone
 from sdrpn_core.feature_tap import FeatureTap
 from sdrpn_core.proposers.rpn import RPNProposer
+from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.encoding import PREPROCESSING
 from sdrpn_core.testing.pictures import picture
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
@@ -54,8 +56,8 @@ class DeviceChecks(ContractSubject):
         """Floating point inputs of the encoder have the model's dtype: see ``to_model``."""
         half = self.made()
         half.model.to(torch.bfloat16)
-        for preprocess in (half.preprocess, half.preprocess_crop):
-            tensors = preprocess(picture(0, self.sizes[0])).tensors
+        for method in PREPROCESSING:
+            tensors = getattr(half, method)(picture(0, self.sizes[0])).tensors
             wrong = [
                 name
                 for name, tensor in tensors.items()
@@ -63,8 +65,7 @@ class DeviceChecks(ContractSubject):
             ]
             demand(
                 not wrong,
-                f"{preprocess.__name__}: {wrong} are not in the model's dtype: pass them through "
-                "to_model",
+                f"{method}: {wrong} are not in the model's dtype: pass them through to_model",
             )
 
     @torch.no_grad()
@@ -95,9 +96,7 @@ class DeviceChecks(ContractSubject):
 
     def test_two_stage_answers_work_in_bfloat16_on_cuda(self, cuda_backbone: Backbone) -> None:
         """With crops of a fixed region, and with those that an RPN proposes."""
-        rpn = RPN.from_backbone(
-            cuda_backbone, branch=self.branch, n_layers=self.n_rpn_layers, final_norm=True
-        )
+        rpn = RPN.from_backbone(cuda_backbone, RPNConfig(self.branch, self.n_rpn_layers))
         questions = self.questions()
         for proposer in (FixedRegion(), RPNProposer(rpn)):
             answers = answer_batch(cuda_backbone, questions, proposer, max_new_tokens=2)

@@ -6,15 +6,15 @@ picture is repainted, and the token that moves most must be the one whose cell i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image
 
-from sdrpn_core.backbone import Backbone, ImageInput
+from sdrpn_core.backbone import Backbone
 from sdrpn_core.geometry import Box, Geometry
 from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.pictures import picture, repainted
 from sdrpn_core.testing.subject import ContractSubject
 
@@ -31,9 +31,9 @@ class GeometryChecks(ContractSubject):
         self, backbone: Backbone, size: tuple[int, int]
     ) -> None:
         """The whole grid is the whole picture; as plain data it stays the same."""
-        for preprocess in (backbone.preprocess, backbone.preprocess_crop):
-            name = preprocess.__name__
-            geometry = preprocess(picture(0, size)).geometry
+        for name in PREPROCESSING:
+            ((item, _),) = encoded(backbone, name, [picture(0, size)])
+            geometry = item.geometry
             h, w = geometry.grid
             whole = geometry.to_source([[0, 0, w, h]])[0].tolist()
             demand(
@@ -52,32 +52,30 @@ class GeometryChecks(ContractSubject):
         self, backbone: Backbone, size: tuple[int, int]
     ) -> None:
         """Of whole pictures, on cells in the corners and in the middle."""
-        _check_moves(backbone, backbone.preprocess, size)
+        _check_moves(backbone, "preprocess", size)
 
     def test_tokens_of_a_crop_move_where_its_geometry_says(
         self, backbone: Backbone, size: tuple[int, int]
     ) -> None:
         """The same for what ``preprocess_crop`` makes of a crop."""
-        _check_moves(backbone, backbone.preprocess_crop, size)
+        _check_moves(backbone, "preprocess_crop", size)
 
 
-@torch.no_grad()
-def _check_moves(
-    backbone: Backbone, preprocess: Callable[[Image.Image], ImageInput], size: tuple[int, int]
-) -> None:
-    geometry = preprocess(picture(0, size)).geometry
+def _check_moves(backbone: Backbone, method: str, size: tuple[int, int]) -> None:
+    ((item, _),) = encoded(backbone, method, [picture(0, size)])
+    geometry = item.geometry
     paints = list(_paints(geometry))
     moves = torch.zeros(len(paints), geometry.grid[0] * geometry.grid[1])
     for seed in range(_N_PICTURES):
         image = picture(seed, size)
-        changed = [preprocess(repainted(image, box)) for _, box in paints]
-        before, *after = backbone.image_features([preprocess(image), *changed])
+        changed = [repainted(image, box) for _, box in paints]
+        before, *after = (rows for _, rows in encoded(backbone, method, [image, *changed]))
         moves += torch.stack([(one - before).norm(dim=-1) for one in after]).float().cpu()
     for (cell, box), moved in zip(paints, moves, strict=True):
         strongest = divmod(int(moved.argmax()), geometry.grid[1])
         demand(
             strongest == cell,
-            f"{preprocess.__name__}: the geometry {geometry} says that source pixels {box} lie in "
+            f"{method}: the geometry {geometry} says that source pixels {box} lie in "
             f"cell (row, column) {cell}, but repainting them moves the token of cell {strongest} "
             "most: the geometry is not what happens to the picture, or image_features returns "
             "tokens that are not row-major",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from sdrpn_core.backbone import Backbone, Question
 from sdrpn_core.errors import InputError, SdrpnError
 from sdrpn_core.loading import find_adapter
 from sdrpn_core.segments import TextSegment
 from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.pictures import picture
 from sdrpn_core.testing.subject import ContractSubject
 
@@ -28,8 +27,8 @@ class LayoutChecks(ContractSubject):
                 found = find_adapter(model_type)
             except SdrpnError as error:
                 raise AssertionError(
-                    f"sdrpn_register_backbones: nothing is found for {model_type!r}: register the "
-                    f"adapter with model_types, and the plugin as an entry point ({error})"
+                    f"sdrpn_register_backbones: {model_type!r} does not lead to the adapter: "
+                    f"register it with model_types, and its plugin as an entry point ({error})"
                 ) from error
             demand(
                 found is type(backbone),
@@ -46,40 +45,21 @@ class LayoutChecks(ContractSubject):
         free = [name for name, p in backbone.model.named_parameters() if p.requires_grad]
         demand(not free, f"__init__: {len(free)} parameters require gradients, such as {free[:1]}")
 
-    @torch.no_grad()
     def test_a_picture_has_one_token_per_cell(
         self, backbone: Backbone, size: tuple[int, int]
     ) -> None:
         """Whole pictures and crops: ``(h * w, hidden)`` finite features in the decoder's dtype."""
-        for preprocess in (backbone.preprocess, backbone.preprocess_crop):
-            name = preprocess.__name__
-            item = preprocess(picture(0, size))
+        for method in PREPROCESSING:
+            ((item, features),) = encoded(backbone, method, [picture(0, size)])
             demand(
                 item.geometry.source_size == size,
-                f"{name}: the geometry's source_size is {item.geometry.source_size} for a picture "
-                f"of {size}: it is (width, height)",
-            )
-            encoded = backbone.image_features([item])
-            demand(
-                len(encoded) == 1,
-                f"image_features: {len(encoded)} tensors for one picture of {size}",
-            )
-            h, w = item.geometry.grid
-            shape = tuple(encoded[0].shape)
-            demand(
-                shape == (h * w, backbone.hidden_size),
-                f"{name}: the geometry's grid {(h, w)} has {h * w} cells, but image_features makes "
-                f"features of shape {shape} of a picture of {size}: expected "
-                f"{(h * w, backbone.hidden_size)}",
+                f"{method}: the geometry's source_size is {item.geometry.source_size} for a "
+                f"picture of {size}: it is (width, height)",
             )
             demand(
-                encoded[0].dtype == backbone.embedding.weight.dtype,
-                f"image_features: features are {encoded[0].dtype}, the decoder's embeddings "
+                features.dtype == backbone.embedding.weight.dtype,
+                f"image_features: features are {features.dtype}, the decoder's embeddings "
                 f"{backbone.embedding.weight.dtype}",
-            )
-            demand(
-                bool(torch.isfinite(encoded[0]).all()),
-                f"{name}: features of a picture of {size} are NaN or infinite",
             )
 
     def test_prompts_hold_their_pictures_in_order(self, backbone: Backbone) -> None:

@@ -9,6 +9,7 @@ from sdrpn_core.backbone import Backbone, Question
 from sdrpn_core.generation import prompt_block
 from sdrpn_core.segments import ImageSegment, Prompt
 from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.pictures import picture
 from sdrpn_core.testing.subject import ContractSubject
 
@@ -77,7 +78,7 @@ class PositionChecks(ContractSubject):
 
     def test_dropped_tokens_leave_the_others_in_place(self, backbone: Backbone) -> None:
         """Row and column of a visual token stay its own when its neighbours are dropped."""
-        (prompt,) = backbone.encode([Question("what is it ?", (picture(0, self.sizes[0]),))])
+        prompt = self._prompt(backbone)
         ((start, stop),) = prompt.image_spans
         keep = _checkerboard(prompt.images[0].grid)
         whole, pruned = (backbone.positions(one) for one in (prompt, prompt.pruned((keep,))))
@@ -101,11 +102,16 @@ class PositionChecks(ContractSubject):
             "dropped (ImageSegment.keep): a picture takes up the room of its whole grid",
         )
 
+    def _prompt(self, backbone: Backbone) -> Prompt:
+        image = picture(0, self.sizes[0])
+        encoded(backbone, "preprocess", [image])  # what follows needs a token per cell
+        return backbone.encode([Question("what is it ?", (image,))])[0]
+
     def _prompts_with_crops(self, backbone: Backbone) -> list[Prompt]:
         """A prompt, the same with a framed crop, and with one of which tokens are dropped."""
-        (prompt,) = backbone.encode([Question("what is it ?", (picture(0, self.sizes[0]),))])
-        item = backbone.preprocess_crop(picture(1, self.sizes[-1]))
-        crop = ImageSegment(backbone.image_features([item])[0], item.geometry.grid)
+        prompt = self._prompt(backbone)
+        ((item, features),) = encoded(backbone, "preprocess_crop", [picture(1, self.sizes[-1])])
+        crop = ImageSegment(features, item.geometry.grid)
         part = crop.masked(_checkerboard(crop.grid))
         framed = [prompt.with_crops((backbone.frame_crop(one),)) for one in (crop, part)]
         return [prompt, *framed]

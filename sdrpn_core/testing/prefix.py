@@ -9,13 +9,14 @@ from sdrpn_core.backbone import Backbone, Question
 from sdrpn_core.crop_segments import encode_crops
 from sdrpn_core.generation import end_token_ids, prompt_block
 from sdrpn_core.prefill import prefill
-from sdrpn_core.segments import ImageSegment, Prompt, TextSegment
+from sdrpn_core.segments import ImageSegment, TextSegment
 from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.pictures import picture
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 
-N_NEW_TOKENS = 5
+N_NEW_TOKENS = 3
 _TOLERANCE = 1e-3
 
 
@@ -24,8 +25,8 @@ class PrefixChecks(ContractSubject):
 
     def test_a_framed_crop_holds_the_crop(self, backbone: Backbone) -> None:
         """The framing puts text around a crop's tokens, and leaves these as they are."""
-        item = backbone.preprocess_crop(picture(0, self.sizes[0]))
-        crop = ImageSegment(backbone.image_features([item])[0], item.geometry.grid)
+        ((item, features),) = encoded(backbone, "preprocess_crop", [picture(0, self.sizes[0])])
+        crop = ImageSegment(features, item.geometry.grid)
         framed = backbone.frame_crop(crop)
         demand(
             [segment for segment in framed if isinstance(segment, ImageSegment)] == [crop],
@@ -99,8 +100,7 @@ def recomputed(backbone: Backbone, question: Question) -> tuple[int, ...]:
     ends = sorted(end_token_ids(backbone))
     ids: tuple[int, ...] = ()
     for _ in range(N_NEW_TOKENS):
-        answered = Prompt((*prompt.segments, TextSegment(ids))) if ids else prompt
-        block = prompt_block(backbone, [answered])
+        block = prompt_block(backbone, [prompt.with_response(ids)])
         logits = backbone.model(
             inputs_embeds=block.embeds, attention_mask=block.mask, position_ids=block.positions
         ).logits[0, -1]

@@ -14,6 +14,7 @@ from sdrpn_core.backbone import Backbone
 from sdrpn_core.errors import CheckpointError
 from sdrpn_core.prefill import prefill
 from sdrpn_core.proposers.rpn import RPNProposer
+from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.subject import ContractSubject
@@ -75,10 +76,6 @@ class RPNChecks(ContractSubject):
         )
 
     def _rpn(self, backbone: Backbone, **settings: Any) -> RPN:
-        return RPN.from_backbone(
-            backbone,
-            branch=self.branch,
-            n_layers=self.n_rpn_layers,
-            final_norm=True,
-            **settings,
-        )
+        """An RPN of the same configuration whatever preset there may be."""
+        config = RPNConfig(self.branch, self.n_rpn_layers, final_norm=True, **settings)
+        return RPN.from_backbone(backbone, config)

@@ -68,7 +68,6 @@ class TapChecks(ContractSubject):
         )
         eager.model.load_state_dict(backbone.model.state_dict())
         inputs = decoder_inputs(backbone, self)
-        expected = eager.decoder(**inputs, output_attentions=True).attentions
         layers = (0, backbone.n_layers - 1)
         before = backbone.decoder(**inputs).last_hidden_state
         with AttentionTap(backbone.decoder, dict.fromkeys(layers)) as tap:
@@ -78,14 +77,27 @@ class TapChecks(ContractSubject):
             "decoder: its output changes while attention is tapped: every layer's self_attn must "
             "compute attention through transformers' AttentionInterface",
         )
-        real = inputs["attention_mask"].bool()
-        for layer in layers:
-            for row, tokens in enumerate(real):
+        prompts = backbone.encode(self.questions())
+        for row, (prompt, real) in enumerate(
+            zip(prompts, inputs["attention_mask"].bool(), strict=True)
+        ):
+            expected = eager.decoder(
+                inputs_embeds=backbone.embed(prompt)[None],
+                position_ids=prompt_block(backbone, [prompt]).positions,
+                output_attentions=True,
+            ).attentions
+            for layer in layers:
+                tapped = tap.weights(layer)[row][:, real]
                 demand_close(
-                    tap.weights(layer)[row][:, tokens],
-                    expected[layer][row][:, tokens],
-                    f"decoder: attention rows tapped in layer {layer} differ from eager attention",
+                    tapped[..., real],
+                    expected[layer][0].float(),  # as the tap computes them
+                    f"decoder: attention rows tapped in layer {layer} of a left-padded batch "
+                    "differ from eager attention of the prompt alone",
                     tolerance=_TOLERANCE,
+                )
+                demand(
+                    not tapped[..., ~real].any(),
+                    f"decoder: attention rows tapped in layer {layer} reach into the padding",
                 )
 
 
