@@ -85,7 +85,10 @@ def tiny_internvl(attn_implementation="sdpa", seed=0):
             parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
         model.get_input_embeddings().weight.normal_()
     model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=SPECIAL.index(END), pad_token_id=SPECIAL.index(PAD)
+        do_sample=False,
+        eos_token_id=SPECIAL.index(END),
+        pad_token_id=SPECIAL.index(PAD),
+        suppress_tokens=[SPECIAL.index(IMAGE)],  # which a trained model never says
     )
     return InternVLBackbone(model, processor, name=f"tiny-internvl-{seed}")
 
