@@ -73,9 +73,7 @@ def load_backbone(
             raise ConfigError("n_layers chooses what is loaded, but the model is loaded already")
         return _wrap_loaded(source, processor, attn_implementation, device, revision)
     name = str(source)
-    # Said outright: left open, transformers asks on the terminal.
-    trust = model_kwargs.pop("trust_remote_code", False)
-    shared = _shared_options(revision, trust)
+    shared = _shared_options(revision, trust=model_kwargs.pop("trust_remote_code", False))
     config = _read_config(name, shared)
     adapter = find_adapter(config.model_type)
     if device is None and device_map is None:
@@ -108,18 +106,16 @@ def load_backbone(
     return adapter(model, processor, name=name, revision=revision)
 
 
-def load_outline(
-    source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
-) -> Backbone:
+def load_outline(source: str | Path, *, revision: str | None = None) -> Backbone:
     """A backbone without weights and processor: what its config alone decides.
 
     Its parameters lie on the meta device, where they take no memory. It knows its preset and its
-    numbers of layers and heads, which is what it takes to choose how much of it to load.
+    numbers of layers and heads, which is what it takes to choose how much of it to load. Code from
+    the Hub is not run.
 
     Args:
         source: local folder or hub id.
         revision: hub revision.
-        trust_remote_code: run code from the Hub.
 
     Raises:
         InputError: no model there.
@@ -127,17 +123,17 @@ def load_outline(
         UnknownNameError: no adapter serves its model type.
     """
     name = str(source)
-    shared = _shared_options(revision, trust_remote_code)
-    config = _read_config(name, shared)
+    config = _read_config(name, _shared_options(revision, trust=False))
     adapter = find_adapter(config.model_type)
     with _loading(name), torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     return adapter(model, None, name=name, revision=revision)
 
 
-def _shared_options(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+def _shared_options(revision: str | None, trust: bool) -> dict[str, Any]:
     """What config, model and processor are all loaded with."""
-    shared: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    # Said outright: left open, transformers asks on the terminal.
+    shared: dict[str, Any] = {"trust_remote_code": trust}
     if revision:
         shared["revision"] = revision
     return shared

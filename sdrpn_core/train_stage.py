@@ -4,7 +4,8 @@ The backbone is frozen and runs its first layers only, without gradients. Labels
 run ("stored"), or are made in the same forward pass from the responses that records come with
 ("lazy"). Under ``accelerate launch`` every process calls :func:`train` with the same arguments;
 neither their number nor the micro-batch size changes the result, see
-:mod:`sdrpn_core.training.step`.
+:mod:`sdrpn_core.training.step`. With a feature cache the backbone runs once per sample, whatever
+the number of epochs.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from accelerate.utils import ProjectConfiguration
 from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
 from sdrpn_core.label_shards import LabelDataset
+from sdrpn_core.peak_memory import peak_memory
 from sdrpn_core.processes import processes
 from sdrpn_core.records import Record, RecordSource, read_records
 from sdrpn_core.rpn import RPN, RPNConfig
 from sdrpn_core.training.checkpoints import Checkpoints
+from sdrpn_core.training.feature_cache import FeatureCache
 from sdrpn_core.training.log import TrainingLog
 from sdrpn_core.training.loop import TrainingLoop
 from sdrpn_core.training.optim import make_optimizer, make_schedule
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone
     from sdrpn_core.labels import LabelRecipe
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "layers_to_load", "train"]
 
 RPN_FOLDER = "rpn"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -63,6 +66,8 @@ class TrainingResult:
         loss: mean over the labelled cells of the last log entry; NaN if there were none.
         samples: pictures that this session trained on.
         skipped: records that this session could not use.
+        peak_memory: bytes, of this process; ``None`` where the system does not tell. See
+            :func:`~sdrpn_core.peak_memory.peak_memory`.
     """
 
     folder: Path
@@ -72,6 +77,21 @@ class TrainingResult:
     loss: float
     samples: int
     skipped: int
+    peak_memory: int | None
+
+
+def layers_to_load(config: RPNConfig, recipe: LabelRecipe | None = None) -> int:
+    """How many decoder layers training needs: the ``n_layers`` of ``load_backbone``.
+
+    Those that the features pass through, those that the RPN starts as copies of, and those whose
+    attention is read, if labels are made on the way.
+
+    Args:
+        config: of the RPN.
+        recipe: how labels are made on the way; ``None`` for stored ones.
+    """
+    read = max(recipe.layers) + 1 if recipe else 0
+    return max(config.branch + config.n_layers, read)
 
 
 def train(
@@ -83,6 +103,8 @@ def train(
     *,
     recipe: LabelRecipe | None = None,
     resume: bool | None = None,
+    feature_cache: str | Path | None = None,
+    feature_cache_dtype: str | None = None,
     free_backbone: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
@@ -100,6 +122,11 @@ def train(
             first of the preset. For a label run only thresholds may differ.
         resume: ``None`` continues the run that is in ``out_dir``, if there is one; ``True`` insists
             that there is one, ``False`` that there is none.
+        feature_cache: folder on a roomy disk, for runs of several epochs: the branch features of
+            all samples are written there first, and no frozen layer runs after that. A killed run
+            goes on where it was, and other runs on the same data may share the folder.
+        feature_cache_dtype: ``float32``, ``bfloat16`` or ``float16``; default: the backbone's,
+            which changes nothing.
         free_backbone: drop what training does not run from ``backbone``, for good; see
             :func:`~sdrpn_core.training.truncate.truncate`.
         progress: show a bar on the main process.
@@ -110,8 +137,10 @@ def train(
     Raises:
         ConfigError: settings that do not fit the backbone, the labels or the machine.
         ShardError: labels of another backbone, an incomplete label run, a corrupt shard.
-        CheckpointError: ``out_dir`` holds another run, or cannot be resumed.
-        SdrpnError: training diverged, no sample has a label, or something cannot be written.
+        CheckpointError: ``out_dir`` holds another run, or cannot be resumed; or ``feature_cache``
+            holds the features of other data, another backbone or other settings.
+        SdrpnError: the disk has no room for the features, training diverged, no sample has a label,
+            or something cannot be written.
     """
     out_dir = Path(out_dir)
     settings = settings or TrainingSettings.for_backbone(backbone)
@@ -119,6 +148,14 @@ def train(
     precision = _precision(settings, backbone.device)
     state = processes(backbone.device)
     source = _source(backbone, data, config.branch, settings, recipe)
+    cache = None
+    if feature_cache is not None:
+        cache = FeatureCache(
+            feature_cache, backbone, config.branch, source, settings, feature_cache_dtype
+        )
+        source = cache.source
+    elif feature_cache_dtype is not None:
+        raise ConfigError("feature_cache_dtype is given, but no feature_cache to store features in")
     rpn = _new_rpn(backbone, replace(config, recipe=source.recipe.to_dict()), settings)
     order = DataOrder(len(source.samples), settings.global_batch_size, settings.seed)
     steps = settings.max_steps or settings.epochs * order.steps_per_epoch
@@ -134,6 +171,8 @@ def train(
         _open_folder(out_dir, record)
     state.wait_for_everyone()
 
+    if cache is not None:
+        cache.fill(state, progress=progress)
     optimizer = make_optimizer(rpn, settings)
     if first:
         checkpoints.load(first, rpn, optimizer)
@@ -161,7 +200,7 @@ def train(
     folder = out_dir / RPN_FOLDER
     if accelerator.is_main_process:
         _save(rpn, folder, settings, record)
-    accelerator.wait_for_everyone()
+    state.wait_for_everyone()
     return TrainingResult(
         folder=folder,
         rpn=rpn.to(backbone.model.dtype),
@@ -170,6 +209,7 @@ def train(
         loss=loop.log.last_loss,
         samples=int(totals.samples),
         skipped=int(totals.skipped),
+        peak_memory=peak_memory(backbone.device),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdrpn_core.byte_counts import readable_bytes
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -68,6 +69,17 @@ def train(
         typer.Option(metavar="KEY=VALUE", help="An option of the head; repeatable."),
     ] = None,
     loss: Annotated[str | None, typer.Option(help="bce, focal or mse.")] = None,
+    feature_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Store the features there, so that the backbone runs once for all epochs.",
+        ),
+    ] = None,
+    feature_cache_dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; default: the backbone's, which is exact."),
+    ] = None,
     resume: Annotated[
         bool | None,
         typer.Option(
@@ -82,6 +94,8 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train an RPN for a frozen backbone; what is not given comes from the recipe or the preset.
+
+    Of the backbone only the layers that training needs are loaded.
 
     `accelerate launch -m sdrpn_core train ...` shares the work and arrives at the same RPN.
     """
@@ -98,22 +112,31 @@ def train(
     head_options = parse_options(head_option or [], "--head-option")
     records = _records(data, n, seed) if lazy else data
 
-    backbone = load_here(model, load_options(dtype, device, attn_implementation, revision))
+    from sdrpn_core.loading import load_outline
     from sdrpn_core.rpn import RPNConfig
+    from sdrpn_core.train_stage import layers_to_load
     from sdrpn_core.train_stage import train as run
     from sdrpn_core.training.settings import TrainingSettings
 
-    labelled = read_recipe(recipe, backbone)
+    outline = load_outline(model, revision=revision)
+    settings = TrainingSettings.for_backbone(outline, **_given(chosen))
+    planned = read_recipe(recipe, outline)
+    config = RPNConfig.for_backbone(
+        outline, **{**planned.shape, **_given(shape)}, head_options=head_options
+    )
+    read = (planned.recipe or outline.preset.recipe()) if lazy else None
+    options = load_options(dtype, device, attn_implementation, revision)
+    backbone = load_here(model, {**options, "n_layers": layers_to_load(config, read)})
     result = run(
         backbone,
         records,
         out,
-        TrainingSettings.for_backbone(backbone, **_given(chosen)),
-        RPNConfig.for_backbone(
-            backbone, **{**labelled.shape, **_given(shape)}, head_options=head_options
-        ),
-        recipe=labelled.recipe,
+        settings,
+        config,
+        recipe=read_recipe(recipe, backbone).recipe,  # again: now there are weights to check
         resume=resume,
+        feature_cache=feature_cache,
+        feature_cache_dtype=feature_cache_dtype,
         free_backbone=True,
         progress=not as_json,
     )
@@ -126,12 +149,15 @@ def train(
         "loss": None if math.isnan(result.loss) else result.loss,
         "samples": result.samples,
         "skipped": result.skipped,
+        "peak_memory_bytes": result.peak_memory,
     }
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:
         skipped = f", {result.skipped} records skipped" if result.skipped else ""
-        typer.echo(f"{result.folder}: {result.steps} steps, loss {result.loss:.4f}{skipped}")
+        memory = result.peak_memory
+        peak = f", peak memory {readable_bytes(memory)}" if memory is not None else ""
+        typer.echo(f"{result.folder}: {result.steps} steps, loss {result.loss:.4f}{skipped}{peak}")
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -34,11 +34,13 @@ _ABSOLUTE_TOLERANCE = 1e-3
 
 
 def backbone_identity(backbone: Backbone, branch: int) -> dict[str, Any]:
-    """Facts about a backbone, as plain JSON values."""
+    """Facts about a backbone, as plain JSON values; of an outline those of its config alone."""
     config = backbone.text_config
     facts: dict[str, Any] = {name: getattr(config, name, None) for name in _CONFIG_FIELDS}
     facts["name"] = _public_name(backbone.name)
     facts["revision"] = backbone.revision
+    if backbone.embedding.weight.is_meta:
+        return facts
     layer = backbone.layers[max(branch - 1, 0)]
     facts["norm_weights"] = _channels(part(layer, "input_layernorm").weight)
     query = getattr(part(layer, "self_attn"), "q_proj", None)

@@ -1,10 +1,14 @@
-"""From samples to what the RPN is trained on: branch features, places of the pictures, labels."""
+"""From samples to what the RPN is trained on: branch features, places of the pictures, labels.
+
+The backbone is frozen: it runs without gradients, once per sample, and the backward pass of the RPN
+never comes back to it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +40,7 @@ class TrainingBatch:
 
     Attributes:
         features: what reached the branch layer.
+        block: the sequences whose features these are.
         places: where the pictures and the queries lie in it.
         labels: ``(pictures, n)`` int64 in {-100, 0, 1}, row-major, -100 behind smaller grids.
         grids: per picture the ``(h, w)`` of its labels. It need not be that of its visual tokens:
@@ -43,13 +48,14 @@ class TrainingBatch:
     """
 
     features: Features
+    block: Block
     places: list[PicturePlace]
     labels: torch.Tensor
     grids: list[tuple[int, int]]
 
 
-#: Turns samples into a batch; no gradient flows through it.
-Batcher: TypeAlias = Callable[[Sequence[Sample]], TrainingBatch]
+#: Turns samples, of the one kind that it takes, into a batch; no gradient flows through it.
+Batcher: TypeAlias = Callable[[Sequence[Any]], TrainingBatch]
 
 
 class StoredLabelBatcher:
@@ -86,7 +92,7 @@ class StoredLabelBatcher:
             if sample.labels is None:
                 raise InputError(f"record {sample.id!r} comes without labels")
             labels.append(sample.labels)
-        return _batch(features, prompts, block, labels)
+        return make_batch(features, block, _places(prompts, block), labels)
 
 
 class AnsweredRecordBatcher:
@@ -137,21 +143,30 @@ class AnsweredRecordBatcher:
             grounding, sink = recipe_maps(recipe, reading.maps[0])
             content = image.geometry.content()
             labels.append(self.labeler(grounding, sink if recipe.sink else None, content).labels)
-        return _batch(features, prompts, block, labels)
+        return make_batch(features, block, _places(prompts, block), labels)
 
 
-def _batch(
+def make_batch(
     features: Features,
-    prompts: Sequence[Prompt],
     block: Block,
+    places: list[PicturePlace],
     labels: Sequence[npt.NDArray[np.int64]],
 ) -> TrainingBatch:
+    """A batch from its parts.
+
+    Args:
+        features: what reached the branch layer.
+        block: the sequences whose features these are.
+        places: where the pictures and the queries lie in it, one per row.
+        labels: per picture ``(h, w)`` int64.
+    """
     padded = np.full((len(labels), max(grid.size for grid in labels)), IGNORE, dtype=np.int64)
     for row, grid in enumerate(labels):
         padded[row, : grid.size] = grid.ravel()
     return TrainingBatch(
         features,
-        _places(prompts, block),
+        block,
+        places,
         torch.from_numpy(padded).to(block.mask.device),
         [(rows, columns) for rows, columns in (grid.shape for grid in labels)],
     )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.processes import progress_bar
 from sdrpn_core.training.order import DataOrder, MicroBatches
-from sdrpn_core.training.samples import Guarded, Item, SkippedSample
+from sdrpn_core.training.samples import Item, load_batches
 from sdrpn_core.training.step import StepSums, TrainingStep
 
 if TYPE_CHECKING:
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from sdrpn_core.training.checkpoints import Checkpoints
     from sdrpn_core.training.log import TrainingLog
     from sdrpn_core.training.settings import TrainingSettings
-
-logger = logging.getLogger(__name__)
 
 #: A run whose first steps have not a single label ends with an error instead of going on for hours.
 _MAX_STEPS_WITHOUT_LABELS = 20
@@ -73,13 +69,7 @@ class TrainingLoop:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        loader = DataLoader(
-            Guarded(self.samples),
-            batch_sampler=plan,
-            collate_fn=_unpack,
-            num_workers=self.settings.num_workers,
-        )
-        batches = iter(loader)
+        batches = load_batches(self.samples, plan, self.settings.num_workers)
         totals = StepSums()
         with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
             for number in range(first, last):
@@ -96,13 +86,13 @@ class TrainingLoop:
             )
         return totals
 
-    def _one(self, number: int, last: int, batches: Iterator[list[Item | SdrpnError]]) -> StepSums:
+    def _one(self, number: int, last: int, batches: Iterator[list[Item]]) -> StepSums:
         settings = self.settings
         done = number + 1
         self.schedule.step_update(number)
         # Seeded by the step, so that a resumed run draws what an uninterrupted one would.
         torch.manual_seed(_step_seed(settings.seed, number, self.accelerator.process_index))
-        sums, norm = self.step(_reported(batches), f"step {done}")
+        sums, norm = self.step(batches, f"step {done}")
         self.log.add(sums)
         if done % settings.log_every == 0 or done == last:
             self.log.write(
@@ -116,23 +106,6 @@ class TrainingLoop:
         if is_due and self.accelerator.is_main_process:
             self.checkpoints.save(done, self.step.rpn, self.step.optimizer)
         return sums
-
-
-def _unpack(items: list[Item | SdrpnError]) -> list[Item | SdrpnError]:
-    return items
-
-
-def _reported(batches: Iterator[list[Item | SdrpnError]]) -> Iterator[list[Item]]:
-    """The batches; errors are raised, skipped records named."""
-    for items in batches:
-        good: list[Item] = []
-        for item in items:
-            if isinstance(item, SdrpnError):
-                raise item
-            if isinstance(item, SkippedSample):
-                logger.warning("record %r is skipped: %s", item.id, item.reason)
-            good.append(item)
-        yield good
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

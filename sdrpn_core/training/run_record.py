@@ -1,7 +1,8 @@
-"""What a training run is, so that a folder is only ever continued by the same one."""
+"""What a run is, so that a folder is only ever continued by the same one."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ FORMAT_VERSION = 1
 
 _SHOWN_DIFFERENCES = 3
 #: May change between the sessions of a run.
-_UNCOMPARED = ("versions", "backbone.name", "backbone.revision")
+_UNCOMPARED = (
+    "versions",
+    "backbone.name",
+    "backbone.revision",
+    "rpn.backbone.name",
+    "rpn.backbone.revision",
+)
 
 
 @dataclass(frozen=True)
@@ -25,18 +32,28 @@ class RunRecord:
 
     Attributes:
         values: nested mappings; see :func:`sdrpn_core.train_stage.train`.
+        name: of the file.
+        holds: what a folder with such a file holds, in messages.
     """
 
     values: Mapping[str, Any]
+    name: str = RECORD_NAME
+    holds: str = "training run"
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of all that is compared."""
+        leaves = _leaves(json.loads(json.dumps(self.values)))
+        return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write ``run.json``, atomically.
+        """Write the file, atomically.
 
         Raises:
             SdrpnError: it cannot be written.
         """
         values = {"format_version": FORMAT_VERSION, **self.values}
-        with atomic_write(folder / RECORD_NAME) as file:
+        with atomic_write(folder / self.name) as file:
             file.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
 
     def require_same(self, folder: Path) -> None:
@@ -45,7 +62,7 @@ class RunRecord:
         Raises:
             CheckpointError: it is another run (names what differs), or its record is broken.
         """
-        path = folder / RECORD_NAME
+        path = folder / self.name
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -68,7 +85,7 @@ class RunRecord:
             more = len(different) - _SHOWN_DIFFERENCES
             shown = "; ".join(different[:_SHOWN_DIFFERENCES])
             raise CheckpointError(
-                f"{folder} holds another training run: {shown}"
+                f"{folder} holds another {self.holds}: {shown}"
                 f"{f'; {more} more' if more > 0 else ''}: choose another folder"
             )
 

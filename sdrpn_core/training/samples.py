@@ -1,13 +1,16 @@
-"""What the data loader yields: a question, its picture, and either labels or a response."""
+"""What is trained on, one picture at a time, and how it is loaded in batches."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
 from sdrpn_core.images import open_image
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from sdrpn_core.label_shards import LabelDataset
     from sdrpn_core.labels import PseudoLabeler
     from sdrpn_core.records import RecordSource
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +45,28 @@ class Sample:
     response: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class CachedSample:
+    """What is left to train on once the frozen layers have run.
+
+    Attributes:
+        id: of the record.
+        hidden: ``(length, hidden)`` hidden states that leave decoder layer B - 1, up to the query,
+            which is the last of them.
+        positions: ``(length,)`` or ``(axes, length)`` integer position ids.
+        start: where the visual tokens begin.
+        grid: their ``(h, w)``.
+        labels: ``(h', w')`` int64 in {-100, 0, 1}; from another resolution maybe.
+    """
+
+    id: str
+    hidden: torch.Tensor
+    positions: torch.Tensor
+    start: int
+    grid: tuple[int, int]
+    labels: npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class SkippedSample:
     """A record that cannot be trained on, and why; counted, like those of the label stage."""
@@ -48,7 +75,7 @@ class SkippedSample:
     reason: str
 
 
-Item: TypeAlias = "Sample | SkippedSample"
+Item: TypeAlias = "Sample | CachedSample | SkippedSample"
 
 
 class StoredLabels(Dataset[Item]):
@@ -109,7 +136,41 @@ class AnsweredRecords(Dataset[Item]):
         return Sample(record.id, record.question, image, response=record.response)
 
 
-class Guarded(Dataset["Item | SdrpnError"]):
+def load_batches(
+    samples: Dataset[Item], batches: Iterable[list[int]], num_workers: int
+) -> Iterator[list[Item]]:
+    """Load batches of samples in the given order; skipped records are named in the log.
+
+    Args:
+        samples: the data set.
+        batches: indices of the samples of each batch.
+        num_workers: processes that load; 0: this one.
+
+    Raises:
+        SdrpnError: what the data set raises; a worker's traceback is left out.
+    """
+    loader = DataLoader(
+        _Guarded(samples),
+        batch_sampler=batches,
+        collate_fn=_unchanged,
+        num_workers=num_workers,
+    )
+    for items in loader:
+        good: list[Item] = []
+        for item in items:
+            if isinstance(item, SdrpnError):
+                raise item
+            if isinstance(item, SkippedSample):
+                logger.warning("record %r is skipped: %s", item.id, item.reason)
+            good.append(item)
+        yield good
+
+
+def _unchanged(items: list[Item | SdrpnError]) -> list[Item | SdrpnError]:
+    return items
+
+
+class _Guarded(Dataset["Item | SdrpnError"]):
     """Hands errors over as values.
 
     A data loader's worker process would wrap an exception in its own traceback, and the one line

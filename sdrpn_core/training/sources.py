@@ -12,6 +12,7 @@ from sdrpn_core.labels import LabelRecipe
 from sdrpn_core.plugins import get_plugins
 from sdrpn_core.rpn.identity import backbone_identity, differences
 from sdrpn_core.training.batches import AnsweredRecordBatcher, Batcher, StoredLabelBatcher
+from sdrpn_core.training.cache_shards import CachedSamples
 from sdrpn_core.training.samples import AnsweredRecords, StoredLabels
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class TrainingSource:
         facts: what identifies the data, as plain JSON values.
     """
 
-    samples: StoredLabels | AnsweredRecords
+    samples: StoredLabels | AnsweredRecords | CachedSamples
     batcher: Batcher
     recipe: LabelRecipe
     n_layers: int

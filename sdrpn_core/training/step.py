@@ -20,7 +20,7 @@ from accelerate.utils import reduce
 
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
-from sdrpn_core.training.samples import Item, Sample
+from sdrpn_core.training.samples import CachedSample, Item, Sample, SkippedSample
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -109,7 +109,7 @@ class TrainingStep:
         # Kept on the device: reading each micro-batch's loss would make the GPU wait.
         sums = torch.zeros(5, dtype=torch.float32, device=device)
         for items in micro_batches:
-            samples = [item for item in items if isinstance(item, Sample)]
+            samples = [item for item in items if not isinstance(item, SkippedSample)]
             if samples:
                 sums[:3] += self._accumulate(samples)
             sums[3] += len(samples)
@@ -129,7 +129,7 @@ class TrainingStep:
         self.optimizer.step()
         return totals, norm
 
-    def _accumulate(self, samples: list[Sample]) -> torch.Tensor:
+    def _accumulate(self, samples: list[Sample | CachedSample]) -> torch.Tensor:
         batch = self.batcher(samples)
         with self.accelerator.autocast():
             scores = self.rpn([batch.features], batch.places).resized(batch.grids).scores

@@ -1,0 +1,18 @@
+"""Numbers of bytes, as people read them."""
+
+from __future__ import annotations
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+_STEP = 1000
+
+
+def readable_bytes(count: float) -> str:
+    """A number of bytes in the largest fitting decimal unit: ``readable_bytes(2.5e9) == "2.5 GB"``.
+
+    Args:
+        count: bytes, 0 or more.
+    """
+    value, unit = float(count), 0
+    while value >= _STEP and unit + 1 < len(_UNITS):
+        value, unit = value / _STEP, unit + 1
+    return f"{value:.3g} {_UNITS[unit]}" if value < _STEP else f"{value:.0f} {_UNITS[unit]}"

@@ -1,0 +1,119 @@
+"""One safetensors file of cached samples: written atomically, read one sample at a time.
+
+A file holds ``<position>.hidden``, ``.positions`` and ``.labels`` for every sample, and in its
+metadata which run it belongs to and what tensors cannot say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch.utils.data import Dataset
+
+from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.errors import ShardError
+from sdrpn_core.training.samples import CachedSample, Item, SkippedSample
+
+SHARD_SAMPLES = 32
+"""Samples per file: the work that a kill can lose, seconds for a large backbone on one GPU."""
+
+_PREFIX = "features-"
+_SUFFIX = ".safetensors"
+_DIGITS = 6
+_METADATA_KEY = "sdrpn"
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """Path of a shard, such as ``features-000012.safetensors``."""
+    return folder / f"{_PREFIX}{shard:0{_DIGITS}d}{_SUFFIX}"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards that are in a folder, whichever run they belong to."""
+    return sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}"))
+
+
+def write_shard(
+    folder: Path, shard: int, run: str, items: Sequence[CachedSample | SkippedSample]
+) -> None:
+    """Write the samples of a shard, in order.
+
+    Args:
+        folder: of the cache.
+        shard: its number.
+        run: digest of what the cache is made for.
+        items: the samples; labels are stored as int8, positions as int32, hidden states as they
+            are.
+
+    Raises:
+        SdrpnError: the file cannot be written; nothing half-written is left.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    facts: list[dict[str, Any]] = []
+    for position, item in enumerate(items):
+        if isinstance(item, SkippedSample):
+            facts.append({"id": item.id, "skipped": item.reason})
+            continue
+        facts.append({"id": item.id, "start": item.start, "grid": list(item.grid)})
+        tensors[f"{position}.hidden"] = item.hidden
+        tensors[f"{position}.positions"] = item.positions.to(torch.int32)
+        tensors[f"{position}.labels"] = torch.from_numpy(item.labels).to(torch.int8)
+    metadata = {_METADATA_KEY: json.dumps({"run": run, "shard": shard, "samples": facts})}
+    with atomic_write(shard_path(folder, shard)) as file:
+        file.write(to_safetensors(tensors, metadata=metadata))
+
+
+class CachedSamples(Dataset[Item]):
+    """The samples of a cache that is complete.
+
+    Args:
+        folder: of the cache.
+        run: digest of what it was made for.
+        n_samples: how many there are.
+    """
+
+    def __init__(self, folder: Path, run: str, n_samples: int) -> None:
+        self.folder = folder
+        self.run = run
+        self.n_samples = n_samples
+
+    def __len__(self) -> int:
+        return self.n_samples
+
+    def __getitem__(self, index: int) -> Item:
+        """Read one sample.
+
+        Raises:
+            ShardError: its shard is missing, broken, or belongs to another cache.
+        """
+        shard, position = divmod(index, SHARD_SAMPLES)
+        path = shard_path(self.folder, shard)
+        try:
+            # Opened each time: handles cannot be sent to worker processes, and headers are small.
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+                if (facts.get("run"), facts.get("shard")) != (self.run, shard):
+                    raise ShardError(f"{path} belongs to another feature cache: {_REMEDY}")
+                sample = facts["samples"][position]
+                if "skipped" in sample:
+                    return SkippedSample(sample["id"], sample["skipped"])
+                return CachedSample(
+                    id=sample["id"],
+                    hidden=file.get_tensor(f"{position}.hidden"),
+                    positions=file.get_tensor(f"{position}.positions").long(),
+                    start=sample["start"],
+                    grid=(sample["grid"][0], sample["grid"][1]),
+                    labels=file.get_tensor(f"{position}.labels").long().numpy(),
+                )
+        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ShardError(f"{path} cannot be read ({reason}): {_REMEDY}") from error
+
+
+_REMEDY = "delete it, then train again to remake it"

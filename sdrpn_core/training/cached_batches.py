@@ -1,0 +1,79 @@
+"""From batches to cached samples, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdrpn_core.batching import left_pad
+from sdrpn_core.feature_tap import Features, FeatureTap
+from sdrpn_core.rpn.model import PicturePlace
+from sdrpn_core.training.batches import TrainingBatch, make_batch
+from sdrpn_core.training.samples import CachedSample, Sample
+from sdrpn_core.training.skipped_layers import skipped_layers
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+
+
+def to_cached(
+    batch: TrainingBatch, samples: Sequence[Sample], dtype: torch.dtype
+) -> Iterator[CachedSample]:
+    """Take a batch apart, on the CPU; padding and what follows the queries stay behind.
+
+    Args:
+        batch: made of ``samples``, in their order.
+        samples: where the ids come from.
+        dtype: of the hidden states.
+    """
+    block = batch.block
+    rows = zip(samples, batch.places, block.starts.tolist(), batch.grids, strict=True)
+    for row, (sample, place, first, (h, w)) in enumerate(rows):
+        tokens = slice(first, place.query + 1)
+        yield CachedSample(
+            id=sample.id,
+            hidden=batch.features.hidden[row, tokens].to("cpu", dtype).contiguous(),
+            positions=block.positions[..., row, tokens].cpu().contiguous(),
+            start=place.start - first,
+            grid=place.grid,
+            labels=batch.labels[row, : h * w].view(h, w).cpu().numpy(),
+        )
+
+
+class CachedFeatureBatcher:
+    """Batches cached samples; of the decoder only what it computes once per pass is run.
+
+    Args:
+        backbone: the frozen model.
+        branch: B.
+    """
+
+    def __init__(self, backbone: Backbone, branch: int) -> None:
+        self.backbone = backbone
+        self.branch = branch
+
+    @torch.no_grad()
+    def __call__(self, samples: Sequence[CachedSample]) -> TrainingBatch:
+        """Make a batch."""
+        device, dtype = self.backbone.device, self.backbone.model.dtype
+        block = left_pad(
+            [sample.hidden.to(device, dtype) for sample in samples],
+            [sample.positions for sample in samples],
+        )
+        decoder = self.backbone.decoder
+        with skipped_layers(decoder, self.branch), FeatureTap(decoder, self.branch) as tap:
+            tapped = tap.run(
+                inputs_embeds=block.embeds,
+                attention_mask=block.mask,
+                position_ids=block.positions,
+                use_cache=False,
+            )
+        places = [
+            PicturePlace(row, first + sample.start, sample.grid, block.length - 1)
+            for row, (sample, first) in enumerate(zip(samples, block.starts.tolist(), strict=True))
+        ]
+        # Not the tapped states: some decoders scale their inputs before the first layer.
+        features = Features(block.embeds, tapped.layer_kwargs)
+        return make_batch(features, block, places, [sample.labels for sample in samples])

@@ -1,0 +1,245 @@
+"""The branch features of every sample on disk, so that the frozen layers run once for all epochs.
+
+    features.json                 what the cache is made for
+    features-000012.safetensors   samples [12 * SHARD_SAMPLES, 13 * SHARD_SAMPLES)
+
+The cache is filled before the first step. Which samples a file holds depends on their index alone,
+so any number of processes fills the same folder, and an interrupted run goes on with the files that
+are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdrpn_core.byte_counts import readable_bytes
+from sdrpn_core.errors import ConfigError, SdrpnError
+from sdrpn_core.processes import progress_bar
+from sdrpn_core.rpn.identity import backbone_identity
+from sdrpn_core.training.cache_shards import (
+    SHARD_SAMPLES,
+    CachedSamples,
+    shard_path,
+    shard_paths,
+    write_shard,
+)
+from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
+from sdrpn_core.training.run_record import RunRecord
+from sdrpn_core.training.samples import CachedSample, Sample, SkippedSample, load_batches
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.training.settings import TrainingSettings
+    from sdrpn_core.training.sources import TrainingSource
+
+RECORD_NAME = "features.json"
+HOLDS = "feature cache"
+
+STORAGE_DTYPES = ("float32", "bfloat16", "float16")
+
+#: Samples whose lengths are measured to say how large the cache will be.
+_MEASURED_SAMPLES = 64
+#: Any question: its tokens tell one prompt format or tokenizer from another.
+_PROBE = "What is this?"
+_VERSIONED = ("sdrpn", "torch", "transformers")
+
+
+class FeatureCache:
+    """The cache of one data set, backbone and branch layer.
+
+    Args:
+        folder: holds one cache.
+        backbone: the frozen model.
+        branch: B.
+        source: what is cached.
+        settings: of the run; names the pseudo-labeler, whose labels are cached, too.
+        dtype: of the stored hidden states, by name; default: the backbone's. In a narrower one the
+            RPN differs a little from that of a run without a cache.
+
+    Raises:
+        ConfigError: a dtype that hidden states are not stored in.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        backbone: Backbone,
+        branch: int,
+        source: TrainingSource,
+        settings: TrainingSettings,
+        dtype: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.backbone = backbone
+        self.branch = branch
+        self._uncached = source
+        self._settings = settings
+        computed = str(backbone.model.dtype).removeprefix("torch.")
+        name = dtype or computed
+        if name not in STORAGE_DTYPES:
+            raise ConfigError(
+                f"features cannot be stored as {name!r}; known: {', '.join(STORAGE_DTYPES)}"
+            )
+        self.dtype: torch.dtype = getattr(torch, name)
+        is_lossy = torch.promote_types(self.dtype, backbone.model.dtype) != self.dtype
+        facts = {**source.facts, "features": name} if is_lossy else source.facts
+        self.source = replace(
+            source,
+            samples=CachedSamples(self.folder, self._record.digest, len(source.samples)),
+            batcher=CachedFeatureBatcher(backbone, branch),
+            facts=facts,
+        )
+
+    @property
+    def _record(self) -> RunRecord:
+        """Everything that decides the content."""
+        identity = backbone_identity(self.backbone, self.branch)
+        source = self._uncached
+        return RunRecord(
+            {
+                "data": source.facts,
+                "backbone": identity,
+                "branch": self.branch,
+                "labels": {"recipe": source.recipe.to_dict(), "labeler": self._settings.labeler},
+                "preprocessing": _preprocessing(self.backbone),
+                "computed_in": str(self.backbone.model.dtype),
+                "stored_in": str(self.dtype),
+                "shard_samples": SHARD_SAMPLES,
+                "versions": {name: version(name) for name in _VERSIONED},
+            },
+            name=RECORD_NAME,
+            holds=HOLDS,
+        )
+
+    @property
+    def _n_shards(self) -> int:
+        return -(-len(self._uncached.samples) // SHARD_SAMPLES)
+
+    def fill(self, state: PartialState, *, progress: bool = True) -> None:
+        """Compute and write what is missing; all processes come back when nothing is.
+
+        The main process prints the size to standard error before anything is written.
+
+        Args:
+            state: the processes of the run.
+            progress: show a bar on the main process.
+
+        Raises:
+            CheckpointError: the folder holds the cache of other data, another backbone, other
+                settings (says which).
+            SdrpnError: the disk has not enough room, or a file cannot be written; finished files
+                stay.
+        """
+        self._check_folder()
+        missing = [n for n in range(self._n_shards) if not shard_path(self.folder, n).exists()]
+        self._announce(len(missing), state)
+        state.wait_for_everyone()  # all have seen the same files, and there is room
+        if state.is_main_process:
+            self._open_folder()
+        state.wait_for_everyone()
+        share = missing[state.process_index :: state.num_processes]
+        total = sum(len(self._indices(shard)) for shard in share)
+        with progress_bar(progress, total=total, desc="features", unit="sample") as bar:
+            for shard in share:
+                write_shard(self.folder, shard, self._record.digest, self._compute(shard))
+                bar.update(len(self._indices(shard)))
+        state.wait_for_everyone()
+
+    def _indices(self, shard: int) -> range:
+        end = min((shard + 1) * SHARD_SAMPLES, len(self._uncached.samples))
+        return range(shard * SHARD_SAMPLES, end)
+
+    def _compute(self, shard: int) -> list[CachedSample | SkippedSample]:
+        indices, size = self._indices(shard), self._settings.micro_batch_size
+        batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+        results: list[CachedSample | SkippedSample] = []
+        for items in load_batches(self._uncached.samples, batches, self._settings.num_workers):
+            samples = [item for item in items if isinstance(item, Sample)]
+            batch = self._uncached.batcher(samples) if samples else None
+            cached = iter(to_cached(batch, samples, self.dtype) if batch else ())
+            results += [item if isinstance(item, SkippedSample) else next(cached) for item in items]
+        return results
+
+    def _announce(self, n_missing: int, state: PartialState) -> None:
+        """Say how large the cache is or will be, and refuse to begin what cannot be finished."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        text = f"{HOLDS} {self.folder}: {dtype} features of {len(self._uncached.samples)} samples"
+        if not n_missing:
+            size = sum(path.stat().st_size for path in shard_paths(self.folder))
+            text += f", complete ({readable_bytes(size)})"
+        else:
+            whole = self._estimated_size()
+            needed = whole * n_missing / self._n_shards
+            free = shutil.disk_usage(_existing(self.folder)).free
+            text += (
+                f", about {readable_bytes(whole)}, {readable_bytes(needed)} of it still to be "
+                f"written, {readable_bytes(free)} free"
+            )
+            if needed > free:
+                raise SdrpnError(f"{text}: choose another disk, or a narrower dtype")
+        if state.is_main_process:
+            print(text, file=sys.stderr)
+
+    def _estimated_size(self) -> float:
+        """Bytes of the whole cache, from samples spread evenly over the data."""
+        n = len(self._uncached.samples)
+        n_measured = min(n, _MEASURED_SAMPLES)
+        one_by_one = [[number * n // n_measured] for number in range(n_measured)]
+        tokens = sum(
+            _n_tokens(self.backbone, item)
+            for (item,) in load_batches(self._uncached.samples, one_by_one, num_workers=0)
+            if isinstance(item, Sample)
+        )
+        item_size = torch.empty(0, dtype=self.dtype).element_size()
+        return tokens * self.backbone.hidden_size * item_size * n / n_measured
+
+    def _check_folder(self) -> None:
+        if (self.folder / RECORD_NAME).exists():
+            self._record.require_same(self.folder)
+        elif shard_paths(self.folder):
+            raise SdrpnError(
+                f"{self.folder} holds cached features but no {RECORD_NAME}: choose another folder"
+            )
+
+    def _open_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SdrpnError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+        if not (self.folder / RECORD_NAME).exists():
+            self._record.write(self.folder)
+
+
+def _n_tokens(backbone: Backbone, sample: Sample) -> int:
+    """Tokens of a sample's prompt, response left out."""
+    h, w = backbone.preprocess(sample.image).geometry.grid
+    return len(backbone.tokenize(sample.question, 1)) - 1 + h * w
+
+
+def _preprocessing(backbone: Backbone) -> dict[str, Any]:
+    """What turns a record into model inputs, beside the picture and the question."""
+    settings = backbone.processor.image_processor.to_dict()
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return {
+        "image_processor": hashlib.sha256(text.encode()).hexdigest(),
+        "prompt": backbone.tokenize(_PROBE, 1),
+    }
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
