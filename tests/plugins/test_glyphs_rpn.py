@@ -11,6 +11,7 @@ from sdrpn_bench import BenchModel, run_benchmark
 from sdrpn_bench.results_table import gain_line
 from sdrpn_core import RPN, load_backbone
 from sdrpn_core.errors import InputError, SdrpnError, UnknownNameError
+from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.records import read_records
 from sdrpn_glyphs import backbone_dir, quickstart, quickstart_command, rpn_dir
 from sdrpn_glyphs.export_command import export
@@ -37,7 +38,7 @@ def test_preset_is_found_by_the_config(name, backbone):
         backbone.preset.branch,
         backbone.preset.n_layers,
     )
-    assert rpn.config.recipe == json.loads(backbone.preset.recipe().to_json())
+    assert LabelRecipe.from_dict(rpn.config.recipe) == backbone.preset.recipe()
 
 
 def test_the_rpn_sees_what_the_backbone_alone_cannot(name, backbone, tmp_path):
@@ -61,7 +62,7 @@ def test_the_rpn_sees_what_the_backbone_alone_cannot(name, backbone, tmp_path):
 
 def test_an_rpn_of_another_family_is_refused(name, backbone):
     other = next(known for known in sorted(NAMES) if known != name)
-    with pytest.raises(SdrpnError, match="model_type"):
+    with pytest.raises(SdrpnError, match="belongs to another backbone"):
         RPN.from_pretrained(rpn_dir(other), backbone=backbone)
 
 
