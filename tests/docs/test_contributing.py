@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -78,6 +79,16 @@ def test_every_file_of_the_example_is_listed() -> None:
     listed = [f"| `{path}` |" in text for path in example_files()]
     assert len(listed) == 6
     assert all(listed)
+
+
+def test_the_methods_to_override_exist() -> None:
+    text = (ROOT / CONTRIBUTING).read_text(encoding="utf-8")
+    _, found, rest = text.partition("| method | default |")
+    table = rest.partition("\n\n")[0]
+    methods = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert found
+    assert len(methods) == 6
+    assert all(hasattr(Backbone, method) for method in methods)
 
 
 def test_the_preset_fits_the_family(plugins: Plugins) -> None:
