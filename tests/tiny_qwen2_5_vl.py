@@ -130,12 +130,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast, **text: Any) -> Qwen2_5_VLCo
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word, punctuation mark or line end; nothing in front of a text."""
-    words = [
-        *_SPECIAL,
-        *"?:.,'!-",
-        *WORDS.split(),
-        *"system user assistant you are helpful".split(),
-    ]
+    words = [*_SPECIAL, *"?:.,'!-", *WORDS.split(), *_PROMPT]
     ids = {word: index for index, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = Whitespace()
