@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sdrpn_core.head_finding.measures import Scores, box_auc, pointing
+from sdrpn_core.head_finding.measures import Cells, Scores, box_auc, pointing
 from sdrpn_core.head_finding.samples import Sample, Target
 
 #: (layer, head)
@@ -47,44 +47,70 @@ class JointScores:
 
 
 @dataclass(frozen=True, eq=False)
+class SampleGroup:
+    """Samples of one half whose grids have the same number of cells.
+
+    Attributes:
+        targets: where their boxes lie.
+        inside: ``(samples, cells)`` true in the boxes.
+        maps: ``(samples, row choices, candidates, cells)`` float32.
+    """
+
+    targets: tuple[Target, ...]
+    inside: Cells
+    maps: Map
+
+
 class CandidateMaps:
     """Mean attention rows of some heads, for all samples.
 
-    Attributes:
+    Args:
         heads: the candidates.
-        halves: per sample its half.
-        targets: per sample where its boxes lie.
+        samples: those whose maps are kept.
         maps: per sample ``(row choices, candidates, h * w)`` float32.
     """
 
-    heads: tuple[Head, ...]
-    halves: list[int] = field(default_factory=list)
-    targets: list[Target] = field(default_factory=list)
-    maps: list[Map] = field(default_factory=list)
-
-    def add(self, sample: Sample, maps: Map) -> None:
-        """Keep a sample's maps, ``(row choices, candidates, h * w)``."""
-        self.halves.append(sample.half)
-        self.targets.append(sample.target)
-        self.maps.append(maps)
+    def __init__(
+        self, heads: Sequence[Head], samples: Sequence[Sample], maps: Sequence[Map]
+    ) -> None:
+        self.heads = tuple(heads)
+        # Grids of one size are measured together: one by one, most of the time is overhead.
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, sample in enumerate(samples):
+            alike.setdefault((sample.half, sample.target.inside.size), []).append(index)
+        self._groups: dict[int, list[SampleGroup]] = {}
+        for (half, _), indices in alike.items():
+            targets = tuple(samples[i].target for i in indices)
+            inside = np.stack([target.inside for target in targets])
+            group = SampleGroup(targets, inside, np.stack([maps[i] for i in indices]))
+            self._groups.setdefault(half, []).append(group)
 
     def scores(
         self, heads: Sequence[Head], row_choice: int, half: int, sinks: SinkChoice = NO_SINKS
     ) -> JointScores:
         """Measure the mean map of several heads, sinks dropped, on one half of the samples."""
-        chosen = [i for i, own in enumerate(self.halves) if own == half]
-        points, areas = np.empty(len(chosen)), np.empty(len(chosen))
-        for place, i in enumerate(chosen):
-            joint = self.mean(i, heads, row_choice)
+        points, areas = [], []
+        for group in self._groups[half]:
+            joint = self._mean(group, heads, row_choice)
             if sinks.heads:
-                is_sink = self.mean(i, sinks.heads, row_choice) >= sinks.threshold
+                is_sink = self._mean(group, sinks.heads, row_choice) >= sinks.threshold
                 joint = np.where(is_sink, np.float32(0), joint)
-            points[place] = pointing(joint, self.targets[i].inside)
-            areas[place] = box_auc(joint, self.targets[i].inside)
-        return JointScores(points, areas)
+            points.append(pointing(joint, group.inside))
+            areas.append(box_auc(joint, group.inside))
+        return JointScores(np.concatenate(points), np.concatenate(areas))
 
-    def mean(self, sample: int, heads: Iterable[Head], row_choice: int) -> Map:
-        """Mean map ``(h * w,)`` of several candidates for one sample."""
-        rows = [self.heads.index(head) for head in heads]
-        mean: Map = self.maps[sample][row_choice, rows].mean(axis=0)
+    def joint_maps(
+        self, heads: Sequence[Head], row_choice: int, half: int
+    ) -> Iterator[tuple[Target, Map]]:
+        """Each sample's boxes, and its mean map ``(h, w)`` over several heads."""
+        for group in self._groups[half]:
+            for target, joint in zip(
+                group.targets, self._mean(group, heads, row_choice), strict=True
+            ):
+                yield target, joint.reshape(target.grid)
+
+    def _mean(self, group: SampleGroup, heads: Sequence[Head], row_choice: int) -> Map:
+        """``(samples, cells)``."""
+        places = [self.heads.index(head) for head in heads]
+        mean: Map = group.maps[:, row_choice, places].mean(axis=1)
         return mean

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sdrpn_core.errors import ConfigError, InputError
-from sdrpn_core.head_finding.candidates import CandidateMaps, Head
+from sdrpn_core.head_finding.candidates import CandidateMaps, Head, Map
 from sdrpn_core.head_finding.report import HeadReport, JointScore
 from sdrpn_core.head_finding.samples import Calibration, Sample, check_records
 from sdrpn_core.head_finding.selection import (
@@ -36,8 +36,6 @@ from sdrpn_core.response_attention import stream_given_responses
 from sdrpn_core.rpn.identity import backbone_identity
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from sdrpn_core.backbone import Backbone
     from sdrpn_core.records import Record
 
@@ -187,25 +185,24 @@ def _keep(
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, []).append(head)
-    kept = CandidateMaps(heads)
+    kept: list[Map] = []
     for samples, prompts in calibration.repeat():
-        layers: list[list[npt.NDArray[np.float32]]] = [[] for _ in samples]
+        layers: list[list[Map]] = [[] for _ in samples]
 
         def visit(layer: int, rows: list[torch.Tensor], layers: Any = layers) -> None:
             for collected, own in zip(layers, rows, strict=True):
                 collected.append(_row_means(own))
 
         stream_given_responses(calibration.backbone, prompts, by_layer, visit)
-        for sample, collected in zip(samples, layers, strict=True):
-            kept.add(sample, np.concatenate(collected, axis=1))
+        kept += [np.concatenate(collected, axis=1) for collected in layers]
         advance(len(samples))
-    return kept
+    return CandidateMaps(heads, calibration.samples, kept)
 
 
-def _row_means(rows: torch.Tensor) -> npt.NDArray[np.float32]:
+def _row_means(rows: torch.Tensor) -> Map:
     """``(row choices, heads, cells)`` from ``(heads, response tokens, cells)``."""
     means = [rows[:, :n_rows].mean(dim=1) for n_rows in ROW_CHOICES]
-    stacked: npt.NDArray[np.float32] = torch.stack(means).cpu().numpy()
+    stacked: Map = torch.stack(means).cpu().numpy()
     return stacked
 
 
@@ -229,12 +226,11 @@ def _joint_score(maps: CandidateMaps, chosen: Selection, recipe: LabelRecipe) ->
     pointing = chosen.confirmed.pointing
     labeler = ThresholdLabeler(recipe)
     usable, shares = 0, []
-    for i in (i for i, half in enumerate(maps.halves) if half == CONFIRM):
-        target = maps.targets[i]
-        grounding = maps.mean(i, chosen.grounding, chosen.row_choice).reshape(target.grid)
-        sink = None
-        if chosen.sinks.heads:
-            sink = maps.mean(i, chosen.sinks.heads, chosen.row_choice).reshape(target.grid)
+    joint = list(maps.joint_maps(chosen.grounding, chosen.row_choice, CONFIRM))
+    sinks: list[Map | None] = [None] * len(joint)
+    if chosen.sinks.heads:
+        sinks = [m for _, m in maps.joint_maps(chosen.sinks.heads, chosen.row_choice, CONFIRM)]
+    for (target, grounding), sink in zip(joint, sinks, strict=True):
         made = labeler(grounding, sink, target.geometry.content())
         if made.outcome is LabelOutcome.OK:
             usable += 1

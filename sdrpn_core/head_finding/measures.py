@@ -15,7 +15,7 @@ def pointing(maps: Maps, inside: Cells) -> Scores:
 
     Args:
         maps: ``(..., cells)``.
-        inside: ``(cells,)``, true in the region.
+        inside: ``(cells,)`` or ``(..., cells)``, true in the region.
 
     Returns:
         ``(...,)`` 1 or 0; where several cells are highest, the share of them in the region, so that
@@ -33,16 +33,18 @@ def box_auc(maps: Maps, inside: Cells) -> Scores:
 
     Args:
         maps: ``(..., cells)``.
-        inside: ``(cells,)``, true in the region; there must be cells of both kinds.
+        inside: ``(cells,)`` or ``(..., cells)``, true in the region; there must be cells of both
+            kinds.
 
     Returns:
         ``(...,)`` from 0 to 1; 0.5 for a constant map.
     """
     order = maps.argsort(axis=-1)
     ranks = _tied_ranks(np.take_along_axis(maps, order, axis=-1))
-    n_inside = int(inside.sum())
-    above: Scores = np.where(inside[order], ranks, 0.0).sum(axis=-1)
-    return (above - n_inside * (n_inside + 1) / 2) / (n_inside * (inside.size - n_inside))
+    is_inside = np.take_along_axis(np.broadcast_to(inside, maps.shape), order, axis=-1)
+    n_inside = inside.sum(axis=-1)
+    rank_sum: Scores = np.where(is_inside, ranks, 0.0).sum(axis=-1)
+    return (rank_sum - n_inside * (n_inside + 1) / 2) / (n_inside * (inside.shape[-1] - n_inside))
 
 
 def _tied_ranks(ascending: Maps) -> Scores:

@@ -78,6 +78,25 @@ def test_all_rows_of_all_heads_in_all_layers(backbone, inputs, stock):
 
 
 @torch.no_grad()
+def test_rows_that_are_consumed_are_not_kept(backbone, inputs):
+    with AttentionTap(backbone.decoder, ALL_LAYERS, queries=slice(-3, None)) as kept:
+        backbone.decoder(**inputs)
+    seen = []
+    with AttentionTap(
+        backbone.decoder,
+        ALL_LAYERS,
+        queries=slice(-3, None),
+        consume=lambda layer, rows: seen.append((layer, rows)),
+    ) as tap:
+        backbone.decoder(**inputs)
+    assert tap.rows == {}
+    assert [layer for layer, _ in seen] == list(range(N_LAYERS))
+    for layer, rows in seen:
+        assert torch.equal(rows.weights, kept.weights(layer))
+        assert rows.queries == kept.rows[layer][0].queries
+
+
+@torch.no_grad()
 def test_chosen_heads_come_in_the_order_asked_for(backbone, inputs, stock):
     with AttentionTap(backbone.decoder, {3: (2, 0), 5: (1,)}) as tap:
         backbone.decoder(**inputs)
