@@ -49,6 +49,16 @@ def sdrpn_register_pseudo_labelers(registry: Registry[Any]) -> None:
 
 
 @hookimpl
+def sdrpn_register_label_engines(registry: Registry[Any]) -> None:
+    """The processes that are there already."""
+    registry.add(
+        "local",
+        "sdrpn_core.label_engine:LocalEngine",
+        help="this process, or those that `accelerate launch` started",
+    )
+
+
+@hookimpl
 def sdrpn_register_commands(registry: Registry[Any]) -> None:
     """The stages of the method, and the list of plugins."""
     registry.add(

@@ -64,6 +64,11 @@ def sdrpn_register_datasets(registry: Registry[Any]) -> None:
 
 
 @hookspec
+def sdrpn_register_label_engines(registry: Registry[Any]) -> None:
+    """Add label engines: ``LabelEngine`` subclasses, which decide where shards are made."""
+
+
+@hookspec
 def sdrpn_register_methods(registry: Registry[Any]) -> None:
     """Add benchmark methods: ways to answer a question that the benchmark compares."""
 

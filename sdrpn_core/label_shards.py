@@ -90,11 +90,23 @@ class LabelRun:
         stale = leftovers(self.folder)
         missing = []
         for shard in range(process_index, self.manifest.shards, num_processes):
-            if not self._is_finished(shard):
+            if not self.is_finished(shard):
                 missing.append(shard)
             elif shard_name(shard) in stale:
                 remove_leftovers(self.folder / shard_name(shard))
         return missing
+
+    def is_finished(self, shard: int) -> bool:
+        """Whether a shard is there and sound; one that is broken is reported by a warning."""
+        path = self.folder / shard_name(shard)
+        if not path.exists():
+            return False
+        try:
+            ShardFile(self.folder, shard, self._run).verify()
+        except ShardError as error:
+            logger.warning("%s is made again: %s", path, error)
+            return False
+        return True
 
     def write_shard(self, shard: int, rows: Sequence[LabelRow]) -> None:
         """Write a shard in one step: afterwards it is there complete, or it is not there.
@@ -113,7 +125,7 @@ class LabelRun:
         try:
             write_shard_file(self.folder, shard, self._run, ordered)
         except SdrpnError as error:
-            if not (_lost_race(error) and self._is_finished(shard)):
+            if not (_lost_race(error) and self.is_finished(shard)):
                 raise
         remove_leftovers(self.folder / shard_name(shard))
 
@@ -139,17 +151,6 @@ class LabelRun:
         return LabelSummary(
             {status: counts[status] for status in LabelStatus}, tuple(skipped), missing
         )
-
-    def _is_finished(self, shard: int) -> bool:
-        path = self.folder / shard_name(shard)
-        if not path.exists():
-            return False
-        try:
-            ShardFile(self.folder, shard, self._run).verify()
-        except ShardError as error:
-            logger.warning("%s is made again: %s", path, error)
-            return False
-        return True
 
     def _check_rows(self, shard: int, rows: Sequence[LabelRow]) -> None:
         pictures = Counter(row.index for row in rows)

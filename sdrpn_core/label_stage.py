@@ -4,18 +4,19 @@ Each record is answered (by the response it comes with, or by the backbone itsel
 response is read or written, the attention of the recipe's heads to the picture is recorded. What is
 stored are the maps, not the labels: thresholds can be changed without labelling again.
 
-Processes share the work shard by shard. A shard's rows depend on its records and the run's settings
-alone, so any number of processes, with any number of interruptions, writes the same bytes.
+Processes share the work shard by shard. A shard's rows depend on its records, the run's settings
+and the batch size alone, so any number of processes, with any number of interruptions, writes the
+same bytes. Another batch size moves the last bits of the maps, no more.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sdrpn_core.backbone import Question
 from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError
@@ -23,7 +24,7 @@ from sdrpn_core.images import open_image
 from sdrpn_core.label_manifest import DEFAULT_SHARD_SIZE, LabelManifest
 from sdrpn_core.label_rows import LabelRow, LabelStatus, portable_image
 from sdrpn_core.label_shards import LabelRun, LabelSummary, open_run
-from sdrpn_core.processes import processes, progress_bar
+from sdrpn_core.processes import processes, progress_bar, wait_for_everyone
 from sdrpn_core.records import Record, RecordSource, read_records, validate_record
 from sdrpn_core.response_attention import (
     ResponseAttention,
@@ -39,9 +40,12 @@ if TYPE_CHECKING:
     from sdrpn_core.labels.recipe import LabelRecipe
     from sdrpn_core.segments import Prompt
 
-__all__ = ["label", "label_manifest", "label_records"]
+__all__ = ["ShardMaker", "label", "label_records"]
 
 logger = logging.getLogger(__name__)
+
+Advance: TypeAlias = Callable[[int], object]
+"""Called after each batch with the number of its records."""
 
 DEFAULT_BATCH_SIZE = 8
 DEFAULT_MAX_NEW_TOKENS = 64
@@ -82,8 +86,8 @@ def label(
         records: a source, or what :func:`~sdrpn_core.records.read_records` takes.
         folder: where the shards go; holds one run.
         recipe: which heads are read; default: the first of the backbone's preset.
-        batch_size: records that go through the model together. Part of the run: padding moves the
-            last bits of the maps.
+        batch_size: records that go through the model together. Moves the last bits of the maps, by
+            padding, so it is free to change when a run is continued.
         shard_size: records per shard, which is what a kill can lose.
         max_new_tokens: upper limit of an own response, in tokens.
         overwrite: remove the run that is in ``folder``.
@@ -99,59 +103,100 @@ def label(
         ShardError: ``folder`` holds another run.
         SdrpnError: a shard cannot be written (full disk); the finished ones stay.
     """
-    _check_positive(batch_size=batch_size, shard_size=shard_size, max_new_tokens=max_new_tokens)
-    backbone.check_whole("labelling")
-    recipe = recipe or backbone.preset.recipe()
-    recipe.check_fits(backbone.n_layers, backbone.n_heads)
+    _check_positive(shard_size=shard_size)
     source = records if isinstance(records, RecordSource) else read_records(records)
-    manifest = label_manifest(
-        backbone,
-        source,
-        recipe,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        max_new_tokens=max_new_tokens,
+    maker = ShardMaker(
+        backbone, source, recipe or backbone.preset.recipe(), batch_size, max_new_tokens
     )
+    manifest = maker.manifest(shard_size)
     state = processes(backbone.device)
     if overwrite and state.is_main_process:
         open_run(folder, manifest, overwrite=True)
-    state.wait_for_everyone()
+    wait_for_everyone(state)
     run = open_run(folder, manifest)
     missing = run.missing_shards(state.process_index, state.num_processes)
-    _make_shards(backbone, source, recipe, run, missing, batch_size, max_new_tokens, progress)
-    state.wait_for_everyone()
+    total = sum(len(manifest.shard_records(shard)) for shard in missing)
+    with progress_bar(progress, total=total, desc="label", unit="record") as bar:
+        for shard in missing:
+            maker.make(run, shard, advance=bar.update)
+    wait_for_everyone(state)
     return run.summary()
 
 
-def label_manifest(
-    backbone: Backbone,
-    source: RecordSource,
-    recipe: LabelRecipe,
-    *,
-    batch_size: int,
-    shard_size: int,
-    max_new_tokens: int,
-) -> LabelManifest:
-    """What decides the bytes of a label run; see :func:`label` for the arguments."""
-    provenance: dict[str, Any] = {
-        "backbone": backbone_identity(backbone, branch=0),
-        "recipe": recipe.to_dict(),
-        "compute": {
-            "batch_size": batch_size,
-            "max_new_tokens": max_new_tokens,
-            "dtype": str(backbone.model.dtype).removeprefix("torch."),
-            "device": backbone.device.type,
-            "attn_implementation": backbone.text_config._attn_implementation,
-        },
-        "versions": {name: version(name) for name in _VERSIONED},
-    }
-    return LabelManifest(
-        records=len(source),
-        fingerprint=source.fingerprint,
-        shard_size=shard_size,
-        dataset=source.name,
-        provenance=provenance,
-    )
+@dataclass(frozen=True, eq=False)
+class ShardMaker:
+    """Makes shards of a run, in whatever process holds it.
+
+    Attributes:
+        backbone: the model.
+        source: all records of the run.
+        recipe: which heads are read.
+        batch_size: records that go through the model together.
+        max_new_tokens: upper limit of an own response, in tokens.
+
+    Raises:
+        ConfigError: a size is not positive, the recipe names layers or heads which the backbone
+            lacks, or the backbone was loaded in part.
+    """
+
+    backbone: Backbone
+    source: RecordSource
+    recipe: LabelRecipe
+    batch_size: int = DEFAULT_BATCH_SIZE
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+
+    def __post_init__(self) -> None:
+        _check_positive(batch_size=self.batch_size, max_new_tokens=self.max_new_tokens)
+        self.backbone.check_whole("labelling")
+        self.recipe.check_fits(self.backbone.n_layers, self.backbone.n_heads)
+
+    def manifest(self, shard_size: int) -> LabelManifest:
+        """What decides the content of the run.
+
+        Args:
+            shard_size: records per shard.
+        """
+        provenance: dict[str, Any] = {
+            "backbone": backbone_identity(self.backbone, branch=0),
+            "recipe": self.recipe.to_dict(),
+            "compute": {
+                "max_new_tokens": self.max_new_tokens,
+                "dtype": str(self.backbone.model.dtype).removeprefix("torch."),
+                "device": self.backbone.device.type,
+                "attn_implementation": self.backbone.text_config._attn_implementation,
+            },
+            "versions": {name: version(name) for name in _VERSIONED},
+        }
+        return LabelManifest(
+            records=len(self.source),
+            fingerprint=self.source.fingerprint,
+            shard_size=shard_size,
+            dataset=self.source.name,
+            provenance=provenance,
+        )
+
+    def make(self, run: LabelRun, shard: int, advance: Advance | None = None) -> None:
+        """Make one shard and write it.
+
+        Args:
+            run: where to.
+            shard: its number.
+            advance: of a progress bar.
+
+        Raises:
+            SdrpnError: it cannot be written.
+        """
+        indices = run.manifest.shard_records(shard)
+        rows: list[LabelRow] = []
+        for start in range(0, len(indices), self.batch_size):
+            places = indices[start : start + self.batch_size]
+            batch = [(index, self.source[index]) for index in places]
+            rows += label_records(
+                self.backbone, batch, self.recipe, max_new_tokens=self.max_new_tokens
+            )
+            if advance is not None:
+                advance(len(batch))
+        run.write_shard(shard, rows)
 
 
 def label_records(
@@ -187,28 +232,6 @@ def label_records(
     for group in filter(None, (given, own)):
         rows += _label_group(backbone, group, recipe, max_new_tokens)
     return rows
-
-
-def _make_shards(
-    backbone: Backbone,
-    source: RecordSource,
-    recipe: LabelRecipe,
-    run: LabelRun,
-    shards: Sequence[int],
-    batch_size: int,
-    max_new_tokens: int,
-    progress: bool,
-) -> None:
-    total = sum(len(run.manifest.shard_records(shard)) for shard in shards)
-    with progress_bar(progress, total=total, desc="label", unit="record") as bar:
-        for shard in shards:
-            indices = run.manifest.shard_records(shard)
-            rows: list[LabelRow] = []
-            for start in range(0, len(indices), batch_size):
-                batch = [(index, source[index]) for index in indices[start : start + batch_size]]
-                rows += label_records(backbone, batch, recipe, max_new_tokens=max_new_tokens)
-                bar.update(len(batch))
-            run.write_shard(shard, rows)
 
 
 def _ask(backbone: Backbone, index: int, record: Record, recipe: LabelRecipe) -> _Asked:

@@ -40,6 +40,7 @@ KINDS = {
     "crop_policies": "crop policy",
     "pseudo_labelers": "pseudo-labeler",
     "datasets": "dataset",
+    "label_engines": "label engine",
     "methods": "method",
     "commands": "command",
 }
@@ -84,6 +85,7 @@ class Plugins:
         self.crop_policies = self._registries["crop_policies"]
         self.pseudo_labelers = self._registries["pseudo_labelers"]
         self.datasets = self._registries["datasets"]
+        self.label_engines = self._registries["label_engines"]
         self.methods = self._registries["methods"]
         self.commands = self._registries["commands"]
 

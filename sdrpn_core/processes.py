@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env, tqdm
+
+from sdrpn_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.process_watch import ProcessWatch
+
+__all__ = [
+    "TIMEOUT_VARIABLE",
+    "is_main_process",
+    "load_here",
+    "process_timeout",
+    "processes",
+    "progress_bar",
+    "wait_for_everyone",
+]
+
+TIMEOUT_VARIABLE = "SDRPN_PROCESS_TIMEOUT"
+"""Environment variable: seconds after which a process that gives no sign of life counts as dead."""
+
+DEFAULT_TIMEOUT = 600.0
+"""Seconds; longer than a full disk array, a swapping machine or a slow network stall a process."""
+
+
+def process_timeout() -> float:
+    """Seconds after which a silent process counts as dead.
+
+    Raises:
+        ConfigError: the environment variable holds no positive number.
+    """
+    text = os.environ.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"{TIMEOUT_VARIABLE} must be a number of seconds above 0, not {text!r}")
+    return seconds
 
 
 def processes(device: str | torch.device | None = None) -> PartialState:
@@ -19,12 +60,52 @@ def processes(device: str | torch.device | None = None) -> PartialState:
     Args:
         device: where the backbone is or will be; by default an accelerator, if there is one and
             ``accelerate launch --cpu`` did not rule it out.
+
+    Raises:
+        ConfigError: see :func:`process_timeout`.
     """
+    timeout = process_timeout()
     if device is not None:
         on_cpu = torch.device(device).type == "cpu"
     else:
         on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=on_cpu)
+    state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=timeout))
+    if state.num_processes > 1:
+        _watch(state.process_index, state.num_processes, timeout)  # the heartbeat starts here
+    return state
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints."""
+    return bool(PartialState().is_main_process)
+
+
+def wait_for_everyone(state: PartialState) -> None:
+    """Wait until every process has come here, however long they work, unless one of them dies.
+
+    Args:
+        state: what :func:`processes` returned.
+
+    Raises:
+        SdrpnError: a process died; names it.
+    """
+    if state.num_processes > 1:
+        _watch(state.process_index, state.num_processes, process_timeout()).wait()
+    # All are here. Nobody may go on, and perhaps end, before the others have seen that.
+    state.wait_for_everyone()
+
+
+def load_here(model: str, options: dict[str, Any]) -> Backbone:
+    """Load a model where this process is to run it: each on a device of its own.
+
+    Args:
+        model: local folder or hub id.
+        options: arguments of ``load_backbone``.
+    """
+    from sdrpn_core.loading import load_backbone
+
+    state = processes(options.get("device"))
+    return load_backbone(model, **{"device": str(state.device), **options})
 
 
 def progress_bar(wanted: bool, **options: Any) -> Any:
@@ -35,3 +116,10 @@ def progress_bar(wanted: bool, **options: Any) -> Any:
         options: of ``tqdm``: ``total``, ``desc``, ``unit`` ...
     """
     return tqdm(disable=not (wanted and sys.stderr.isatty()), **options)
+
+
+@functools.cache
+def _watch(rank: int, world_size: int, timeout: float) -> ProcessWatch:
+    from sdrpn_core.process_watch import ProcessWatch
+
+    return ProcessWatch(rank, world_size, timeout)

@@ -25,7 +25,7 @@ from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
 from sdrpn_core.label_shards import LabelDataset
 from sdrpn_core.peak_memory import peak_memory
-from sdrpn_core.processes import processes
+from sdrpn_core.processes import processes, wait_for_everyone
 from sdrpn_core.records import Record, RecordSource, read_records
 from sdrpn_core.rpn import RPN, RPNConfig
 from sdrpn_core.training.checkpoints import Checkpoints
@@ -166,10 +166,10 @@ def train(
     checkpoints = Checkpoints(out_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints)
     _check_folder(out_dir, record, resume)
     first = checkpoints.latest() or 0
-    state.wait_for_everyone()  # only now may anyone write what the others have to look at
+    wait_for_everyone(state)  # only now may anyone write what the others have to look at
     if state.is_main_process:
         _open_folder(out_dir, record)
-    state.wait_for_everyone()
+    wait_for_everyone(state)
 
     if cache is not None:
         cache.fill(state, progress=progress)
@@ -200,7 +200,7 @@ def train(
     folder = out_dir / RPN_FOLDER
     if accelerator.is_main_process:
         _save(rpn, folder, settings, record)
-    state.wait_for_everyone()
+    wait_for_everyone(state)
     return TrainingResult(
         folder=folder,
         rpn=rpn.to(backbone.model.dtype),

@@ -68,7 +68,8 @@ def bench(
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
     # torch and matplotlib load only now, when the options are known to make sense
     from sdrpn_bench.bench_model import BenchModel
-    from sdrpn_bench.runner import is_main_process, run_benchmark
+    from sdrpn_bench.runner import run_benchmark
+    from sdrpn_core.processes import is_main_process
 
     with _progress_bar(as_json) as progress:
         results = run_benchmark(

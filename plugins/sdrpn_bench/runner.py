@@ -18,7 +18,7 @@ from sdrpn_bench.scoring import Scorer, find_scorer
 from sdrpn_bench.summary import summarise
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins import get_plugins
-from sdrpn_core.processes import processes
+from sdrpn_core.processes import processes, wait_for_everyone
 from sdrpn_core.records import Record, RecordSource, read_records
 
 if TYPE_CHECKING:
@@ -129,33 +129,28 @@ def run_benchmark(
         if restart:
             run.store.clear()
         run.store.write_config(config)
-    state.wait_for_everyone()
+    wait_for_everyone(state)
     run.store.write_config(config)
     # Every process must know what was done before any of them adds to it.
     done = run.store.read()
-    state.wait_for_everyone()
+    wait_for_everyone(state)
     for model in named:
         options = dict(load_options or {})
         if state.num_processes > 1 and not options.keys() & {"device", "device_map"}:
             options["device"] = state.device
         _run_model(run, model, options, done, state, progress)
-    state.wait_for_everyone()
+    wait_for_everyone(state)
     if state.is_main_process:
         run.store.merge()
-    state.wait_for_everyone()
+    wait_for_everyone(state)
     results = _results(run, named, config, state.num_processes)
     if state.is_main_process:
         folder = Path(out)
         write_json(folder / RESULTS_NAME, results)
         figures = write_figures(folder, results, run.store.read())
         write_report(folder, results, figures)
-    state.wait_for_everyone()
+    wait_for_everyone(state)
     return results
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that prints; to be asked after a run."""
-    return bool(processes().is_main_process)
 
 
 def _choose_methods(

@@ -15,7 +15,7 @@ from sdrpn_core.cli.model_options import (
     Revision,
     load_options,
 )
-from sdrpn_core.cli.stage_options import is_main_process, load_here, read_recipe
+from sdrpn_core.cli.option_values import parse_options
 
 if TYPE_CHECKING:
     from sdrpn_core.label_shards import LabelSummary
@@ -47,6 +47,11 @@ def label(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Limit of an own response; default 64.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="Registered label engine: local, ray ...")] = "local",
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the engine; repeatable."),
+    ] = None,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -59,24 +64,27 @@ def label(
     """Record where a backbone looks while it answers: shards of attention maps.
 
     Records with a response are read, the others are answered by the backbone. Run it again to
-    continue an interrupted run; `accelerate launch -m sdrpn_core label ...` shares the work.
+    continue an interrupted run; `accelerate launch -m sdrpn_core label ...` or `--engine ray` share
+    the work.
     """
-    from sdrpn_core.records import read_records
+    from sdrpn_core.label_job import LabelJob
+    from sdrpn_core.plugins import get_plugins
+    from sdrpn_core.processes import is_main_process
 
-    source = read_records(data, n=n, seed=seed)
-    backbone = load_here(model, load_options(dtype, device, attn_implementation, revision))
-    from sdrpn_core.label_stage import label as run
-
+    options = parse_options(engine_option or [], "--engine-option")
+    chosen = get_plugins().label_engines.get(engine).from_options(options)
     sizes = {"batch_size": batch_size, "shard_size": shard_size, "max_new_tokens": max_new_tokens}
-    summary = run(
-        backbone,
-        source,
+    job = LabelJob(
+        data,
+        model,
         out,
-        recipe=read_recipe(recipe, backbone).recipe,
-        overwrite=overwrite,
-        progress=not as_json,
+        recipe=recipe,
+        n=n,
+        seed=seed,
+        load_options=load_options(dtype, device, attn_implementation, revision),
         **{name: value for name, value in sizes.items() if value is not None},
     )
+    summary = chosen.run(job, overwrite=overwrite, progress=not as_json)
     if not is_main_process():
         return
     if as_json:

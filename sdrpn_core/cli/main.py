@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,11 +88,11 @@ class PluginGroup(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except SdrpnError as error:
-            _complain(f"error: {error}")
+            _complain(f"error{_rank()}: {error}")
         except OSError as error:  # a full disk, a missing permission, an unreachable hub
             if error.errno == errno.EPIPE:
                 raise
-            _complain(f"error: {error}")
+            _complain(f"error{_rank()}: {error}")
         raise SystemExit(EXIT_ERROR)
 
 
@@ -133,6 +134,12 @@ def main(args: Sequence[str] | None = None) -> None:
 def _warn_about_failures() -> None:
     for info in get_plugins().failures:
         _complain(f"warning: {info.error}")
+
+
+def _rank() -> str:
+    """Which of several processes this is, in the words of the launcher."""
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    return "" if world_size == "1" else f" on rank {os.environ.get('RANK')} of {world_size}"
 
 
 def _complain(message: str) -> None:

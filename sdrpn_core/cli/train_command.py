@@ -18,7 +18,6 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
-from sdrpn_core.cli.stage_options import is_main_process, load_here, read_recipe
 
 __all__ = ["train"]
 
@@ -113,6 +112,8 @@ def train(
     records = _records(data, n, seed) if lazy else data
 
     from sdrpn_core.loading import load_outline
+    from sdrpn_core.processes import is_main_process, load_here
+    from sdrpn_core.recipe_choice import read_recipe
     from sdrpn_core.rpn import RPNConfig
     from sdrpn_core.train_stage import layers_to_load
     from sdrpn_core.train_stage import train as run

@@ -156,6 +156,24 @@ def test_an_interrupted_run_continues_with_the_same_bytes(backbone, tmp_path):
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("answered", [True, False], ids=["given responses", "own responses"])
+def test_an_interrupted_run_continues_with_another_batch_size(
+    backbone, tmp_path, answered, batch_size
+):
+    given = records(8, answered=answered)
+    label(backbone, given, tmp_path / "whole", recipe=RECIPE, **SIZES)
+    with pytest.raises(KeyboardInterrupt):
+        label(backbone, Source(given, stop_at=5), tmp_path / "cut", recipe=RECIPE, **SIZES)
+    other = {**SIZES, "batch_size": batch_size}
+    label(backbone, Source(given), tmp_path / "cut", recipe=RECIPE, **other)
+    rows, wholes = LabelDataset(tmp_path / "cut"), LabelDataset(tmp_path / "whole")
+    for row, whole in zip(rows, wholes, strict=True):
+        assert (row.id, row.response_ids) == (whole.id, whole.response_ids)
+        np.testing.assert_allclose(row.grounding, whole.grounding, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(row.sink, whole.sink, rtol=0, atol=1e-6)
+
+
 def test_a_finished_run_is_not_made_again(backbone, tmp_path):
     label(backbone, Source(records(3)), tmp_path, recipe=RECIPE, **SIZES)
     again = Source(records(3))
@@ -169,8 +187,8 @@ def test_a_run_with_other_settings_is_refused_unless_overwritten(backbone, tmp_p
     other = replace(RECIPE, grounding={2: (0,)})
     with pytest.raises(ShardError, match=r"another label run.*recipe\.grounding"):
         label(backbone, records(3), tmp_path, recipe=other, **SIZES)
-    with pytest.raises(ShardError, match="batch_size is 2 there and 3 here"):
-        label(backbone, records(3), tmp_path, recipe=RECIPE, **{**SIZES, "batch_size": 3})
+    with pytest.raises(ShardError, match="max_new_tokens is 4 there and 5 here"):
+        label(backbone, records(3), tmp_path, recipe=RECIPE, **{**SIZES, "max_new_tokens": 5})
     label(backbone, records(3), tmp_path, recipe=other, overwrite=True, **SIZES)
     assert LabelDataset(tmp_path).manifest.provenance["recipe"] == other.to_dict()
 
@@ -183,7 +201,6 @@ def test_provenance_names_backbone_recipe_and_versions(backbone, tmp_path):
     assert provenance["versions"]["torch"] == version("torch")
     assert provenance["compute"] == {
         "attn_implementation": "sdpa",
-        "batch_size": 2,
         "device": "cpu",
         "dtype": "float32",
         "max_new_tokens": 4,

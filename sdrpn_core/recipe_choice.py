@@ -1,39 +1,19 @@
-"""What ``label`` and ``train`` share: a backbone in this process, a recipe, records."""
+"""The label recipe that a user names: one of the backbone's preset, or a file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.recipe_file import RecipeFile
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone
-    from sdrpn_core.labels import LabelRecipe
 
-__all__ = ["RecipeChoice", "is_main_process", "load_here", "read_recipe"]
-
-
-def load_here(model: str, options: dict[str, Any]) -> Backbone:
-    """Load a model where this process is to run it: each on a device of its own.
-
-    Args:
-        model: local folder or hub id.
-        options: arguments of ``load_backbone``.
-    """
-    from sdrpn_core.loading import load_backbone
-    from sdrpn_core.processes import processes
-
-    state = processes(options.get("device"))
-    return load_backbone(model, **{"device": str(state.device), **options})
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that prints."""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
+__all__ = ["RecipeChoice", "read_recipe"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +37,6 @@ def read_recipe(text: str | None, backbone: Backbone) -> RecipeChoice:
     Raises:
         ConfigError: there is no such recipe or file, it is no recipe, or another backbone's.
     """
-    from sdrpn_core.labels import LabelRecipe
-    from sdrpn_core.recipe_file import RecipeFile
-
     if text is None:
         return RecipeChoice()
     path = Path(text)
