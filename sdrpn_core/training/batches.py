@@ -80,19 +80,23 @@ class StoredLabelBatcher:
         prompts = self.backbone.encode([Question(s.question, (s.image,)) for s in samples])
         self.backbone.check_context(max(map(len, prompts)))
         block = prompt_block(self.backbone, prompts)
-        with FeatureTap(self.backbone.decoder, self.branch) as tap:
-            features = tap.run(
-                inputs_embeds=block.embeds,
-                attention_mask=block.mask,
-                position_ids=block.positions,
-                use_cache=False,
-            )
+        features = self.branch_features(block)
         labels = []
         for sample in samples:
             if sample.labels is None:
                 raise InputError(f"record {sample.id!r} comes without labels")
             labels.append(sample.labels)
         return make_batch(features, block, _places(prompts, block), labels)
+
+    def branch_features(self, block: Block) -> Features:
+        """What reaches the branch layer; the pass ends there."""
+        with FeatureTap(self.backbone.decoder, self.branch) as tap:
+            return tap.run(
+                inputs_embeds=block.embeds,
+                attention_mask=block.mask,
+                position_ids=block.positions,
+                use_cache=False,
+            )
 
 
 class AnsweredRecordBatcher:

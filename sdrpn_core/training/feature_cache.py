@@ -23,7 +23,7 @@ import torch
 
 from sdrpn_core.byte_counts import readable_bytes
 from sdrpn_core.errors import ConfigError, SdrpnError
-from sdrpn_core.processes import progress_bar
+from sdrpn_core.processes import progress_bar, wait_for_everyone
 from sdrpn_core.rpn.identity import backbone_identity
 from sdrpn_core.training.cache_shards import (
     SHARD_SAMPLES,
@@ -144,17 +144,17 @@ class FeatureCache:
         self._check_folder()
         missing = [n for n in range(self._n_shards) if not shard_path(self.folder, n).exists()]
         self._announce(len(missing), state)
-        state.wait_for_everyone()  # all have seen the same files, and there is room
+        wait_for_everyone(state)  # all have seen the same files, and there is room
         if state.is_main_process:
             self._open_folder()
-        state.wait_for_everyone()
+        wait_for_everyone(state)
         share = missing[state.process_index :: state.num_processes]
         total = sum(len(self._indices(shard)) for shard in share)
         with progress_bar(progress, total=total, desc="features", unit="sample") as bar:
             for shard in share:
                 write_shard(self.folder, shard, self._record.digest, self._compute(shard))
                 bar.update(len(self._indices(shard)))
-        state.wait_for_everyone()
+        wait_for_everyone(state)
 
     def _indices(self, shard: int) -> range:
         end = min((shard + 1) * SHARD_SAMPLES, len(self._uncached.samples))

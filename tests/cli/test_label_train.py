@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from sdrpn_core.cli.main import app
@@ -118,6 +120,30 @@ def test_train_labels_on_the_way(model, data, labels, tmp_path):
     text = sdrpn(*lazy, *common, "--out", str(tmp_path / "lazy"), "--resume").stdout
     assert "3 steps" in text
     assert load_file(tmp_path / "lazy" / "rpn" / "model.safetensors")
+
+
+def test_train_does_without_the_layers_that_it_does_not_need(model, labels, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: t for name, t in tensors.items() if not re.search(r"layers\.[45]\.", name)}
+    assert len(kept) < len(tensors)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    words = ("train", str(labels), "--model", str(folder), *SHAPE, *FAST)
+    result = sdrpn(*words, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.stderr
+    whole = sdrpn(*words, "--out", str(tmp_path / "deeper"), "--layers", "3")
+    assert "the checkpoint lacks" in whole.stderr
+
+
+def test_train_stores_features_and_says_what_it_took(model, labels, tmp_path):
+    words = ("train", str(labels), "--model", model, *SHAPE, *FAST, "--epochs", "2")
+    cache = ("--feature-cache", str(tmp_path / "cache"), "--feature-cache-dtype", "bfloat16")
+    first = sdrpn(*words, "--out", str(tmp_path / "a"), *cache, "--json")
+    assert re.search(r"bfloat16 features of 11 samples, about [\d.]+ kB", first.stderr)
+    assert json.loads(first.stdout)["peak_memory_bytes"] > 2**20
+    second = sdrpn(*words, "--out", str(tmp_path / "b"), *cache)
+    assert "complete (" in second.stderr
+    assert re.search(r"peak memory [\d.]+ [MG]B", second.stdout)
 
 
 @pytest.mark.parametrize(

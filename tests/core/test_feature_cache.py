@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +30,7 @@ from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.skipped_layers import skipped_layers
 from tests.families import FAMILIES
 from tests.stage_data import RECIPE, files, records
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
 
 CONFIG = RPNConfig(branch=2, n_layers=2, head_options={"rope": False})
 #: 7 samples in batches of 4 and 3, in shards of 3, 3 and 1.
@@ -36,6 +39,7 @@ SETTINGS = TrainingSettings(
     learning_rate=1e-3, epochs=2, global_batch_size=4, micro_batch_size=1, log_every=1
 )
 GIGABYTE = 10**9
+DEFAULT_SHARD_SAMPLES = sdrpn_core.training.cache_shards.SHARD_SAMPLES
 
 
 @pytest.fixture(autouse=True)
@@ -364,6 +368,39 @@ def test_features_without_a_record_are_refused(backbone, labels, cache, tmp_path
     (cache / "features.json").unlink()
     with pytest.raises(SdrpnError, match=r"holds cached features but no features\.json"):
         train(backbone, labels, tmp_path / "run", SETTINGS, CONFIG, feature_cache=cache)
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_cache_and_train_like_one(tmp_path):
+    n = 2 * DEFAULT_SHARD_SAMPLES + 1
+    folder = write_tiny_llava(tmp_path / "model")
+    chosen = load_backbone(folder, device="cpu")
+    label(chosen, records(n), tmp_path / "labels", recipe=RECIPE)
+    settings = TrainingSettings(
+        learning_rate=1e-3, epochs=2, global_batch_size=n - 1, micro_batch_size=8
+    )
+    train(chosen, tmp_path / "labels", tmp_path / "alone", settings, CONFIG)
+    words = f"train labels --model {folder} --out pair --feature-cache cache --json --lr 1e-3"
+    words += f" --branch 2 --layers 2 --head-option rope=false --global-batch-size {n - 1}"
+    # "--multi_gpu" starts two processes also where there is no GPU, which then share the CPU.
+    launch = "launch --multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no"
+    launch += " --dynamo_backend=no --main_process_port=0 -m sdrpn_core"
+    command = [str(Path(sys.executable).with_name("accelerate")), *launch.split()]
+    result = subprocess.run(
+        [*command, *words.split(), "--epochs", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("float32 features of 65 samples") == 1
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 3
+    assert_close(tmp_path / "pair", tmp_path / "alone", atol=1e-6)
 
 
 # -- passing over layers -------------------------------------------------------------------------
