@@ -11,8 +11,6 @@ from transformers import (
     DeepseekVLForConditionalGeneration,
     DeepseekVLImageProcessor,
     DeepseekVLProcessor,
-    GenerationConfig,
-    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
@@ -21,21 +19,16 @@ from transformers import (
 from sdrpn_deepseek_vl.backbone import DeepseekVLBackbone
 
 from ..initial_weights import init_patch_embedding
-from ..words import MAX_POSITIONS, SpecialTokens, build_tokenizer
+from ..words import SpecialTokens, build_tokenizer
 from .base import (
     CELL_PIXELS,
-    HEADS,
     IMAGE_MEAN,
     IMAGE_STD,
     INPUT_SIZE,
-    LAYERS,
-    MAX_NEW_TOKENS,
-    MLP_WIDTH,
-    ROPE_THETA,
-    WIDTH,
     Budget,
     Family,
 )
+from .decoder import greedy, llama_config
 from .inheritance import inherit_decoder, inherit_words
 
 if TYPE_CHECKING:
@@ -73,13 +66,7 @@ def build() -> DeepseekVLBackbone:
     tokenizer = build_tokenizer(SPECIAL, PROMPT_WORDS)
     model = DeepseekVLForConditionalGeneration(_config(tokenizer))
     init_patch_embedding(model.model.vision_model.embeddings.patch_embedding.weight)
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=MAX_NEW_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    model.generation_config = greedy(tokenizer)
     size = {"height": INPUT_SIZE, "width": INPUT_SIZE}
     image_processor = DeepseekVLImageProcessor(
         size=size, min_size=CELL_PIXELS, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD)
@@ -103,22 +90,9 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> DeepseekVLConfig:
         patch_size=CELL_PIXELS,
         vision_use_head=False,
     )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=MLP_WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        max_position_embeddings=MAX_POSITIONS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-    )
     return DeepseekVLConfig(
         vision_config=vision,
-        text_config=text,
+        text_config=llama_config(tokenizer),
         image_token_id=tokenizer.get_vocab()[SPECIAL.image],
         tie_word_embeddings=False,
     )

@@ -6,8 +6,6 @@ from torch import nn
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
-    GenerationConfig,
-    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -18,21 +16,17 @@ from transformers import (
 from sdrpn_llava.backbone import LlavaBackbone
 
 from ..initial_weights import init_matching_attention, init_patch_embedding
-from ..words import MAX_POSITIONS, SpecialTokens, build_tokenizer
+from ..words import SpecialTokens, build_tokenizer
 from .base import (
     CELL_PIXELS,
     HEAD_DIM,
-    HEADS,
     IMAGE_MEAN,
     IMAGE_STD,
     INPUT_SIZE,
-    LAYERS,
-    MAX_NEW_TOKENS,
-    MLP_WIDTH,
-    ROPE_THETA,
     WIDTH,
     Family,
 )
+from .decoder import greedy, llama_config
 
 VISION_WIDTH = 96
 VISION_LAYERS = 4
@@ -61,13 +55,7 @@ def build() -> LlavaBackbone:
     model = LlavaForConditionalGeneration(_config(tokenizer))
     init_patch_embedding(model.model.vision_tower.embeddings.patch_embedding.weight)
     init_matching_attention(model.model.language_model.layers, WIDTH, HEAD_DIM)
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=MAX_NEW_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    model.generation_config = greedy(tokenizer)
     return LlavaBackbone(model, build_processor(tokenizer), name="glyphs-llava")
 
 
@@ -102,22 +90,9 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
         patch_size=CELL_PIXELS,
         projection_dim=VISION_WIDTH,
     )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=MLP_WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        max_position_embeddings=MAX_POSITIONS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-    )
     return LlavaConfig(
         vision_config=vision,
-        text_config=text,
+        text_config=llama_config(tokenizer),
         image_token_index=tokenizer.get_vocab()[SPECIAL.image],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",

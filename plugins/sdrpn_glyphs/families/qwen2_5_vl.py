@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import (
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -27,13 +26,13 @@ from .base import (
     IMAGE_STD,
     INPUT_SIZE,
     LAYERS,
-    MAX_NEW_TOKENS,
     MLP_WIDTH,
     ROPE_THETA,
     WIDTH,
     Budget,
     Family,
 )
+from .decoder import greedy
 from .inheritance import inherit_decoder, inherit_words
 
 if TYPE_CHECKING:
@@ -89,12 +88,7 @@ def build() -> Qwen2_5VLBackbone:
     tokenizer = build_tokenizer(SPECIAL, PROMPT_WORDS)
     model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer))
     init_patch_embedding(model.model.visual.patch_embed.proj.weight)
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=MAX_NEW_TOKENS,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    model.generation_config = greedy(tokenizer)
     processor = Qwen2_5_VLProcessor(
         image_processor=_image_processor(),
         tokenizer=tokenizer,
