@@ -71,14 +71,17 @@ class TrainingLoop:
         )
         batches = load_batches(self.samples, plan, self.settings.num_workers)
         totals = StepSums()
+        # An optimizer has a state once it made a step, for which it takes a label.
+        had_labels = bool(self.step.optimizer.state)
         with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
             for number in range(first, last):
                 totals += self._one(number, last, islice(batches, len(plan.of_step(number))))
-                if not totals.cells and number + 1 - first >= _MAX_STEPS_WITHOUT_LABELS:
+                n_steps = number + 1 - first
+                if not (totals.cells or had_labels) and n_steps >= _MAX_STEPS_WITHOUT_LABELS:
                     break
                 bar.update()
                 bar.set_postfix(loss=f"{self.log.last_loss:.4f}", refresh=False)
-        if not totals.cells and first < last:
+        if not (totals.cells or had_labels) and first < last:
             raise SdrpnError(
                 f"none of the first {int(totals.samples + totals.skipped)} samples has a labelled "
                 f"cell ({int(totals.skipped)} could not be read): check the label recipe and the "

@@ -455,6 +455,28 @@ def test_a_run_without_a_single_label_ends_with_an_error(
     assert not (tmp_path / "rpn").exists()
 
 
+@pytest.mark.parametrize("limit", [1, 20], ids=["first steps", "whole session"])
+def test_a_resumed_run_may_have_no_label_left(
+    backbone, labels, tmp_path, fresh_plugins, monkeypatch, limit
+):
+    monkeypatch.setattr(sdrpn_core.training.loop, "_MAX_STEPS_WITHOUT_LABELS", limit)
+    chosen = replace(SETTINGS, checkpoint_every=1, keep_checkpoints=STEPS)
+    train(backbone, labels, tmp_path, chosen, CONFIG)
+    before = load_file(tmp_path / "checkpoints/step-00000002/rpn/model.safetensors")
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / "checkpoints" / f"step-{step:08d}")
+    original = ThresholdLabeler.__call__
+
+    def ignore_all(self, *maps):
+        found = original(self, *maps)
+        return replace(found, labels=np.full_like(found.labels, -100))
+
+    monkeypatch.setattr(ThresholdLabeler, "__call__", ignore_all)
+    result = train(backbone, labels, tmp_path, chosen, CONFIG)
+    assert (result.resumed_from, result.steps) == (2, STEPS)
+    assert all(torch.equal(before[name], w) for name, w in weights(tmp_path).items())
+
+
 def test_divergence_is_named(backbone, labels, tmp_path):
     with pytest.raises(SdrpnError, match=r"step \d: the loss is .* diverged"):
         train(backbone, labels, tmp_path, replace(SETTINGS, learning_rate=1e30), CONFIG)
