@@ -9,10 +9,12 @@ import sys
 import numpy as np
 import pytest
 
+from sdrpn_core.geometry import Resized
 from sdrpn_glyphs.dataset import SPLITS, is_correct, items, make_item
+from sdrpn_glyphs.families.base import CELL_PIXELS, INPUT_SIZE
 from sdrpn_glyphs.questions import FORMS, ask, vocabulary
-from sdrpn_glyphs.scenes import KINDS, PICTURE_SIZE, SceneSpec, make_scene, render, render_index
-from sdrpn_glyphs.views import CELL, FULL_BOX, GRID, INPUT_SIZE, patch_labels, show, training_crop
+from sdrpn_glyphs.scenes import KINDS, PICTURE_SIZE, SceneSpec, make_scene, render_index
+from sdrpn_glyphs.views import CELL, FULL_BOX, GRID, MIN_CROP, patch_labels, training_crop
 
 SEEDS = range(20)
 
@@ -101,7 +103,9 @@ def test_patch_labels_follow_the_view() -> None:
     rng = random.Random(0)
     scene = make_scene(rng, SceneSpec(count=(1, 1), width=(0.25, 0.25)))
     shape = scene.shapes[0]
-    labels, counted = patch_labels(scene, render_index(scene), FULL_BOX)
+    whole = Resized((PICTURE_SIZE, PICTURE_SIZE), (GRID, GRID), CELL_PIXELS)
+    flat, counted = patch_labels(scene, render_index(scene), FULL_BOX, whole)
+    labels = flat.reshape(GRID, GRID, -1)
     center_x, center_y = (int(c / CELL) for c in shape.center)
     assert labels[center_y, center_x].any()
     assert counted.all()
@@ -109,8 +113,9 @@ def test_patch_labels_follow_the_view() -> None:
     outside = np.ones((GRID, GRID), bool)
     outside[y0 // CELL : -(-y1 // CELL), x0 // CELL : -(-x1 // CELL)] = False
     assert not labels[outside].any()
-    crop_labels, _ = patch_labels(scene, render_index(scene), shape.box)
-    assert crop_labels[GRID // 2, GRID // 2].any()
+    crop = Resized((x1 - x0, y1 - y0), (GRID, GRID), CELL_PIXELS)
+    crop_labels, _ = patch_labels(scene, render_index(scene), shape.box, crop)
+    assert crop_labels.reshape(GRID, GRID, -1)[GRID // 2, GRID // 2].any()
 
 
 def test_training_crops_lie_in_the_picture() -> None:
@@ -118,9 +123,8 @@ def test_training_crops_lie_in_the_picture() -> None:
     scene = make_scene(rng, SceneSpec(count=(4, 6), width=(0.05, 0.2)))
     for _ in range(200):
         x0, y0, x1, y1 = training_crop(rng, rng.choice(scene.shapes))
-        assert 0 <= x0 < x1 <= PICTURE_SIZE
-        assert 0 <= y0 < y1 <= PICTURE_SIZE
-    assert show(render(scene), (0, 0, 96, 48)).shape == (3, INPUT_SIZE, INPUT_SIZE)
+        assert 0 <= x0 <= x1 - MIN_CROP <= PICTURE_SIZE - MIN_CROP
+        assert 0 <= y0 <= y1 - MIN_CROP <= PICTURE_SIZE - MIN_CROP
 
 
 def test_every_kind_is_drawn() -> None:
