@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ except ImportError as missing:
 from sdrpn_ray.worker import ShardWorker, WorkerCount, prepare
 
 __all__ = ["RayEngine"]
+
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,13 @@ class RayEngine(LabelEngine):
         """Join the cluster, or the one that the caller has joined."""
         joined = ray.is_initialized()
         if not joined:
+            _check_reachable(self.address or os.environ.get("RAY_ADDRESS", ""))
             try:
                 ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING)
             except (ConnectionError, ValueError) as error:
                 raise SdrpnError(f"cannot join the Ray cluster: {error}") from error
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # ours is shown
         context = ray.data.DataContext.get_current()
         bars, context.enable_progress_bars = context.enable_progress_bars, False
         try:
@@ -136,6 +141,21 @@ class RayEngine(LabelEngine):
             context.enable_progress_bars = bars
             if not joined:
                 ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray would try for many minutes, without a word.
+
+    Raises:
+        SdrpnError: nobody listens at ``HOST:PORT``; other forms are not checked.
+    """
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if not separator or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise SdrpnError(f"there is no Ray cluster at {address}: {error}") from error
 
 
 def _room(needs: dict[str, Any]) -> int:

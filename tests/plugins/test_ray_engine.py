@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -144,6 +145,15 @@ def test_impossible_options_are_refused(engine, job, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without accelerate launch"):
         engine().run(job, overwrite=False, progress=False)
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(engine, job, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SdrpnError, match=f"there is no Ray cluster at {address}: "):
+            engine(address=address).run(job, overwrite=False, progress=False)
 
 
 def test_without_the_extra_one_line_says_what_to_install(folder, monkeypatch, fresh_plugins):
