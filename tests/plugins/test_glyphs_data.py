@@ -13,7 +13,7 @@ from sdrpn_core.geometry import Resized
 from sdrpn_glyphs.dataset import SPLITS, is_correct, items, make_item
 from sdrpn_glyphs.families.base import CELL_PIXELS, INPUT_SIZE
 from sdrpn_glyphs.questions import FORMS, ask, vocabulary
-from sdrpn_glyphs.scenes import KINDS, PICTURE_SIZE, SceneSpec, make_scene, render_index
+from sdrpn_glyphs.scenes import KINDS, PICTURE_SIZE, SceneSpec, make_scene, render, render_index
 from sdrpn_glyphs.views import CELL, FULL_BOX, GRID, MIN_CROP, patch_labels, training_crop
 
 SEEDS = range(20)
