@@ -113,13 +113,16 @@ def heads(
 
 
 def _print(report: HeadReport, out: Path, map_path: Path) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"best heads of {report.n} samples", title_justify="left")
-    for column in ("layer", "head", "pointing", "95%", "AUC", "mass", "peak", "sink", "chosen as"):
-        table.add_column(column, justify="right")
+    # Fewer lines, so that nine columns fit a terminal.
+    title = f"best heads of {report.n} samples"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for column in ("layer", "head", "pointing", "95%", "AUC", "mass", "peak", "sink", "role"):
+        table.add_column(column, justify="right", no_wrap=True)
     for score in report.scores[:_MAX_LISTED]:
         low, high = score.interval
         table.add_row(
