@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from sdrpn_core.loading import load_backbone
     from sdrpn_core.overlay import draw_overlay
     from sdrpn_core.plugins import get_plugins
+    from sdrpn_core.prefix_store import PrefixStore
     from sdrpn_core.preset import Preset
     from sdrpn_core.proposers import AttentionProposer, Proposal, Proposer, RPNProposer
     from sdrpn_core.records import Record, read_records
     from sdrpn_core.roi_map import RoIMap
     from sdrpn_core.roi_prediction import predict_roi
     from sdrpn_core.rpn import RPN, RPNConfig
+    from sdrpn_core.streaming import answer_stream
     from sdrpn_core.train_stage import train
     from sdrpn_core.training.settings import TrainingSettings
 
@@ -75,6 +77,7 @@ __all__ = [
     "Outcome",
     "PaddedSquare",
     "PluginError",
+    "PrefixStore",
     "Preset",
     "Proposal",
     "Proposer",
@@ -90,6 +93,7 @@ __all__ = [
     "UnknownNameError",
     "answer",
     "answer_batch",
+    "answer_stream",
     "draw_overlay",
     "find_heads",
     "get_plugins",
@@ -131,12 +135,14 @@ _MODULES = {
     "loading": ("load_backbone",),
     "overlay": ("draw_overlay",),
     "plugins": ("get_plugins",),
+    "prefix_store": ("PrefixStore",),
     "preset": ("Preset",),
     "proposers": ("AttentionProposer", "Proposal", "Proposer", "RPNProposer"),
     "records": ("Record", "read_records"),
     "roi_map": ("RoIMap",),
     "roi_prediction": ("predict_roi",),
     "rpn": ("RPN", "RPNConfig"),
+    "streaming": ("answer_stream",),
     "train_stage": ("train",),
     "training.settings": ("TrainingSettings",),
 }

@@ -88,7 +88,7 @@ def generate(
     return [_until_end(row, ends) for row in new_ids.tolist()]
 
 
-class _AfterFirstPass(LogitsProcessor):  # type: ignore[misc]  # untyped
+class _AfterFirstPass(LogitsProcessor):
     """Leaves the logits alone, and says once that there are some."""
 
     def __init__(self, then: Callable[[], object]) -> None:

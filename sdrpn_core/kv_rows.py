@@ -26,7 +26,8 @@ def split_cache(cache: Cache, starts: Sequence[int]) -> list[KVRow]:
         cache: of a batch, all layers that were used of one length.
         starts: per row the column of its first token.
     """
-    used = {index: layer for index, layer in enumerate(cache.layers) if layer.is_initialized}
+    layers: list[Any] = list(cache.layers)
+    used = {index: layer for index, layer in enumerate(layers) if layer.is_initialized}
     return [
         {
             index: (unpadded(layer.keys, row, start), unpadded(layer.values, row, start))

@@ -11,8 +11,9 @@ Lengths: TypeAlias = tuple[int, ...]
 """Tokens of a sequence, block by block; each block of a batch is padded to its longest."""
 
 #: Largest share of a batch that may be padding. Splitting a batch costs another pass over all
-#: weights for every generated token; a quarter is about what padding may cost instead.
-DEFAULT_MAX_PADDING = 0.25
+#: weights for every generated token, so a little padding is cheaper. A prompt beside another one
+#: with a crop as large as the picture makes a quarter: these part.
+DEFAULT_MAX_PADDING = 0.2
 
 
 def check_max_padding(max_padding: float) -> None:

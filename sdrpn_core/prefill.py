@@ -161,11 +161,11 @@ def prefill(
         backbone.check_context(max(map(len, prompts)))
         with clock.stage("prefix"):
             new = run_prefixes(backbone, prompts, reader, max_padding=max_padding, clock=clock)
-        for owner, prefix in zip(missing, new, strict=True):
-            found[owner] = prefix
+        for owner, made in zip(missing, new, strict=True):
+            found[owner] = made
             key = keys[owner]
             if store is not None and key is not None:
-                store.put(key, prefix)
+                store.put(key, made)
     prefixes = [prefix for owner in shared if (prefix := found[owner]) is not None]
     prompts = [
         prefix.prompt.followed_by(rest) for prefix, (_, rest) in zip(prefixes, cut, strict=True)
