@@ -5,30 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from random_model import (
+    HEAD_WIDTH,
+    VISION_LAYERS,
+    VISION_WIDTH,
+    VOCABULARY,
+    random_tokenizer,
+    save_random_model,
+)
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
-    GenerationConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 
 PATCH = 14
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-_VOCABULARY = 32_000
-_HEAD_WIDTH = 64
-_VISION_LAYERS = 4
-_VISION_WIDTH = 256
 
 
 def write_random_llava(
-    folder: Path, *, n_layers: int, width: int, grid: int, shard_size: str = "50MB"
+    folder: Path,
+    *,
+    n_layers: int,
+    width: int,
+    grid: int,
+    context: int = 4096,
+    shard_size: str = "50MB",
 ) -> None:
     """Save a model as an ordinary Hugging Face folder, its weights in several files.
 
@@ -37,25 +42,26 @@ def write_random_llava(
         n_layers: decoder layers.
         width: of the decoder; a multiple of 64.
         grid: visual tokens per side.
+        context: the longest sequence, in tokens.
         shard_size: limit of a file, as transformers writes it.
     """
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=_VISION_WIDTH,
-            intermediate_size=4 * _VISION_WIDTH,
-            num_hidden_layers=_VISION_LAYERS,
-            num_attention_heads=_VISION_WIDTH // _HEAD_WIDTH,
+            hidden_size=VISION_WIDTH,
+            intermediate_size=4 * VISION_WIDTH,
+            num_hidden_layers=VISION_LAYERS,
+            num_attention_heads=VISION_WIDTH // HEAD_WIDTH,
             image_size=PATCH * grid,
             patch_size=PATCH,
-            projection_dim=_VISION_WIDTH,
+            projection_dim=VISION_WIDTH,
         ),
         text_config=LlamaConfig(
-            vocab_size=_VOCABULARY,
+            vocab_size=VOCABULARY,
             hidden_size=width,
             intermediate_size=width * 11008 // 4096,  # as in the 7B model
             num_hidden_layers=n_layers,
-            num_attention_heads=width // _HEAD_WIDTH,
-            max_position_embeddings=4096,
+            num_attention_heads=width // HEAD_WIDTH,
+            max_position_embeddings=context,
             bos_token_id=_SPECIAL.index("<s>"),
             eos_token_id=_SPECIAL.index("</s>"),
             pad_token_id=_SPECIAL.index("<pad>"),
@@ -67,29 +73,17 @@ def write_random_llava(
     )
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=2, pad_token_id=0)
-    model.save_pretrained(folder, max_shard_size=shard_size)
-    _processor(grid).save_pretrained(folder)
+    save_random_model(folder, model, _processor(grid), shard_size=shard_size)
 
 
 def _processor(grid: int) -> LlavaProcessor:
-    """Every word that is not special is unknown: what is asked does not matter here."""
-    tokenizer = Tokenizer(
-        WordLevel({word: index for index, word in enumerate(_SPECIAL)}, unk_token="<unk>")
-    )
-    tokenizer.pre_tokenizer = Whitespace()
     side = PATCH * grid
     return LlavaProcessor(
         image_processor=CLIPImageProcessor(
             size={"shortest_edge": side}, crop_size={"height": side, "width": side}
         ),
-        tokenizer=PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            pad_token="<pad>",
-            bos_token="<s>",
-            eos_token="</s>",
-            unk_token="<unk>",
-            additional_special_tokens=["<image>"],
+        tokenizer=random_tokenizer(
+            _SPECIAL, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
         ),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
