@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.backbone import Question
-from sdrpn_core.batching import Block
-from sdrpn_core.crop_segments import encode_crops
 from sdrpn_core.crops.policy import Outcome
-from sdrpn_core.generation import generate, prompt_block
-from sdrpn_core.prefill import prefill_prompts
+from sdrpn_core.length_buckets import DEFAULT_MAX_PADDING, buckets, check_max_padding
+from sdrpn_core.looks import Looked, first_look, second_look
 from sdrpn_core.proposers.base import Proposal, Proposer
 from sdrpn_core.proposers.rpn import RPNProposer
-from sdrpn_core.stage_clock import StageClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +22,8 @@ if TYPE_CHECKING:
 
     from sdrpn_core.backbone import Backbone
     from sdrpn_core.crops.policy import CropPolicy
-    from sdrpn_core.prefill import Prefill
+    from sdrpn_core.prefix_store import PrefixStore
     from sdrpn_core.rpn.model import RPN
-    from sdrpn_core.segments import Prompt
 
 #: Response length that fits the short answers of fine-grained question answering.
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -43,7 +39,12 @@ class Answer:
         proposals: one per picture: outcome, crops (boxes in source pixels) and RoI map; empty for
             a plain answer.
         n_visual_tokens: visual tokens that the decoder saw, crops included.
-        seconds: wall time per stage; of an answer from a batch, an equal share of the batch's.
+        seconds: wall time per stage, in order. Plain: ``vision``, ``prefill``, ``decode``. With a
+            proposer: ``vision``, ``prefix`` (all layers, up to the last picture), ``question`` (the
+            rest, up to the branch layer), ``proposal`` (the RPN and the crop policy), ``crop`` (cut
+            and encoded), ``roi_prefill`` (crops and question, all layers), ``decode``. Of an answer
+            from a batch, an equal share of each batch that it went through; what came from a
+            :class:`~sdrpn_core.prefix_store.PrefixStore` took no time.
     """
 
     text: str
@@ -75,6 +76,7 @@ def answer(
     *,
     rpn: RPN | None = None,
     policy: CropPolicy | None = None,
+    store: PrefixStore | None = None,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
 ) -> Answer:
@@ -86,6 +88,7 @@ def answer(
         question: the question.
         rpn: predicts the region; without one the answer is the plain model's.
         policy: how the RoI map becomes crops; default: the one that the RPN's configuration names.
+        store: keeps what does not depend on the question, for others about the same picture.
         max_new_tokens: upper limit of the response length.
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
@@ -98,6 +101,7 @@ def answer(
         backbone,
         [Question.about(image, question)],
         proposer,
+        store=store,
         max_new_tokens=max_new_tokens,
         **options,
     )[0]
@@ -109,111 +113,53 @@ def answer_batch(
     questions: Sequence[Question],
     proposer: Proposer | None = None,
     *,
+    store: PrefixStore | None = None,
+    max_padding: float = DEFAULT_MAX_PADDING,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
 ) -> list[Answer]:
     """Answer a batch; every answer equals that of its question alone.
 
+    Questions about the same pictures share their prefix. Sequences that became too different in
+    length, some with crops and some without, are answered in several batches.
+
     Args:
         backbone: the model.
         questions: what is asked; pictures may differ in number, size and grid.
         proposer: where crops come from; ``None`` for plain answers.
+        store: prefixes of earlier calls, to which those of this one are added.
+        max_padding: largest share of a batch that may be padding, 0 (none) to below 1.
         max_new_tokens: upper limit of the response lengths.
         options: further arguments of ``generate()``.
 
     Raises:
+        ConfigError: ``max_padding`` is no share, or ``store`` belongs to another backbone.
         InputError: empty question, or a prompt beyond the model's context.
     """
+    check_max_padding(max_padding)
     if not questions:
         return []
-    clock = StageClock(backbone.device)
-    with clock.stage("vision"):
-        prompts = backbone.encode(questions)
-    if proposer is None:
-        with clock.stage("answer"):
-            block = prompt_block(backbone, prompts)
-            responses = generate(backbone, block, max_new_tokens=max_new_tokens, **options)
-        proposals: list[list[Proposal]] = [[] for _ in prompts]
-    else:
-        with clock.stage("prefix"):
-            state = prefill_prompts(backbone, questions, prompts, proposer.branch)
-        with clock.stage("proposal"):
-            proposals = proposer.propose(state)
-        with clock.stage("crops"):
-            prompts, proposals = _insert_crops(backbone, state, proposals)
-        with clock.stage("answer"):
-            responses = _answer_from_prefix(
-                state, prompts, proposals, max_new_tokens=max_new_tokens, **options
+    looked = first_look(backbone, questions, proposer, store=store, max_padding=max_padding)
+    answers: dict[int, Answer] = {}
+    for batch in buckets([one.lengths for one in looked], len(looked), max_padding):
+        rows = [looked[index] for index in batch]
+        answers.update(
+            zip(
+                batch, finish(backbone, rows, max_new_tokens=max_new_tokens, **options), strict=True
             )
-    share = {name: seconds / len(prompts) for name, seconds in clock.seconds.items()}
+        )
+    return [answers[index] for index in range(len(looked))]
+
+
+def finish(backbone: Backbone, rows: Sequence[Looked], **options: Any) -> list[Answer]:
+    """Answers to questions after the first look, in one batch."""
     return [
         Answer(
             backbone.tokenizer.decode(ids, skip_special_tokens=True).strip(),
             ids,
-            tuple(row),
-            prompt.n_visual_tokens,
-            share,
+            row.proposals,
+            row.prompt.n_visual_tokens,
+            seconds,
         )
-        for ids, row, prompt in zip(responses, proposals, prompts, strict=True)
+        for row, (ids, seconds) in zip(rows, second_look(backbone, rows, **options), strict=True)
     ]
-
-
-def _insert_crops(
-    backbone: Backbone, state: Prefill, proposals: list[list[Proposal]]
-) -> tuple[list[Prompt], list[list[Proposal]]]:
-    """Prompts with their crops' tokens and without pruned ones, and the proposals that are left."""
-    jobs = [
-        (image, proposal.plan)
-        for question, row in zip(state.questions, proposals, strict=True)
-        for image, proposal in zip(question.images, row, strict=True)
-    ]
-    encoded = iter(encode_crops(backbone, jobs))
-    prompts, kept = [], []
-    for prompt, row in zip(state.prompts, proposals, strict=True):
-        results = [next(encoded) for _ in row]
-        crops = tuple(
-            tuple(part for segment in segments for part in backbone.frame_crop(segment))
-            for _, segments in results
-        )
-        pruned = prompt.pruned(tuple(plan.keep for plan, _ in results))
-        prompts.append(pruned.with_crops(crops))
-        kept.append([Proposal(plan, old.roi) for old, (plan, _) in zip(row, results, strict=True)])
-    return prompts, kept
-
-
-def _answer_from_prefix(
-    state: Prefill,
-    prompts: Sequence[Prompt],
-    proposals: Sequence[Sequence[Proposal]],
-    **options: Any,
-) -> list[tuple[int, ...]]:
-    """Generate on the cached prefixes, as far as each is still valid.
-
-    What is left of a row's prefix is masked from where it changed on, and those tokens run again.
-    """
-    prefix = state.prefix
-    valid = [_valid_length(*pair) for pair in zip(state.prompts, proposals, strict=True)]
-    ends = [start + length for start, length in zip(prefix.starts.tolist(), valid, strict=True)]
-    # A cache without a column would be taken for none.
-    length = max(*ends, 1)
-    state.trim(length)
-    mask = prefix.mask[:, :length].clone()
-    for row, end in enumerate(ends):
-        mask[row, end:] = 0
-    reused = Block(prefix.embeds[:, :length], mask, prefix.positions[..., :length])
-    rest = prompt_block(state.backbone, prompts, starts=valid)
-    return generate(state.backbone, rest, prefix=reused, cache=state.cache, **options)
-
-
-def _valid_length(prompt: Prompt, proposals: Sequence[Proposal]) -> int:
-    """How many tokens of a prompt's cached prefix the second look leaves as they were.
-
-    Those after a crop attend to it: with several pictures, the later ones run again. A pruned
-    picture runs again itself, as its tokens attended to those that are gone.
-    """
-    for (start, stop), proposal in zip(prompt.image_spans, proposals, strict=True):
-        if proposal.plan.keep is not None:
-            return start
-        if proposal.plan.crops:
-            return stop
-    return prompt.prefix_length

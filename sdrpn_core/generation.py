@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import LogitsProcessor
 
 from sdrpn_core.batching import Block, join, left_pad
+from sdrpn_core.cache_argument import cache_argument
+from sdrpn_core.stage_clock import StageClock
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -38,6 +41,8 @@ def generate(
     max_new_tokens: int,
     prefix: Block | None = None,
     cache: Cache | None = None,
+    clock: StageClock | None = None,
+    first_stage: str = "prefill",
     **options: Any,
 ) -> list[tuple[int, ...]]:
     """Continue the prompts of a block.
@@ -48,6 +53,8 @@ def generate(
         max_new_tokens: upper limit of the response length, in tokens.
         prefix: tokens that ``cache`` holds already.
         cache: their KV cache; extended in place.
+        clock: books the time: the pass over the prompts, and ``decode``, all that follows.
+        first_stage: what the former is called.
         options: further arguments of ``generate()`` (``streamer``, ``do_sample`` ...).
 
     Returns:
@@ -61,17 +68,37 @@ def generate(
     whole = block if prefix is None else join(prefix, block)
     longest = int(whole.mask.sum(dim=1).max())
     backbone.check_context(longest + max_new_tokens)
-    new_ids = backbone.model.generate(
-        inputs_embeds=whole.embeds,
-        attention_mask=whole.mask,
-        position_ids=whole.positions,
-        past_key_values=cache,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=_pad_token_id(backbone),
-        **{"do_sample": False, **options},
-    )
+    clock = clock or StageClock(backbone.device)
+    first = _AfterFirstPass(lambda: clock.switch("decode"))
+    with clock.stage(first_stage):
+        new_ids = backbone.model.generate(
+            inputs_embeds=whole.embeds,
+            attention_mask=whole.mask,
+            position_ids=whole.positions,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=_pad_token_id(backbone),
+            **{
+                "do_sample": False,
+                **options,
+                **cache_argument(cache),
+                "logits_processor": [first, *options.get("logits_processor", ())],
+            },
+        )
     ends = end_token_ids(backbone)
     return [_until_end(row, ends) for row in new_ids.tolist()]
+
+
+class _AfterFirstPass(LogitsProcessor):  # type: ignore[misc]  # untyped
+    """Leaves the logits alone, and says once that there are some."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self._then: Callable[[], object] | None = then
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._then is not None:
+            self._then()
+            self._then = None
+        return scores
 
 
 def end_token_ids(backbone: Backbone) -> frozenset[int]:

@@ -1,8 +1,4 @@
-"""The shared first step of a two-stage answer: the prefix, once through all layers, kept.
-
-The causal mask leaves everything up to the end of the last picture unchanged by the question and by
-the crops, so its KV cache and its branch features serve the proposal and the answer alike.
-"""
+"""The first look: prefixes that have run, and the questions that follow them."""
 
 from __future__ import annotations
 
@@ -11,39 +7,63 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache
 
+from sdrpn_core.backbone import Question
+from sdrpn_core.cache_argument import cache_argument
 from sdrpn_core.feature_tap import Features, FeatureTap
 from sdrpn_core.generation import prompt_block
+from sdrpn_core.kv_rows import join_cache
+from sdrpn_core.length_buckets import DEFAULT_MAX_PADDING
+from sdrpn_core.prefix import Prefix, PrefixReader, prefix_block, run_prefixes
+from sdrpn_core.prefix_store import PrefixKey, PrefixStore, prefix_keys
 from sdrpn_core.rpn.model import PicturePlace
+from sdrpn_core.stage_clock import StageClock
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone, Question
+    from transformers import DynamicCache
+
+    from sdrpn_core.backbone import Backbone
     from sdrpn_core.batching import Block
     from sdrpn_core.segments import Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prefill:
-    """Prompts whose prefixes lie in a KV cache.
+    """Questions of which the part up to the last picture has run.
 
     Attributes:
         backbone: the model.
         questions: what was asked, with the pictures.
         prompts: the same, encoded.
-        prefix: the cached tokens, left-padded.
-        cache: their keys and values, all layers.
-        features: what reached the branch layer; ``None`` if no branch was tapped.
-        branch: that layer.
+        prefixes: per question its prefix; questions about the same pictures share one.
+        prefix: the prefixes, left-padded.
+        clock: books the time of what follows.
     """
 
     backbone: Backbone
     questions: Sequence[Question]
     prompts: Sequence[Prompt]
+    prefixes: Sequence[Prefix]
     prefix: Block
-    cache: DynamicCache
-    features: Features | None
-    branch: int | None
+    clock: StageClock
+
+    def readings(self, reader: PrefixReader) -> list[Any]:
+        """Per question what a reader kept of its prefix's branch features.
+
+        Raises:
+            RuntimeError: the prefixes ran without it.
+        """
+        if any(prefix.reader is not reader for prefix in self.prefixes):
+            raise RuntimeError("the prefixes were not read by this reader: give it to prefill()")
+        return [prefix.reading for prefix in self.prefixes]
+
+    def cache(self, n_layers: int | None = None) -> DynamicCache:
+        """A new cache that holds just the prefixes, left-padded like ``prefix``.
+
+        Args:
+            n_layers: of the first layers only; default: of all.
+        """
+        return join_cache([prefix.keys_values for prefix in self.prefixes], n_layers=n_layers)
 
     def rest(self) -> Block:
         """What follows each prefix, left-padded."""
@@ -51,30 +71,26 @@ class Prefill:
             self.backbone, self.prompts, starts=[p.prefix_length for p in self.prompts]
         )
 
-    def question_features(self) -> list[Features]:
-        """Branch features of the whole prompts: those of the prefix, then those of the rest.
+    @torch.no_grad()
+    def question_features(self, branch: int) -> Features:
+        """What reaches layer ``branch`` of the tokens that follow the prefixes.
 
-        The rest runs through layers 0 .. B - 1 only, and is trimmed from the cache afterwards.
+        They run through layers 0 .. B - 1 only.
         """
-        if self.features is None or self.branch is None:
-            raise RuntimeError("the prefill was made without a branch layer")
-        rest = self.rest()
-        with torch.no_grad(), FeatureTap(self.backbone.decoder, self.branch) as tap:
-            features = tap.run(
+        with self.clock.stage("question"), FeatureTap(self.backbone.decoder, branch) as tap:
+            rest = self.rest()
+            return tap.run(
                 inputs_embeds=rest.embeds,
                 attention_mask=torch.cat([self.prefix.mask, rest.mask], dim=1),
                 position_ids=rest.positions,
-                past_key_values=self.cache,
                 use_cache=True,
+                **cache_argument(self.cache(branch)),
             )
-        for layer in self._cache_layers[: self.branch]:
-            layer.crop(-rest.length)
-        return [self.features, features]
 
     def places(
         self, with_question: Callable[[tuple[int, int]], bool] | None = None
     ) -> list[PicturePlace]:
-        """Where the pictures lie in the features of :meth:`question_features`, prompt by prompt.
+        """Where the pictures lie in the prefixes and what follows, side by side, by prompt.
 
         Args:
             with_question: says for which grids all tokens of the question are to score, and not the
@@ -96,63 +112,77 @@ class Prefill:
             for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
         ]
 
-    def trim(self, length: int | None = None) -> None:
-        """Drop everything after the first ``length`` columns (default: the prefix) from the cache.
-
-        Every layer is cut to that length, whatever it held before.
-        """
-        length = self.prefix.length if length is None else length
-        for layer in self._cache_layers:
-            layer.crop(length - layer.get_seq_length())
-
-    @property
-    def _cache_layers(self) -> list[Any]:
-        """One layer at a time, as ``DynamicCache.crop`` takes them all to be of one length."""
-        return list(self.cache.layers)
-
 
 @torch.no_grad()
 def prefill(
-    backbone: Backbone, questions: Sequence[Question], branch: int | None = None
+    backbone: Backbone,
+    questions: Sequence[Question],
+    reader: PrefixReader | None = None,
+    *,
+    store: PrefixStore | None = None,
+    max_padding: float = DEFAULT_MAX_PADDING,
+    clock: StageClock | None = None,
 ) -> Prefill:
-    """Encode questions and run their prefixes through the decoder.
+    """Encode questions and run their prefixes; each distinct prefix runs once.
 
     Args:
         backbone: the model.
-        questions: a batch.
-        branch: B, to tap its features on the way.
+        questions: a batch, one or more.
+        reader: reads the branch features of the prefixes, e.g. an RPN.
+        store: prefixes of earlier questions; new ones are added to it.
+        max_padding: largest share of padding where prefixes run together.
+        clock: books the time.
 
     Raises:
-        ConfigError: the backbone was loaded in part.
+        ConfigError: the backbone was loaded in part, or the store is another backbone's.
         InputError: an empty question, or a prompt beyond the model's context.
     """
-    prompts = backbone.encode(questions)
-    return prefill_prompts(backbone, questions, prompts, branch)
-
-
-@torch.no_grad()
-def prefill_prompts(
-    backbone: Backbone,
-    questions: Sequence[Question],
-    prompts: Sequence[Prompt],
-    branch: int | None = None,
-) -> Prefill:
-    """As :func:`prefill`, for prompts that are encoded already."""
     backbone.check_whole("answering")
+    if store is not None:
+        store.bind(backbone)
+    clock = clock or StageClock(backbone.device)
+    cut = [_cut(backbone, question) for question in questions]
+    keys = prefix_keys(
+        [ids for ids, _ in cut], [q.images for q in questions], stored=store is not None
+    )
+    # Which question's prefix each one shares; most often its own.
+    owners: dict[PrefixKey | int, int] = {}
+    shared = [
+        owners.setdefault(index if key is None else key, index) for index, key in enumerate(keys)
+    ]
+    found = {owner: _find(store, keys[owner], reader) for owner in owners.values()}
+    missing = [owner for owner, prefix in found.items() if prefix is None]
+    if missing:
+        with clock.stage("vision"):
+            prompts = backbone.encode_ids(
+                [cut[owner][0] for owner in missing],
+                [Question("", questions[owner].images) for owner in missing],
+            )
+        backbone.check_context(max(map(len, prompts)))
+        with clock.stage("prefix"):
+            new = run_prefixes(backbone, prompts, reader, max_padding=max_padding, clock=clock)
+        for owner, prefix in zip(missing, new, strict=True):
+            found[owner] = prefix
+            key = keys[owner]
+            if store is not None and key is not None:
+                store.put(key, prefix)
+    prefixes = [prefix for owner in shared if (prefix := found[owner]) is not None]
+    prompts = [
+        prefix.prompt.followed_by(rest) for prefix, (_, rest) in zip(prefixes, cut, strict=True)
+    ]
     backbone.check_context(max(map(len, prompts)))
-    prefix = prompt_block(backbone, prompts, stops=[p.prefix_length for p in prompts])
-    cache = DynamicCache(config=backbone.text_config)
-    inputs = {
-        "inputs_embeds": prefix.embeds,
-        "attention_mask": prefix.mask,
-        "position_ids": prefix.positions,
-        "past_key_values": cache,
-        "use_cache": True,
-    }
-    features = None
-    if branch is None:
-        backbone.decoder(**inputs)
-    else:
-        with FeatureTap(backbone.decoder, branch, stop=False) as tap:
-            features = tap.run(**inputs)
-    return Prefill(backbone, questions, prompts, prefix, cache, features, branch)
+    return Prefill(backbone, questions, prompts, prefixes, prefix_block(prefixes), clock)
+
+
+def _cut(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, ...]]:
+    """The prompt's ids up to the last picture (without one: the first), and those that follow."""
+    ids = backbone.tokenize(question.text, len(question.images))
+    places = [place for place, token in enumerate(ids) if token == backbone.image_token_id]
+    stop = places[-1] + 1 if places else 1
+    return ids[:stop], tuple(ids[stop:])
+
+
+def _find(
+    store: PrefixStore | None, key: PrefixKey | None, reader: PrefixReader | None
+) -> Prefix | None:
+    return None if store is None or key is None else store.get(key, reader)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_core.backbone import Backbone
+    from sdrpn_core.feature_tap import Features
     from sdrpn_core.roi_map import RoIMap
     from sdrpn_core.rpn import RPN
     from sdrpn_core.segments import Prompt
@@ -59,6 +60,26 @@ def predict_prompt_roi(backbone: Backbone, prompts: Sequence[Prompt], rpn: RPN) 
     Raises:
         InputError: a prompt beyond the model's context.
     """
+    if not any(prompt.images for prompt in prompts):
+        return []
+    features, places = prompt_features(backbone, prompts, rpn.branch)
+    return rpn.eval()(features, places).maps()
+
+
+@torch.no_grad()
+def prompt_features(
+    backbone: Backbone, prompts: Sequence[Prompt], branch: int
+) -> tuple[Features, list[PicturePlace]]:
+    """Branch features of whole prompts in one pass, and where the pictures lie in them.
+
+    Args:
+        backbone: the model.
+        prompts: a batch without responses.
+        branch: B; the layers behind it do not run.
+
+    Raises:
+        InputError: a prompt beyond the model's context.
+    """
     backbone.check_context(max(map(len, prompts)))
     block = prompt_block(backbone, prompts)
     places = [
@@ -66,13 +87,11 @@ def predict_prompt_roi(backbone: Backbone, prompts: Sequence[Prompt], rpn: RPN) 
         for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
         for (start, _), picture in zip(prompt.image_spans, prompt.images, strict=True)
     ]
-    if not places:
-        return []
-    with FeatureTap(backbone.decoder, rpn.config.branch) as tap:
+    with FeatureTap(backbone.decoder, branch) as tap:
         features = tap.run(
             inputs_embeds=block.embeds,
             attention_mask=block.mask,
             position_ids=block.positions,
             use_cache=False,
         )
-    return rpn.eval()([features], places).maps()
+    return features, places

@@ -133,14 +133,30 @@ class Prompt:
         spans = self.image_spans
         return spans[-1][1] if spans else 1
 
+    def with_features(self, embeds: torch.Tensor) -> Prompt:
+        """The prompt, its visual tokens' features taken from ``(length, hidden)`` embeddings."""
+        return replace(
+            self,
+            segments=tuple(
+                replace(segment, features=embeds[start : start + len(segment)])
+                if isinstance(segment, ImageSegment)
+                else segment
+                for start, segment in self._with_starts()
+            ),
+        )
+
+    def followed_by(self, ids: tuple[int, ...]) -> Prompt:
+        """The prompt, and more text behind it."""
+        *before, last = self.segments
+        if isinstance(last, TextSegment):
+            return replace(self, segments=(*before, TextSegment((*last.ids, *ids))))
+        return replace(self, segments=(*self.segments, TextSegment(ids)))
+
     def with_response(self, ids: tuple[int, ...]) -> Prompt:
         """The prompt, which has none yet, followed by a response."""
         if self.response_length:
             raise ValueError("the prompt has a response already")
-        *before, last = self.segments
-        if isinstance(last, TextSegment):
-            return Prompt((*before, TextSegment((*last.ids, *ids))), len(ids))
-        return Prompt((*self.segments, TextSegment(ids)), len(ids))
+        return replace(self.followed_by(ids), response_length=len(ids))
 
     def with_crops(self, crops: tuple[tuple[Segment, ...], ...]) -> Prompt:
         """The prompt with the segments ``crops[i]`` inserted right after picture ``i``."""

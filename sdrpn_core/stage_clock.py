@@ -10,23 +10,58 @@ import torch
 
 
 class StageClock:
-    """Adds up seconds per stage.
+    """Adds up seconds per stage. Stages may be nested: the time of an inner one is its own alone.
 
     Args:
         device: where the work runs; on CUDA every stage ends with a synchronisation, or the time
             of queued kernels would be booked to a later stage.
+
+    Attributes:
+        seconds: by stage, in the order in which the stages began.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
+        self._open: list[tuple[str, torch.profiler.record_function]] = []
+        self._since = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a block under a name; several blocks of one name add up."""
-        start = time.perf_counter()
-        with torch.profiler.record_function(f"sdrpn.{name}"):
+        self._book()
+        self._begin(name)
+        try:
             yield
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        finally:
+            self._book()
+            self._end()
+
+    def switch(self, name: str) -> None:
+        """End the innermost stage and begin another in its place."""
+        self._book()
+        self._end()
+        self._begin(name)
+
+    def shares(self, n: int) -> dict[str, float]:
+        """The seconds of a batch, divided equally among its ``n`` members."""
+        return {name: seconds / n for name, seconds in self.seconds.items()}
+
+    def _begin(self, name: str) -> None:
+        self.seconds.setdefault(name, 0.0)
+        profiled = torch.profiler.record_function(f"sdrpn.{name}")
+        profiled.__enter__()
+        self._open.append((name, profiled))
+
+    def _end(self) -> None:
+        _, profiled = self._open.pop()
+        profiled.__exit__(None, None, None)
+
+    def _book(self) -> None:
+        """Credit the time since the last change to the innermost stage."""
+        if self.device.type == "cuda" and self._open:
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1][0]] += now - self._since
+        self._since = now

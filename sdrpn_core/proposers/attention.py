@@ -42,9 +42,8 @@ class AttentionProposer(Proposer):
             max_new_tokens=self.max_new_tokens,
             max_rows=self.recipe.response_rows,
             prefix=state.prefix,
-            cache=state.cache,
+            cache=state.cache(),
         )
-        state.trim()
         proposals = []
         for prompt, response in zip(state.prompts, responses, strict=True):
             if response.n_rows == 0:

@@ -11,6 +11,7 @@ from sdrpn_core.roi_map import RoIMap
 
 if TYPE_CHECKING:
     from sdrpn_core.prefill import Prefill
+    from sdrpn_core.prefix import PrefixReader
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,15 @@ class Proposal:
 
 
 class Proposer(ABC):
-    """Chooses crops for the pictures of a batch of questions whose prefixes are prefilled.
+    """Chooses crops for the pictures of a batch of questions whose prefixes have run.
 
     A proposer may also decide that a question needs no region: it returns a plan without crops.
     """
 
-    #: The branch layer whose features the proposer reads; ``None`` if it reads none.
-    branch: int | None = None
+    #: Reads the branch features of every prefix while it runs; what it keeps comes back as
+    #: ``state.readings(reader)``. ``None`` if the proposer needs none.
+    reader: PrefixReader | None = None
 
     @abstractmethod
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Per question, one proposal per picture; leaves just the prefixes in the cache."""
+        """Per question, one proposal per picture."""

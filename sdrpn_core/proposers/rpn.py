@@ -27,7 +27,7 @@ class RPNProposer(Proposer):
 
     def __init__(self, rpn: RPN, policy: CropPolicy | None = None) -> None:
         self.rpn = rpn.eval()
-        self.branch = rpn.config.branch
+        self.reader = rpn
         self.policy = policy or make_policy(rpn.config.policy, dict(rpn.config.policy_options))
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
@@ -42,7 +42,11 @@ class RPNProposer(Proposer):
     def maps(self, state: Prefill) -> list[RoIMap]:
         """RoI maps of all pictures, prompt by prompt."""
         places = state.places(with_question=self.policy.needs_question_scores)
-        return self.rpn(state.question_features(), places).maps() if places else []
+        if not places:
+            return []
+        readings = state.readings(self.rpn)
+        features = state.question_features(self.rpn.branch)
+        return self.rpn.score_after(readings, features, places).maps()
 
     def _proposal(self, roi: RoIMap, geometry: Geometry) -> Proposal:
         return Proposal(self.policy.plan(roi, geometry), roi)

@@ -19,14 +19,17 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
+from sdrpn_core.cache_argument import cache_argument
 from sdrpn_core.decoder_parts import part
 from sdrpn_core.errors import CheckpointError, ConfigError
+from sdrpn_core.kv_rows import join_cache, split_cache
 from sdrpn_core.plugins import get_plugins
 from sdrpn_core.roi_map import RoIMap, ScoreKind
 from sdrpn_core.rpn.checkpoint import load_rpn_weights, push_rpn, read_rpn_config, save_rpn
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
 from sdrpn_core.rpn.identity import backbone_identity, differences
+from sdrpn_core.rpn.trunk_states import TrunkRow, TrunkStates
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone
@@ -224,20 +227,56 @@ class RPN(nn.Module):
         """Upload to the Hub; see :func:`~sdrpn_core.rpn.checkpoint.push_rpn`."""
         return push_rpn(self, repo_id, private=private, **upload)
 
-    def forward(self, chunks: Sequence[Features], places: Sequence[PicturePlace]) -> RoIScores:
+    def forward(self, features: Features, places: Sequence[PicturePlace]) -> RoIScores:
+        """Score the visual tokens of every picture of a batch, in one pass.
+
+        Args:
+            features: tapped features of the whole sequences.
+            places: one entry per picture.
+        """
+        return self.score(self.trunk(features), places)
+
+    def trunk(self, features: Features, cache: DynamicCache | None = None) -> TrunkStates:
+        """Run the copied layers.
+
+        Args:
+            features: tapped features, of whole sequences or of what follows those in ``cache``.
+            cache: the trunk's own keys and values; extended in place.
+
+        Raises:
+            ConfigError: gradient checkpointing and a cache, to which the second pass through a
+                layer would append once more.
+        """
+        checkpointing = self.gradient_checkpointing and self.training
+        if checkpointing and cache is not None:
+            raise ConfigError("gradient checkpointing needs the features in one piece")
+        weight = next(self.parameters())
+        kwargs = {
+            **send_to_device(features.layer_kwargs, weight.device),
+            **cache_argument(cache),
+            "use_cache": cache is not None,
+        }
+        hidden = features.hidden.to(weight)
+        for layer in self.layers:
+            if checkpointing:
+                hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
+            else:
+                hidden = layer(hidden, **kwargs)
+        return TrunkStates(
+            hidden if self.norm is None else self.norm(hidden), kwargs.get("position_embeddings")
+        )
+
+    def score(self, states: TrunkStates, places: Sequence[PicturePlace]) -> RoIScores:
         """Score the visual tokens of every picture of a batch.
 
         Args:
-            chunks: tapped features of the sequence, in one piece or in consecutive pieces that were
-                run on a shared KV cache (prefix, then question).
+            states: what the trunk makes of the whole sequences.
             places: one entry per picture.
         """
-        hidden = self._trunk(chunks)
-        rotary = send_to_device(_join_rotary(chunks), hidden.device)
-        inputs = _head_inputs(hidden, rotary, places)
+        inputs = _head_inputs(states, places)
         scores = self.head(inputs, self.config.is_distribution)
         by_question = {
-            index: self._question_scores(hidden, rotary, place)
+            index: self._question_scores(states, place)
             for index, place in enumerate(places)
             if place.question is not None
         }
@@ -245,9 +284,46 @@ class RPN(nn.Module):
             scores, inputs.valid, tuple(inputs.grids), self.config.is_distribution, by_question
         )
 
-    def _question_scores(
-        self, hidden: torch.Tensor, rotary: PositionEmbeddings | None, place: PicturePlace
-    ) -> torch.Tensor:
+    @property
+    def branch(self) -> int:
+        """B, the layer whose input the trunk reads."""
+        return self.config.branch
+
+    @torch.no_grad()
+    def read_prefix(self, features: Features, starts: Sequence[int]) -> list[TrunkRow]:
+        """What scoring needs of the prefixes, whatever is asked: see :class:`PrefixReader`.
+
+        Args:
+            features: of left-padded prefixes.
+            starts: per row the column of its first token.
+        """
+        cache = DynamicCache()
+        states = self.trunk(features, cache)
+        return [
+            TrunkRow(states.row(row, start), keys_values)
+            for row, (start, keys_values) in enumerate(
+                zip(starts, split_cache(cache, starts), strict=True)
+            )
+        ]
+
+    @torch.no_grad()
+    def score_after(
+        self, rows: Sequence[TrunkRow], features: Features, places: Sequence[PicturePlace]
+    ) -> RoIScores:
+        """Score the pictures of prefixes that were read already; equals one pass over everything.
+
+        Args:
+            rows: per sequence what :meth:`read_prefix` kept.
+            features: of what follows the prefixes, left-padded on its own.
+            places: one entry per picture; columns of the left-padded prefixes and, behind these, of
+                what follows.
+        """
+        cache = join_cache([row.keys_values for row in rows])
+        rest = self.trunk(features, cache)
+        prefix = TrunkStates.padded([row.states for row in rows])
+        return self.score(prefix.followed_by(rest), places)
+
+    def _question_scores(self, states: TrunkStates, place: PicturePlace) -> torch.Tensor:
         """``(n,)``: the highest score of each cell, one token of the question at a time.
 
         A head scores with one query; side by side, the queries would each need a copy of the
@@ -256,34 +332,12 @@ class RPN(nn.Module):
         first = place.query if place.question is None else place.question
         highest: torch.Tensor | None = None
         for query in range(first, place.query + 1):
-            inputs = _head_inputs(hidden, rotary, [replace(place, query=query)])
+            inputs = _head_inputs(states, [replace(place, query=query)])
             (scores,) = self.head(inputs, self.config.is_distribution)
             highest = scores if highest is None else torch.maximum(highest, scores)
         if highest is None:
             raise ValueError(f"the question begins at {first}, behind its end at {place.query}")
         return highest
-
-    def _trunk(self, chunks: Sequence[Features]) -> torch.Tensor:
-        checkpointing = self.gradient_checkpointing and self.training
-        if checkpointing and len(chunks) > 1:
-            raise ConfigError("gradient checkpointing needs the features in one piece")
-        cache = DynamicCache() if len(chunks) > 1 else None
-        outputs = []
-        weight = next(self.parameters())
-        for chunk in chunks:
-            kwargs = {
-                **send_to_device(chunk.layer_kwargs, weight.device),
-                "past_key_values": cache,
-                "use_cache": cache is not None,
-            }
-            hidden = chunk.hidden.to(weight)
-            for layer in self.layers:
-                if checkpointing:
-                    hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
-                else:
-                    hidden = layer(hidden, **kwargs)
-            outputs.append(hidden if self.norm is None else self.norm(hidden))
-        return torch.cat(outputs, dim=1)
 
 
 def _head_options(config: RPNConfig, head_class: type[RPNHead]) -> dict[str, Any]:
@@ -295,9 +349,8 @@ def _head_options(config: RPNConfig, head_class: type[RPNHead]) -> dict[str, Any
     return {**head_class.defaults, **config.head_options}
 
 
-def _head_inputs(
-    hidden: torch.Tensor, rotary: PositionEmbeddings | None, places: Sequence[PicturePlace]
-) -> HeadInputs:
+def _head_inputs(states: TrunkStates, places: Sequence[PicturePlace]) -> HeadInputs:
+    hidden, rotary = states.hidden, states.rotary
     device = hidden.device
     rows = torch.tensor([place.row for place in places], device=device)
     lengths = torch.tensor([place.n_tokens for place in places], device=device)
@@ -314,14 +367,6 @@ def _head_inputs(
         visual_rotary=_take_rotary(rotary, rows, columns),
         query_rotary=_take_rotary(rotary, rows, queries),
     )
-
-
-def _join_rotary(chunks: Sequence[Features]) -> PositionEmbeddings | None:
-    parts = [chunk.layer_kwargs.get("position_embeddings") for chunk in chunks]
-    if parts[0] is None:
-        return None
-    cos, sin = zip(*parts, strict=True)
-    return torch.cat(cos, dim=-2), torch.cat(sin, dim=-2)
 
 
 def _take_rotary(

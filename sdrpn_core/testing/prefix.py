@@ -6,6 +6,7 @@ import torch
 
 from sdrpn_core.answering import answer_batch
 from sdrpn_core.backbone import Backbone, Question
+from sdrpn_core.cache_argument import cache_argument
 from sdrpn_core.crop_segments import encode_crops
 from sdrpn_core.generation import end_token_ids, prompt_block
 from sdrpn_core.prefill import prefill
@@ -50,7 +51,7 @@ class PrefixChecks(ContractSubject):
             inputs_embeds=rest.embeds,
             attention_mask=torch.cat([state.prefix.mask, rest.mask], dim=1),
             position_ids=rest.positions,
-            past_key_values=state.cache,
+            **cache_argument(state.cache()),
         ).logits
         for row, prompt in enumerate(state.prompts):
             whole = prompt_block(backbone, [prompt])

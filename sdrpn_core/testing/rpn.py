@@ -12,8 +12,7 @@ import torch
 
 from sdrpn_core.backbone import Backbone
 from sdrpn_core.errors import CheckpointError
-from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers.rpn import RPNProposer
+from sdrpn_core.roi_prediction import predict_prompt_roi, prompt_features
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.testing.demands import demand
@@ -37,16 +36,17 @@ class RPNChecks(ContractSubject):
     ) -> None:
         """Gradients reach all of the RPN and none of the model; the file brings back its maps."""
         rpn = self._rpn(backbone, **settings).train()
-        state = prefill(backbone, self.questions(), self.branch)
-        rpn(state.question_features(), state.places()).scores.square().sum().backward()
+        prompts = backbone.encode(self.questions())
+        features, places = prompt_features(backbone, prompts, self.branch)
+        rpn(features, places).scores.square().sum().backward()
         idle = [name for name, p in rpn.named_parameters() if p.grad is None]
         demand(not idle, f"layers: no gradient reaches {idle[:3]} of the RPN")
         touched = [name for name, p in backbone.model.named_parameters() if p.grad is not None]
         demand(not touched, f"__init__: training an RPN left gradients on the model: {touched[:3]}")
         rpn.eval().save_pretrained(tmp_path)
         loaded = RPN.from_pretrained(tmp_path, backbone=backbone)
-        maps, again = (RPNProposer(one).maps(state) for one in (rpn, loaded))
-        geometries = [geometry for prompt in state.prompts for geometry in prompt.geometries]
+        maps, again = (predict_prompt_roi(backbone, prompts, one) for one in (rpn, loaded))
+        geometries = [geometry for prompt in prompts for geometry in prompt.geometries]
         for one, other, geometry in zip(maps, again, geometries, strict=True):
             demand(
                 one.grid == geometry.grid,

@@ -132,7 +132,7 @@ class TrainingStep:
     def _accumulate(self, samples: list[Sample | CachedSample]) -> torch.Tensor:
         batch = self.batcher(samples)
         with self.accelerator.autocast():
-            scores = self.rpn([batch.features], batch.places).resized(batch.grids).scores
+            scores = self.rpn(batch.features, batch.places).resized(batch.grids).scores
         loss, cells = self._loss(scores.float(), batch.labels)
         # Not `accelerator.backward`: it divides by the launcher's number of accumulation steps, and
         # expects a DeepSpeed engine under that launcher. There is no fp16, so no loss to scale.

@@ -84,7 +84,7 @@ def recompute(backbone, question, proposer):
     (prompt,) = backbone.encode([question])
     groups = []
     if proposer is not None:
-        (proposals,) = proposer.propose(prefill(backbone, [question], proposer.branch))
+        (proposals,) = proposer.propose(prefill(backbone, [question], proposer.reader))
         for picture, proposal in zip(question.images, proposals, strict=True):
             segments = []
             for crop in proposal.plan.crops:
@@ -253,14 +253,14 @@ def test_attention_crops_where_the_plain_answer_looks(backbone, recipe):
     assert found.ids == recompute(backbone, question, proposer)[0]
 
 
-def test_attention_leaves_the_cache_trimmed(backbone, recipe):
+def test_attention_leaves_the_prefixes_as_they_were(backbone, recipe):
     proposer = AttentionProposer(recipe, BboxPolicy(relative=True), max_new_tokens=N_NEW)
     questions = list(QUESTIONS.values())
-    state = prefill(backbone, questions, proposer.branch)
-    before = [layer.keys.clone() for layer in state.cache.layers]
+    state = prefill(backbone, questions, proposer.reader)
+    before = [layer.keys.clone() for layer in state.cache().layers]
     proposals = proposer.propose(state)
     assert [len(row) for row in proposals] == [len(q.images) for q in questions]
-    for layer, keys in zip(state.cache.layers, before, strict=True):
+    for layer, keys in zip(state.cache().layers, before, strict=True):
         assert torch.equal(layer.keys, keys)
 
 
@@ -277,15 +277,31 @@ def test_attention_of_an_empty_answer_proposes_nothing(recipe):
 def test_fields_of_an_answer(backbone):
     (found,) = answer_batch(backbone, [QUESTIONS["ok"]], Scripted(), max_new_tokens=N_NEW)
     assert found.text == backbone.tokenizer.decode(found.ids, skip_special_tokens=True).strip()
-    assert found.seconds.keys() == {"vision", "prefix", "proposal", "crops", "answer"}
+    assert found.seconds.keys() == {
+        "vision",
+        "prefix",
+        "proposal",
+        "crop",
+        "roi_prefill",
+        "decode",
+    }
     assert all(seconds > 0 for seconds in found.seconds.values())
     ((x0, y0, x1, y1),) = found.boxes
     width, height = PICTURES[0].size
     assert 0 <= x0 < x1 <= width
     assert 0 <= y0 < y1 <= height
-    (plain,) = answer_batch(backbone, [QUESTIONS["ok"]], max_new_tokens=1)
-    assert plain.seconds.keys() == {"vision", "answer"}
+    (plain,) = answer_batch(backbone, [QUESTIONS["ok"]], max_new_tokens=2)
+    assert plain.seconds.keys() == {"vision", "prefill", "decode"}
     assert (plain.outcome, plain.boxes) == (None, [])
+
+
+def test_the_time_of_an_rpns_look_is_told_apart(backbone):
+    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
+    (found,) = answer_batch(backbone, [QUESTIONS["ok"]], RPNProposer(rpn), max_new_tokens=2)
+    assert list(found.seconds) == [
+        "vision", "prefix", "proposal", "question", "crop", "roi_prefill", "decode",
+    ]  # fmt: skip
+    assert all(seconds > 0 for seconds in found.seconds.values())
 
 
 def test_seconds_of_a_batch_are_shared(backbone):

@@ -8,6 +8,7 @@ from transformers import DynamicCache
 
 from sdrpn_core.attention_tap import AttentionTap
 from sdrpn_core.backbone import Question
+from sdrpn_core.cache_argument import cache_argument
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.generation import prompt_block
 from tests.tiny import tiny_llava, tiny_picture
@@ -162,7 +163,7 @@ def test_a_pass_in_chunks_on_a_cache_gives_the_rows_of_one_pass(backbone, inputs
                 inputs_embeds=inputs["inputs_embeds"][:, start:stop],
                 attention_mask=inputs["attention_mask"][:, :stop],
                 position_ids=inputs["position_ids"][:, start:stop],
-                past_key_values=cache,
+                **cache_argument(cache),
                 use_cache=True,
             )
     assert [rows.queries for rows in tap.rows[2]] == [(25, 30), (30, 40)]

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from sdrpn_core.backbone import Question
+from sdrpn_core.cache_argument import CACHE_NAME, cache_argument
 from sdrpn_core.errors import InputError
 from sdrpn_core.generation import prompt_block
 from sdrpn_core.prefill import prefill
+from tests.readers import KeepsHidden
 from tests.tiny import tiny_llava, tiny_picture
 
 BRANCH, N_LAYERS = 3, 6
@@ -26,8 +28,13 @@ def backbone():
 
 
 @pytest.fixture
-def state(backbone):
-    return prefill(backbone, QUESTIONS, BRANCH)
+def reader():
+    return KeepsHidden(BRANCH)
+
+
+@pytest.fixture
+def state(backbone, reader):
+    return prefill(backbone, QUESTIONS, reader)
 
 
 def copies(cache):
@@ -41,7 +48,7 @@ def test_the_cache_holds_the_keys_and_values_of_the_prefixes(backbone, state):
         output = backbone.decoder(inputs_embeds=backbone.embed(prompt)[None], use_cache=True)
         start = int(state.prefix.starts[row])
         assert state.prefix.length - start == stop
-        for found, expected in zip(state.cache.layers, output.past_key_values.layers, strict=True):
+        for found, expected in zip(state.cache().layers, output[CACHE_NAME].layers, strict=True):
             for kind in ("keys", "values"):
                 torch.testing.assert_close(
                     getattr(found, kind)[row, :, start:],
@@ -51,28 +58,34 @@ def test_the_cache_holds_the_keys_and_values_of_the_prefixes(backbone, state):
 
 
 @torch.no_grad()
-def test_features_of_prefix_and_question_are_the_branch_layers_input(backbone, state):
-    chunks = state.question_features()
-    hidden = torch.cat([chunk.hidden for chunk in chunks], dim=1)
-    mask = torch.cat([state.prefix.mask, state.rest().mask], dim=1).bool()
-    for row, prompt in enumerate(state.prompts):
+def test_features_of_prefix_and_question_are_the_branch_layers_input(backbone, state, reader):
+    question = state.question_features(BRANCH).hidden
+    mask = state.rest().mask.bool()
+    for row, (prompt, kept) in enumerate(zip(state.prompts, state.readings(reader), strict=True)):
         expected = backbone.decoder(
             inputs_embeds=backbone.embed(prompt)[None], output_hidden_states=True
         ).hidden_states[BRANCH][0]
-        torch.testing.assert_close(hidden[row][mask[row]], expected, **CLOSE)
+        found = torch.cat([kept, question[row][mask[row]]])
+        torch.testing.assert_close(found, expected, **CLOSE)
 
 
 @torch.no_grad()
-def test_asking_for_features_leaves_the_cache_as_it_was(state):
-    before = copies(state.cache)
-    for _ in range(2):
-        state.question_features()
-        assert [layer.get_seq_length() for layer in state.cache.layers] == (
-            [state.prefix.length] * N_LAYERS
-        )
-        for (keys, values), (old_keys, old_values) in zip(copies(state.cache), before, strict=True):
-            assert torch.equal(keys, old_keys)
-            assert torch.equal(values, old_values)
+def test_what_runs_on_a_cache_leaves_the_prefixes_as_they_were(backbone, state):
+    before = copies(state.cache())
+    state.question_features(BRANCH)
+    rest = state.rest()
+    cache = state.cache()
+    backbone.decoder(
+        inputs_embeds=rest.embeds,
+        attention_mask=torch.cat([state.prefix.mask, rest.mask], dim=1),
+        position_ids=rest.positions,
+        **cache_argument(cache),
+    )
+    assert cache.layers[0].get_seq_length() > state.prefix.length
+    assert len(before) == N_LAYERS
+    for (keys, values), (old_keys, old_values) in zip(copies(state.cache()), before, strict=True):
+        assert torch.equal(keys, old_keys)
+        assert torch.equal(values, old_values)
 
 
 def test_places_point_at_the_visual_tokens_and_the_last_token(backbone, state):
@@ -87,29 +100,11 @@ def test_places_point_at_the_visual_tokens_and_the_last_token(backbone, state):
         assert torch.equal(embeds[place.row, place.query], last)
 
 
-@torch.no_grad()
-def test_trimming_drops_all_that_follows_the_prefix(backbone, state):
-    before = copies(state.cache)
-    rest = state.rest()
-    backbone.decoder(
-        inputs_embeds=rest.embeds,
-        attention_mask=torch.cat([state.prefix.mask, rest.mask], dim=1),
-        position_ids=rest.positions,
-        past_key_values=state.cache,
-    )
-    assert state.cache.layers[0].get_seq_length() > state.prefix.length
-    state.trim()
-    state.trim()  # nothing left to drop
-    for (keys, values), (old_keys, old_values) in zip(copies(state.cache), before, strict=True):
-        assert torch.equal(keys, old_keys)
-        assert torch.equal(values, old_values)
-
-
-def test_without_a_branch_there_are_no_features(backbone):
-    state = prefill(backbone, QUESTIONS)
-    assert state.features is None
-    with pytest.raises(RuntimeError, match="without a branch layer"):
-        state.question_features()
+def test_only_its_own_reader_gets_a_reading(backbone, state):
+    with pytest.raises(RuntimeError, match="not read by this reader"):
+        state.readings(KeepsHidden(BRANCH))
+    with pytest.raises(RuntimeError, match="not read by this reader"):
+        prefill(backbone, QUESTIONS).readings(KeepsHidden(BRANCH))
 
 
 def test_prefix_and_rest_make_the_prompt(backbone, state):

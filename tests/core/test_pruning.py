@@ -164,10 +164,10 @@ def rpn(backbone):
 @pytest.mark.parametrize("settings", [{}, {"head": "conv"}, {"loss": "mse"}])
 def test_the_highest_score_of_any_token_behind_the_last_picture(backbone, settings):
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, **settings)
-    state = prefill(backbone, QUESTIONS, 2)
-    features = state.question_features()
+    state = prefill(backbone, QUESTIONS, rpn)
+    features, readings = state.question_features(2), state.readings(rpn)
     places = state.places(with_question=lambda grid: grid[0] * grid[1] > LIMIT)
-    found = rpn(features, places).maps()
+    found = rpn.score_after(readings, features, places).maps()
     seen = 0
     for place, roi in zip(places, found, strict=True):
         if roi.question_scores is None:
@@ -176,7 +176,9 @@ def test_the_highest_score_of_any_token_behind_the_last_picture(backbone, settin
         prompt = state.prompts[place.row]
         n_question = len(prompt) - prompt.prefix_length
         single = [
-            rpn(features, [replace(place, query=place.query - back, question=None)]).maps()[0]
+            rpn.score_after(
+                readings, features, [replace(place, query=place.query - back, question=None)]
+            ).maps()[0]
             for back in range(n_question)
         ]
         np.testing.assert_allclose(single[0].scores, roi.scores, atol=1e-5, rtol=0)

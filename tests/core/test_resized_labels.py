@@ -67,7 +67,7 @@ def test_training_compares_on_the_grid_of_the_labels(coarse_labels, loss):
     assert all(h * w <= 12 for h, w in batch.grids)
     assert all(place.n_tokens > 12 for place in batch.places)
 
-    scores = rpn([batch.features], batch.places).resized(batch.grids).scores
+    scores = rpn(batch.features, batch.places).resized(batch.grids).scores
     total, cells = LOSS_FUNCTIONS[loss](scores, batch.labels)
     optimizer = torch.optim.SGD(rpn.parameters())
     step = TrainingStep(Accelerator(cpu=True), rpn, batcher, optimizer, max_grad_norm=None)

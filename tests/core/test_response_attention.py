@@ -12,7 +12,7 @@ from sdrpn_core.backbone import Question
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.generation import prompt_block
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.prefill import prefill_prompts
+from sdrpn_core.prefill import prefill
 from sdrpn_core.response_attention import (
     read_given_responses,
     read_own_responses,
@@ -186,10 +186,14 @@ def test_a_given_response_runs_no_layer_beyond_the_deepest_tapped_one(backbone):
 def test_a_cached_prefix_changes_nothing(backbone):
     questions = [ONE, NONE, TWO]
     expected = own(backbone, questions)
-    prompts = backbone.encode(questions)
-    state = prefill_prompts(backbone, questions, prompts)
+    state = prefill(backbone, questions)
     found = read_own_responses(
-        backbone, prompts, HEADS, max_new_tokens=N_NEW, prefix=state.prefix, cache=state.cache
+        backbone,
+        state.prompts,
+        HEADS,
+        max_new_tokens=N_NEW,
+        prefix=state.prefix,
+        cache=state.cache(),
     )
     for one, other in zip(found, expected, strict=True):
         assert one.response_ids == other.response_ids

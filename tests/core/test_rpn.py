@@ -53,7 +53,7 @@ def one_chunk(backbone, questions, branch=BRANCH):
         for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True))
         for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
     ]
-    return [features], places
+    return features, places
 
 
 def labels_for(scores: torch.Tensor) -> torch.Tensor:
@@ -240,8 +240,9 @@ def test_prefix_and_question_in_two_chunks_equal_one(backbone, head):
     if head == "conv":
         nn.init.normal_(rpn.head.score.weight)
     expected = rpn(*one_chunk(backbone, QUESTIONS)).scores
-    state = prefill(backbone, QUESTIONS, BRANCH)
-    found = rpn(state.question_features(), state.places()).scores
+    state = prefill(backbone, QUESTIONS, rpn)
+    features = state.question_features(BRANCH)
+    found = rpn.score_after(state.readings(rpn), features, state.places()).scores
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
@@ -281,9 +282,8 @@ def test_gradient_checkpointing_refuses_features_in_several_pieces(backbone):
     # The second pass through a layer would append to the cache once more.
     rpn = make(backbone).train()
     rpn.gradient_checkpointing = True
-    state = prefill(backbone, QUESTIONS, BRANCH)
     with pytest.raises(ConfigError, match="in one piece"):
-        rpn(state.question_features(), state.places())
+        prefill(backbone, QUESTIONS, rpn)
 
 
 @pytest.mark.parametrize(

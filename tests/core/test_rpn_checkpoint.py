@@ -62,7 +62,7 @@ def test_save_and_load_come_back_bit_for_bit(backbone, tmp_path, head):
     saved, found = rpn.state_dict(), loaded.state_dict()
     assert saved.keys() == found.keys()
     assert all(torch.equal(saved[name], found[name]) for name in saved)
-    one, other = (RPNProposer(r).maps(prefill(backbone, [QUESTION], 2))[0] for r in (rpn, loaded))
+    one, other = (RPNProposer(r).maps(prefill(backbone, [QUESTION], r))[0] for r in (rpn, loaded))
     assert (one.scores == other.scores).all()
 
 

@@ -184,7 +184,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(backbone, labels
     batcher = StoredLabelBatcher(backbone, CONFIG.branch)
 
     batch = batcher(items)
-    total, cells = LOSS_FUNCTIONS[loss](rpn([batch.features], batch.places).scores, batch.labels)
+    total, cells = LOSS_FUNCTIONS[loss](rpn(batch.features, batch.places).scores, batch.labels)
     (total / cells).backward()
     expected = {name: p.grad.clone() for name, p in rpn.named_parameters()}
 

@@ -25,8 +25,7 @@ from sdrpn_core import (
 )
 from sdrpn_core.generation import generate, prompt_block
 from sdrpn_core.plugins import Plugins
-from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers import RPNProposer
+from sdrpn_core.roi_prediction import predict_prompt_roi, prompt_features
 from sdrpn_core.segments import ImageSegment
 from tests.docs.fences import ROOT, run_blocks_alone, shown_files
 from tests.tiny import tiny_llava, tiny_picture
@@ -126,21 +125,21 @@ def test_head_learns(backbone: Backbone) -> None:
     rpn = RPN.from_backbone(
         backbone, branch=2, n_layers=2, head="linear", head_options={"bias": False}
     )
-    state = prefill(backbone, [Question("what is it", (tiny_picture(),))], rpn.config.branch)
-    chunks, places = state.question_features(), state.places()
+    prompts = backbone.encode([Question("what is it", (tiny_picture(),))])
+    features, places = prompt_features(backbone, prompts, rpn.branch)
     target = torch.zeros(1, 16)
     target[0, 5] = 1
     optimizer = torch.optim.Adam(rpn.parameters(), lr=1e-2)
     losses = []
     for _ in range(12):
-        scores = rpn(chunks, places).scores
+        scores = rpn(features, places).scores
         loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
-    assert int(RPNProposer(rpn).maps(state)[0].scores.argmax()) == 5
+    assert int(predict_prompt_roi(backbone, prompts, rpn)[0].scores.argmax()) == 5
 
 
 def test_method_looks_at_the_middle(plugins: Plugins, backbone: Backbone) -> None:

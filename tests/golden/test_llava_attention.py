@@ -85,7 +85,7 @@ def test_own_responses(any_llava, golden_runs):
         layers = layers_of(arrays) or RECIPE.layers
         prompts = any_llava.encode([question])
         state = prefill(any_llava, [question])
-        for prefix in ({}, {"prefix": state.prefix, "cache": state.cache}):
+        for prefix in ({}, {"prefix": state.prefix, "cache": state.cache()}):
             (response,) = read_own_responses(
                 any_llava,
                 prompts,

@@ -18,6 +18,7 @@ from sdrpn_core.proposers import RPNProposer
 from sdrpn_core.roi_map import gaussian_blur
 from tests.golden.llava import PLAIN_LOGITS, golden_rpn, question_of
 from tests.golden.runs import run, until_end
+from tests.readers import KeepsHidden
 
 STATES = 1e-4
 #: README, per way of scoring: the values span -45 to 16, 16 times that, and 0 to 1.
@@ -73,23 +74,28 @@ def test_plain_forward(llava, sample, question):
 @samples
 def test_tapped_states(llava, llava_rpn, sample, question):
     """At the branch layer, in one pass and in the two that share a cache; then behind the norm."""
-    state = prefill(llava, [question], llava_rpn.config.branch)
+    reader = KeepsHidden(llava_rpn.branch)
+    state = prefill(llava, [question], reader)
     ((start, _),) = state.prompts[0].image_spans
     places = [*(start + sample["vis_idx"]), -1]
-    pieces = state.question_features()
+    (kept,) = state.readings(reader)
+    pieces = torch.cat([kept, state.question_features(llava_rpn.branch).hidden[0]])
     block = prompt_block(llava, state.prompts)
     with torch.no_grad(), FeatureTap(llava.decoder, llava_rpn.config.branch) as tap:
         whole = tap.run(
             inputs_embeds=block.embeds, attention_mask=block.mask, position_ids=block.positions
         )
     expected = np.concatenate([sample["hK_vis"], sample["hK_last"][None]])
-    for hidden in (whole.hidden, torch.cat([piece.hidden for piece in pieces], dim=1)):
-        np.testing.assert_allclose(hidden[0, places].numpy(), expected, atol=STATES, rtol=0)
+    for hidden in (whole.hidden[0], pieces):
+        np.testing.assert_allclose(hidden[places].numpy(), expected, atol=STATES, rtol=0)
 
     expected = np.concatenate([sample["twig_normed_vis"], sample["twig_normed_last"][None]])
-    for chunks in ([whole], pieces):
+    for score in (
+        lambda: llava_rpn(whole, state.places()),
+        lambda: RPNProposer(llava_rpn).maps(prefill(llava, [question], llava_rpn)),
+    ):
         with torch.no_grad(), outputs_of(llava_rpn.norm) as normed:
-            llava_rpn(chunks, state.places())
+            score()
         hidden = torch.cat(normed, dim=1)
         np.testing.assert_allclose(hidden[0, places].numpy(), expected, atol=STATES, rtol=0)
 
@@ -124,7 +130,7 @@ def test_roi_maps(llava_folder, any_llava, sample, question, name, overrides, to
 
 
 def roi_map(backbone, rpn, question) -> RoIMap:
-    (roi,) = RPNProposer(rpn).maps(prefill(backbone, [question], rpn.config.branch))
+    (roi,) = RPNProposer(rpn).maps(prefill(backbone, [question], rpn))
     return roi
 
 

@@ -48,7 +48,7 @@ def test_imported_maps(checkpoint, llava, llava_folder, load):
     for path in samples:
         sample = load(path)
         question = question_of(llava_folder, sample)
-        (roi,) = RPNProposer(rpn).maps(prefill(llava, [question], rpn.config.branch))
+        (roi,) = RPNProposer(rpn).maps(prefill(llava, [question], rpn))
         np.testing.assert_allclose(roi.scores, sample["roi_logits"], atol=MAPS, rtol=0)
 
 
@@ -78,7 +78,7 @@ def test_imported_maps_and_policy_of_the_multimodal_rotary_kind(golden_file, loa
     case = read_case(folder, golden_file, load(golden_file), released)
     rpn = import_rpn(folder / "model_released_style", case.backbone)
     proposer = RPNProposer(rpn)
-    (roi,) = proposer.maps(prefill(case.backbone, [case.question], rpn.config.branch))
+    (roi,) = proposer.maps(prefill(case.backbone, [case.question], rpn))
     np.testing.assert_allclose(roi.scores, case.data["roi_logits"], atol=QWEN_MAPS, rtol=0)
     assert proposer.policy == published_policy(0.25)
     (found,) = answer_batch(case.backbone, [case.question], proposer, max_new_tokens=8)

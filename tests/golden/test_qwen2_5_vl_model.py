@@ -94,23 +94,30 @@ def test_the_plain_answer(case):
 def test_tapped_states(case, case_rpn):
     """At the branch layer, and behind the RPN's trunk: in one pass, and on a shared cache."""
     data, backbone = case.data, case.backbone
-    state = prefill(backbone, [case.question], case_rpn.config.branch)
-    pieces = state.question_features()
+    state = prefill(backbone, [case.question])
     block = prompt_block(backbone, state.prompts)
     with torch.no_grad(), FeatureTap(backbone.decoder, case_rpn.config.branch) as tap:
         whole = tap.run(
             inputs_embeds=block.embeds, attention_mask=block.mask, position_ids=block.positions
         )
     ((first_visual, _),) = state.prompts[0].image_spans
-    for chunks in ([whole], pieces):
-        branch = torch.cat([piece.hidden for piece in chunks], dim=1)[0, -1].numpy()
+    question = state.question_features(case_rpn.branch)
+    scorers = {
+        "in one pass": (whole, lambda: case_rpn(whole, state.places())),
+        "on a shared cache": (
+            question,
+            lambda: RPNProposer(case_rpn).maps(prefill(backbone, [case.question], case_rpn)),
+        ),
+    }
+    for features, score in scorers.values():
+        branch = features.hidden[0, -1].numpy()
         np.testing.assert_allclose(branch, data["hidden_after_K_last"], atol=STATES, rtol=0)
         hidden: list[torch.Tensor] = []
         handle = case_rpn.layers[-1].register_forward_hook(
             lambda _, args, output, kept=hidden: kept.append(output)
         )
         with torch.no_grad():
-            case_rpn(chunks, state.places())
+            score()
         handle.remove()
         trunk = torch.cat(hidden, dim=1)[0].numpy()
         np.testing.assert_allclose(trunk[-1], data["twig_hidden_last"], atol=STATES, rtol=0)
@@ -124,7 +131,7 @@ def test_the_map(case, case_rpn):
     data = case.data
     for policy, _, arrays in case.thresholds():
         proposer = RPNProposer(case_rpn, policy)
-        (roi,) = proposer.maps(prefill(case.backbone, [case.question], case_rpn.config.branch))
+        (roi,) = proposer.maps(prefill(case.backbone, [case.question], case_rpn))
         np.testing.assert_allclose(roi.scores, data["roi_logits"], atol=MAPS, rtol=0)
         np.testing.assert_allclose(policy.smoothed(roi), data["roi_blur"], atol=BLURRED, rtol=0)
         np.testing.assert_array_equal(policy.above(roi), arrays["mask"].astype(bool))

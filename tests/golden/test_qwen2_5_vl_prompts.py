@@ -87,7 +87,7 @@ def test_a_map_that_is_a_distribution(golden_extra, any_qwen, qwen_folder, load)
     case = read_case(qwen_folder, file, load(file), any_qwen)
     rpn = golden_rpn(qwen_folder, case.backbone, loss="mse")
     (roi,) = RPNProposer(rpn, published_policy(0.1)).maps(
-        prefill(case.backbone, [case.question], rpn.config.branch)
+        prefill(case.backbone, [case.question], rpn)
     )
     assert roi.kind == "distribution"
     np.testing.assert_allclose(

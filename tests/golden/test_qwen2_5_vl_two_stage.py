@@ -99,7 +99,7 @@ def test_every_threshold(case, case_rpn):
     seen = []
     for policy, status, arrays in case.thresholds():
         proposer = RPNProposer(case_rpn, policy)
-        state = prefill(case.backbone, [case.question], case_rpn.config.branch)
+        state = prefill(case.backbone, [case.question], case_rpn)
         ((proposal,),) = proposer.propose(state)
         ((plan, segments),) = encode_crops(case.backbone, [(image, proposal.plan)])
         found = check_answer(case, proposer, arrays)

@@ -1,0 +1,78 @@
+"""Which sequences go through the model together, so that little of the batch is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from sdrpn_core.errors import ConfigError
+
+Lengths: TypeAlias = tuple[int, ...]
+"""Tokens of a sequence, block by block; each block of a batch is padded to its longest."""
+
+#: Largest share of a batch that may be padding. Splitting a batch costs another pass over all
+#: weights for every generated token; a quarter is about what padding may cost instead.
+DEFAULT_MAX_PADDING = 0.25
+
+
+def check_max_padding(max_padding: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        ConfigError: below 0, or 1 and more.
+    """
+    if not 0 <= max_padding < 1:
+        raise ConfigError(f"max_padding must be at least 0 and less than 1, not {max_padding}")
+
+
+def padding(lengths: Sequence[Lengths]) -> float:
+    """The share of a batch that is padding, 0 to 1."""
+    longest = [max(block) for block in zip(*lengths, strict=True)]
+    total = len(lengths) * sum(longest)
+    return 1 - sum(map(sum, lengths)) / total if total else 0.0
+
+
+def nearest(
+    lengths: Sequence[Lengths], size: int, max_padding: float, *, first: int = 0
+) -> list[int]:
+    """A batch around one sequence: those of the most similar lengths, as many as fit.
+
+    Args:
+        lengths: of the sequences to choose from.
+        size: most sequences of a batch.
+        max_padding: largest share of padding.
+        first: index of the sequence that has to be part of it.
+
+    Returns:
+        Indices, ascending; ``first`` is among them.
+    """
+
+    def distance(index: int) -> tuple[int, int]:
+        pairs = zip(lengths[index], lengths[first], strict=True)
+        return sum(abs(one - other) for one, other in pairs), index
+
+    chosen = [first]
+    for index in sorted(range(len(lengths)), key=distance):
+        if len(chosen) == size:
+            break
+        if index != first and padding([lengths[i] for i in [*chosen, index]]) <= max_padding:
+            chosen.append(index)
+    return sorted(chosen)
+
+
+def buckets(lengths: Sequence[Lengths], size: int, max_padding: float) -> list[list[int]]:
+    """All sequences in batches of at most ``size``, none with more padding than allowed.
+
+    Returns:
+        Indices; each occurs once. A batch that fits stays whole and in order.
+    """
+    left = list(range(len(lengths)))
+    batches = []
+    while left:
+        # Beginning with the longest, memory runs out at once or not at all.
+        longest = max(range(len(left)), key=lambda place: sum(lengths[left[place]]))
+        places = nearest([lengths[i] for i in left], size, max_padding, first=longest)
+        batches.append([left[place] for place in places])
+        taken = set(places)
+        left = [index for place, index in enumerate(left) if place not in taken]
+    return batches

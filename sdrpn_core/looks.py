@@ -1,0 +1,192 @@
+"""The two looks of an answer: up to the proposed regions, and from there to the response.
+
+Between them a question is a :class:`Looked`, which is free to be answered with whichever others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdrpn_core.crop_segments import encode_crops
+from sdrpn_core.generation import generate, prompt_block
+from sdrpn_core.kv_rows import join_cache
+from sdrpn_core.prefill import prefill
+from sdrpn_core.prefix import Prefix, prefix_block
+from sdrpn_core.proposers.base import Proposal, Proposer
+from sdrpn_core.stage_clock import StageClock
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone, Question
+    from sdrpn_core.prefill import Prefill
+    from sdrpn_core.prefix_store import PrefixStore
+    from sdrpn_core.segments import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A question after the first look.
+
+    Attributes:
+        prompt: what is to be answered, crops included.
+        prefix: its beginning, as far as that has run; ``None`` if nothing has.
+        n_reused: how many tokens of the prefix are those of the prompt.
+        proposals: one per picture; empty for a plain answer.
+        first_stage: what the first pass of the second look is called in ``Answer.seconds``.
+        seconds: its share of the time so far, by stage.
+    """
+
+    prompt: Prompt
+    prefix: Prefix | None = None
+    n_reused: int = 0
+    proposals: tuple[Proposal, ...] = ()
+    first_stage: str = "prefill"
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens that are reused, and those that still have to run."""
+        return self.n_reused, len(self.prompt) - self.n_reused
+
+
+@torch.no_grad()
+def first_look(
+    backbone: Backbone,
+    questions: Sequence[Question],
+    proposer: Proposer | None,
+    *,
+    store: PrefixStore | None,
+    max_padding: float,
+) -> list[Looked]:
+    """Encode questions, run their prefixes, ask the proposer, and encode the crops.
+
+    For plain answers there is nothing to propose; prefixes then run only where somebody shares
+    them: if a store is given.
+
+    Args:
+        backbone: the model.
+        questions: a batch, one or more.
+        proposer: where crops come from; ``None`` for plain answers.
+        store: prefixes of other batches.
+        max_padding: largest share of padding where prefixes run together.
+
+    Raises:
+        ConfigError: the backbone was loaded in part.
+        InputError: empty question, or a prompt beyond the model's context.
+    """
+    clock = StageClock(backbone.device)
+    if proposer is None and store is None:
+        with clock.stage("vision"):
+            prompts = backbone.encode(questions)
+        seconds = clock.shares(len(questions))
+        return [Looked(prompt, seconds=seconds) for prompt in prompts]
+    state = prefill(
+        backbone,
+        questions,
+        None if proposer is None else proposer.reader,
+        store=store,
+        max_padding=max_padding,
+        clock=clock,
+    )
+    if proposer is None:
+        seconds = clock.shares(len(questions))
+        return [
+            Looked(prompt, prefix, len(prefix), seconds=seconds)
+            for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
+        ]
+    with clock.stage("proposal"):
+        proposals = proposer.propose(state)
+    with clock.stage("crop"):
+        cropped = _insert_crops(backbone, state, proposals)
+    seconds = clock.shares(len(questions))
+    return [
+        Looked(
+            prompt,
+            prefix,
+            _n_reused(plain, row),
+            tuple(row),
+            first_stage="roi_prefill",
+            seconds=seconds,
+        )
+        for (prompt, row), plain, prefix in zip(cropped, state.prompts, state.prefixes, strict=True)
+    ]
+
+
+@torch.no_grad()
+def second_look(
+    backbone: Backbone, rows: Sequence[Looked], **options: Any
+) -> list[tuple[tuple[int, ...], dict[str, float]]]:
+    """Generate the responses of a batch, on what is left of the prefixes.
+
+    Args:
+        backbone: the model.
+        rows: a batch, one or more.
+        options: arguments of :func:`~sdrpn_core.generation.generate`.
+
+    Returns:
+        Per question the response's ids, and its share of the time by stage, the first look's
+        included.
+
+    Raises:
+        InputError: the sequences would exceed the model's context.
+    """
+    clock = StageClock(backbone.device)
+    reused = [row.n_reused for row in rows]
+    prefix, cache = None, None
+    prefixes = [row.prefix for row in rows if row.prefix is not None]
+    # A cache without a column would be taken for none.
+    if any(reused):
+        prefix = prefix_block(prefixes, reused)
+        cache = join_cache([one.keys_values for one in prefixes], reused)
+    rest = prompt_block(backbone, [row.prompt for row in rows], starts=reused)
+    responses = generate(
+        backbone,
+        rest,
+        prefix=prefix,
+        cache=cache,
+        clock=clock,
+        first_stage=rows[0].first_stage,
+        **options,
+    )
+    new = clock.shares(len(rows))
+    return [(ids, {**row.seconds, **new}) for ids, row in zip(responses, rows, strict=True)]
+
+
+def _insert_crops(
+    backbone: Backbone, state: Prefill, proposals: Sequence[Sequence[Proposal]]
+) -> list[tuple[Prompt, list[Proposal]]]:
+    """Prompts with their crops' tokens and without pruned ones, and the proposals that are left."""
+    jobs = [
+        (image, proposal.plan)
+        for question, row in zip(state.questions, proposals, strict=True)
+        for image, proposal in zip(question.images, row, strict=True)
+    ]
+    encoded = iter(encode_crops(backbone, jobs))
+    cropped = []
+    for prompt, row in zip(state.prompts, proposals, strict=True):
+        results = [next(encoded) for _ in row]
+        crops = tuple(
+            tuple(part for segment in segments for part in backbone.frame_crop(segment))
+            for _, segments in results
+        )
+        pruned = prompt.pruned(tuple(plan.keep for plan, _ in results))
+        kept = [Proposal(plan, old.roi) for old, (plan, _) in zip(row, results, strict=True)]
+        cropped.append((pruned.with_crops(crops), kept))
+    return cropped
+
+
+def _n_reused(prompt: Prompt, proposals: Sequence[Proposal]) -> int:
+    """How many tokens of a prompt's prefix the second look leaves as they were.
+
+    Those after a crop attend to it: with several pictures, the later ones run again. A pruned
+    picture runs again itself, as its tokens attended to those that are gone.
+    """
+    for (start, stop), proposal in zip(prompt.image_spans, proposals, strict=True):
+        if proposal.plan.keep is not None:
+            return start
+        if proposal.plan.crops:
+            return stop
+    return prompt.prefix_length

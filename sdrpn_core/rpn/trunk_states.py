@@ -1,0 +1,82 @@
+"""What the RPN's trunk makes of tokens: of a batch, and of one prefix, to be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdrpn_core.kv_rows import KVRow, left_padded, n_bytes, unpadded
+
+if TYPE_CHECKING:
+    from sdrpn_core.rpn.head import PositionEmbeddings
+
+
+@dataclass(frozen=True)
+class TrunkStates:
+    """Inputs of the head, for consecutive tokens.
+
+    Attributes:
+        hidden: ``(batch, length, hidden)``, behind the trunk's norm if it has one.
+        rotary: cosine and sine ``(batch or 1, length, head_dim)`` of the tokens' positions;
+            ``None`` for decoders without rotary embeddings.
+    """
+
+    hidden: torch.Tensor
+    rotary: PositionEmbeddings | None
+
+    def row(self, row: int, start: int) -> TrunkStates:
+        """One sequence of a left-padded batch, as a batch of its own."""
+        return TrunkStates(
+            unpadded(self.hidden, row, start)[None],
+            None if self.rotary is None else self._rotary_row(self.rotary, row, start),
+        )
+
+    @classmethod
+    def padded(cls, rows: Sequence[TrunkStates]) -> TrunkStates:
+        """Single sequences as one left-padded batch."""
+        rotary = [row.rotary for row in rows if row.rotary is not None]
+        return cls(
+            left_padded([row.hidden[0] for row in rows]),
+            (left_padded([cos[0] for cos, _ in rotary]), left_padded([sin[0] for _, sin in rotary]))
+            if rotary
+            else None,
+        )
+
+    def followed_by(self, other: TrunkStates) -> TrunkStates:
+        """Both, side by side."""
+        rotary = None
+        if self.rotary is not None and other.rotary is not None:
+            n = len(self.hidden)
+            cos, sin = (
+                torch.cat([part.expand(n, -1, -1) for part in parts], dim=1)
+                for parts in zip(self.rotary, other.rotary, strict=True)
+            )
+            rotary = cos, sin
+        return TrunkStates(torch.cat([self.hidden, other.hidden], dim=1), rotary)
+
+    @staticmethod
+    def _rotary_row(rotary: PositionEmbeddings, row: int, start: int) -> PositionEmbeddings:
+        cos, sin = (unpadded(part, row if len(part) > 1 else 0, start)[None] for part in rotary)
+        return cos, sin
+
+
+@dataclass(frozen=True)
+class TrunkRow:
+    """What is kept of one prefix: all that does not depend on the question.
+
+    Attributes:
+        states: a batch of one, without padding.
+        keys_values: of the trunk's layers.
+    """
+
+    states: TrunkStates
+    keys_values: KVRow
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        tensors = [self.states.hidden, *(self.states.rotary or ())]
+        return n_bytes(self.keys_values) + sum(tensor.nbytes for tensor in tensors)
