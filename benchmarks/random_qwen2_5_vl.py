@@ -11,7 +11,6 @@ import torch
 from random_model import (
     HEAD_WIDTH,
     VISION_LAYERS,
-    VISION_WIDTH,
     VOCABULARY,
     random_tokenizer,
     save_random_model,
@@ -33,6 +32,9 @@ _PAD, _END, _UNKNOWN, _START = "<|endoftext|>", "<|im_end|>", "<|unk|>", "<|im_s
 _VISION_START, _VISION_END = "<|vision_start|>", "<|vision_end|>"
 _IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 _SPECIAL = (_PAD, _END, _UNKNOWN, _START, _VISION_START, _VISION_END, _IMAGE, _VIDEO)
+#: A visual token is four patches, so the encoder is narrower than LLaVA's, or it would cost as much
+#: as the decoder.
+_VISION_WIDTH = 128
 #: Of the 7B model.
 _QUERY_HEADS_PER_KEY_HEAD = 4
 _MLP_RATIO = 18944 / 3584
@@ -65,9 +67,9 @@ def write_random_qwen2_5_vl(
     config = Qwen2_5_VLConfig(
         vision_config={
             "depth": VISION_LAYERS,
-            "hidden_size": VISION_WIDTH,
-            "intermediate_size": 4 * VISION_WIDTH,
-            "num_heads": VISION_WIDTH // HEAD_WIDTH,
+            "hidden_size": _VISION_WIDTH,
+            "intermediate_size": 4 * _VISION_WIDTH,
+            "num_heads": _VISION_WIDTH // HEAD_WIDTH,
             "window_size": _WINDOW_CELLS * CELL,
             "fullatt_block_indexes": [VISION_LAYERS - 1],  # as 1 in 8 of the 32 published layers
             "out_hidden_size": width,

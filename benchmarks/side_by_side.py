@@ -1,0 +1,148 @@
+"""Cases measured side by side: times in turns within one process, peak memory in one of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sdrpn_core.peak_memory import peak_memory
+
+_CPU = torch.device("cpu")
+_PROCESS = Path("/proc/self")
+_RESIDENT = re.compile(r"^VmRSS:\s*(\d+) kB$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of cases that were measured in turns.
+
+    Attributes:
+        seconds: per case, one value per round.
+    """
+
+    seconds: Mapping[str, Sequence[float]]
+
+    def median(self, case: str) -> float:
+        """Median seconds of a case."""
+        return statistics.median(self.seconds[case])
+
+    def ratio(self, case: str, to: str) -> float:
+        """Median over the rounds of the ratio within a round: a slow minute slows both cases."""
+        pairs = zip(self.seconds[case], self.seconds[to], strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
+
+def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int) -> Times:
+    """Time cases alternately, each once more beforehand, as the first run allocates.
+
+    Every other round goes backwards, so that no case always follows the same one.
+
+    Args:
+        cases: by name, what to run.
+        rounds: how often.
+    """
+    for run in cases.values():
+        run()
+    seconds: dict[str, list[float]] = {case: [] for case in cases}
+    for index in range(rounds):
+        names = list(cases) if index % 2 == 0 else list(cases)[::-1]
+        for case in names:
+            start = time.perf_counter()
+            cases[case]()
+            seconds[case].append(time.perf_counter() - start)
+    return Times(seconds)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of a process that did one thing, in bytes.
+
+    Attributes:
+        peak: beyond what the process had after its imports.
+        working: beyond what it had before the thing that was measured.
+    """
+
+    peak: int
+    working: int
+
+
+def in_fork(run: Callable[[], Any]) -> Any:
+    """What a function returns in a process forked from this one, which starts without imports.
+
+    To be called before this process has computed anything: its thread pools would not survive.
+
+    Args:
+        run: returns something that pickles.
+
+    Raises:
+        RuntimeError: the process failed; its traceback is on stderr.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(run()))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise RuntimeError("a process of the benchmark failed") from None
+    finally:
+        process.join()
+
+
+def peak_memory_of(prepare: Callable[[], Callable[[], object]]) -> Memory:
+    """Peak memory of one case, in a process of its own (see :func:`in_fork`).
+
+    Args:
+        prepare: loads, and returns what is measured.
+    """
+
+    def measure() -> Memory:
+        imported = _resident()
+        run = prepare()
+        before = _resident()
+        # Loading may have needed more for a moment than what follows.
+        (_PROCESS / "clear_refs").write_text("5", encoding="ascii")
+        run()
+        peak = peak_memory(_CPU) or 0
+        return Memory(peak - imported, peak - before)
+
+    return in_fork(measure)
+
+
+def noise_pictures(n: int, size: tuple[int, int], seed: int = 0) -> list[Image.Image]:
+    """Different pictures of noise, ``size`` (width, height)."""
+    draw = np.random.default_rng(seed)
+    width, height = size
+    return [
+        Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(n)
+    ]
+
+
+def question_of(n_words: int) -> str:
+    """A question of so many words, which the random models take for as many tokens."""
+    return " ".join(["word"] * n_words)
+
+
+def print_row(benchmark: str, **values: Any) -> None:
+    """One JSON line; floats are rounded to four digits."""
+    row: dict[str, Any] = {"benchmark": benchmark}
+    for key, value in values.items():
+        row[key] = float(f"{value:.4g}") if isinstance(value, float) else value
+    print(json.dumps(row), flush=True)
+
+
+def _resident() -> int:
+    found = _RESIDENT.search((_PROCESS / "status").read_text(encoding="ascii"))
+    return int(found[1]) * 1024 if found else 0
