@@ -27,7 +27,9 @@ class FixedCrop(RPNProposer):
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """The box for every picture, after the maps of all."""
         self.maps(state)
-        if self.region is not None:
-            return self.region.propose(state)
+        return self.nothing(state) if self.region is None else self.region.propose(state)
+
+    def nothing(self, state: Prefill) -> list[list[Proposal]]:
+        """No region in any picture."""
         nothing = Proposal(CropPlan(Outcome.NO_ROI, reason="the benchmark asks for none"))
         return [[nothing for _ in prompt.images] for prompt in state.prompts]

@@ -1,0 +1,243 @@
+"""What a two-stage answer costs, beside the plain one and beside the least that it could.
+
+    python benchmarks/answer_cost.py [--quick]
+
+Models with random weights in float32, one shaped like LLaVA-1.5 (576 visual tokens), one like
+Qwen2.5-VL (1,024), answer one question at a time, all answers of one length:
+
+- baseline: the plain answer;
+- two-stage: the RPN runs, and a fixed box is cropped. The prefix is kept between the two looks;
+- recomputed: the same, but nothing is kept, as in the published code: the second look encodes and
+  runs everything again;
+- no region: the RPN runs and finds nothing to crop.
+
+Work is counted in token-layers, by hooks, for the decoder and for the RPN's trunk. The floor of an
+answer is prefix x L + question x B + RPN + (crop + question + response) x L. What it would take in
+seconds is estimated from the baseline of the same run: what the baseline's stages take, scaled by
+their token-layers (decoding goes token by token and is taken as it is; a crop's pass through the
+vision encoder by its share of patches).
+
+``ratio`` is measured time over the baseline's, ``floor_ratio`` the floor's over the baseline's,
+``over_floor`` the one over the other. Medians of rounds that take the cases in turns. One JSON line
+per case, one with the seconds of each stage; full size takes about four minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fixed_crop import FixedCrop
+from random_llava import PATCH, write_random_llava
+from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
+from side_by_side import in_turns, noise_pictures, print_row, question_of
+
+from sdrpn_core import RPN, Answer, Backbone, Question, answer_batch, load_backbone
+from sdrpn_core.crop_segments import encode_crops
+from sdrpn_core.generation import generate, prompt_block
+from sdrpn_core.prefill import Prefill
+from sdrpn_core.proposers import Proposal
+from sdrpn_core.roi_prediction import predict_prompt_roi
+from sdrpn_core.work import AnswerShape, WorkCounter
+
+BENCHMARK = "answer_cost"
+BASELINE, TWO_STAGE, RECOMPUTED, NO_REGION = CASES = (
+    "baseline",
+    "two-stage",
+    "recomputed",
+    "no region",
+)
+QUESTION_TOKENS = 20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and a picture; B and R take the shares of L that they have in the 7B models."""
+
+    name: str
+    write: Callable[..., None]
+    side: int
+    branch: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    n_layers: int
+    width: int
+    cells: tuple[int, int]
+    rpn_layers: int
+    new_tokens: int
+    rounds: int
+
+
+FULL = Size(16, 512, (24, 32), rpn_layers=2, new_tokens=8, rounds=7)
+QUICK = Size(4, 256, (4, 4), rpn_layers=1, new_tokens=2, rounds=1)
+
+
+def shapes(size: Size) -> list[Shape]:
+    """What is measured."""
+    llava, qwen = size.cells
+    return [
+        Shape(
+            "LLaVA-1.5",
+            partial(write_random_llava, grid=llava),
+            PATCH * llava,
+            branch=size.n_layers * 15 // 32,
+        ),
+        Shape("Qwen2.5-VL", write_random_qwen2_5_vl, CELL * qwen, branch=size.n_layers * 16 // 28),
+    ]
+
+
+def recomputed(
+    backbone: Backbone, rpn: RPN, question: Question, proposals: Sequence[Proposal], n_new: int
+) -> None:
+    """Both looks from scratch; the crop is known."""
+    predict_prompt_roi(backbone, backbone.encode([question]), rpn)
+    (prompt,) = backbone.encode([question])
+    jobs = [(image, one.plan) for image, one in zip(question.images, proposals, strict=True)]
+    crops = tuple(
+        tuple(part for segment in segments for part in backbone.frame_crop(segment))
+        for _, segments in encode_crops(backbone, jobs)
+    )
+    block = prompt_block(backbone, [prompt.with_crops(crops)])
+    generate(backbone, block, max_new_tokens=n_new, min_new_tokens=n_new)
+
+
+class KeepsStages(list[Answer]):
+    """The answers of a case, for the medians of their stages."""
+
+    def ask(self, run: Callable[[], list[Answer]]) -> None:
+        """Answer once more."""
+        self.extend(run())
+
+    def medians(self) -> dict[str, float]:
+        """Median seconds per stage, the first (warm-up) answer left out."""
+        kept = self[1:]
+        return {
+            stage: statistics.median(one.seconds[stage] for one in kept)
+            for stage in kept[0].seconds
+        }
+
+
+def floor_seconds(
+    baseline: dict[str, float],
+    shape: AnswerShape,
+    n_layers: int,
+    branch: int,
+    trunk: int,
+    crop_share: float,
+) -> float:
+    """What the floor's work takes at the baseline's speed."""
+    per_token_layer = baseline["prefill"] / ((shape.prefix + shape.question) * n_layers)
+    prompt = AnswerShape(shape.prefix, shape.question, shape.crop)
+    work = prompt.floor(n_layers, branch) + shape.rpn(trunk)
+    return baseline["vision"] * (1 + crop_share) + per_token_layer * work + baseline["decode"]
+
+
+def measure(shape: Shape, size: Size, folder: Path) -> None:
+    """Measure one model and print its rows."""
+    shape.write(folder, n_layers=size.n_layers, width=size.width)
+    backbone = load_backbone(folder, device="cpu")
+    rpn = RPN.from_backbone(
+        backbone,
+        branch=shape.branch,
+        n_layers=size.rpn_layers,
+        head_options={"rope": shape.name != "LLaVA-1.5"},
+    )
+    (picture,) = noise_pictures(1, (shape.side, shape.side))
+    question = Question.about(picture, question_of(QUESTION_TOKENS))
+    n_new = size.new_tokens
+    cropping = FixedCrop(rpn)
+    answers = {case: KeepsStages() for case in CASES}
+    proposals: list[Proposal] = []
+
+    class Noted(FixedCrop):
+        """Remembers what was cropped, for the case that is to crop the same."""
+
+        def propose(self, state: Prefill) -> list[list[Proposal]]:
+            found = super().propose(state)
+            proposals[:] = found[0]
+            return found
+
+    def ask(proposer: FixedCrop | None) -> list[Answer]:
+        return answer_batch(
+            backbone, [question], proposer, max_new_tokens=n_new, min_new_tokens=n_new
+        )
+
+    ask(Noted(rpn))
+    cases: dict[str, Callable[[], object]] = {
+        BASELINE: partial(answers[BASELINE].ask, partial(ask, None)),
+        TWO_STAGE: partial(answers[TWO_STAGE].ask, partial(ask, cropping)),
+        RECOMPUTED: partial(recomputed, backbone, rpn, question, proposals, n_new),
+        NO_REGION: partial(answers[NO_REGION].ask, partial(ask, FixedCrop(rpn, None))),
+    }
+    work = {}
+    for case, run in cases.items():
+        with WorkCounter(backbone, rpn) as counter:
+            run()
+        work[case] = counter
+    for kept in answers.values():
+        kept.clear()
+    times = in_turns(cases, size.rounds)
+    (prompt,) = backbone.encode([question])
+    prefix = prompt.prefix_length
+    plain = answers[BASELINE].medians()
+    crop = answers[TWO_STAGE][0].n_visual_tokens - answers[BASELINE][0].n_visual_tokens
+    n_image = answers[BASELINE][0].n_visual_tokens
+    framing = len(backbone.frame_crop(prompt.images[0])) - 1
+    for case in CASES:
+        inserted = 0 if case in (BASELINE, NO_REGION) else crop + framing
+        lengths = AnswerShape(prefix, len(prompt) - prefix, inserted, n_new - 1)
+        floor = {
+            BASELINE: lengths.baseline(size.n_layers),
+            RECOMPUTED: lengths.recomputed(size.n_layers, shape.branch),
+        }.get(case, lengths.floor(size.n_layers, shape.branch))
+        share = crop / n_image if inserted else 0.0
+        least = floor_seconds(plain, lengths, size.n_layers, shape.branch, len(rpn.layers), share)
+        ratio = times.ratio(case, BASELINE)
+        floor_ratio = least / sum(plain.values())
+        row = {
+            "ratio": ratio,
+            "floor_ratio": 1.0 if case == BASELINE else floor_ratio,
+            "over_floor": 1.0 if case == BASELINE else ratio / floor_ratio,
+            "to_recomputed": times.ratio(case, RECOMPUTED),
+        }
+        print_row(
+            BENCHMARK,
+            model=shape.name,
+            case=case,
+            seconds=times.median(case),
+            **row,
+            token_layers=work[case].token_layers,
+            least_token_layers=floor,
+            rpn_token_layers=work[case].rpn_token_layers,
+            visual_tokens=n_image,
+            crop_tokens=crop if inserted else 0,
+            prefix=prefix,
+            question=len(prompt) - prefix,
+            layers=size.n_layers,
+            branch=shape.branch,
+        )
+    for case in (BASELINE, TWO_STAGE, NO_REGION):
+        print_row(f"{BENCHMARK}_stages", model=shape.name, case=case, **answers[case].medians())
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
+    size = QUICK if parser.parse_args().quick else FULL
+    for shape in shapes(size):
+        with tempfile.TemporaryDirectory() as folder:
+            measure(shape, size, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
