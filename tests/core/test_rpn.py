@@ -37,7 +37,7 @@ def make(backbone, **settings) -> RPN:
     return RPN.from_backbone(backbone, branch=BRANCH, n_layers=N_LAYERS, **settings)
 
 
-def one_chunk(backbone, questions, branch=BRANCH):
+def features_of(backbone, questions, branch=BRANCH):
     """Tapped features of whole prompts, and where their pictures lie."""
     prompts = backbone.encode(questions)
     block = prompt_block(backbone, prompts)
@@ -63,8 +63,8 @@ def labels_for(scores: torch.Tensor) -> torch.Tensor:
     return labels
 
 
-def loss_of(rpn: RPN, chunks, places) -> torch.Tensor:
-    scores = rpn(chunks, places).scores
+def loss_of(rpn: RPN, features, places) -> torch.Tensor:
+    scores = rpn(features, places).scores
     total, count = LOSS_FUNCTIONS[rpn.config.loss](scores, labels_for(scores))
     return total / count
 
@@ -108,7 +108,7 @@ def by_hand(backbone, question, *, rope, multi_head, final_norm, distribution) -
 def test_a_new_rpn_scores_as_written_out_with_stock_layers(kv_heads, rope, final_norm, loss):
     backbone = tiny_llava(num_key_value_heads=kv_heads)
     rpn = make(backbone, head_options={"rope": rope}, final_norm=final_norm, loss=loss)
-    scores = rpn(*one_chunk(backbone, QUESTIONS))
+    scores = rpn(*features_of(backbone, QUESTIONS))
     expected = [
         by_hand(
             backbone,
@@ -128,7 +128,7 @@ def test_a_new_rpn_scores_as_written_out_with_stock_layers(kv_heads, rope, final
 @torch.no_grad()
 def test_single_head_scores_are_plain_products(backbone):
     rpn = make(backbone, head_options={"rope": False, "multi_head": False})
-    scores = rpn(*one_chunk(backbone, QUESTIONS[:1])).scores
+    scores = rpn(*features_of(backbone, QUESTIONS[:1])).scores
     expected = by_hand(
         backbone,
         QUESTIONS[0],
@@ -138,7 +138,7 @@ def test_single_head_scores_are_plain_products(backbone):
         distribution=False,
     )
     torch.testing.assert_close(scores, expected, **CLOSE)
-    many = make(backbone, head_options={"rope": False})(*one_chunk(backbone, QUESTIONS[:1])).scores
+    many = make(backbone, head_options={"rope": False})(*features_of(backbone, QUESTIONS[:1])).scores
     # The mean over heads, unscaled: 16 times larger here, as the published code has it.
     torch.testing.assert_close(scores, many * N_HEADS * HEAD_DIM**0.5, **CLOSE)
 
@@ -147,7 +147,7 @@ def test_single_head_scores_are_plain_products(backbone):
 def test_a_single_head_needs_as_many_key_heads_as_query_heads():
     backbone = tiny_llava(num_key_value_heads=2)
     with pytest.raises(ConfigError, match="2 for 4; use multi_head"):
-        make(backbone, head_options={"multi_head": False})(*one_chunk(backbone, QUESTIONS))
+        make(backbone, head_options={"multi_head": False})(*features_of(backbone, QUESTIONS))
 
 
 @torch.no_grad()
@@ -155,7 +155,7 @@ def test_hidden_states_are_compared_without_a_layer_of_the_heads_own(backbone):
     rpn = make(backbone, head_options={"source": "hidden_states"})
     assert len(rpn.layers) == N_LAYERS
     assert list(rpn.head.parameters()) == []
-    scores = rpn(*one_chunk(backbone, QUESTIONS[:1])).scores
+    scores = rpn(*features_of(backbone, QUESTIONS[:1])).scores
     (prompt,) = backbone.encode(QUESTIONS[:1])
     hidden = backbone.decoder(
         inputs_embeds=backbone.embed(prompt)[None], output_hidden_states=True
@@ -183,7 +183,7 @@ def test_every_parameter_is_used_and_trained(backbone, settings, n_trunk):
         nn.init.normal_(rpn.head.score.weight)
     assert len(rpn.layers) == n_trunk
     assert all(parameter.requires_grad for parameter in rpn.parameters())
-    loss_of(rpn.train(), *one_chunk(backbone, QUESTIONS)).backward()
+    loss_of(rpn.train(), *features_of(backbone, QUESTIONS)).backward()
     for name, parameter in rpn.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
@@ -216,12 +216,12 @@ def test_copies_share_the_config_and_nothing_else(backbone):
 def test_training_leaves_the_backbone_as_it_was(backbone):
     before = copy.deepcopy(backbone.model.state_dict())
     rpn = make(backbone).train()
-    chunks, places = one_chunk(backbone, QUESTIONS)
+    features, places = features_of(backbone, QUESTIONS)
     optimizer = torch.optim.AdamW(rpn.parameters(), lr=1e-3)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
-        loss = loss_of(rpn, chunks, places)
+        loss = loss_of(rpn, features, places)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -234,12 +234,12 @@ def test_training_leaves_the_backbone_as_it_was(backbone):
 
 @pytest.mark.parametrize("head", ["qk", "conv"])
 @torch.no_grad()
-def test_prefix_and_question_in_two_chunks_equal_one(backbone, head):
+def test_prefix_and_question_in_two_pieces_equal_one(backbone, head):
     torch.manual_seed(0)
     rpn = make(backbone, head=head, final_norm=True)
     if head == "conv":
         nn.init.normal_(rpn.head.score.weight)
-    expected = rpn(*one_chunk(backbone, QUESTIONS)).scores
+    expected = rpn(*features_of(backbone, QUESTIONS)).scores
     state = prefill(backbone, QUESTIONS, rpn)
     features = state.question_features(BRANCH)
     found = rpn.score_after(state.readings(rpn), features, state.places()).scores
@@ -249,30 +249,30 @@ def test_prefix_and_question_in_two_chunks_equal_one(backbone, head):
 @torch.no_grad()
 def test_a_batch_equals_one_by_one(backbone):
     rpn = make(backbone)
-    batch = rpn(*one_chunk(backbone, QUESTIONS)).scores
-    alone = [rpn(*one_chunk(backbone, [question])).scores for question in QUESTIONS[:2]]
+    batch = rpn(*features_of(backbone, QUESTIONS)).scores
+    alone = [rpn(*features_of(backbone, [question])).scores for question in QUESTIONS[:2]]
     torch.testing.assert_close(batch, torch.cat(alone), **CLOSE)
 
 
 @torch.no_grad()
 def test_maps_are_row_major_grids(backbone):
-    scores = make(backbone)(*one_chunk(backbone, QUESTIONS))
+    scores = make(backbone)(*features_of(backbone, QUESTIONS))
     maps = scores.maps()
     assert [m.grid for m in maps] == [GRID] * 3
     assert {m.kind for m in maps} == {"logit"}
     assert maps[1].scores[2, 3] == scores.scores[1, 2 * 4 + 3].item()
-    assert {m.kind for m in make(backbone, loss="mse")(*one_chunk(backbone, QUESTIONS)).maps()} == {
+    assert {m.kind for m in make(backbone, loss="mse")(*features_of(backbone, QUESTIONS)).maps()} == {
         "distribution"
     }
 
 
 def test_gradient_checkpointing_changes_no_gradient(backbone):
-    chunks, places = one_chunk(backbone, QUESTIONS)
+    features, places = features_of(backbone, QUESTIONS)
     gradients = []
     for checkpointing in (False, True):
         rpn = make(backbone).train()
         rpn.gradient_checkpointing = checkpointing
-        loss_of(rpn, chunks, places).backward()
+        loss_of(rpn, features, places).backward()
         gradients.append({name: p.grad for name, p in rpn.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
@@ -314,7 +314,7 @@ def test_without_a_preset_branch_and_layers_must_be_given(backbone):
 def test_branch_zero_reads_the_embeddings(backbone):
     rpn = RPN.from_backbone(backbone, branch=0, n_layers=2)
     with torch.no_grad():
-        scores = rpn(*one_chunk(backbone, QUESTIONS, branch=0)).scores
+        scores = rpn(*features_of(backbone, QUESTIONS, branch=0)).scores
     assert torch.isfinite(scores).all()
 
 
@@ -333,5 +333,5 @@ def test_a_model_of_the_wrong_dtype_gives_a_head_of_its_dtype():
         rpn = make(backbone, head=head)
         assert {p.dtype for p in rpn.parameters()} == {torch.bfloat16}
         with torch.no_grad():
-            scores = rpn(*one_chunk(backbone, QUESTIONS)).scores
+            scores = rpn(*features_of(backbone, QUESTIONS)).scores
         assert scores.dtype == torch.float32

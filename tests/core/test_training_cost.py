@@ -68,9 +68,9 @@ def test_features_carry_no_graph(tmp_path, monkeypatch):
     seen = []
     original = RPN.forward
 
-    def forward(self, chunks, places):
-        seen.extend(chunk.hidden.requires_grad for chunk in chunks)
-        return original(self, chunks, places)
+    def forward(self, features, places):
+        seen.append(features.hidden.requires_grad)
+        return original(self, features, places)
 
     monkeypatch.setattr(RPN, "forward", forward)
     train(backbone, tmp_path / "labels", tmp_path / "run", SETTINGS, CONFIG)

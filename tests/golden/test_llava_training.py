@@ -63,7 +63,7 @@ def batch(data, load, llava, llava_folder):
         )
         for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True))
     ]
-    return [features], places
+    return features, places
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def batch(golden_training, any_qwen, qwen_folder):
         )
         for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True))
     ]
-    return backbone, [features], places
+    return backbone, features, places
 
 
 def forward(data, name, kind, batch, qwen_folder):
