@@ -8,6 +8,12 @@ from contextlib import contextmanager
 
 import torch
 
+#: The stages of an answer, in order. A plain one has ``prefill`` in place of what lies between
+#: ``vision`` and ``decode``.
+ANSWER_STAGES = (
+    "vision", "prefill", "prefix", "question", "proposal", "crop", "roi_prefill", "decode",
+)  # fmt: skip
+
 
 class StageClock:
     """Adds up seconds per stage. Stages may be nested: the time of an inner one is its own alone.

@@ -152,6 +152,7 @@ def _result(
         "outcome": PLAIN_OUTCOME if answer.outcome is None else answer.outcome.value,
         "visual_tokens": answer.n_visual_tokens,
         "seconds": seconds,
+        "stages": dict(answer.seconds),
     }
     if not answer.proposals:
         return result

@@ -9,6 +9,7 @@ from typing import Any
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.proportions import Z95
+from sdrpn_core.stage_clock import ANSWER_STAGES
 
 REPORT_NAME = "report.md"
 _MAX_LISTED = 10
@@ -96,6 +97,8 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
         ),
         "",
         *_outcome_table(methods),
+        "",
+        *_stage_table(methods),
     ]  # fmt: skip
     pointing = [
         (name, _share(values["pointing"]["map"]), _share(values["pointing"]["crop"]))
@@ -139,6 +142,19 @@ def _outcome_table(methods: Mapping[str, Any]) -> list[str]:
     return table(["outcomes", *found], rows)
 
 
+def _stage_table(methods: Mapping[str, Any]) -> list[str]:
+    """Where the time of an answer goes."""
+    named = dict.fromkeys(stage for values in methods.values() for stage in values["stages"])
+    # A proposer of a third party may have stages of its own.
+    stages = [stage for stage in ANSWER_STAGES if stage in named]
+    stages += [stage for stage in named if stage not in ANSWER_STAGES]
+    rows = []
+    for name, values in methods.items():
+        seconds = [values["stages"].get(stage) for stage in stages]
+        rows.append([name, *(_NONE if s is None else f"{1000 * s:.1f}" for s in seconds)])
+    return table(["ms / question", *stages], rows)
+
+
 def _share(values: Mapping[str, Any] | None) -> str:
     if not values:
         return _NONE
@@ -166,7 +182,11 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     costs = (
         f"Wall times are shares of a batch of {results['batch_size']}, opening the pictures left "
         "out. The methods take turns on every batch, so that a busy machine slows all of them: "
-        "the ratios mean more than the seconds."
+        "the ratios mean more than the seconds. By stage: `vision` encodes the picture; without a "
+        "region that is looked for, `prefill` runs the prompt; else `prefix` runs it up to the end "
+        "of the picture, `question` the rest up to the branch layer, `proposal` scores the map and "
+        "chooses the crops, `crop` encodes them, `roi_prefill` runs them and the question; "
+        "`decode` is the response."
     )
     notes = [_INTERVALS, items, costs, _CONTROLS]
     options = {name: values for name, values in results["method_options"].items() if values}

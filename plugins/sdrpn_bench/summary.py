@@ -25,7 +25,8 @@ def summarise(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         ``n`` scored items, ``skipped`` (number and reasons), and per method: accuracy with its
-        interval, difference to the baseline, outcomes, cost, and pointing where boxes are known.
+        interval, difference to the baseline, outcomes, cost (seconds per question, in all and by
+        stage of the answer), and pointing where boxes are known.
     """
     scored = [row for row in rows if "methods" in row]
     skipped = [{"id": row["id"], "error": row["error"]} for row in rows if "methods" not in row]
@@ -54,6 +55,7 @@ def _method(results: Sequence[Row], reference: Sequence[Row] | None) -> dict[str
         "errors": sum(result["outcome"] == ERROR_OUTCOME for result in results),
         "visual_tokens": fmean(tokens) if tokens else None,
         "seconds_per_question": fmean(seconds),
+        "stages": _stages(results),
         "pointing": {
             "map": _share(results, "map_hit"),
             "crop": _share(results, "crop_hit"),
@@ -64,6 +66,13 @@ def _method(results: Sequence[Row], reference: Sequence[Row] | None) -> dict[str
         values["difference"] = difference.to_dict()
         values["time_ratio"] = sum(seconds) / sum(result["seconds"] for result in reference)
     return values
+
+
+def _stages(results: Sequence[Row]) -> dict[str, float]:
+    """Mean seconds of an answer by stage."""
+    found = [result["stages"] for result in results if "stages" in result]
+    names = dict.fromkeys(name for stages in found for name in stages)
+    return {name: fmean(stages.get(name, 0.0) for stages in found) for name in names}
 
 
 def _share(results: Sequence[Row], key: str) -> dict[str, Any] | None:

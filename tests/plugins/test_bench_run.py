@@ -19,6 +19,7 @@ from sdrpn_core.cli.main import app
 from sdrpn_core.errors import ConfigError, InputError, UnknownNameError
 from sdrpn_core.proposers import Proposer
 from sdrpn_core.records import Record
+from sdrpn_core.stage_clock import ANSWER_STAGES
 from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
 
 N = 7
@@ -66,6 +67,7 @@ def rows(out):
     for row in found:
         for result in row.get("methods", {}).values():
             del result["seconds"]
+            result.pop("stages", None)  # of those that failed there are none
     return found
 
 
@@ -95,6 +97,24 @@ def test_numbers_follow_from_the_items(whole):
     assert 0 < results["methods"]["oracle"]["correct"] < N, "a rule that says nothing"
     assert {row["answer"] for row in found} == {"red"}
     assert found[0]["object_size"] == pytest.approx((20 * 20 / (60 * 60)) ** 0.5)
+
+
+def test_the_time_of_an_answer_is_told_by_stage(whole):
+    out, results = whole
+    items = [json.loads(line)["methods"] for line in (out / "items.jsonl").read_text().splitlines()]
+    for name, values in results["methods"].items():
+        # Only an RPN reads the question by itself.
+        plain = name == "baseline"
+        expected = {"vision", "prefill", "decode"} if plain else {*ANSWER_STAGES} - {"prefill"}
+        assert expected - {"question"} <= values["stages"].keys() <= expected
+        for stage, seconds in values["stages"].items():
+            mean = sum(item[name]["stages"][stage] for item in items) / N
+            assert seconds == pytest.approx(mean)
+        # What no stage counts is little: choosing the method, and putting the answers together.
+        assert 0.5 < sum(values["stages"].values()) / values["seconds_per_question"] <= 1
+    report = (out / "report.md").read_text()
+    (header,) = [line for line in report.splitlines() if line.startswith("| ms / question")]
+    assert header.split(" | ")[1:] == [*ANSWER_STAGES[:-1], "decode |"]
 
 
 def test_controls_crop_what_they_say(whole):
