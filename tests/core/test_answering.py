@@ -304,6 +304,20 @@ def test_the_time_of_an_rpns_look_is_told_apart(backbone):
     assert all(seconds > 0 for seconds in found.seconds.values())
 
 
+def test_a_profiler_sees_every_stage(backbone):
+    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        (found,) = answer_batch(backbone, [QUESTIONS["ok"]], RPNProposer(rpn), max_new_tokens=2)
+    ranges = {
+        event.key: event.count
+        for event in profile.key_averages()
+        if event.key.startswith("sdrpn.") and event.cpu_time_total > 0
+    }
+    # The RPN reads the prefix while it runs, and scores once the question has run.
+    expected = {stage: 2 if stage == "proposal" else 1 for stage in found.seconds}
+    assert ranges == {f"sdrpn.{stage}": count for stage, count in expected.items()}
+
+
 def test_seconds_of_a_batch_are_shared(backbone):
     pair = answer_batch(backbone, [QUESTIONS["ok"], QUESTIONS["too many"]], max_new_tokens=1)
     assert pair[0].seconds == pair[1].seconds
