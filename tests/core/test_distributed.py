@@ -25,7 +25,7 @@ from sdrpn_core.rpn import RPNConfig
 from sdrpn_core.train_stage import train
 from sdrpn_core.training.settings import TrainingSettings
 from tests import deadly_data
-from tests.stage_data import RECIPE, files, records
+from tests.stage_data import LINEAR, RECIPE, SAME_UP_TO_LAST_BITS, files, records
 from tests.tiny import write_tiny_llava
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ LIMIT = 300  # seconds; a loaded machine takes many to import torch several time
 SIZES = {"batch_size": 2, "shard_size": 3, "max_new_tokens": 3}
 #: 7 samples in batches of 3: the last batch of an epoch has one, so that some processes have none.
 SETTINGS = TrainingSettings(
-    learning_rate=1e-3,
+    **LINEAR,
     epochs=2,
     global_batch_size=3,
     micro_batch_size=2,
@@ -43,7 +43,8 @@ SETTINGS = TrainingSettings(
 )
 CONFIG = RPNConfig(branch=2, n_layers=2, head_options={"rope": False})
 TRAIN_WORDS = (
-    *("--branch", "2", "--layers", "2", "--head-option", "rope=false", "--lr", "1e-3"),
+    *("--branch", "2", "--layers", "2", "--head-option", "rope=false", "--lr", "0.1"),
+    *("--setting", "optimizer=sgd"),
     *("--epochs", "2", "--global-batch-size", "3", "--batch-size", "1"),
     *("--setting", "log_every=1", "--setting", "checkpoint_every=1"),
     *("--setting", "keep_checkpoints=9", "--json"),
@@ -126,7 +127,7 @@ def same_weights(run: Path, other: Path) -> None:
     ours, theirs = (load_file(path / "rpn" / "model.safetensors") for path in (run, other))
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours[name], theirs[name], **SAME_UP_TO_LAST_BITS)
 
 
 def log(run: Path) -> list[tuple[int, int, int]]:
@@ -139,7 +140,7 @@ def items(run: Path) -> list[dict]:
     found = [json.loads(line) for line in (run / "items.jsonl").read_text().splitlines()]
     for row in found:
         for result in row["methods"].values():
-            del result["seconds"]
+            del result["seconds"], result["stages"]
     return found
 
 
