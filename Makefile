@@ -15,7 +15,7 @@ quickstart: $(VENV)/.installed-test  ## Label, train and compare on the model th
 	$(BIN)/sdrpn quickstart $(QUICKSTART)
 
 test: $(VENV)/.installed-test  ## Run the test suite (PYTEST="-k geometry" passes options)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -35,7 +35,11 @@ def _no_plugin_selection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``cuda`` where there is no such device."""
+    """Files with slow tests first, so that no process is left alone with one at the end; and tests
+    marked ``cuda`` are skipped where there is no such device.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return

@@ -13,6 +13,8 @@ from sdrpn_core.testing import BackboneContract
 from tests.contract import broken_adapters
 from tests.contract.broken_adapters import Broken
 
+pytestmark = pytest.mark.slow
+
 CONTRACTS = [
     value
     for name, value in vars(broken_adapters).items()

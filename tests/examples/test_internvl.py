@@ -11,6 +11,8 @@ import pytest
 from tests.docs.fences import shell_lines
 from tests.environments import ROOT, build_wheel, clean_environment, run
 
+pytestmark = pytest.mark.slow
+
 PROJECT = ROOT / "examples" / "sdrpn-internvl"
 MAX_ADAPTER_LINES = 100
 

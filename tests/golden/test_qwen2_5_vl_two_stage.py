@@ -130,6 +130,7 @@ def test_every_threshold(case, case_rpn):
     assert set(seen) <= STATUSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
 def test_all_cases_in_one_batch(qwen_folder, load, attn_implementation):
     """Pruned, cropped and plain answers side by side: each is the one that its question gets alone.

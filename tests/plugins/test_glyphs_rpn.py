@@ -92,6 +92,7 @@ def test_export_reads_back_as_records(tmp_path):
         export(tmp_path / "other", "glyphs/smal", 3)
 
 
+@pytest.mark.slow
 def test_quickstart_goes_the_whole_way_and_reuses_what_is_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quickstart, "N_LABELS", 64)
     said: list[str] = []
