@@ -9,9 +9,9 @@ random weights in float32, saved to a temporary folder in several files:
 - sdrpn: the layers below B + R are loaded, the pass ends at layer B;
 - sdrpn, cached: as sdrpn, features read from disk.
 
-Ratios are to the whole model, medians of rounds that take the cases in turns. Peak memory is that of
-a process of its own, less what it had after its imports: loading, the RPN with its optimizer, and
-two steps. One JSON line per case; full size takes a few minutes on two cores.
+Ratios are to the whole model, medians of rounds that take the cases in turns. Peak memory is that
+of a process of its own, less what it had after its imports: loading, the RPN with its optimizer,
+and two steps. One JSON line per case; full size takes a few minutes on two cores.
 """
 
 from __future__ import annotations

@@ -138,7 +138,9 @@ def test_single_head_scores_are_plain_products(backbone):
         distribution=False,
     )
     torch.testing.assert_close(scores, expected, **CLOSE)
-    many = make(backbone, head_options={"rope": False})(*features_of(backbone, QUESTIONS[:1])).scores
+    many = make(backbone, head_options={"rope": False})(
+        *features_of(backbone, QUESTIONS[:1])
+    ).scores
     # The mean over heads, unscaled: 16 times larger here, as the published code has it.
     torch.testing.assert_close(scores, many * N_HEADS * HEAD_DIM**0.5, **CLOSE)
 
@@ -261,9 +263,9 @@ def test_maps_are_row_major_grids(backbone):
     assert [m.grid for m in maps] == [GRID] * 3
     assert {m.kind for m in maps} == {"logit"}
     assert maps[1].scores[2, 3] == scores.scores[1, 2 * 4 + 3].item()
-    assert {m.kind for m in make(backbone, loss="mse")(*features_of(backbone, QUESTIONS)).maps()} == {
-        "distribution"
-    }
+    assert {
+        m.kind for m in make(backbone, loss="mse")(*features_of(backbone, QUESTIONS)).maps()
+    } == {"distribution"}
 
 
 def test_gradient_checkpointing_changes_no_gradient(backbone):
