@@ -80,7 +80,14 @@ def main(args: Sequence[str] | None = None) -> None:
     names = [script.name for script in SCRIPTS]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a minute in all; figures mean little")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help=f"of {', '.join(names)}",
+    )
     parser.add_argument("--out", type=Path, help="folder of the page and the results")
     arguments = parser.parse_args(args)
     folder = arguments.out or (QUICK_FOLDER if arguments.quick else HERE)

@@ -107,6 +107,9 @@ def in_fork(run: Callable[[], Any]) -> Any:
 def peak_memory_of(prepare: Callable[[], Callable[[], object]]) -> Memory:
     """Peak memory of one case, in a process of its own (see :func:`in_fork`).
 
+    A forked process has to touch the libraries' files again, and that counts: some 30 MB for a
+    training step, much the same for every case.
+
     Args:
         prepare: loads, and returns what is measured.
     """

@@ -16,7 +16,6 @@ NOT_JSON = GOOD + "\nprint('Loading ...')"
 NO_KIND = "print('{{\"ratio\": 1.5}}')"
 SILENT = "pass"
 DRAWING = GOOD + "\nimport pathlib, sys\npathlib.Path(sys.argv[2], 'plot.png').write_text('drawn')"
-NOT_DRAWING = GOOD
 
 
 @pytest.fixture
@@ -46,11 +45,11 @@ def test_rows_go_to_a_file_and_the_page(script, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("code", "plot", "complaint"),
     [
-        (FAILING, None, "exit status 1\nout of ink"),
-        (NOT_JSON, None, "not JSON: 'Loading ...'"),
-        (NO_KIND, None, "of which benchmark"),
-        (SILENT, None, "printed no rows"),
-        (NOT_DRAWING, "plot.png", "did not draw plot.png"),
+        pytest.param(FAILING, None, "exit status 1\nout of ink", id="error"),
+        pytest.param(NOT_JSON, None, "not JSON: 'Loading ...'", id="not JSON"),
+        pytest.param(NO_KIND, None, "of which benchmark", id="no kind"),
+        pytest.param(SILENT, None, "printed no rows", id="silent"),
+        pytest.param(GOOD, "plot.png", "did not draw plot.png", id="no plot"),
     ],
 )
 def test_a_failure_leaves_no_figures_and_stops_no_other(
