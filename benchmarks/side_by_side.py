@@ -43,17 +43,20 @@ class Times:
         return statistics.median(one / other for one, other in pairs)
 
 
-def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Time cases alternately, each once more beforehand, as the first run allocates.
-
-    Every other round goes backwards, so that no case always follows the same one.
+def in_turns(
+    cases: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
+) -> Times:
+    """Time cases alternately; every other round goes backwards, so that none always comes first.
 
     Args:
         cases: by name, what to run.
         rounds: how often.
+        warm_up: run each once more beforehand, as the first run allocates; not needed where every
+            case has run already.
     """
-    for run in cases.values():
-        run()
+    if warm_up:
+        for run in cases.values():
+            run()
     seconds: dict[str, list[float]] = {case: [] for case in cases}
     for index in range(rounds):
         names = list(cases) if index % 2 == 0 else list(cases)[::-1]
@@ -103,6 +106,9 @@ def in_fork(run: Callable[[], Any]) -> Any:
 
 def peak_memory_of(prepare: Callable[[], Callable[[], object]]) -> Memory:
     """Peak memory of one case, in a process of its own (see :func:`in_fork`).
+
+    A forked process has to touch the libraries' files again, and that counts: some 30 MB for a
+    training step, much the same for every case.
 
     Args:
         prepare: loads, and returns what is measured.

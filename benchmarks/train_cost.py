@@ -9,20 +9,15 @@ random weights in float32, saved to a temporary folder in several files:
 - sdrpn: the layers below B + R are loaded, the pass ends at layer B;
 - sdrpn, cached: as sdrpn, features read from disk.
 
-Step times are medians, the cases taken in turns. Peak memory is that of a process of its own, less
-what it had after its imports: loading, the RPN with its optimizer, and two steps. One JSON line per
-case; ratios are to the whole model. Full size takes a few minutes on two cores.
+Ratios are to the whole model, medians of rounds that take the cases in turns. Peak memory is that
+of a process of its own, less what it had after its imports: loading, the RPN with its optimizer,
+and two steps. One JSON line per case; full size takes a few minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +25,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from random_llava import PATCH, write_random_llava
+from side_by_side import (
+    Times,
+    in_fork,
+    in_turns,
+    noise_pictures,
+    peak_memory_of,
+    print_row,
+)
 
 from sdrpn_core import RPN, Backbone, FeatureTap, RPNConfig, TrainingSettings, load_backbone
 from sdrpn_core.batching import Block
 from sdrpn_core.feature_tap import Features
-from sdrpn_core.peak_memory import peak_memory
 from sdrpn_core.train_stage import layers_to_load
 from sdrpn_core.training.batches import Batcher, StoredLabelBatcher
 from sdrpn_core.training.cache_shards import CachedSamples, write_shard
@@ -50,7 +51,6 @@ BENCHMARK = "train_cost"
 WHOLE, PART, CACHED = CASES = ("whole model", "sdrpn", "sdrpn, cached")
 QUESTION = "what is written on the small sign to the left of the door ?"
 MEMORY_STEPS = 2
-CPU = torch.device("cpu")
 
 Step = Callable[[], object]
 
@@ -102,30 +102,28 @@ def samples(size: Size) -> list[Sample]:
     draw = np.random.default_rng(0)
     side = PATCH * size.grid
     return [
-        Sample(
-            str(index),
-            QUESTION,
-            Image.fromarray(draw.integers(0, 256, (side, side, 3), dtype=np.uint8)),
-            draw.integers(0, 2, (size.grid, size.grid)),
-        )
-        for index in range(size.batch)
+        Sample(str(index), QUESTION, picture, draw.integers(0, 2, (size.grid, size.grid)))
+        for index, picture in enumerate(noise_pictures(size.batch, (side, side)))
     ]
 
 
-def fill_cache(folder: Path, backbone: Backbone, size: Size) -> None:
-    """Write the features of the samples, as a training run would."""
+def write_inputs(folder: Path, size: Size) -> None:
+    """Save the model, and the features of the samples as a training run would."""
+    write_random_llava(folder, n_layers=size.n_layers, width=size.width, grid=size.grid)
+    backbone = load(folder, PART, size)
     chosen = samples(size)
     batch = StoredLabelBatcher(backbone, size.branch)(chosen)
     write_shard(folder, 0, BENCHMARK, list(to_cached(batch, chosen, backbone.model.dtype)))
 
 
-def make_step(backbone: Backbone, case: str, size: Size, cache: Path) -> Step:
-    """One training step of a case."""
+def make_step(folder: Path, case: str, size: Size) -> Step:
+    """One training step of a case, its model loaded."""
     batchers: dict[str, Callable[[Backbone, int], Batcher]] = {
         WHOLE: WholeModelBatcher,
         PART: StoredLabelBatcher,
         CACHED: CachedFeatureBatcher,
     }
+    backbone = load(folder, case, size)
     torch.manual_seed(0)
     rpn = RPN.from_backbone(backbone, size.config).train()
     if case != WHOLE:
@@ -137,7 +135,7 @@ def make_step(backbone: Backbone, case: str, size: Size, cache: Path) -> Step:
         make_optimizer(rpn, TrainingSettings()),
         max_grad_norm=1.0,
     )
-    stored = CachedSamples(cache, BENCHMARK, size.batch)
+    stored = CachedSamples(folder, BENCHMARK, size.batch)
     given = samples(size)
 
     def run() -> object:
@@ -148,64 +146,45 @@ def make_step(backbone: Backbone, case: str, size: Size, cache: Path) -> Step:
 
 
 def measure_memory(folder: Path, case: str, size: Size) -> int:
-    """Bytes at the peak; for a process that has measured nothing else."""
-    before = peak_memory(CPU) or 0
-    step = make_step(load(folder, case, size), case, size, folder)
-    for _ in range(MEMORY_STEPS):
-        step()
-    return (peak_memory(CPU) or 0) - before
+    """Bytes at the peak of loading and the first steps."""
 
-
-def measure_times(folder: Path, size: Size) -> dict[str, float]:
-    """Median seconds per step, by case."""
-    steps = {case: make_step(load(folder, case, size), case, size, folder) for case in CASES}
-    times: dict[str, list[float]] = {case: [] for case in CASES}
-    for step in steps.values():
-        step()  # the first one allocates
-    for _ in range(size.rounds):
-        for case, step in steps.items():
-            start = time.perf_counter()
+    def load_and_train() -> None:
+        step = make_step(folder, case, size)
+        for _ in range(MEMORY_STEPS):
             step()
-            times[case].append(time.perf_counter() - start)
-    return {case: statistics.median(values) for case, values in times.items()}
+
+    return peak_memory_of(lambda: load_and_train).peak
+
+
+def measure_times(folder: Path, size: Size) -> Times:
+    """Seconds per step, by case."""
+    return in_turns({case: make_step(folder, case, size) for case in CASES}, size.rounds)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
-    parser.add_argument("--memory", nargs=2, metavar=("FOLDER", "CASE"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    size = QUICK if arguments.quick else FULL
-    if arguments.memory:
-        folder, case = arguments.memory
-        print(measure_memory(Path(folder), case, size))
-        return
+    size = QUICK if parser.parse_args().quick else FULL
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_random_llava(folder, n_layers=size.n_layers, width=size.width, grid=size.grid)
-        fill_cache(folder, load(folder, PART, size), size)
-        memory = {}
-        for case in CASES:
-            words = [sys.executable, __file__, "--memory", str(folder), case]
-            words += ["--quick"] if arguments.quick else []
-            memory[case] = int(subprocess.check_output(words, text=True))
+        in_fork(lambda: write_inputs(folder, size))
+        memory = {case: measure_memory(folder, case, size) for case in CASES}
         times = measure_times(folder, size)
     for case in CASES:
-        row = {
-            "benchmark": BENCHMARK,
-            "case": case,
-            "step_seconds": round(times[case], 4),
-            "ratio": round(times[case] / times[WHOLE], 3),
-            "peak_memory_bytes": memory[case],
-            "memory_ratio": round(memory[case] / memory[WHOLE], 3),
-            "layers": size.n_layers,
-            "branch": size.branch,
-            "rpn_layers": size.rpn_layers,
-            "visual_tokens": size.grid**2,
-            "batch": size.batch,
-        }
-        print(json.dumps(row), flush=True)
+        print_row(
+            BENCHMARK,
+            case=case,
+            step_seconds=times.median(case),
+            ratio=times.ratio(case, WHOLE),
+            peak_memory_bytes=memory[case],
+            memory_ratio=memory[case] / memory[WHOLE],
+            layers=size.n_layers,
+            branch=size.branch,
+            rpn_layers=size.rpn_layers,
+            visual_tokens=size.grid**2,
+            batch=size.batch,
+        )
 
 
 if __name__ == "__main__":

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
+from random_llava import write_random_llava
+from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
 
 from sdrpn_core import Question, answer_batch, load_backbone
 from tests.tiny import tiny_picture
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _scripts_on_the_path(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
 
 
 def answered(folder, size):
@@ -29,14 +20,10 @@ def answered(folder, size):
 
 
 def test_llava(tmp_path):
-    from random_llava import write_random_llava
-
     write_random_llava(tmp_path, n_layers=2, width=64, grid=6, shard_size="5MB")
     assert answered(tmp_path, (90, 60)) == (6, 6)
 
 
 def test_qwen2_5_vl(tmp_path):
-    from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
-
     write_random_qwen2_5_vl(tmp_path, n_layers=2, width=256, shard_size="5MB")
     assert answered(tmp_path, (6 * CELL, 32 * CELL)) == (32, 6)
