@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sdrpn_bench.method import Method, MethodContext
     from sdrpn_bench.scoring import Scorer
+    from sdrpn_core.backbone import Backbone
     from sdrpn_core.geometry import Box, Geometry
 
 #: What is the fault of one item; anything else ends the run.
@@ -41,9 +42,14 @@ class Opened:
 
 
 def open_items(
-    items: Sequence[tuple[int, Record]], scorer: Scorer
+    backbone: Backbone, items: Sequence[tuple[int, Record]], scorer: Scorer
 ) -> tuple[list[Opened], list[dict[str, Any]]]:
     """Open the pictures of a batch.
+
+    Args:
+        backbone: the model under test.
+        items: records with their indices.
+        scorer: says what is right.
 
     Returns:
         The items that can be asked and scored, and a row with the reason for each other one.
@@ -53,6 +59,7 @@ def open_items(
         try:
             validate_record(record)
             scorer("", record)  # a record without an answer fails here, and not after the answers
+            backbone.tokenize(record.question, 1)  # a question that no method could ask fails here
             if record.image is not None:
                 opened.append(Opened(index, record, open_image(record.image)))
         except _ITEM_ERRORS as error:

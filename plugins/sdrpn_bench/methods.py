@@ -49,8 +49,10 @@ class TrainedRPN(Method):
 class RawAttention(Method):
     """Crops where the grounding heads look while the plain answer is generated.
 
-    The crop policy is the RPN's (without an RPN, the preset's), but for its threshold: attention is
-    no probability, so it is cut at a share of its maximum.
+    The crop policy is the RPN's (without an RPN, the preset's), with two differences. Attention is
+    no probability, so it is cut at a share of its maximum. And a policy that would show the whole
+    picture again (``whole_grid``) crops what lies above the threshold: otherwise it would make no
+    difference where the model looks.
 
     Attributes:
         threshold: that share. Default: the policy's own if it is relative, else the one that the
@@ -71,5 +73,6 @@ class RawAttention(Method):
             options["threshold"] = recipe.foreground
         if self.max_crops is not None:
             options["max_crops"] = self.max_crops
+        options.pop("whole_grid", None)
         policy = make_policy(name, {**options, "relative": True})
         return AttentionProposer(recipe, policy, max_new_tokens=context.max_new_tokens)

@@ -211,7 +211,7 @@ def _run_model(
         )
     context = MethodContext(backbone, rpn, run.seed, run.max_new_tokens)
     for number, batch in enumerate(_chunks(mine, run.batch_size)):
-        opened, rows = open_items([(i, run.records[i]) for i in batch], run.scorer)
+        opened, rows = open_items(backbone, [(i, run.records[i]) for i in batch], run.scorer)
         if opened:
             if number == 0:  # the first pass pays for lazy set-up, which is no method's cost
                 measure(context, run.methods, opened[:1], run.scorer)

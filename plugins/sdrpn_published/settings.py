@@ -15,8 +15,9 @@ T = TypeVar("T", int, str, bool)
 #: ``roi_source`` -> the qk head's source.
 _SOURCES = {"qk": "projections", "hidden_states": "hidden_states"}
 
-#: The published default for maps that are distributions: a share of the maximum.
-_DISTRIBUTION_POLICY = {"threshold": 0.15, "relative": True}
+#: The published default for maps that are distributions: a share of the maximum, and with it a mask
+#: that is full.
+_DISTRIBUTION_POLICY = {"threshold": 0.15, "relative": True, "whole_grid": True}
 
 
 def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNConfig:

@@ -21,16 +21,19 @@ class MaskPolicy(RegionRule, PruneRule, CropPolicy):
 
     Adds to the options of `PruneRule` and `RegionRule`. Those on regions only decide how many
     count: the mask holds every cell above the threshold, isolated cells and over-large regions
-    included. With a relative threshold the mask is the whole grid, so that the entire picture is
-    looked at again (published).
+    included.
 
     Attributes:
         min_regions: with fewer regions than this each one gets a plain crop of its box instead.
             2 is the published rule for padded squares, 1 that for resized pictures: always mask,
             regions are not counted.
+        whole_grid: where the mask is used and not empty, every cell of the grid is in it: the
+            entire picture is looked at again. The published code does so wherever its threshold is
+            relative.
     """
 
     min_regions: int = 2
+    whole_grid: bool = False
 
     def __post_init__(self) -> None:
         RegionRule.__post_init__(self)
@@ -47,7 +50,7 @@ class MaskPolicy(RegionRule, PruneRule, CropPolicy):
             return plan_boxes(regions, geometry, max_crops=self.min_regions)
         if not above.any():
             return CropPlan(Outcome.NO_ROI, reason="no cell is above the threshold")
-        mask = np.ones_like(above) if self.relative else above
+        mask = np.ones_like(above) if self.whole_grid else above
         grid_box = enclosing_box(mask)
         (box,) = source_boxes((grid_box,), geometry)
         if is_empty(box):

@@ -75,11 +75,12 @@ class SkippedRecord:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A record with its picture open, asked and encoded."""
+    """A record with its picture open, and its question as token ids."""
 
     index: int
     record: Record
     question: Question
+    ids: list[int]
     target: Target
 
 
@@ -163,17 +164,24 @@ class Calibration:
             yield batch, self.backbone.encode(questions)
 
     def _show(self, index: int, record: Record) -> _Shown:
-        """Open a record's picture and find its boxes.
+        """Open a record's picture, find its boxes, and make sure that it can be asked.
 
         Raises:
-            InputError: the picture cannot be read, or the boxes tell no cells apart.
+            InputError: the picture cannot be read, the backbone cannot take it or the texts, or the
+                boxes tell no cells apart.
         """
         picture = _picture(record)
         target = _target(record, self.backbone.preprocess(picture).geometry)
-        ids: tuple[int, ...] = ()
+        ids = self.backbone.tokenize(self._text(record), 1)
+        response: tuple[int, ...] = ()
+        n_response = self.max_new_tokens
         if record.response is not None:
-            ids = self.backbone.tokenize_response(record.response)
-        return _Shown(index, record, Question(self._text(record), (picture,), ids), target)
+            response = self.backbone.tokenize_response(record.response)
+            n_response = len(response)
+        # One of the ids stands for the picture.
+        self.backbone.check_context(len(ids) - 1 + target.inside.size + n_response)
+        question = Question(self._text(record), (picture,), response)
+        return _Shown(index, record, question, ids, target)
 
     def _text(self, record: Record) -> str:
         return (
@@ -181,14 +189,15 @@ class Calibration:
         )
 
     def _answered(self, shown: Sequence[_Shown]) -> tuple[list[Sample], list[Prompt]]:
-        prompts = self.backbone.encode([one.question for one in shown]) if shown else []
+        prompts = self.backbone.encode_ids(
+            [one.ids for one in shown], [one.question for one in shown]
+        )
         own = [i for i, one in enumerate(shown) if one.record.response is None]
         for i, ids in zip(own, self._own_responses([prompts[i] for i in own]), strict=True):
             prompts[i] = prompts[i].with_response(ids)
         samples, answered = [], []
         for one, prompt in zip(shown, prompts, strict=True):
-            if not prompt.response_length:
-                reason = "the response has no token whose attention could be read"
+            if reason := self._unusable(prompt):
                 self.skipped.append(SkippedRecord(one.record.id, reason))
                 continue
             half = len(self.samples) % N_HALVES
@@ -196,6 +205,15 @@ class Calibration:
             self.samples.append(samples[-1])
             answered.append(prompt)
         return samples, answered
+
+    def _unusable(self, prompt: Prompt) -> str:
+        """Why the response cannot be read; empty if it can."""
+        if not prompt.response_length:
+            return "the response has no token whose attention could be read"
+        if self.backbone.image_token_id in prompt.response_ids:
+            # Only an own one can: a given one would have been refused.
+            return "the model's response holds the placeholder of a picture"
+        return ""
 
     def _own_responses(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         """Greedy responses, without a last token that the length limit kept from being fed back."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from sdrpn_core.backbone import Question
-from sdrpn_core.errors import AttentionError, InputError
+from sdrpn_core.errors import InputError
 from sdrpn_core.feature_tap import Features, FeatureTap
 from sdrpn_core.generation import prompt_block
 from sdrpn_core.labels import IGNORE
@@ -75,7 +75,8 @@ class StoredLabelBatcher:
         """Make a batch.
 
         Raises:
-            InputError: a sample comes without labels.
+            InputError: a sample comes without labels, or the backbone cannot take its picture, its
+                question or their length.
         """
         prompts = self.backbone.encode([Question(s.question, (s.image,)) for s in samples])
         self.backbone.check_context(max(map(len, prompts)))
@@ -118,7 +119,8 @@ class AnsweredRecordBatcher:
         """Make a batch.
 
         Raises:
-            AttentionError: the attention is NaN or infinite; names the records.
+            InputError: the backbone cannot take a picture, a question, a response or their length.
+            AttentionError: the attention of a sample is NaN or infinite.
         """
         questions = [
             Question(s.question, (s.image,), self.backbone.tokenize_response(s.response or ""))
@@ -127,17 +129,13 @@ class AnsweredRecordBatcher:
         prompts = self.backbone.encode(questions)
         self.backbone.check_context(max(map(len, prompts)))
         recipe = self.labeler.recipe
-        try:
-            readings, block, features = read_given_responses_and_features(
-                self.backbone,
-                prompts,
-                recipe_heads(recipe),
-                self.branch,
-                max_rows=recipe.response_rows,
-            )
-        except AttentionError as error:
-            names = ", ".join(repr(sample.id) for sample in samples)
-            raise AttentionError(f"{error} (records {names})") from error
+        readings, block, features = read_given_responses_and_features(
+            self.backbone,
+            prompts,
+            recipe_heads(recipe),
+            self.branch,
+            max_rows=recipe.response_rows,
+        )
         labels = []
         for prompt, reading in zip(prompts, readings, strict=True):
             image = prompt.images[0]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def to_cached(
-    batch: TrainingBatch, samples: Sequence[Sample], dtype: torch.dtype
+    batch: TrainingBatch, samples: Sequence[Sample | CachedSample], dtype: torch.dtype
 ) -> Iterator[CachedSample]:
     """Take a batch apart, on the CPU; padding and what follows the queries stay behind.
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.byte_counts import readable_bytes
-from sdrpn_core.errors import ConfigError, SdrpnError
+from sdrpn_core.errors import ConfigError, InputError, SdrpnError
 from sdrpn_core.processes import progress_bar, wait_for_everyone
 from sdrpn_core.rpn.identity import backbone_identity
 from sdrpn_core.training.cache_shards import (
@@ -35,6 +36,7 @@ from sdrpn_core.training.cache_shards import (
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
 from sdrpn_core.training.run_record import RunRecord
 from sdrpn_core.training.samples import CachedSample, Sample, SkippedSample, load_batches
+from sdrpn_core.training.usable import usable_batches
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -166,10 +168,19 @@ class FeatureCache:
         results: list[CachedSample | SkippedSample] = []
         for items in load_batches(self._uncached.samples, batches, self._settings.num_workers):
             samples = [item for item in items if isinstance(item, Sample)]
-            batch = self._uncached.batcher(samples) if samples else None
-            cached = iter(to_cached(batch, samples, self.dtype) if batch else ())
-            results += [item if isinstance(item, SkippedSample) else next(cached) for item in items]
+            computed = self._cached(samples)
+            results += [
+                item if isinstance(item, SkippedSample) else next(computed) for item in items
+            ]
         return results
+
+    def _cached(self, samples: list[Sample]) -> Iterator[CachedSample | SkippedSample]:
+        """The samples as they are cached, one each and in order."""
+        for part in usable_batches(self._uncached.batcher, samples):
+            if isinstance(part, SkippedSample):
+                yield part
+            else:
+                yield from to_cached(part.batch, part.samples, self.dtype)
 
     def _announce(self, n_missing: int, state: PartialState) -> None:
         """Say how large the cache is or will be, and refuse to begin what cannot be finished."""
@@ -222,9 +233,12 @@ class FeatureCache:
 
 
 def _n_tokens(backbone: Backbone, sample: Sample) -> int:
-    """Tokens of a sample's prompt, response left out."""
-    h, w = backbone.preprocess(sample.image).geometry.grid
-    return len(backbone.tokenize(sample.question, 1)) - 1 + h * w
+    """Tokens of a sample's prompt, response left out; none of one that the backbone refuses."""
+    try:
+        h, w = backbone.preprocess(sample.image).geometry.grid
+        return len(backbone.tokenize(sample.question, 1)) - 1 + h * w
+    except InputError:
+        return 0
 
 
 def _preprocessing(backbone: Backbone) -> dict[str, Any]:

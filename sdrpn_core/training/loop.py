@@ -84,7 +84,7 @@ class TrainingLoop:
         if not (totals.cells or had_labels) and first < last:
             raise SdrpnError(
                 f"none of the first {int(totals.samples + totals.skipped)} samples has a labelled "
-                f"cell ({int(totals.skipped)} could not be read): check the label recipe and the "
+                f"cell ({int(totals.skipped)} could not be used): check the label recipe and the "
                 "data"
             )
         return totals

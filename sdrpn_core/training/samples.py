@@ -75,6 +75,11 @@ class SkippedSample:
     reason: str
 
 
+def warn_of(skipped: SkippedSample) -> None:
+    """Name a record that is left out in the log, and say why."""
+    logger.warning("record %r is skipped: %s", skipped.id, skipped.reason)
+
+
 Item: TypeAlias = "Sample | CachedSample | SkippedSample"
 
 
@@ -161,7 +166,7 @@ def load_batches(
             if isinstance(item, SdrpnError):
                 raise item
             if isinstance(item, SkippedSample):
-                logger.warning("record %r is skipped: %s", item.id, item.reason)
+                warn_of(item)
             good.append(item)
         yield good
 

@@ -20,14 +20,15 @@ from accelerate.utils import reduce
 
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
-from sdrpn_core.training.samples import CachedSample, Item, Sample, SkippedSample
+from sdrpn_core.training.samples import Item, SkippedSample
+from sdrpn_core.training.usable import usable_batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch.optim import Optimizer
 
     from sdrpn_core.rpn.model import RPN
-    from sdrpn_core.training.batches import Batcher
+    from sdrpn_core.training.batches import Batcher, TrainingBatch
 
 #: Gradients are summed over the processes in pieces of this many values (256 MiB in float32).
 _BUCKET = 2**26
@@ -110,10 +111,14 @@ class TrainingStep:
         sums = torch.zeros(5, dtype=torch.float32, device=device)
         for items in micro_batches:
             samples = [item for item in items if not isinstance(item, SkippedSample)]
-            if samples:
-                sums[:3] += self._accumulate(samples)
-            sums[3] += len(samples)
-            sums[4] += len(items) - len(samples)
+            n_used = 0
+            for part in usable_batches(self.batcher, samples):
+                if isinstance(part, SkippedSample):
+                    continue
+                sums[:3] += self._accumulate(part.batch)
+                n_used += len(part.samples)
+            sums[3] += n_used
+            sums[4] += len(items) - n_used
         totals = StepSums(*reduce(sums, "sum").tolist())
         if not totals.cells:
             return totals, 0.0
@@ -129,8 +134,7 @@ class TrainingStep:
         self.optimizer.step()
         return totals, norm
 
-    def _accumulate(self, samples: list[Sample | CachedSample]) -> torch.Tensor:
-        batch = self.batcher(samples)
+    def _accumulate(self, batch: TrainingBatch) -> torch.Tensor:
         with self.accelerator.autocast():
             scores = self.rpn(batch.features, batch.places).resized(batch.grids).scores
         loss, cells = self._loss(scores.float(), batch.labels)

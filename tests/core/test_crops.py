@@ -157,13 +157,33 @@ def test_mask_keeps_specks_and_oversized_regions():
     assert always.crops[0].grid_box == (0, 0, 12, 12)
 
 
-def test_mask_with_a_relative_threshold_is_the_whole_picture():
+def test_mask_with_a_relative_threshold_holds_the_cells_above_the_share():
+    scores = np.full(GRID, 0.001)
+    scores[1:4, 1:4] = scores[8:11, 7:10] = 0.02  # far below any probability that would count
+    scores[5:8, 1:4] = 0.008  # below half of the maximum
+    options = {"threshold": 0.5, "relative": True, "blur": False}
+    (crop,) = MaskPolicy(**options).plan(RoIMap(scores, "distribution"), SQUARE).crops
+    assert crop.grid_box == (1, 1, 10, 11)
+    assert crop.box == (20, 20, 200, 220)
+    np.testing.assert_array_equal(crop.keep, scores[1:11, 1:10] == 0.02)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_whole_grid_looks_at_the_whole_picture_again(relative):
+    policy = MaskPolicy(threshold=0.5, relative=relative, whole_grid=True)
     scores = np.zeros(GRID)
-    scores[1:4, 1:4] = scores[8:11, 8:11] = 1
-    (crop,) = MaskPolicy(threshold=0.5, relative=True).plan(RoIMap(scores), SQUARE).crops
+    scores[1:4, 1:4] = 1
+    (plain,) = policy.plan(RoIMap(scores, "distribution"), SQUARE).crops
+    assert plain.grid_box != (0, 0, 12, 12)  # a single region gets a plain crop, mask or not
+    assert plain.keep is None
+    scores[8:11, 8:11] = 1
+    (crop,) = policy.plan(RoIMap(scores, "distribution"), SQUARE).crops
     assert crop.box == (0, 0, 240, 240)
+    assert crop.grid_box == (0, 0, 12, 12)
     assert crop.keep is not None
     assert crop.keep.all()
+    always = MaskPolicy(threshold=0.5, relative=relative, whole_grid=True, min_regions=1)
+    assert always.plan(RoIMap(np.zeros(GRID), "distribution"), SQUARE).outcome is Outcome.NO_ROI
 
 
 @st.composite
@@ -189,7 +209,11 @@ def problems(draw):
         st.sampled_from(
             [
                 BboxPolicy(**options, max_crops=draw(st.integers(1, 4))),
-                MaskPolicy(**options, min_regions=draw(st.integers(1, 3))),
+                MaskPolicy(
+                    **options,
+                    min_regions=draw(st.integers(1, 3)),
+                    whole_grid=draw(st.booleans()),
+                ),
             ]
         )
     )

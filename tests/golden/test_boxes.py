@@ -33,6 +33,11 @@ def rule(threshold, **options):
     return {"threshold": abs(float(threshold)), "relative": bool(threshold < 0), **options}
 
 
+def mask_policy(threshold):
+    """The published mask mode: with a negative threshold the mask is full."""
+    return MaskPolicy(**rule(threshold), whole_grid=bool(threshold < 0))
+
+
 def region_boxes(above):
     """(area, box) of each 8-connected region in raster order, by flood fill."""
     left, found = above.copy(), []
@@ -233,7 +238,7 @@ def test_tokens_of_every_two_stage_run(golden_file, load, square):
                 **rule(float(threshold)), max_ratio=float(ratio) if float(ratio) > 0 else None
             )
         else:
-            policy = MaskPolicy(**rule(float(threshold)))
+            policy = mask_policy(float(threshold))
         plan = policy.plan(RoIMap(data["roi_logits"]), geometry)
         if kind == "mask" and len(published) >= policy.min_regions:
             assert kept_counts(plan, geometry.grid) == counts.tolist()
@@ -251,15 +256,15 @@ def test_forced_maps(golden_file, load, golden, square):
         geometry = square(load(samples[int(case["sample"])])["size_wh"])
         published, source = boxes_of(case["boxes"]), boxes_of(case["src_boxes"])
         counts = case["tokens_per_roi"].tolist()
-        options, ratio = rule(float(case["thresh"])), float(case["max_ratio"])
-        bbox = BboxPolicy(**options, max_ratio=ratio if ratio > 0 else None)
+        threshold, ratio = float(case["thresh"]), float(case["max_ratio"])
+        bbox = BboxPolicy(**rule(threshold), max_ratio=ratio if ratio > 0 else None)
         plan = check_plan(bbox, case["map"], geometry, published, source)
         if case["method_is_mask"] and len(published) >= 2:
-            plan = MaskPolicy(**options).plan(RoIMap(case["map"]), geometry)
+            plan = mask_policy(threshold).plan(RoIMap(case["map"]), geometry)
             assert [crop.box for crop in plan.crops] == boxes_of(case["vis_bboxes"]), name
             assert kept_counts(plan, geometry.grid) == counts, name
         elif case["method_is_mask"]:
-            plan = MaskPolicy(**options).plan(RoIMap(case["map"]), geometry)
+            plan = mask_policy(threshold).plan(RoIMap(case["map"]), geometry)
             check_token_counts(plan, geometry, published, counts)
         else:
             check_token_counts(plan, geometry, published, counts)
@@ -279,8 +284,8 @@ def test_forced_map_in_the_padding_is_dropped(golden_file, load, golden, square)
         seen += 1
         assert data[f"{name}.tokens_per_roi"].sum() > 0
         geometry = square(load(samples[int(data[f"{name}.sample"])])["size_wh"])
-        options = rule(float(data[f"{name}.thresh"]))
-        for policy in (BboxPolicy(**options), MaskPolicy(**options)):
+        threshold = float(data[f"{name}.thresh"])
+        for policy in (BboxPolicy(**rule(threshold)), mask_policy(threshold)):
             plan = policy.plan(RoIMap(data[f"{name}.map"]), geometry)
             assert (plan.outcome, plan.crops) == (Outcome.TOO_SMALL, ())
     if not seen:

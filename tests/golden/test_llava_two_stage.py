@@ -34,10 +34,13 @@ same_pixels = pytest.mark.skipif(
 
 
 def policy_for(is_mask, threshold, ratio):
-    """The published settings: a negative threshold is relative, a ratio of -1 keeps all tokens."""
+    """The published settings: a negative threshold is relative, and its mask is full.
+
+    A ratio of -1 keeps all tokens.
+    """
     rule = {"threshold": abs(threshold), "relative": threshold < 0}
     if is_mask:
-        return MaskPolicy(**rule)
+        return MaskPolicy(**rule, whole_grid=rule["relative"])
     return BboxPolicy(**rule, max_ratio=ratio if ratio > 0 else None)
 
 
@@ -53,7 +56,7 @@ def published_plan(policy, scores, boxes, source_boxes, geometry):
     """The plan that the published code follows."""
     if is_masked(policy, boxes):
         above = policy.above(RoIMap(scores))
-        mask = np.ones_like(above) if policy.relative else above
+        mask = np.ones_like(above) if policy.whole_grid else above
         rows, columns = np.nonzero(mask)
         x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
         (source,) = boxes_of(geometry.to_source([[x0, y0, x1, y1]]))

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from sdrpn_core import CheckpointError, load_backbone
 from sdrpn_core.cli.main import app
+from sdrpn_core.crops import MaskPolicy
+from sdrpn_core.proposers import RPNProposer
 from sdrpn_core.rpn import RPN, RPNConfig
 from sdrpn_published import PublishedCheckpoint, import_rpn
 from sdrpn_published.layouts import LAYOUTS, published_name
@@ -156,7 +158,15 @@ def test_single_head_and_hidden_states(write, backbone, branch):
 
 def test_distributions_are_cut_relative_to_their_maximum(write, backbone):
     config = import_rpn(write(roi_loss="mse"), backbone).config
-    assert (config.policy, config.policy_options["relative"]) == ("mask", True)
+    assert config.policy == "mask"
+    assert config.policy_options["relative"] is True
+    assert config.policy_options["whole_grid"] is True  # as the published evaluation does
+
+
+def test_probabilities_are_cut_absolutely_and_mask_what_lies_above(write, backbone):
+    policy = RPNProposer(import_rpn(write(roi_loss="bce"), backbone)).policy
+    assert isinstance(policy, MaskPolicy)
+    assert (policy.relative, policy.whole_grid) == (False, False)
 
 
 def test_the_import_survives_saving(write, backbone, branch, tmp_path):
