@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from sdrpn_core import RPN, Proposal
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.prefill import Prefill
@@ -16,20 +20,41 @@ class FixedCrop(RPNProposer):
         rpn: any, of random weights as well.
         box: half-open (x0, y0, x1, y1) as shares of the picture's width and height; ``None`` for
             no region, so that the answer is the plain one.
+        half: keep only the half of the crop's tokens above its diagonal, as the crop policy
+            ``mask`` does for a slanted region.
     """
 
     def __init__(
-        self, rpn: RPN, box: tuple[float, float, float, float] | None = (0.25, 0.25, 0.75, 0.75)
+        self,
+        rpn: RPN,
+        box: tuple[float, float, float, float] | None = (0.25, 0.25, 0.75, 0.75),
+        *,
+        half: bool = False,
     ) -> None:
         super().__init__(rpn)
         self.region = None if box is None else FixedRegion(box)
+        self.half = half
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """The box for every picture, after the maps of all."""
         self.maps(state)
-        return self.nothing(state) if self.region is None else self.region.propose(state)
+        if self.region is None:
+            return self.nothing(state)
+        proposals = self.region.propose(state)
+        if not self.half:
+            return proposals
+        return [[_above_diagonal(proposal) for proposal in row] for row in proposals]
 
     def nothing(self, state: Prefill) -> list[list[Proposal]]:
         """No region in any picture."""
         nothing = Proposal(CropPlan(Outcome.NO_ROI, reason="the benchmark asks for none"))
         return [[nothing for _ in prompt.images] for prompt in state.prompts]
+
+
+def _above_diagonal(proposal: Proposal) -> Proposal:
+    crops = []
+    for crop in proposal.plan.crops:
+        x0, y0, x1, y1 = crop.grid_box
+        keep = np.tri(y1 - y0, x1 - x0, dtype=np.float32)[:, ::-1]
+        crops.append(replace(crop, keep=keep))
+    return replace(proposal, plan=replace(proposal.plan, crops=tuple(crops)))

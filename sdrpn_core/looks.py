@@ -87,6 +87,7 @@ def first_look(
         backbone,
         questions,
         None if proposer is None else proposer.reader,
+        whole=proposer is not None and proposer.reader is not None,
         store=store,
         max_padding=max_padding,
         clock=clock,
@@ -106,7 +107,7 @@ def first_look(
         Looked(
             prompt,
             prefix,
-            _n_reused(plain, row),
+            _n_reused(plain, prefix, row),
             tuple(row),
             first_stage="roi_prefill",
             seconds=seconds,
@@ -178,8 +179,8 @@ def _insert_crops(
     return cropped
 
 
-def _n_reused(prompt: Prompt, proposals: Sequence[Proposal]) -> int:
-    """How many tokens of a prompt's prefix the second look leaves as they were.
+def _n_reused(prompt: Prompt, prefix: Prefix, proposals: Sequence[Proposal]) -> int:
+    """How many tokens of what has run of a prompt the second look leaves as they were.
 
     Those after a crop attend to it: with several pictures, the later ones run again. A pruned
     picture runs again itself, as its tokens attended to those that are gone.
@@ -189,4 +190,5 @@ def _n_reused(prompt: Prompt, proposals: Sequence[Proposal]) -> int:
             return start
         if proposal.plan.crops:
             return stop
-    return prompt.prefix_length
+    # The last token is always run, as the response begins with what follows it.
+    return min(len(prefix), len(prompt) - 1)

@@ -27,15 +27,20 @@ if TYPE_CHECKING:
     from sdrpn_core.segments import Prompt
 
 
+#: Length of questions, relative to their prefixes, up to which one pass over both is worth it.
+#: Longer ones cost more in the layers behind the branch than a pass of their own does.
+_SHORT = 1 / 8
+
+
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """Questions of which the part up to the last picture has run.
+    """Questions of which the part up to the last picture has run, or all.
 
     Attributes:
         backbone: the model.
         questions: what was asked, with the pictures.
         prompts: the same, encoded.
-        prefixes: per question its prefix; questions about the same pictures share one.
+        prefixes: per question what has run; questions about the same pictures share one.
         prefix: the prefixes, left-padded.
         clock: books the time of what follows.
     """
@@ -65,18 +70,26 @@ class Prefill:
         """
         return join_cache([prefix.keys_values for prefix in self.prefixes], n_layers=n_layers)
 
+    @property
+    def n_left(self) -> int:
+        """Tokens that follow the prefix, of the question with the most; 0 if all have run whole."""
+        pairs = zip(self.prompts, self.prefixes, strict=True)
+        return max(len(prompt) - len(prefix) for prompt, prefix in pairs)
+
     def rest(self) -> Block:
         """What follows each prefix, left-padded."""
         return prompt_block(
-            self.backbone, self.prompts, starts=[p.prefix_length for p in self.prompts]
+            self.backbone, self.prompts, starts=[len(prefix) for prefix in self.prefixes]
         )
 
     @torch.no_grad()
-    def question_features(self, branch: int) -> Features:
+    def question_features(self, branch: int) -> Features | None:
         """What reaches layer ``branch`` of the tokens that follow the prefixes.
 
-        They run through layers 0 .. B - 1 only.
+        They run through layers 0 .. B - 1 only. ``None`` where nothing follows.
         """
+        if not self.n_left:
+            return None
         with self.clock.stage("question"), FeatureTap(self.backbone.decoder, branch) as tap:
             rest = self.rest()
             return tap.run(
@@ -96,7 +109,7 @@ class Prefill:
             with_question: says for which grids all tokens of the question are to score, and not the
                 last one alone; default: for none.
         """
-        length = self.prefix.length + max(len(p) - p.prefix_length for p in self.prompts)
+        length = self.prefix.length + self.n_left
 
         def question(prompt: Prompt, grid: tuple[int, int]) -> int | None:
             wanted = with_question is not None and with_question(grid)
@@ -119,6 +132,7 @@ def prefill(
     questions: Sequence[Question],
     reader: PrefixReader | None = None,
     *,
+    whole: bool = False,
     store: PrefixStore | None = None,
     max_padding: float = DEFAULT_MAX_PADDING,
     clock: StageClock | None = None,
@@ -129,6 +143,8 @@ def prefill(
         backbone: the model.
         questions: a batch, one or more.
         reader: reads the branch features of the prefixes, e.g. an RPN.
+        whole: where the questions are short beside their prefixes, and no prefix is kept or shared,
+            run them together. One long pass takes less time than a long and a short one.
         store: prefixes of earlier questions; new ones are added to it.
         max_padding: largest share of padding where prefixes run together.
         clock: books the time.
@@ -158,6 +174,11 @@ def prefill(
                 [cut[owner][0] for owner in missing],
                 [Question("", questions[owner].images) for owner in missing],
             )
+        if whole and store is None and _are_short(prompts, cut):
+            prompts = [
+                prompt.followed_by(rest) for prompt, (_, rest) in zip(prompts, cut, strict=True)
+            ]
+            cut = [(ids + list(rest), ()) for ids, rest in cut]
         backbone.check_context(max(map(len, prompts)))
         with clock.stage("prefix"):
             new = run_prefixes(backbone, prompts, reader, max_padding=max_padding, clock=clock)
@@ -180,6 +201,15 @@ def _cut(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, 
     places = [place for place, token in enumerate(ids) if token == backbone.image_token_id]
     stop = places[-1] + 1 if places else 1
     return ids[:stop], tuple(ids[stop:])
+
+
+def _are_short(
+    prefixes: Sequence[Prompt], cut: Sequence[tuple[list[int], tuple[int, ...]]]
+) -> bool:
+    """Whether each question has a prefix of its own, and is short beside it."""
+    if len(prefixes) < len(cut):
+        return False
+    return sum(len(rest) for _, rest in cut) <= _SHORT * sum(map(len, prefixes))
 
 
 def _find(

@@ -46,6 +46,15 @@ class AnswerShape:
         second = self.crop + self.question + self.response
         return self.prefix * n_layers + self.question * branch + second * n_layers
 
+    def in_one_pass(self, n_layers: int) -> int:
+        """Token-layers of the decoder when the question runs along with the prefix.
+
+        It then takes all L layers. Without a crop nothing but its last token runs once more.
+        """
+        first = self.prefix + self.question
+        second = (self.crop + self.question if self.crop else 1) + self.response
+        return (first + second) * n_layers
+
     def recomputed(self, n_layers: int, branch: int) -> int:
         """Token-layers when nothing is kept between the two looks, as in the published code."""
         first = (self.prefix + self.question) * branch

@@ -308,20 +308,21 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def score_after(
-        self, rows: Sequence[TrunkRow], features: Features, places: Sequence[PicturePlace]
+        self, rows: Sequence[TrunkRow], features: Features | None, places: Sequence[PicturePlace]
     ) -> RoIScores:
         """Score the pictures of prefixes that were read already; equals one pass over everything.
 
         Args:
             rows: per sequence what :meth:`read_prefix` kept.
-            features: of what follows the prefixes, left-padded on its own.
+            features: of what follows the prefixes, left-padded on its own; ``None``: nothing.
             places: one entry per picture; columns of the left-padded prefixes and, behind these, of
                 what follows.
         """
-        cache = join_cache([row.keys_values for row in rows])
-        rest = self.trunk(features, cache)
-        prefix = TrunkStates.padded([row.states for row in rows])
-        return self.score(prefix.followed_by(rest), places)
+        states = TrunkStates.padded([row.states for row in rows])
+        if features is not None:
+            cache = join_cache([row.keys_values for row in rows])
+            states = states.followed_by(self.trunk(features, cache))
+        return self.score(states, places)
 
     def _question_scores(self, states: TrunkStates, place: PicturePlace) -> torch.Tensor:
         """``(n,)``: the highest score of each cell, one token of the question at a time.

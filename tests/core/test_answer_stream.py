@@ -18,6 +18,8 @@ from sdrpn_core.streaming import answer_stream
 from tests.tiny import tiny_llava, tiny_picture
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
+pytestmark = pytest.mark.usefixtures("question_pass")
+
 N_NEW = 4
 SIZES = ((60, 90), (80, 60), (200, 40), (30, 30), (120, 100))
 TEXTS = ("how many ?", "what colour is the small square on the left ?", "read the sign")

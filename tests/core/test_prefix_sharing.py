@@ -17,6 +17,8 @@ from sdrpn_core.work import AnswerShape, WorkCounter
 from tests.tiny import tiny_llava, tiny_picture
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
+pytestmark = pytest.mark.usefixtures("question_pass")
+
 BRANCH, N_NEW = 2, 5
 TEXTS = ("what colour is the square ?", "how many ?", "which letter is near the dot ?")
 PICTURE = tiny_picture(0, (60, 90))
@@ -75,13 +77,13 @@ def test_questions_about_one_picture_prefill_it_once(backbone, proposer, two_sta
 def test_without_a_store_a_batch_shares_all_the_same(backbone, rpn, proposer):
     questions = [Question.about(PICTURE, text) for text in TEXTS]
     (prompt, *_) = backbone.encode(questions)
-    with WorkCounter(backbone, rpn) as one:
-        answer_batch(backbone, questions[:1], proposer, max_new_tokens=1)
     with WorkCounter(backbone, rpn) as two:
-        answer_batch(backbone, [questions[0], questions[0]], proposer, max_new_tokens=1)
+        answer_batch(backbone, [questions[0]] * 2, proposer, max_new_tokens=1)
+    with WorkCounter(backbone, rpn) as four:
+        answer_batch(backbone, [questions[0]] * 4, proposer, max_new_tokens=1)
     prefix = prompt.prefix_length
-    assert 2 * one.token_layers - two.token_layers == prefix * backbone.n_layers
-    assert 2 * one.rpn_token_layers - two.rpn_token_layers == prefix * len(rpn.layers)
+    assert 2 * two.token_layers - four.token_layers == prefix * backbone.n_layers
+    assert 2 * two.rpn_token_layers - four.rpn_token_layers == prefix * len(rpn.layers)
 
 
 def test_other_pictures_of_the_same_size_are_not_shared(backbone, proposer):
@@ -146,7 +148,7 @@ def test_a_store_belongs_to_one_backbone(backbone):
 
 
 @pytest.mark.parametrize("crop", [True, False])
-def test_an_answer_takes_no_more_than_the_floor(backbone, rpn, crop):
+def test_an_answer_takes_no_more_than_it_says(backbone, rpn, crop, question_pass):
     """Counted in token-layers, to the last one."""
 
     class Looks(RPNProposer):
@@ -171,10 +173,13 @@ def test_an_answer_takes_no_more_than_the_floor(backbone, rpn, crop):
     shape = AnswerShape(
         prompt.prefix_length, len(prompt) - prompt.prefix_length, inserted, N_NEW - 1
     )
-    assert work.token_layers == shape.floor(backbone.n_layers, BRANCH)
+    if question_pass:
+        assert work.token_layers == shape.in_one_pass(backbone.n_layers)
+    else:
+        assert work.token_layers == shape.floor(backbone.n_layers, BRANCH)
     assert work.rpn_token_layers == shape.rpn(len(rpn.layers))
     with WorkCounter(backbone) as plain:
         answer_batch(backbone, [question], **options)
     assert plain.token_layers == shape.baseline(backbone.n_layers)
-    saved = shape.recomputed(backbone.n_layers, BRANCH) - work.token_layers
+    saved = shape.recomputed(backbone.n_layers, BRANCH) - shape.floor(backbone.n_layers, BRANCH)
     assert saved == prompt.prefix_length * BRANCH

@@ -215,6 +215,7 @@ def recompute(backbone, question, answer, max_new_tokens):
     return ids
 
 
+@pytest.mark.usefixtures("question_pass")
 def test_pruned_and_whole_rows_in_one_batch(backbone, rpn):
     proposer = RPNProposer(rpn, policy_for())
     together = answer_batch(backbone, QUESTIONS, proposer, max_new_tokens=6)
@@ -228,6 +229,7 @@ def test_pruned_and_whole_rows_in_one_batch(backbone, rpn):
     assert any(0 < keep.sum() < keep.size for keep in pruned)
 
 
+@pytest.mark.usefixtures("question_pass")
 def test_pruning_changes_what_is_seen(backbone, rpn):
     (question,) = QUESTIONS[:1]
     whole = MaskPolicy(threshold=0.5, min_regions=1)
@@ -245,6 +247,7 @@ class PictureFirst(Qwen2_5VLBackbone):
         return "<|image_pad|>" * n_images + question
 
 
+@pytest.mark.usefixtures("question_pass")
 def test_a_picture_in_front_of_everything():
     tiny = tiny_qwen2_5_vl()
     backbone = PictureFirst(tiny.model, tiny.processor)
@@ -255,6 +258,7 @@ def test_a_picture_in_front_of_everything():
     assert found.ids == recompute(backbone, question, found, 6)
 
 
+@pytest.mark.usefixtures("question_pass")
 def test_a_picture_of_which_nothing_stays(backbone, rpn):
     """All of its own tokens dropped: the crop alone is left."""
     policy = replace(policy_for(), prune_threshold=0.9999999)
