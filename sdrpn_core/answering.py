@@ -10,6 +10,7 @@ import torch
 
 from sdrpn_core.backbone import Question
 from sdrpn_core.crops.policy import Outcome
+from sdrpn_core.generate_options import check_generate_options
 from sdrpn_core.length_buckets import DEFAULT_MAX_PADDING, buckets, check_max_padding
 from sdrpn_core.looks import Looked, first_look, second_look
 from sdrpn_core.proposers.base import Proposal, Proposer
@@ -93,6 +94,7 @@ def answer(
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
     Raises:
+        ConfigError: see :func:`answer_batch`.
         ImageError: a picture cannot be read.
         InputError: empty question, no picture, or a prompt beyond the model's context.
     """
@@ -130,13 +132,16 @@ def answer_batch(
         store: prefixes of earlier calls, to which those of this one are added.
         max_padding: largest share of a batch that may be padding, 0 (none) to below 1.
         max_new_tokens: upper limit of the response lengths.
-        options: further arguments of ``generate()``.
+        options: further arguments of ``generate()``; not those that make several responses of one
+            or need the prompt's ids.
 
     Raises:
-        ConfigError: ``max_padding`` is no share, or ``store`` belongs to another backbone.
+        ConfigError: ``max_padding`` is no share, ``store`` belongs to another backbone, or an
+            option of ``generate()`` that cannot be passed on.
         InputError: empty question, or a prompt beyond the model's context.
     """
     check_max_padding(max_padding)
+    check_generate_options(options)
     if not questions:
         return []
     looked = first_look(backbone, questions, proposer, store=store, max_padding=max_padding)

@@ -78,7 +78,9 @@ def generate(
             max_new_tokens=max_new_tokens,
             pad_token_id=_pad_token_id(backbone),
             **{
+                # Whatever the checkpoint's generation config says.
                 "do_sample": False,
+                "num_beams": 1,
                 **options,
                 **cache_argument(cache),
                 "logits_processor": [first, *options.get("logits_processor", ())],

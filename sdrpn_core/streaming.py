@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering import DEFAULT_MAX_NEW_TOKENS, Answer, finish
 from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.generate_options import check_generate_options
 from sdrpn_core.length_buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
 from sdrpn_core.looks import Looked, first_look
 
@@ -72,13 +73,14 @@ def answer_stream(
         The number of a question, from 0, and its answer; in the order of the questions.
 
     Raises:
-        ConfigError: a batch size below 1, ``max_padding`` is no share, or ``store`` belongs to
-            another backbone.
+        ConfigError: a batch size below 1, ``max_padding`` is no share, ``store`` belongs to
+            another backbone, or an option of ``generate()`` that cannot be passed on.
         InputError: empty question, or a prompt beyond the model's context; says which question.
     """
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
     check_max_padding(max_padding)
+    check_generate_options(options)
     stream = _Stream(backbone, proposer, batch_size, store, max_padding, max_new_tokens, options)
     return stream.run(questions, on_error or _raise)
 

@@ -15,12 +15,13 @@ from sdrpn_core.crop_segments import encode_crops
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.crops.policy import Outcome
-from sdrpn_core.errors import ImageError, InputError
+from sdrpn_core.errors import ConfigError, ImageError, InputError
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.prefill import prefill
 from sdrpn_core.proposers import AttentionProposer, Proposal, Proposer, RPNProposer
 from sdrpn_core.roi_map import RoIMap
 from sdrpn_core.rpn import RPN
+from sdrpn_core.streaming import answer_stream
 from tests.readers import KeepsHidden
 from tests.tiny import tiny_llava, tiny_picture
 
@@ -320,6 +321,32 @@ def test_a_profiler_sees_every_stage(backbone):
     # The RPN reads the prefix while it runs, and scores once the question has run.
     expected = {stage: 2 if stage == "proposal" else 1 for stage in found.seconds}
     assert ranges == {f"sdrpn.{stage}": count for stage, count in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ({"num_beams": 2}, "one response"),
+        ({"prompt_lookup_num_tokens": 2}, "consists of embeddings"),
+        ({"cache_implementation": "static"}, "sdrpn sets it"),
+        ({"return_dict_in_generate": True}, "holds the token ids"),
+    ],
+    ids=str,
+)
+def test_options_that_would_break_an_answer_are_refused(backbone, option, reason):
+    message = f"option '{next(iter(option))}' cannot be used here: .*{reason}"
+    for proposer in (None, Scripted()):
+        with pytest.raises(ConfigError, match=message):
+            answer_batch(backbone, [QUESTIONS["ok"]], proposer, **option)
+        with pytest.raises(ConfigError, match=message):
+            next(answer_stream(backbone, [QUESTIONS["ok"]], proposer, **option))
+
+
+def test_a_checkpoint_that_asks_for_beams_answers_greedily(backbone, monkeypatch):
+    expected = answer_batch(backbone, [QUESTIONS["ok"]], Scripted(), max_new_tokens=N_NEW)[0].ids
+    monkeypatch.setattr(backbone.model.generation_config, "num_beams", 3)
+    found = answer_batch(backbone, [QUESTIONS["ok"]], Scripted(), max_new_tokens=N_NEW)[0].ids
+    assert found == expected
 
 
 def test_seconds_of_a_batch_are_shared(backbone):
