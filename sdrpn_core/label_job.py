@@ -33,6 +33,7 @@ class LabelJob:
         batch_size: records that go through the model together.
         shard_size: records per shard.
         max_new_tokens: upper limit of an own response, in tokens.
+        dataset: what the manifest calls the data; ``None``: as it is spelt in ``data``.
     """
 
     data: str
@@ -45,11 +46,16 @@ class LabelJob:
     batch_size: int = DEFAULT_BATCH_SIZE
     shard_size: int = DEFAULT_SHARD_SIZE
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    dataset: str | None = None
 
     def anywhere(self) -> LabelJob:
-        """The same job for a process that runs in another folder: paths are absolute."""
+        """The same job for a process that runs in another folder: paths are absolute.
+
+        It writes the same manifest: the data keeps the name that the user gave it.
+        """
         return replace(
             self,
+            dataset=self.dataset or (str(Path(self.data)) if _is_path(self.data) else self.data),
             data=_absolute(self.data),
             model=_absolute(self.model),
             folder=Path(os.path.abspath(self.folder)),
@@ -81,9 +87,16 @@ class LabelJob:
         Raises:
             ShardError: it holds a run that ``maker`` would not continue; names what differs.
         """
-        return open_run(self.folder, maker.manifest(self.shard_size), overwrite=overwrite)
+        manifest = maker.manifest(self.shard_size)
+        if self.dataset is not None:
+            manifest = replace(manifest, dataset=self.dataset)
+        return open_run(self.folder, manifest, overwrite=overwrite)
 
 
 def _absolute(text: str) -> str:
     """A path that exists as an absolute one; names of datasets, recipes and hub ids as they are."""
-    return os.path.abspath(text) if Path(text).exists() else text
+    return os.path.abspath(text) if _is_path(text) else text
+
+
+def _is_path(text: str) -> bool:
+    return Path(text).exists()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env, tqdm
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented
 
 from sdrpn_core.errors import ConfigError
 
@@ -30,6 +31,9 @@ __all__ = [
 
 TIMEOUT_VARIABLE = "SDRPN_PROCESS_TIMEOUT"
 """Environment variable: seconds after which a process that gives no sign of life counts as dead."""
+
+RESTART_VARIABLE = "TORCHELASTIC_RESTART_COUNT"
+"""Environment variable that the launcher sets: how often it has started the processes again."""
 
 DEFAULT_TIMEOUT = 600.0
 """Seconds; longer than a full disk array, a swapping machine or a slow network stall a process."""
@@ -69,10 +73,40 @@ def processes(device: str | torch.device | None = None) -> PartialState:
         on_cpu = torch.device(device).type == "cpu"
     else:
         on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=timeout))
+    limit = timedelta(seconds=timeout)
+    state = PartialState(cpu=on_cpu, timeout=limit, **_store_of_this_attempt(limit))
     if state.num_processes > 1:
         _watch(state.process_index, state.num_processes, timeout)  # the heartbeat starts here
     return state
+
+
+def _store_of_this_attempt(timeout: timedelta) -> dict[str, Any]:
+    """Arguments that form the process group of a restarted job apart from that of the dead one.
+
+    With its default rendezvous the launcher keeps one store over all restarts (``--max_restarts``),
+    and in it the addresses of processes that are dead: their successors would try to reach those
+    until they give up.
+
+    Args:
+        timeout: of the store.
+    """
+    attempt = os.environ.get(RESTART_VARIABLE, "0")
+    if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        return {}  # its own way of joining takes no store
+    store = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timeout,
+        wait_for_workers=False,
+    )
+    return {
+        "store": PrefixStore(f"sdrpn/attempt/{attempt}", store),
+        "rank": int(os.environ["RANK"]),
+        "world_size": int(os.environ["WORLD_SIZE"]),
+    }
 
 
 def is_main_process() -> bool:

@@ -106,15 +106,19 @@ def _method_options(texts: list[str]) -> dict[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def _progress_bar(quiet: bool) -> Iterator[Progress]:
-    """A bar per model on stderr."""
+    """A bar per model on the main process's stderr, for its share of the items."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from sdrpn_core.processes import is_main_process
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
         tasks: dict[str, Any] = {}
 
         def show(model: str, finished: int, total: int) -> None:
+            if not is_main_process():  # known only now that the run has joined the processes
+                return
             if model not in tasks:
                 tasks[model] = bar.add_task(model, total=total)
             bar.update(tasks[model], completed=finished)

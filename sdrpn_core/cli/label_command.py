@@ -73,7 +73,11 @@ def label(
 
     options = parse_options(engine_option or [], "--engine-option")
     chosen = get_plugins().label_engines.get(engine).from_options(options)
-    sizes = {"batch_size": batch_size, "shard_size": shard_size, "max_new_tokens": max_new_tokens}
+    sizes: dict[str, Any] = {
+        "batch_size": batch_size,
+        "shard_size": shard_size,
+        "max_new_tokens": max_new_tokens,
+    }
     job = LabelJob(
         data,
         model,

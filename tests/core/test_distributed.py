@@ -31,6 +31,7 @@ from tests.tiny import write_tiny_llava
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 300  # seconds; a loaded machine takes many to import torch several times
 SIZES = {"batch_size": 2, "shard_size": 3, "max_new_tokens": 3}
+N = 7
 #: 7 samples in batches of 3: the last batch of an epoch has one, so that some processes have none.
 SETTINGS = TrainingSettings(
     **LINEAR,
@@ -60,7 +61,7 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("distributed")
     write_tiny_llava(folder / "model")
     lines = []
-    for index, record in enumerate(records(7)):
+    for index, record in enumerate(records(N)):
         record.image.save(folder / f"{index}.png")
         line = {"image": f"{index}.png", "question": record.question, "answer": "red"}
         line["boxes"] = [[5, 5, 30, 30]]
@@ -167,6 +168,9 @@ def test_several_processes_arrive_where_one_does(folder, n, config):
     code, printed, errors = run(folder, [*command(n, config=config), *words])
     assert code == 0, errors
     assert printed.count('"counts"') == printed.count('"resumed_from"') == 1
+    assert printed.count("report: ") == 1
+    bar = errors.count(f"{-(-N // n)}/{-(-N // n)}")
+    assert bar == 1, "one process shows its share of the benchmark"
 
     assert len(files(folder / "one")) == 4
     assert files(out / "labels") == files(folder / "one")
@@ -218,6 +222,19 @@ def test_labelling_survives_a_killed_process(folder, deadly):
     summary = label(backbone, source, folder / "killed", recipe=RECIPE, **SIZES)
     assert summary.missing_shards == 0
     assert rows(folder / "killed") == rows(folder / "one")
+
+
+@pytest.mark.slow
+def test_the_launcher_restarts_what_was_killed(folder):
+    """It may keep the addresses of the dead; their successors must not wait for those."""
+    (folder / "armed").write_text(str(folder))
+    words = ["-m", "sdrpn_core", *label_words(folder, "restarted", deadly_data.NAME)]
+    code, printed, errors = run(folder, [*command(2, max_restarts=1), *words])
+    assert code == 0, errors
+    assert "exitcode: -9) local_rank: 1" in errors
+    assert not (folder / "armed").exists()
+    assert json.loads(printed)["counts"]["ok"] == N
+    assert rows(folder / "restarted") == rows(folder / "one")
 
 
 @pytest.mark.slow

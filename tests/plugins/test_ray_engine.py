@@ -137,6 +137,26 @@ def test_the_command_says_on_which_machine_what_is_wrong(job, engine, folder):
     assert "max_new_tokens is 4 there and 3 here" in line
 
 
+def test_a_worker_in_another_folder_opens_the_same_run(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    job = LabelJob(
+        "./data.jsonl",
+        "model",
+        Path("here"),
+        recipe="recipe.json",
+        load_options={"device": "cpu"},
+        shard_size=4,
+        max_new_tokens=3,
+    )
+    LocalEngine().run(job, overwrite=False, progress=False)
+    elsewhere = replace(job, folder=Path("there")).anywhere()
+    monkeypatch.chdir(tmp_path)
+    elsewhere.open_run(elsewhere.maker())
+    manifests = [(folder / name / "manifest.json").read_bytes() for name in ("here", "there")]
+    assert manifests[0] == manifests[1]
+    assert b'"dataset": "data.jsonl"' in manifests[0]
+
+
 def test_impossible_options_are_refused(engine, job, monkeypatch):
     with pytest.raises(ConfigError, match="workers must be 1 or more, not 0"):
         engine(workers=0)
