@@ -70,6 +70,8 @@ SCRIPTS = (
                     "floor_ratio": "least / baseline",
                     "over_floor": "time / least",
                     "to_recomputed": "time / recomputed",
+                    "token_layers": "token-layers",
+                    "least_token_layers": "least token-layers",
                     "visual_tokens": "visual tokens",
                     "crop_tokens": "crop tokens",
                 },
