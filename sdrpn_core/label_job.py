@@ -13,7 +13,7 @@ from sdrpn_core.label_shards import LabelRun, open_run
 from sdrpn_core.label_stage import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS, ShardMaker
 from sdrpn_core.processes import load_here
 from sdrpn_core.recipe_choice import read_recipe
-from sdrpn_core.records import RecordSource, read_records
+from sdrpn_core.records import RecordSource, is_dataset_name, read_records
 
 __all__ = ["LabelJob"]
 
@@ -53,10 +53,11 @@ class LabelJob:
 
         It writes the same manifest: the data keeps the name that the user gave it.
         """
+        is_path = not is_dataset_name(self.data) and Path(self.data).exists()
         return replace(
             self,
-            dataset=self.dataset or (str(Path(self.data)) if _is_path(self.data) else self.data),
-            data=_absolute(self.data),
+            dataset=self.dataset or (str(Path(self.data)) if is_path else self.data),
+            data=_absolute(self.data) if is_path else self.data,
             model=_absolute(self.model),
             folder=Path(os.path.abspath(self.folder)),
             recipe=None if self.recipe is None else _absolute(self.recipe),
@@ -95,8 +96,4 @@ class LabelJob:
 
 def _absolute(text: str) -> str:
     """A path that exists as an absolute one; names of datasets, recipes and hub ids as they are."""
-    return os.path.abspath(text) if _is_path(text) else text
-
-
-def _is_path(text: str) -> bool:
-    return Path(text).exists()
+    return os.path.abspath(text) if Path(text).exists() else text

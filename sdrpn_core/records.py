@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
     from sdrpn_core.geometry import Box
 
-__all__ = ["ImageSource", "Record", "RecordSource", "read_records", "validate_record"]
+__all__ = [
+    "ImageSource",
+    "Record",
+    "RecordSource",
+    "is_dataset_name",
+    "read_records",
+    "validate_record",
+]
 
 ImageSource = Union[Path, bytes, "Image"]
 """A picture that has not been opened: a file, its encoded bytes, or a PIL image."""
@@ -117,7 +124,7 @@ def read_records(
 
     if n is not None and n < 1:
         raise InputError(f"the number of records must be at least 1, got {n}")
-    if isinstance(source, str) and _is_dataset_name(source):
+    if isinstance(source, str) and is_dataset_name(source):
         return NamedRecords(source, n, seed)
     if isinstance(source, (str, Path)):
         records = _open_files(source)
@@ -138,7 +145,8 @@ def validate_record(record: Record, *, needs_image: bool = True) -> None:
         raise InputError(f"record {record.id!r}: the question comes without a picture")
 
 
-def _is_dataset_name(source: str) -> bool:
+def is_dataset_name(source: str) -> bool:
+    """Whether ``read_records`` takes this for a registered dataset, and not for a path."""
     path = Path(source)
     if path.suffix.lower() in (*JSONL_SUFFIXES, PARQUET_SUFFIX) or path.is_file():
         return False

@@ -48,6 +48,8 @@ class ItemStore:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the run's settings, or check that they are those of the run to go on with.
 
+        Settings of a run that never answered anything are replaced: there is nothing to lose.
+
         Raises:
             ConfigError: the folder holds a run with other settings; names the first that differs.
         """
@@ -62,6 +64,9 @@ class ItemStore:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"{path}: is not JSON ({error})") from error
+        if found != config and not self.read():
+            write_json(path, config)
+            return
         for key in sorted({*found, *config}):
             if found.get(key) != config.get(key):
                 raise ConfigError(

@@ -50,7 +50,9 @@ def test_a_broken_line_is_an_error(tmp_path):
 
 def test_the_same_settings_go_on_and_others_do_not(tmp_path):
     store = ItemStore(tmp_path)
-    store.write_config(CONFIG)
+    store.write_config({**CONFIG, "seed": 5})
+    store.write_config(CONFIG)  # nothing was answered yet
+    store.append([row(0)])
     store.write_config(CONFIG)
     with pytest.raises(ConfigError, match=r"seed = 0, not 1.*--restart"):
         store.write_config({**CONFIG, "seed": 1})
