@@ -135,6 +135,6 @@ def _print(results: dict[str, Any], out: Path) -> None:
     for name, model in results["models"].items():
         if model["skipped"]["n"]:
             console.print(
-                Text(f"{name}: skipped {model['skipped']['n']} of the items, see the report")
+                Text(f"{name}: skipped {model['skipped']['n']}, see the report")
             )
     console.print(Text(f"report: {out / 'report.md'}"), soft_wrap=True)
