@@ -134,7 +134,5 @@ def _print(results: dict[str, Any], out: Path) -> None:
     console.print(results_table(results))
     for name, model in results["models"].items():
         if model["skipped"]["n"]:
-            console.print(
-                Text(f"{name}: skipped {model['skipped']['n']}, see the report")
-            )
+            console.print(Text(f"{name}: skipped {model['skipped']['n']}, see the report"))
     console.print(Text(f"report: {out / 'report.md'}"), soft_wrap=True)
