@@ -144,27 +144,36 @@ def answer_batch(
     check_generate_options(options)
     if not questions:
         return []
-    looked = first_look(backbone, questions, proposer, store=store, max_padding=max_padding)
-    answers: dict[int, Answer] = {}
-    for batch in buckets([one.lengths for one in looked], len(looked), max_padding):
-        rows = [looked[index] for index in batch]
-        answers.update(
-            zip(
-                batch, finish(backbone, rows, max_new_tokens=max_new_tokens, **options), strict=True
-            )
-        )
-    return [answers[index] for index in range(len(looked))]
+    generation = {"max_new_tokens": max_new_tokens, **options}
+    looked = first_look(
+        backbone,
+        questions,
+        proposer,
+        store=store,
+        max_padding=max_padding,
+        generation=generation,
+    )
+    left = [index for index, one in enumerate(looked) if one.response is None]
+    for batch in buckets([looked[index].lengths for index in left], len(left), max_padding):
+        rows = second_look(backbone, [looked[left[place]] for place in batch], **generation)
+        for place, row in zip(batch, rows, strict=True):
+            looked[left[place]] = row
+    return [finished(backbone, one) for one in looked]
 
 
-def finish(backbone: Backbone, rows: Sequence[Looked], **options: Any) -> list[Answer]:
-    """Answers to questions after the first look, in one batch."""
-    return [
-        Answer(
-            backbone.tokenizer.decode(ids, skip_special_tokens=True).strip(),
-            ids,
-            row.proposals,
-            row.prompt.n_visual_tokens,
-            seconds,
-        )
-        for row, (ids, seconds) in zip(rows, second_look(backbone, rows, **options), strict=True)
-    ]
+def finished(backbone: Backbone, looked: Looked) -> Answer:
+    """The answer to a question that has a response.
+
+    Raises:
+        ValueError: it has none yet.
+    """
+    ids = looked.response
+    if ids is None:
+        raise ValueError("the second look is still to come")
+    return Answer(
+        backbone.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        ids,
+        looked.proposals,
+        looked.prompt.n_visual_tokens,
+        looked.seconds,
+    )

@@ -99,6 +99,18 @@ class FeatureTap:
             raise RuntimeError(f"the decoder never called layer {self.layer}")
         return self._recorded.pop()
 
+    def take(self) -> Features:
+        """What reached the branch layer first, in a pass that somebody else ran; ends the tapping.
+
+        Raises:
+            RuntimeError: nothing did.
+        """
+        if not self._recorded:
+            raise RuntimeError(f"no pass has reached layer {self.layer}")
+        first = self._recorded[0]
+        self.__exit__(None, None, None)
+        return first
+
     def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
         hidden = args[0] if args else kwargs.pop("hidden_states")

@@ -43,6 +43,7 @@ def generate(
     cache: Cache | None = None,
     clock: StageClock | None = None,
     first_stage: str = "prefill",
+    after_first_pass: Callable[[], object] | None = None,
     **options: Any,
 ) -> list[tuple[int, ...]]:
     """Continue the prompts of a block.
@@ -55,6 +56,7 @@ def generate(
         cache: their KV cache; extended in place.
         clock: books the time: the pass over the prompts, and ``decode``, all that follows.
         first_stage: what the former is called.
+        after_first_pass: called between the two; what it raises ends the generation.
         options: further arguments of ``generate()`` (``streamer``, ``do_sample`` ...).
 
     Returns:
@@ -69,7 +71,13 @@ def generate(
     longest = int(whole.mask.sum(dim=1).max())
     backbone.check_context(longest + max_new_tokens)
     clock = clock or StageClock(backbone.device)
-    first = _AfterFirstPass(lambda: clock.switch("decode"))
+
+    def between() -> None:
+        if after_first_pass is not None:
+            after_first_pass()
+        clock.switch("decode")
+
+    first = _AfterFirstPass(between)
     with clock.stage(first_stage):
         new_ids = backbone.model.generate(
             inputs_embeds=whole.embeds,

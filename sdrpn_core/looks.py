@@ -6,15 +6,17 @@ Between them a question is a :class:`Looked`, which is free to be answered with 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdrpn_core.crop_segments import encode_crops
+from sdrpn_core.encoding import encode_questions
 from sdrpn_core.generation import generate, prompt_block
 from sdrpn_core.kv_rows import join_cache
-from sdrpn_core.prefill import prefill
+from sdrpn_core.plain_start import start_plainly
+from sdrpn_core.prefill import run_encoded
 from sdrpn_core.prefix import Prefix, prefix_block
 from sdrpn_core.proposers.base import Proposal, Proposer
 from sdrpn_core.stage_clock import StageClock
@@ -37,6 +39,7 @@ class Looked:
         proposals: one per picture; empty for a plain answer.
         first_stage: what the first pass of the second look is called in ``Answer.seconds``.
         seconds: its share of the time so far, by stage.
+        response: ids of the response, where the first look was all that it took; else ``None``.
     """
 
     prompt: Prompt
@@ -45,6 +48,7 @@ class Looked:
     proposals: tuple[Proposal, ...] = ()
     first_stage: str = "prefill"
     seconds: Mapping[str, float] = field(default_factory=dict)
+    response: tuple[int, ...] | None = None
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -60,11 +64,13 @@ def first_look(
     *,
     store: PrefixStore | None,
     max_padding: float,
+    generation: Mapping[str, Any],
 ) -> list[Looked]:
     """Encode questions, run their prefixes, ask the proposer, and encode the crops.
 
     For plain answers there is nothing to propose; prefixes then run only where somebody shares
-    them: if a store is given.
+    them: if a store is given. Short questions run along with their prefixes, if nobody shares
+    these; where the proposer then finds nothing, they are answered at once.
 
     Args:
         backbone: the model.
@@ -72,10 +78,11 @@ def first_look(
         proposer: where crops come from; ``None`` for plain answers.
         store: prefixes of other batches.
         max_padding: largest share of padding where prefixes run together.
+        generation: arguments of :func:`~sdrpn_core.generation.generate`, should it come to that.
 
     Raises:
         ConfigError: the backbone was loaded in part.
-        InputError: empty question, or a prompt beyond the model's context.
+        InputError: empty question, or a prompt (with a response) beyond the model's context.
     """
     clock = StageClock(backbone.device)
     if proposer is None and store is None:
@@ -83,15 +90,23 @@ def first_look(
             prompts = backbone.encode(questions)
         seconds = clock.shares(len(questions))
         return [Looked(prompt, seconds=seconds) for prompt in prompts]
-    state = prefill(
-        backbone,
-        questions,
-        None if proposer is None else proposer.reader,
-        whole=proposer is not None and proposer.reader is not None,
-        store=store,
-        max_padding=max_padding,
-        clock=clock,
-    )
+    reader = None if proposer is None else proposer.reader
+    encoded = encode_questions(backbone, questions, reader, store=store, clock=clock)
+    if proposer is not None and reader is not None and store is None:
+        whole = encoded.whole_prompts(max_padding)
+        # A streamer is told that an answer begins: it cannot begin twice.
+        if whole is not None and "streamer" not in generation:
+            start = start_plainly(
+                backbone, questions, whole, proposer, reader, clock=clock, **generation
+            )
+            if start.responses is None:
+                return _with_crops(backbone, start.state, start.proposals)
+            seconds = clock.shares(len(questions))
+            return [
+                Looked(prompt, proposals=tuple(row), seconds=seconds, response=ids)
+                for prompt, row, ids in zip(whole, start.proposals, start.responses, strict=True)
+            ]
+    state = run_encoded(encoded, reader, store=store, max_padding=max_padding, clock=clock)
     if proposer is None:
         seconds = clock.shares(len(questions))
         return [
@@ -100,9 +115,17 @@ def first_look(
         ]
     with clock.stage("proposal"):
         proposals = proposer.propose(state)
+    return _with_crops(backbone, state, proposals)
+
+
+def _with_crops(
+    backbone: Backbone, state: Prefill, proposals: Sequence[Sequence[Proposal]]
+) -> list[Looked]:
+    """Encode the crops and put them into the prompts."""
+    clock = state.clock
     with clock.stage("crop"):
         cropped = _insert_crops(backbone, state, proposals)
-    seconds = clock.shares(len(questions))
+    seconds = clock.shares(len(state.questions))
     return [
         Looked(
             prompt,
@@ -117,9 +140,7 @@ def first_look(
 
 
 @torch.no_grad()
-def second_look(
-    backbone: Backbone, rows: Sequence[Looked], **options: Any
-) -> list[tuple[tuple[int, ...], dict[str, float]]]:
+def second_look(backbone: Backbone, rows: Sequence[Looked], **options: Any) -> list[Looked]:
     """Generate the responses of a batch, on what is left of the prefixes.
 
     Args:
@@ -128,8 +149,7 @@ def second_look(
         options: arguments of :func:`~sdrpn_core.generation.generate`.
 
     Returns:
-        Per question the response's ids, and its share of the time by stage, the first look's
-        included.
+        The same with their responses, and with their share of the time added.
 
     Raises:
         InputError: the sequences would exceed the model's context.
@@ -153,7 +173,10 @@ def second_look(
         **options,
     )
     new = clock.shares(len(rows))
-    return [(ids, {**row.seconds, **new}) for ids, row in zip(responses, rows, strict=True)]
+    return [
+        replace(row, prefix=None, seconds={**row.seconds, **new}, response=ids)
+        for ids, row in zip(responses, rows, strict=True)
+    ]
 
 
 def _insert_crops(

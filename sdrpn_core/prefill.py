@@ -8,28 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.backbone import Question
 from sdrpn_core.cache_argument import cache_argument
+from sdrpn_core.encoding import EncodedQuestions, encode_questions
 from sdrpn_core.feature_tap import Features, FeatureTap
 from sdrpn_core.generation import prompt_block
 from sdrpn_core.kv_rows import join_cache
 from sdrpn_core.length_buckets import DEFAULT_MAX_PADDING
 from sdrpn_core.prefix import Prefix, PrefixReader, prefix_block, run_prefixes
-from sdrpn_core.prefix_store import PrefixKey, PrefixStore, prefix_keys
 from sdrpn_core.rpn.model import PicturePlace
 from sdrpn_core.stage_clock import StageClock
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
-    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.backbone import Backbone, Question
     from sdrpn_core.batching import Block
+    from sdrpn_core.prefix_store import PrefixStore
     from sdrpn_core.segments import Prompt
-
-
-#: Length of questions, relative to their prefixes, up to which one pass over both is worth it.
-#: Longer ones cost more in the layers behind the branch than a pass of their own does.
-_SHORT = 1 / 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +122,52 @@ class Prefill:
 
 
 @torch.no_grad()
+def run_encoded(
+    encoded: EncodedQuestions,
+    reader: PrefixReader | None,
+    *,
+    store: PrefixStore | None,
+    max_padding: float,
+    clock: StageClock,
+) -> Prefill:
+    """Run the prefixes of encoded questions, each distinct one once.
+
+    Args:
+        encoded: the questions.
+        reader: reads the branch features of the prefixes.
+        store: prefixes of earlier questions; new ones are added to it.
+        max_padding: largest share of padding where prefixes run together.
+        clock: books the time.
+
+    Raises:
+        InputError: a prompt beyond the model's context.
+    """
+    backbone = encoded.backbone
+    found = dict(encoded.kept)
+    if encoded.prompts:
+        missing = list(encoded.prompts.values())
+        backbone.check_context(max(map(len, missing)))
+        with clock.stage("prefix"):
+            new = run_prefixes(backbone, missing, reader, max_padding=max_padding, clock=clock)
+        for owner, made in zip(encoded.prompts, new, strict=True):
+            found[owner] = made
+            key = encoded.keys[owner]
+            if store is not None and key is not None:
+                store.put(key, made)
+    prefixes = [found[owner] for owner in encoded.owners]
+    prompts = [
+        prefix.prompt.followed_by(rest)
+        for prefix, (_, rest) in zip(prefixes, encoded.cut, strict=True)
+    ]
+    backbone.check_context(max(map(len, prompts)))
+    return Prefill(backbone, encoded.questions, prompts, prefixes, prefix_block(prefixes), clock)
+
+
 def prefill(
     backbone: Backbone,
     questions: Sequence[Question],
     reader: PrefixReader | None = None,
     *,
-    whole: bool = False,
     store: PrefixStore | None = None,
     max_padding: float = DEFAULT_MAX_PADDING,
     clock: StageClock | None = None,
@@ -143,8 +178,6 @@ def prefill(
         backbone: the model.
         questions: a batch, one or more.
         reader: reads the branch features of the prefixes, e.g. an RPN.
-        whole: where the questions are short beside their prefixes, and no prefix is kept or shared,
-            run them together. One long pass takes less time than a long and a short one.
         store: prefixes of earlier questions; new ones are added to it.
         max_padding: largest share of padding where prefixes run together.
         clock: books the time.
@@ -153,66 +186,6 @@ def prefill(
         ConfigError: the backbone was loaded in part, or the store is another backbone's.
         InputError: an empty question, or a prompt beyond the model's context.
     """
-    backbone.check_whole("answering")
-    if store is not None:
-        store.bind(backbone)
     clock = clock or StageClock(backbone.device)
-    cut = [_cut(backbone, question) for question in questions]
-    keys = prefix_keys(
-        [ids for ids, _ in cut], [q.images for q in questions], stored=store is not None
-    )
-    # Which question's prefix each one shares; most often its own.
-    owners: dict[PrefixKey | int, int] = {}
-    shared = [
-        owners.setdefault(index if key is None else key, index) for index, key in enumerate(keys)
-    ]
-    found = {owner: _find(store, keys[owner], reader) for owner in owners.values()}
-    missing = [owner for owner, prefix in found.items() if prefix is None]
-    if missing:
-        with clock.stage("vision"):
-            prompts = backbone.encode_ids(
-                [cut[owner][0] for owner in missing],
-                [Question("", questions[owner].images) for owner in missing],
-            )
-        if whole and store is None and _are_short(prompts, cut):
-            prompts = [
-                prompt.followed_by(rest) for prompt, (_, rest) in zip(prompts, cut, strict=True)
-            ]
-            cut = [(ids + list(rest), ()) for ids, rest in cut]
-        backbone.check_context(max(map(len, prompts)))
-        with clock.stage("prefix"):
-            new = run_prefixes(backbone, prompts, reader, max_padding=max_padding, clock=clock)
-        for owner, made in zip(missing, new, strict=True):
-            found[owner] = made
-            key = keys[owner]
-            if store is not None and key is not None:
-                store.put(key, made)
-    prefixes = [prefix for owner in shared if (prefix := found[owner]) is not None]
-    prompts = [
-        prefix.prompt.followed_by(rest) for prefix, (_, rest) in zip(prefixes, cut, strict=True)
-    ]
-    backbone.check_context(max(map(len, prompts)))
-    return Prefill(backbone, questions, prompts, prefixes, prefix_block(prefixes), clock)
-
-
-def _cut(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, ...]]:
-    """The prompt's ids up to the last picture (without one: the first), and those that follow."""
-    ids = backbone.tokenize(question.text, len(question.images))
-    places = [place for place, token in enumerate(ids) if token == backbone.image_token_id]
-    stop = places[-1] + 1 if places else 1
-    return ids[:stop], tuple(ids[stop:])
-
-
-def _are_short(
-    prefixes: Sequence[Prompt], cut: Sequence[tuple[list[int], tuple[int, ...]]]
-) -> bool:
-    """Whether each question has a prefix of its own, and is short beside it."""
-    if len(prefixes) < len(cut):
-        return False
-    return sum(len(rest) for _, rest in cut) <= _SHORT * sum(map(len, prefixes))
-
-
-def _find(
-    store: PrefixStore | None, key: PrefixKey | None, reader: PrefixReader | None
-) -> Prefix | None:
-    return None if store is None or key is None else store.get(key, reader)
+    encoded = encode_questions(backbone, questions, reader, store=store, clock=clock)
+    return run_encoded(encoded, reader, store=store, max_padding=max_padding, clock=clock)

@@ -21,6 +21,8 @@ from sdrpn_core.kv_rows import KVRow, n_bytes, split_cache, unpadded
 from sdrpn_core.length_buckets import buckets
 
 if TYPE_CHECKING:
+    from transformers import Cache
+
     from sdrpn_core.backbone import Backbone
     from sdrpn_core.feature_tap import Features
     from sdrpn_core.segments import Prompt
@@ -117,15 +119,33 @@ def _run(
         "use_cache": True,
         **cache_argument(cache),
     }
-    starts = block.starts.tolist()
-    readings: Sequence[Any] = [None] * len(prompts)
     if reader is None:
         backbone.decoder(**inputs)
-    else:
-        with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
-            features = tap.run(**inputs)
-        with clock.stage("proposal"):
-            readings = reader.read_prefix(features, starts)
+        return keep_prefixes(prompts, block, cache)
+    with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
+        features = tap.run(**inputs)
+    with clock.stage("proposal"):
+        readings = reader.read_prefix(features, block.starts.tolist())
+    return keep_prefixes(prompts, block, cache, reader, readings)
+
+
+def keep_prefixes(
+    prompts: Sequence[Prompt],
+    block: Block,
+    cache: Cache,
+    reader: PrefixReader | None = None,
+    readings: Sequence[Any] = (),
+) -> list[Prefix]:
+    """Take a batch apart that has run.
+
+    Args:
+        prompts: what ran.
+        block: the same, left-padded.
+        cache: its keys and values.
+        reader: who read its branch features.
+        readings: what the reader kept, per prompt; empty without a reader.
+    """
+    starts = block.starts.tolist()
     kept = split_cache(cache, starts)
     prefixes = []
     for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
@@ -133,7 +153,12 @@ def _run(
         positions = block.positions[..., row, start:].clone()
         prefixes.append(
             Prefix(
-                prompt.with_features(embeds), embeds, positions, kept[row], reader, readings[row]
+                prompt.with_features(embeds),
+                embeds,
+                positions,
+                kept[row],
+                reader,
+                readings[row] if reader is not None else None,
             )
         )
     return prefixes

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.answering import DEFAULT_MAX_NEW_TOKENS, Answer, finish
+from sdrpn_core.answering import DEFAULT_MAX_NEW_TOKENS, Answer, finished
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.generate_options import check_generate_options
 from sdrpn_core.length_buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
-from sdrpn_core.looks import Looked, first_look
+from sdrpn_core.looks import Looked, first_look, second_look
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone, Question
@@ -81,7 +81,8 @@ def answer_stream(
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
     check_max_padding(max_padding)
     check_generate_options(options)
-    stream = _Stream(backbone, proposer, batch_size, store, max_padding, max_new_tokens, options)
+    generation = {"max_new_tokens": max_new_tokens, **options}
+    stream = _Stream(backbone, proposer, batch_size, store, max_padding, generation)
     return stream.run(questions, on_error or _raise)
 
 
@@ -99,16 +100,14 @@ class _Stream:
         batch_size: int,
         store: PrefixStore | None,
         max_padding: float,
-        max_new_tokens: int,
-        options: dict[str, Any],
+        generation: dict[str, Any],
     ) -> None:
         self.backbone = backbone
         self.proposer = proposer
         self.batch_size = batch_size
         self.store = store
         self.max_padding = max_padding
-        self.max_new_tokens = max_new_tokens
-        self.options = options
+        self.generation = generation
         self.waiting: list[_Waiting] = []
         self.done: dict[int, Answer | None] = {}
         self.next_index = 0
@@ -135,9 +134,10 @@ class _Stream:
                 self.proposer,
                 store=self.store,
                 max_padding=self.max_padding,
+                generation=self.generation,
             )
             for one in looked:
-                self.backbone.check_context(len(one.prompt) + self.max_new_tokens)
+                self.backbone.check_context(len(one.prompt) + self.generation["max_new_tokens"])
         except InputError as error:
             if len(batch) > 1:
                 for single in batch:
@@ -147,9 +147,11 @@ class _Stream:
             on_error(index, error)
             self.done[index] = None
             return
-        self.waiting += [
-            _Waiting(index, one) for (index, _), one in zip(batch, looked, strict=True)
-        ]
+        for (index, _), one in zip(batch, looked, strict=True):
+            if one.response is None:
+                self.waiting.append(_Waiting(index, one))
+            else:
+                self.done[index] = finished(self.backbone, one)
 
     def _next_batch(self, *, last: bool) -> list[_Waiting]:
         """A full batch, or the oldest one's if too many wait (or no more will come); else none."""
@@ -169,13 +171,9 @@ class _Stream:
         return taken
 
     def _finish(self, batch: list[_Waiting]) -> None:
-        answers = finish(
-            self.backbone,
-            [one.looked for one in batch],
-            max_new_tokens=self.max_new_tokens,
-            **self.options,
-        )
-        self.done.update((one.index, found) for one, found in zip(batch, answers, strict=True))
+        rows = second_look(self.backbone, [one.looked for one in batch], **self.generation)
+        for one, row in zip(batch, rows, strict=True):
+            self.done[one.index] = finished(self.backbone, row)
 
     def _leave(self) -> Iterator[tuple[int, Answer]]:
         while self.next_index in self.done:

@@ -49,11 +49,10 @@ class AnswerShape:
     def in_one_pass(self, n_layers: int) -> int:
         """Token-layers of the decoder when the question runs along with the prefix.
 
-        It then takes all L layers. Without a crop nothing but its last token runs once more.
+        It then takes all L layers. Without a crop this is the plain answer.
         """
-        first = self.prefix + self.question
-        second = (self.crop + self.question if self.crop else 1) + self.response
-        return (first + second) * n_layers
+        again = self.crop + self.question if self.crop else 0
+        return self.baseline(n_layers) + again * n_layers
 
     def recomputed(self, n_layers: int, branch: int) -> int:
         """Token-layers when nothing is kept between the two looks, as in the published code."""

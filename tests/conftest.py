@@ -61,7 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def question_pass(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Whether questions run along with their prefixes; those of tiny models are never short."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdrpn_core.prefill._SHORT", request.param)
+        patch.setattr("sdrpn_core.encoding._SHORT", request.param)
         yield request.param > 0
 
 

@@ -82,25 +82,32 @@ def test_plain_answers_stream_as_well(backbone):
 
 
 def test_batches_are_full_and_of_one_length_as_far_as_possible(backbone, proposer, monkeypatch):
-    batches, most_waiting = [], 0
-    finish = sdrpn_core.streaming.finish
+    batches, taken, done, most_waiting = [], 0, 0, 0
+    second_look, finished = sdrpn_core.streaming.second_look, sdrpn_core.streaming.finished
 
     def watched(backbone, rows, **options):
         batches.append([row.lengths for row in rows])
-        return finish(backbone, rows, **options)
+        return second_look(backbone, rows, **options)
 
-    monkeypatch.setattr(sdrpn_core.streaming, "finish", watched)
-    taken = 0
+    def counted_answers(backbone, row):
+        nonlocal done
+        done += 1
+        return finished(backbone, row)
 
-    def counted():
+    def counted_questions():
         nonlocal taken, most_waiting
         for question in asked(32):
             taken += 1
-            most_waiting = max(most_waiting, taken - sum(map(len, batches)))
+            most_waiting = max(most_waiting, taken - done)
             yield question
 
-    assert len(list(answer_stream(backbone, counted(), proposer, batch_size=4, max_new_tokens=1)))
-    assert sum(map(len, batches)) == 32
+    monkeypatch.setattr(sdrpn_core.streaming, "second_look", watched)
+    monkeypatch.setattr(sdrpn_core.streaming, "finished", counted_answers)
+    questions = counted_questions()
+    answers = [a for _, a in answer_stream(backbone, questions, proposer, batch_size=4)]
+    assert len(answers) == done == 32
+    # Those of a first look that found nothing take no second one.
+    assert sum(map(len, batches)) == sum("roi_prefill" in one.seconds for one in answers) > 16
     assert all(len(batch) <= 4 and padding(batch) <= 0.2 for batch in batches)
     assert max(map(len, batches)) == 4
     assert len(batches) < 16  # more than two questions a batch

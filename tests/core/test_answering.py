@@ -303,13 +303,41 @@ def test_fields_of_an_answer(backbone):
 
 def test_the_time_of_an_rpns_look_is_told_apart(backbone, question_pass):
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
-    (found,) = answer_batch(backbone, [QUESTIONS["ok"]], RPNProposer(rpn), max_new_tokens=2)
-    stages = ["vision", "prefix", "proposal", "question", "crop", "roi_prefill", "decode"]
-    assert list(found.seconds) == [s for s in stages if not (question_pass and s == "question")]
+    first = ["vision", "prefix", "proposal", *(["question"] * (not question_pass))]
+    second = ["crop", "roi_prefill", "decode"]
+    everything = BboxPolicy(threshold=1e-6, max_area_fraction=1.0)
+    for policy in (everything, None):
+        proposer = RPNProposer(rpn, policy)
+        (found,) = answer_batch(backbone, [QUESTIONS["ok"]], proposer, max_new_tokens=2)
+        assert bool(found.boxes) == (policy is everything)
+        # A question that ran along is answered at once if there is nothing to look at.
+        at_once = question_pass and not found.boxes
+        assert list(found.seconds) == [*first, *(["decode"] if at_once else second)]
     assert all(seconds > 0 for seconds in found.seconds.values())
 
 
-def test_a_profiler_sees_every_stage(backbone):
+def test_nothing_is_left_behind_when_the_plain_answer_is_interrupted(backbone, question_pass):
+    hooks = [len(layer._forward_pre_hooks) for layer in backbone.layers]
+    (plain,) = answer_batch(backbone, [QUESTIONS["ok"]], max_new_tokens=N_NEW)
+    for name in ("ok", "nothing"):
+        (found,) = answer_batch(backbone, [QUESTIONS[name]], Scripted(), max_new_tokens=N_NEW)
+        assert bool(found.boxes) == (name == "ok")
+    assert [len(layer._forward_pre_hooks) for layer in backbone.layers] == hooks
+    (again,) = answer_batch(backbone, [QUESTIONS["ok"]], max_new_tokens=N_NEW)
+    assert again.ids == plain.ids
+
+
+def test_a_batch_without_a_region_takes_the_plain_pass_alone(backbone, question_pass):
+    questions = [
+        replace(QUESTIONS["nothing"], text=f"none: {text}") for text in ("how many ?", "which")
+    ]
+    found = answer_batch(backbone, questions, Scripted(), max_new_tokens=N_NEW)
+    plain = answer_batch(backbone, questions, max_new_tokens=N_NEW)
+    assert [one.ids for one in found] == [one.ids for one in plain]
+    assert all(("roi_prefill" in one.seconds) != question_pass for one in found)
+
+
+def test_a_profiler_sees_every_stage(backbone, question_pass):
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         (found,) = answer_batch(backbone, [QUESTIONS["ok"]], RPNProposer(rpn), max_new_tokens=2)
@@ -318,8 +346,9 @@ def test_a_profiler_sees_every_stage(backbone):
         for event in profile.key_averages()
         if event.key.startswith("sdrpn.") and event.cpu_time_total > 0
     }
-    # The RPN reads the prefix while it runs, and scores once the question has run.
-    expected = {stage: 2 if stage == "proposal" else 1 for stage in found.seconds}
+    expected = dict.fromkeys(found.seconds, 1)
+    if not question_pass:  # the RPN reads the prefix, and scores once the question has run
+        expected["proposal"] = 2
     assert ranges == {f"sdrpn.{stage}": count for stage, count in expected.items()}
 
 

@@ -1,0 +1,101 @@
+"""A first look that is the beginning of the plain answer.
+
+Where whole prompts run at once, ``generate()`` runs them. The proposer is asked before the first
+token: if it finds nothing to look at, the plain answer is the answer, and just goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import DynamicCache
+
+from sdrpn_core.feature_tap import FeatureTap
+from sdrpn_core.generation import generate, prompt_block
+from sdrpn_core.prefill import Prefill
+from sdrpn_core.prefix import PrefixReader, keep_prefixes
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone import Backbone, Question
+    from sdrpn_core.proposers.base import Proposal, Proposer
+    from sdrpn_core.segments import Prompt
+    from sdrpn_core.stage_clock import StageClock
+
+
+class _LooksAgain(Exception):
+    """Ends the plain answer before it has begun; never leaves this module."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlainStart:
+    """What the first pass led to.
+
+    Attributes:
+        state: the whole prompts, run.
+        proposals: per question, one per picture.
+        responses: per question the ids of the plain response; ``None`` if any picture is to be
+            looked at again.
+    """
+
+    state: Prefill
+    proposals: list[list[Proposal]]
+    responses: list[tuple[int, ...]] | None
+
+
+def start_plainly(
+    backbone: Backbone,
+    questions: Sequence[Question],
+    prompts: Sequence[Prompt],
+    proposer: Proposer,
+    reader: PrefixReader,
+    *,
+    clock: StageClock,
+    **generation: Any,
+) -> PlainStart:
+    """Run whole prompts, ask the proposer, and answer if it has nothing to propose.
+
+    Args:
+        backbone: the model.
+        questions: what is asked.
+        prompts: the same, encoded; one batch.
+        proposer: where crops come from.
+        reader: the proposer's.
+        clock: books the time.
+        generation: arguments of :func:`~sdrpn_core.generation.generate`.
+
+    Raises:
+        InputError: a prompt and its response beyond the model's context.
+    """
+    block = prompt_block(backbone, prompts)
+    cache = DynamicCache()
+    found: list[tuple[Prefill, list[list[Proposal]]]] = []
+
+    def look() -> None:
+        features = tap.take()
+        with clock.stage("proposal"):
+            readings = reader.read_prefix(features, block.starts.tolist())
+            prefixes = keep_prefixes(prompts, block, cache, reader, readings)
+            state = Prefill(backbone, questions, prompts, prefixes, block, clock)
+            proposals = proposer.propose(state)
+        found.append((state, proposals))
+        if any(one.plan.crops or one.plan.keep is not None for row in proposals for one in row):
+            raise _LooksAgain
+
+    responses: list[tuple[int, ...]] | None
+    with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
+        try:
+            responses = generate(
+                backbone,
+                block,
+                cache=cache,
+                clock=clock,
+                first_stage="prefix",
+                after_first_pass=look,
+                **generation,
+            )
+        except _LooksAgain:
+            responses = None
+    ((state, proposals),) = found
+    return PlainStart(state, proposals, responses)
