@@ -328,9 +328,7 @@ def test_nothing_is_left_behind_when_the_plain_answer_is_interrupted(backbone, q
 
 
 def test_a_batch_without_a_region_takes_the_plain_pass_alone(backbone, question_pass):
-    questions = [
-        replace(QUESTIONS["nothing"], text=f"none: {text}") for text in ("how many ?", "which")
-    ]
+    questions = [Question("none : how many ?", (picture,)) for picture in PICTURES]
     found = answer_batch(backbone, questions, Scripted(), max_new_tokens=N_NEW)
     plain = answer_batch(backbone, questions, max_new_tokens=N_NEW)
     assert [one.ids for one in found] == [one.ids for one in plain]
