@@ -101,6 +101,7 @@ SCRIPTS = (
                 "batch_cost",
                 {
                     "questions": "questions",
+                    "answer_tokens": "tokens per answer",
                     "case": "case",
                     "per_second": "questions per second",
                     "throughput": "throughput / one at a time",

@@ -40,12 +40,13 @@ class Answer:
         proposals: one per picture: outcome, crops (boxes in source pixels) and RoI map; empty for
             a plain answer.
         n_visual_tokens: visual tokens that the decoder saw, crops included.
-        seconds: wall time per stage, in order. Plain: ``vision``, ``prefill``, ``decode``. With a
-            proposer: ``vision``, ``prefix`` (all layers, up to the last picture), ``question`` (the
-            rest, up to the branch layer), ``proposal`` (the RPN and the crop policy), ``crop`` (cut
-            and encoded), ``roi_prefill`` (crops and question, all layers), ``decode``. Of an answer
-            from a batch, an equal share of each batch that it went through; what came from a
-            :class:`~sdrpn_core.prefix_store.PrefixStore` took no time.
+        seconds: wall time per stage, in order. Plain: ``vision``, ``prefill``, ``decode`` (and
+            ``prefix``, where questions share one). With a proposer: ``vision``, ``prefix`` (all
+            layers, up to the last picture; with a short question all of the prompt), ``question``
+            (a longer one, up to the branch layer), ``proposal`` (the RPN and the crop policy),
+            ``crop`` (cut and encoded), ``roi_prefill`` (crops and question, all layers),
+            ``decode``. Of an answer from a batch, an equal share of each batch that it went
+            through; what came from a :class:`~sdrpn_core.prefix_store.PrefixStore` took no time.
     """
 
     text: str

@@ -45,25 +45,32 @@ class EncodedQuestions:
     kept: Mapping[int, Prefix]
     prompts: Mapping[int, Prompt]
 
-    def whole_prompts(self, max_padding: float) -> list[Prompt] | None:
-        """The prompts, if it is best to run them whole in one batch; else ``None``.
+    @property
+    def is_unshared(self) -> bool:
+        """Whether each question has a prefix of its own, which no store had."""
+        return len(self.prompts) == len(self.questions)
 
-        It is where no prefix is shared, the questions are short beside them, and the lengths are
-        alike. One long pass takes less time than a long and a short one.
+    def whole_prompts(self) -> list[Prompt]:
+        """The prompts of questions that share nothing."""
+        return [self.prompts[index].followed_by(rest) for index, (_, rest) in enumerate(self.cut)]
+
+    def is_best_run_whole(self, max_padding: float) -> bool:
+        """Whether the questions should run along with their prefixes, in one batch.
+
+        They should where no prefix is shared, they are short beside these, and the lengths are
+        alike: one long pass takes less time than a long and a short one.
 
         Args:
             max_padding: largest share of the batch that may be padding.
         """
-        if len(self.prompts) < len(self.questions):
-            return None
-        n_behind = sum(len(rest) for _, rest in self.cut)
-        if n_behind > _SHORT * sum(map(len, self.prompts.values())):
-            return None
-        prompts = [
-            self.prompts[index].followed_by(rest) for index, (_, rest) in enumerate(self.cut)
-        ]
-        fits = padding([(len(prompt),) for prompt in prompts]) <= max_padding
-        return prompts if fits else None
+        if not self.is_unshared:
+            return False
+        lengths = [len(self.prompts[index]) for index in range(len(self.cut))]
+        behind = [len(rest) for _, rest in self.cut]
+        if sum(behind) > _SHORT * sum(lengths):
+            return False
+        whole = [(n + more,) for n, more in zip(lengths, behind, strict=True)]
+        return padding(whole) <= max_padding
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.crop_segments import encode_crops
-from sdrpn_core.encoding import encode_questions
+from sdrpn_core.encoding import EncodedQuestions, encode_questions
 from sdrpn_core.generation import generate, prompt_block
 from sdrpn_core.kv_rows import join_cache
 from sdrpn_core.plain_start import start_plainly
@@ -69,8 +69,8 @@ def first_look(
     """Encode questions, run their prefixes, ask the proposer, and encode the crops.
 
     For plain answers there is nothing to propose; prefixes then run only where somebody shares
-    them: if a store is given. Short questions run along with their prefixes, if nobody shares
-    these; where the proposer then finds nothing, they are answered at once.
+    them. Short questions run along with their prefixes, if nobody shares these; where the proposer
+    then finds nothing, they are answered at once.
 
     Args:
         backbone: the model.
@@ -85,27 +85,16 @@ def first_look(
         InputError: empty question, or a prompt (with a response) beyond the model's context.
     """
     clock = StageClock(backbone.device)
-    if proposer is None and store is None:
-        with clock.stage("vision"):
-            prompts = backbone.encode(questions)
-        seconds = clock.shares(len(questions))
-        return [Looked(prompt, seconds=seconds) for prompt in prompts]
     reader = None if proposer is None else proposer.reader
     encoded = encode_questions(backbone, questions, reader, store=store, clock=clock)
-    if proposer is not None and reader is not None and store is None:
-        whole = encoded.whole_prompts(max_padding)
-        # A streamer is told that an answer begins: it cannot begin twice.
-        if whole is not None and "streamer" not in generation:
-            start = start_plainly(
-                backbone, questions, whole, proposer, reader, clock=clock, **generation
-            )
-            if start.responses is None:
-                return _with_crops(backbone, start.state, start.proposals)
+    if store is None and encoded.is_unshared:
+        if proposer is None:
             seconds = clock.shares(len(questions))
-            return [
-                Looked(prompt, proposals=tuple(row), seconds=seconds, response=ids)
-                for prompt, row, ids in zip(whole, start.proposals, start.responses, strict=True)
-            ]
+            return [Looked(prompt, seconds=seconds) for prompt in encoded.whole_prompts()]
+        # A streamer is told that an answer begins: it cannot begin twice.
+        may_begin = reader is not None and "streamer" not in generation
+        if may_begin and encoded.is_best_run_whole(max_padding):
+            return _begin_plainly(encoded, proposer, clock, generation)
     state = run_encoded(encoded, reader, store=store, max_padding=max_padding, clock=clock)
     if proposer is None:
         seconds = clock.shares(len(questions))
@@ -116,6 +105,26 @@ def first_look(
     with clock.stage("proposal"):
         proposals = proposer.propose(state)
     return _with_crops(backbone, state, proposals)
+
+
+def _begin_plainly(
+    encoded: EncodedQuestions,
+    proposer: Proposer,
+    clock: StageClock,
+    generation: Mapping[str, Any],
+) -> list[Looked]:
+    """Run whole prompts; where nothing is proposed, that was the beginning of the answers."""
+    prompts = encoded.whole_prompts()
+    start = start_plainly(
+        encoded.backbone, encoded.questions, prompts, proposer, clock=clock, **generation
+    )
+    if start.responses is None:
+        return _with_crops(encoded.backbone, start.state, start.proposals)
+    seconds = clock.shares(len(prompts))
+    return [
+        Looked(prompt, proposals=tuple(row), seconds=seconds, response=ids)
+        for prompt, row, ids in zip(prompts, start.proposals, start.responses, strict=True)
+    ]
 
 
 def _with_crops(

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from sdrpn_core.feature_tap import FeatureTap
 from sdrpn_core.generation import generate, prompt_block
 from sdrpn_core.prefill import Prefill
-from sdrpn_core.prefix import PrefixReader, keep_prefixes
+from sdrpn_core.prefix import keep_prefixes
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone import Backbone, Question
@@ -49,7 +49,6 @@ def start_plainly(
     questions: Sequence[Question],
     prompts: Sequence[Prompt],
     proposer: Proposer,
-    reader: PrefixReader,
     *,
     clock: StageClock,
     **generation: Any,
@@ -60,14 +59,17 @@ def start_plainly(
         backbone: the model.
         questions: what is asked.
         prompts: the same, encoded; one batch.
-        proposer: where crops come from.
-        reader: the proposer's.
+        proposer: where crops come from; has a reader.
         clock: books the time.
         generation: arguments of :func:`~sdrpn_core.generation.generate`.
 
     Raises:
+        ValueError: the proposer has no reader.
         InputError: a prompt and its response beyond the model's context.
     """
+    reader = proposer.reader
+    if reader is None:
+        raise ValueError("the proposer reads nothing: run its prefixes apart")
     block = prompt_block(backbone, prompts)
     cache = DynamicCache()
     found: list[tuple[Prefill, list[list[Proposal]]]] = []

@@ -74,16 +74,22 @@ def test_questions_about_one_picture_prefill_it_once(backbone, proposer, two_sta
         assert found.ids == ids_alone(backbone, question, asked)
 
 
-def test_without_a_store_a_batch_shares_all_the_same(backbone, rpn, proposer):
+@pytest.mark.parametrize("two_stage", [True, False])
+def test_without_a_store_a_batch_shares_all_the_same(backbone, rpn, proposer, two_stage):
+    asked = proposer if two_stage else None
     questions = [Question.about(PICTURE, text) for text in TEXTS]
     (prompt, *_) = backbone.encode(questions)
     with WorkCounter(backbone, rpn) as two:
-        answer_batch(backbone, [questions[0]] * 2, proposer, max_new_tokens=1)
+        answer_batch(backbone, [questions[0]] * 2, asked, max_new_tokens=1)
     with WorkCounter(backbone, rpn) as four:
-        answer_batch(backbone, [questions[0]] * 4, proposer, max_new_tokens=1)
+        answer_batch(backbone, [questions[0]] * 4, asked, max_new_tokens=1)
     prefix = prompt.prefix_length
     assert 2 * two.token_layers - four.token_layers == prefix * backbone.n_layers
-    assert 2 * two.rpn_token_layers - four.rpn_token_layers == prefix * len(rpn.layers)
+    trunk = prefix * len(rpn.layers) if two_stage else 0
+    assert 2 * two.rpn_token_layers - four.rpn_token_layers == trunk
+    together = answer_batch(backbone, questions, asked, max_new_tokens=N_NEW)
+    for question, found in zip(questions, together, strict=True):
+        assert found.ids == ids_alone(backbone, question, asked)
 
 
 def test_other_pictures_of_the_same_size_are_not_shared(backbone, proposer):
