@@ -144,14 +144,8 @@ class AttentionTap:
         first, last = max(start, offset) - offset, max(stop, offset) - offset
         if first >= last:
             return
-        heads = self.heads[layer]
-        if heads is None:
-            heads = list(range(query.shape[1]))
-        group = query.shape[1] // key.shape[1]
-        rows = query[:, heads, first:last].float()
-        columns = key[:, [head // group for head in heads]].float()
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores = rows @ columns.transpose(2, 3) * scale
+        scores = _products(query[:, :, first:last], key, self.heads[layer]) * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         allowed = _allowed_keys(attention_mask, offset, first, last, n_keys, scores.device)
@@ -230,6 +224,26 @@ def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
         # Eager attention is not in the interface: each modeling file has its own.
         return sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[base]
+
+
+def _products(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int] | None) -> torch.Tensor:
+    """``(batch, heads, queries, keys)`` float32 of the chosen heads, or of all.
+
+    The keys are never copied in single precision: they are all there is of the past, at each token.
+
+    Args:
+        query: ``(batch, heads, queries, d)``.
+        key: ``(batch, key heads, keys, d)``; each serves a group of heads.
+        heads: ``None`` for all.
+    """
+    group = query.shape[1] // key.shape[1]
+    if heads is None:
+        # The heads of a group are so many more queries of its key head.
+        rows = query.unflatten(1, (-1, group)).flatten(2, 3).float()
+        products = rows @ key.float().transpose(2, 3)
+        return products.unflatten(2, (group, -1)).flatten(1, 2)
+    pairs = [(query[:, head].float(), key[:, head // group].float()) for head in heads]
+    return torch.stack([rows @ columns.transpose(1, 2) for rows, columns in pairs], dim=1)
 
 
 def _allowed_keys(
