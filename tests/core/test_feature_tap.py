@@ -146,3 +146,18 @@ def test_running_outside_the_block_is_refused(backbone, inputs):
     tap = FeatureTap(backbone.decoder, 2)
     with pytest.raises(RuntimeError, match="context manager"):
         tap.run(**inputs)
+
+
+@torch.no_grad()
+def test_what_others_ran_is_taken_once_and_tapped_no_further(backbone, inputs):
+    before = n_hooks(backbone.decoder)
+    expected = backbone.decoder(**inputs, output_hidden_states=True).hidden_states[2]
+    with FeatureTap(backbone.decoder, 2, stop=False) as tap:
+        with pytest.raises(RuntimeError, match="no pass has reached layer 2"):
+            tap.take()
+        backbone.decoder(**inputs)
+        backbone.decoder(**{**inputs, "inputs_embeds": inputs["inputs_embeds"] + 1})
+        assert torch.equal(tap.take().hidden, expected)
+        assert n_hooks(backbone.decoder) == before
+        with pytest.raises(RuntimeError, match="no pass has reached layer 2"):
+            tap.take()
