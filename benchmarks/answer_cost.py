@@ -84,7 +84,7 @@ class Size:
     rounds: int
 
 
-FULL = Size(16, 768, (24, 32), rpn_layers=2, new_tokens=8, rounds=5)
+FULL = Size(16, 768, (24, 32), rpn_layers=2, new_tokens=8, rounds=7)
 QUICK = Size(4, 256, (4, 4), rpn_layers=1, new_tokens=2, rounds=1)
 
 
