@@ -8,13 +8,17 @@ import pytest
 from side_by_side import Times, in_turns, print_row
 
 
-@pytest.mark.parametrize(("warm_up", "before"), [(True, "ab"), (False, "")])
-def test_every_other_round_goes_backwards(warm_up, before):
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_every_round_runs_each_case_once_in_an_order_of_its_own(warm_up):
     called = []
-    cases = {name: lambda name=name: called.append(name) for name in "ab"}
-    times = in_turns(cases, 3, warm_up=warm_up)
-    assert "".join(called) == before + "ab" + "ba" + "ab"
-    assert {case: len(seconds) for case, seconds in times.seconds.items()} == {"a": 3, "b": 3}
+    cases = {name: lambda name=name: called.append(name) for name in "abcd"}
+    times = in_turns(cases, 20, warm_up=warm_up)
+    rounds = ["".join(called[i : i + 4]) for i in range(0, len(called), 4)]
+    assert len(rounds) == 20 + warm_up
+    assert {"".join(sorted(one)) for one in rounds} == {"abcd"}
+    timed = rounds[warm_up:]
+    assert {one[0] for one in timed} == {one[-1] for one in timed} == set("abcd")
+    assert {len(seconds) for seconds in times.seconds.values()} == {20}
 
 
 def test_ratios_are_taken_within_a_round():
