@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdrpn_core.backbone import Question
+from sdrpn_core.errors import InputError
 from sdrpn_core.length_buckets import padding
 from sdrpn_core.prefix_store import PrefixKey, PrefixStore, prefix_keys
 
@@ -93,7 +94,7 @@ def encode_questions(
 
     Raises:
         ConfigError: the backbone was loaded in part, or the store is another backbone's.
-        InputError: an empty question.
+        InputError: an empty question, or one that comes with a response.
     """
     backbone.check_whole("answering")
     if store is not None:
@@ -128,6 +129,8 @@ def encode_questions(
 
 def _cut(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, ...]]:
     """The prompt's ids up to the last picture (without one: the first), and those that follow."""
+    if question.response_ids:
+        raise InputError("a question that comes with a response cannot be answered")
     ids = backbone.tokenize(question.text, len(question.images))
     places = [place for place, token in enumerate(ids) if token == backbone.image_token_id]
     stop = places[-1] + 1 if places else 1

@@ -118,7 +118,7 @@ def _begin_plainly(
     start = start_plainly(
         encoded.backbone, encoded.questions, prompts, proposer, clock=clock, **generation
     )
-    if start.responses is None:
+    if start.state is not None:
         return _with_crops(encoded.backbone, start.state, start.proposals)
     seconds = clock.shares(len(prompts))
     return [

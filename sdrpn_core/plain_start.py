@@ -7,7 +7,7 @@ token: if it finds nothing to look at, the plain answer is the answer, and just 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import DynamicCache
@@ -33,15 +33,15 @@ class PlainStart:
     """What the first pass led to.
 
     Attributes:
-        state: the whole prompts, run.
         proposals: per question, one per picture.
-        responses: per question the ids of the plain response; ``None`` if any picture is to be
-            looked at again.
+        state: the whole prompts, run, if any picture is to be looked at again; else ``None``, so
+            that their keys and values are not held twice while the plain answer goes on.
+        responses: per question the ids of the plain response; empty with a state.
     """
 
-    state: Prefill
     proposals: list[list[Proposal]]
-    responses: list[tuple[int, ...]] | None
+    state: Prefill | None
+    responses: list[tuple[int, ...]]
 
 
 def start_plainly(
@@ -72,7 +72,7 @@ def start_plainly(
         raise ValueError("the proposer reads nothing: run its prefixes apart")
     block = prompt_block(backbone, prompts)
     cache = DynamicCache()
-    found: list[tuple[Prefill, list[list[Proposal]]]] = []
+    found: list[PlainStart] = []
 
     def look() -> None:
         features = tap.take()
@@ -81,11 +81,11 @@ def start_plainly(
             prefixes = keep_prefixes(prompts, block, cache, reader, readings)
             state = Prefill(backbone, questions, prompts, prefixes, block, clock)
             proposals = proposer.propose(state)
-        found.append((state, proposals))
-        if any(one.plan.crops or one.plan.keep is not None for row in proposals for one in row):
+        again = any(one.plan.crops or one.plan.keep is not None for row in proposals for one in row)
+        found.append(PlainStart(proposals, state if again else None, []))
+        if again:
             raise _LooksAgain
 
-    responses: list[tuple[int, ...]] | None
     with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
         try:
             responses = generate(
@@ -98,6 +98,5 @@ def start_plainly(
                 **generation,
             )
         except _LooksAgain:
-            responses = None
-    ((state, proposals),) = found
-    return PlainStart(state, proposals, responses)
+            return found[0]
+    return replace(found[0], responses=responses)

@@ -369,6 +369,13 @@ def test_options_that_would_break_an_answer_are_refused(backbone, option, reason
             next(answer_stream(backbone, [QUESTIONS["ok"]], proposer, **option))
 
 
+@pytest.mark.parametrize("proposer", [None, Scripted()])
+def test_a_question_with_a_response_is_refused(backbone, proposer):
+    answered = replace(QUESTIONS["ok"], response_ids=(3, 4))
+    with pytest.raises(InputError, match="comes with a response"):
+        answer_batch(backbone, [answered], proposer)
+
+
 def test_a_checkpoint_that_asks_for_beams_answers_greedily(backbone, monkeypatch):
     expected = answer_batch(backbone, [QUESTIONS["ok"]], Scripted(), max_new_tokens=N_NEW)[0].ids
     monkeypatch.setattr(backbone.model.generation_config, "num_beams", 3)
