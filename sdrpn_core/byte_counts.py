@@ -13,6 +13,7 @@ def readable_bytes(count: float) -> str:
         count: bytes, 0 or more.
     """
     value, unit = float(count), 0
-    while value >= _STEP and unit + 1 < len(_UNITS):
+    # 999.6 MB are a GB once they are rounded.
+    while float(f"{value:.3g}") >= _STEP and unit + 1 < len(_UNITS):
         value, unit = value / _STEP, unit + 1
     return f"{value:.3g} {_UNITS[unit]}" if value < _STEP else f"{value:.0f} {_UNITS[unit]}"

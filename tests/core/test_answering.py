@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
@@ -18,66 +17,15 @@ from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError, ImageError, InputError
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers import AttentionProposer, Proposal, Proposer, RPNProposer
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.proposers import AttentionProposer, RPNProposer
 from sdrpn_core.rpn import RPN
 from sdrpn_core.streaming import answer_stream
-from tests.readers import KeepsHidden
+from tests.scripted import GRID, N_CROPS, PICTURES, QUESTIONS, Scripted
 from tests.tiny import tiny_llava, tiny_picture
 
 pytestmark = pytest.mark.usefixtures("question_pass")
 
-GRID = 7
 N_NEW = 6
-SURE = 8.0
-#: Corners (row, column) of 2x2 blocks of high scores, by what the box policy makes of them.
-BLOCKS = {
-    "one": ((2, 2),),
-    "two": ((0, 0), (4, 4)),
-    "three": ((0, 0), (0, 5), (5, 2)),
-    "none": (),
-}
-
-
-def blocks_map(name: str) -> RoIMap:
-    scores = np.full((GRID, GRID), -SURE, dtype=np.float32)
-    for row, column in BLOCKS[name]:
-        scores[row : row + 2, column : column + 2] = SURE
-    return RoIMap(scores)
-
-
-class Scripted(Proposer):
-    """Proposes regions from maps named by the question's text: ``"one none: how many ?"``."""
-
-    reader = KeepsHidden(2)
-
-    def __init__(self, policy=None):
-        self.policy = policy or BboxPolicy()
-
-    def propose(self, state):
-        proposals = []
-        for question, prompt in zip(state.questions, state.prompts, strict=True):
-            names = question.text.partition(":")[0].split()
-            row = []
-            for name, geometry in zip(names, prompt.geometries, strict=False):
-                roi = blocks_map(name)
-                row.append(Proposal(self.policy.plan(roi, geometry), roi))
-            proposals.append(row)
-        return proposals
-
-
-PICTURES = (tiny_picture(0), tiny_picture(1, (60, 90)), tiny_picture(2, (200, 40)))
-QUESTIONS = {
-    "ok": Question("one : what colour is the square ?", PICTURES[:1]),
-    "two crops": Question("two : how many ?", PICTURES[1:2]),
-    "too many": Question("three : which letter is on the left ?", PICTURES[2:]),
-    "nothing": Question("none : read the small sign", PICTURES[:1]),
-    "no picture": Question("three : what is the name of the letter ?"),
-    "both": Question("one two : which is near the circle ?", PICTURES[:2]),
-    "first only": Question("one none : which is red ?", PICTURES[1:]),
-    "second only": Question("three one : is the dot in the top picture blue ?", PICTURES[:2]),
-}
-N_CROPS = dict(zip(QUESTIONS, (1, 2, 0, 0, 0, 3, 1, 1), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -301,55 +249,6 @@ def test_fields_of_an_answer(backbone):
     assert (plain.outcome, plain.boxes) == (None, [])
 
 
-def test_the_time_of_an_rpns_look_is_told_apart(backbone, question_pass):
-    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
-    first = ["vision", "prefix", "proposal", *(["question"] * (not question_pass))]
-    second = ["crop", "roi_prefill", "decode"]
-    everything = BboxPolicy(threshold=1e-6, max_area_fraction=1.0)
-    for policy in (everything, None):
-        proposer = RPNProposer(rpn, policy)
-        (found,) = answer_batch(backbone, [QUESTIONS["ok"]], proposer, max_new_tokens=2)
-        assert bool(found.boxes) == (policy is everything)
-        # A question that ran along is answered at once if there is nothing to look at.
-        at_once = question_pass and not found.boxes
-        assert list(found.seconds) == [*first, *(["decode"] if at_once else second)]
-    assert all(seconds > 0 for seconds in found.seconds.values())
-
-
-def test_nothing_is_left_behind_when_the_plain_answer_is_interrupted(backbone, question_pass):
-    hooks = [len(layer._forward_pre_hooks) for layer in backbone.layers]
-    (plain,) = answer_batch(backbone, [QUESTIONS["ok"]], max_new_tokens=N_NEW)
-    for name in ("ok", "nothing"):
-        (found,) = answer_batch(backbone, [QUESTIONS[name]], Scripted(), max_new_tokens=N_NEW)
-        assert bool(found.boxes) == (name == "ok")
-    assert [len(layer._forward_pre_hooks) for layer in backbone.layers] == hooks
-    (again,) = answer_batch(backbone, [QUESTIONS["ok"]], max_new_tokens=N_NEW)
-    assert again.ids == plain.ids
-
-
-def test_a_batch_without_a_region_takes_the_plain_pass_alone(backbone, question_pass):
-    questions = [Question("none : how many ?", (picture,)) for picture in PICTURES]
-    found = answer_batch(backbone, questions, Scripted(), max_new_tokens=N_NEW)
-    plain = answer_batch(backbone, questions, max_new_tokens=N_NEW)
-    assert [one.ids for one in found] == [one.ids for one in plain]
-    assert all(("roi_prefill" in one.seconds) != question_pass for one in found)
-
-
-def test_a_profiler_sees_every_stage(backbone, question_pass):
-    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        (found,) = answer_batch(backbone, [QUESTIONS["ok"]], RPNProposer(rpn), max_new_tokens=2)
-    ranges = {
-        event.key: event.count
-        for event in profile.key_averages()
-        if event.key.startswith("sdrpn.") and event.cpu_time_total > 0
-    }
-    expected = dict.fromkeys(found.seconds, 1)
-    if not question_pass:  # the RPN reads the prefix, and scores once the question has run
-        expected["proposal"] = 2
-    assert ranges == {f"sdrpn.{stage}": count for stage, count in expected.items()}
-
-
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
@@ -381,11 +280,6 @@ def test_a_checkpoint_that_asks_for_beams_answers_greedily(backbone, monkeypatch
     monkeypatch.setattr(backbone.model.generation_config, "num_beams", 3)
     found = answer_batch(backbone, [QUESTIONS["ok"]], Scripted(), max_new_tokens=N_NEW)[0].ids
     assert found == expected
-
-
-def test_seconds_of_a_batch_are_shared(backbone):
-    pair = answer_batch(backbone, [QUESTIONS["ok"], QUESTIONS["too many"]], max_new_tokens=1)
-    assert pair[0].seconds == pair[1].seconds
 
 
 class Collector(BaseStreamer):

@@ -1,0 +1,63 @@
+"""A proposer that does what the question says, and questions for it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sdrpn_core.backbone import Question
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.proposers import Proposal, Proposer
+from sdrpn_core.roi_map import RoIMap
+from tests.readers import KeepsHidden
+from tests.tiny import tiny_picture
+
+GRID = 7
+SURE = 8.0
+#: Corners (row, column) of 2x2 blocks of high scores, by what the box policy makes of them.
+BLOCKS = {
+    "one": ((2, 2),),
+    "two": ((0, 0), (4, 4)),
+    "three": ((0, 0), (0, 5), (5, 2)),
+    "none": (),
+}
+
+
+def blocks_map(name: str) -> RoIMap:
+    scores = np.full((GRID, GRID), -SURE, dtype=np.float32)
+    for row, column in BLOCKS[name]:
+        scores[row : row + 2, column : column + 2] = SURE
+    return RoIMap(scores)
+
+
+class Scripted(Proposer):
+    """Proposes regions from maps named by the question's text: ``"one none: how many ?"``."""
+
+    reader = KeepsHidden(2)
+
+    def __init__(self, policy=None):
+        self.policy = policy or BboxPolicy()
+
+    def propose(self, state):
+        proposals = []
+        for question, prompt in zip(state.questions, state.prompts, strict=True):
+            names = question.text.partition(":")[0].split()
+            row = []
+            for name, geometry in zip(names, prompt.geometries, strict=False):
+                roi = blocks_map(name)
+                row.append(Proposal(self.policy.plan(roi, geometry), roi))
+            proposals.append(row)
+        return proposals
+
+
+PICTURES = (tiny_picture(0), tiny_picture(1, (60, 90)), tiny_picture(2, (200, 40)))
+QUESTIONS = {
+    "ok": Question("one : what colour is the square ?", PICTURES[:1]),
+    "two crops": Question("two : how many ?", PICTURES[1:2]),
+    "too many": Question("three : which letter is on the left ?", PICTURES[2:]),
+    "nothing": Question("none : read the small sign", PICTURES[:1]),
+    "no picture": Question("three : what is the name of the letter ?"),
+    "both": Question("one two : which is near the circle ?", PICTURES[:2]),
+    "first only": Question("one none : which is red ?", PICTURES[1:]),
+    "second only": Question("three one : is the dot in the top picture blue ?", PICTURES[:2]),
+}
+N_CROPS = dict(zip(QUESTIONS, (1, 2, 0, 0, 0, 3, 1, 1), strict=True))
