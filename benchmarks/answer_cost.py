@@ -42,13 +42,13 @@ from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
 from side_by_side import in_turns, noise_pictures, print_row, question_of
 
 from sdrpn_core import RPN, Answer, Backbone, Question, answer_batch, load_backbone
-from sdrpn_core.crop_segments import encode_crops
-from sdrpn_core.generation import generate, prompt_block
-from sdrpn_core.geometry import Box
-from sdrpn_core.prefill import Prefill
-from sdrpn_core.proposers import Proposal
-from sdrpn_core.roi_prediction import predict_prompt_roi
-from sdrpn_core.work import AnswerShape, WorkCounter
+from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.prefill import Prefill
+from sdrpn_core.answering.proposer import Proposal
+from sdrpn_core.answering.token_layers import AnswerShape, WorkCounter
+from sdrpn_core.grid.geometry import Box
+from sdrpn_core.rpn.prediction import predict_prompt_roi
+from sdrpn_core.runtime.generation import generate, prompt_block
 
 BENCHMARK = "answer_cost"
 BASELINE, TWO_STAGE, RECOMPUTED, NO_REGION = CASES = (

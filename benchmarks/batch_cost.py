@@ -38,8 +38,8 @@ from sdrpn_core import (
     answer_stream,
     load_backbone,
 )
-from sdrpn_core.prefill import Prefill
-from sdrpn_core.work import WorkCounter
+from sdrpn_core.answering.prefill import Prefill
+from sdrpn_core.answering.token_layers import WorkCounter
 
 BENCHMARK = "batch_cost"
 BATCH = 8

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from sdrpn_core import RPN, Proposal
+from sdrpn_core.answering.prefill import Prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.crops.policy import CropPlan, Outcome
-from sdrpn_core.prefill import Prefill
-from sdrpn_core.proposers import RPNProposer
 from sdrpn_core.testing.regions import FixedRegion
 
 

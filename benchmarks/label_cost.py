@@ -36,8 +36,9 @@ from side_by_side import in_fork, in_turns, noise_pictures, peak_memory_of, prin
 from transformers import DynamicCache
 
 from sdrpn_core import AttentionTap, Backbone, LabelRecipe, Question, load_backbone
-from sdrpn_core.generation import generate, prompt_block
-from sdrpn_core.response_attention import (
+from sdrpn_core.backbone.prompt import Prompt
+from sdrpn_core.runtime.generation import generate, prompt_block
+from sdrpn_core.taps.response_attention import (
     Map,
     read_given_responses,
     read_given_responses_and_features,
@@ -45,7 +46,6 @@ from sdrpn_core.response_attention import (
     recipe_heads,
     recipe_maps,
 )
-from sdrpn_core.segments import Prompt
 
 BENCHMARK = "label_cost"
 PLAIN, TAPPED, KEPT, PUBLISHED = OWN = (

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.util.atomic_files import atomic_write
 
 Row = Mapping[str, Any]
 

@@ -22,7 +22,7 @@ from run_facts import machine_facts
 from run_script import ScriptFailed, run_script
 from suite import HERE, SCRIPTS, Script
 
-from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.util.atomic_files import atomic_write
 
 PAGE = "RESULTS.md"
 QUICK_FOLDER = HERE.parent / "runs" / "benchmarks"

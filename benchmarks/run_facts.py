@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from sdrpn_bench.environment import environment
-from sdrpn_core.byte_counts import readable_bytes
+from sdrpn_core.util.formatting import readable_bytes
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _CPU_MODEL = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)

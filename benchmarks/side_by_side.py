@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdrpn_core.peak_memory import peak_memory
+from sdrpn_core.util.memory import peak_memory
 
 _CPU = torch.device("cpu")
 _PROCESS = Path("/proc/self")

@@ -36,16 +36,16 @@ from side_by_side import (
 )
 
 from sdrpn_core import RPN, Backbone, FeatureTap, RPNConfig, TrainingSettings, load_backbone
-from sdrpn_core.batching import Block
-from sdrpn_core.feature_tap import Features
-from sdrpn_core.train_stage import layers_to_load
+from sdrpn_core.runtime.block import Block
+from sdrpn_core.taps.feature_tap import Features
 from sdrpn_core.training.batches import Batcher, StoredLabelBatcher
 from sdrpn_core.training.cache_shards import CachedSamples, write_shard
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
+from sdrpn_core.training.free_layers import truncate
 from sdrpn_core.training.optim import make_optimizer
 from sdrpn_core.training.samples import Item, Sample
+from sdrpn_core.training.stage import layers_to_load
 from sdrpn_core.training.step import TrainingStep
-from sdrpn_core.training.truncate import truncate
 
 BENCHMARK = "train_cost"
 WHOLE, PART, CACHED = CASES = ("whole model", "sdrpn", "sdrpn, cached")

@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are slower on more 
 import hypothesis
 import pytest
 
-import sdrpn_core.plugins
-from sdrpn_core.plugins import ENTRY_POINT_GROUP, Plugins
+import sdrpn_core.plugins.manager
+from sdrpn_core.plugins.manager import ENTRY_POINT_GROUP, Plugins
 from tests.environments import ROOT, build_wheel
 
 # No deadline: the first example pays for imports, and machines are shared.
@@ -61,7 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def question_pass(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Whether questions run along with their prefixes; those of tiny models are never short."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdrpn_core.encoding._SHORT", request.param)
+        patch.setattr("sdrpn_core.answering.encoding._SHORT", request.param)
         yield request.param > 0
 
 
@@ -70,7 +70,7 @@ def fresh_plugins(monkeypatch: pytest.MonkeyPatch) -> Plugins:
     """The installed plugins, loaded anew: what a test registers here is gone after it."""
     plugins = Plugins()
     plugins.load(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
-    monkeypatch.setattr(sdrpn_core.plugins, "_plugins", plugins)
+    monkeypatch.setattr(sdrpn_core.plugins.manager, "_plugins", plugins)
     return plugins
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sdrpn_core import hookimpl
-from sdrpn_core.records import Record, read_records
+from sdrpn_core.data.read import read_records
+from sdrpn_core.data.record import Record
 
 SDRPN_API = 1
 NAME = "deadly/data"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdrpn_core.backbone import Question
+from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
-from sdrpn_core.proposers import Proposal, Proposer
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.grid.roi_map import RoIMap
 from tests.readers import KeepsHidden
 from tests.tiny import tiny_picture
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdrpn_core.labels import LabelRecipe
-from sdrpn_core.records import Record
+from sdrpn_core.data.record import Record
+from sdrpn_core.labels.recipe import LabelRecipe
 from tests.tiny import tiny_picture
 
 #: Reads layers on both sides of the branch, and labels nearly every random map.

@@ -8,7 +8,7 @@ for LLaVA-1.5, the family whose preprocessing and decoder are most like this one
 
 from __future__ import annotations
 
-from sdrpn_core.preset import Preset
+from sdrpn_core.backbone.preset import Preset
 
 _SOURCE = (
     "provisional: nothing is published for DeepSeek-VL; the settings of LLaVA-1.5 "

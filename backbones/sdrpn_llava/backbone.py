@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from sdrpn_core.backbone import Backbone, ImageInput
-from sdrpn_core.geometry import PaddedSquare, Resized
+from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.grid.geometry import PaddedSquare, Resized
 
 if TYPE_CHECKING:
     import torch

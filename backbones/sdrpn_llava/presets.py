@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.preset import Preset
 
 _SOURCE = "arXiv:2509.16944 and its published code"
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.backbone import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
 from sdrpn_core.errors import ImageError
-from sdrpn_core.geometry import Resized
-from sdrpn_core.segments import ImageSegment, Prompt, Segment, TextSegment
+from sdrpn_core.grid.geometry import Resized
 
 if TYPE_CHECKING:
     from PIL import Image

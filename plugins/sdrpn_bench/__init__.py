@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sdrpn_bench.bench_model import BenchModel
     from sdrpn_bench.method import Method, MethodContext
     from sdrpn_bench.runner import run_benchmark
-    from sdrpn_core.registry import Registry
+    from sdrpn_core.plugins.registry import Registry
 
 SDRPN_API = 1
 

@@ -69,7 +69,7 @@ def bench(
     # torch and matplotlib load only now, when the options are known to make sense
     from sdrpn_bench.bench_model import BenchModel
     from sdrpn_bench.runner import run_benchmark
-    from sdrpn_core.processes import is_main_process
+    from sdrpn_core.distributed.processes import is_main_process
 
     with _progress_bar(as_json) as progress:
         results = run_benchmark(
@@ -110,7 +110,7 @@ def _progress_bar(quiet: bool) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from sdrpn_core.processes import is_main_process
+    from sdrpn_core.distributed.processes import is_main_process
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.backbone import Backbone
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.backbone.loading import load_backbone
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.loading import load_backbone
-from sdrpn_core.rpn import RPN
-from sdrpn_core.rpn.identity import backbone_identity
+from sdrpn_core.rpn.model import RPN
 
 if TYPE_CHECKING:
     import torch

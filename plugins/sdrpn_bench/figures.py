@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from sdrpn_bench.item_store import Row
 from sdrpn_bench.summary import REFERENCE
-from sdrpn_core.atomic_files import atomic_write
-from sdrpn_core.proportions import wilson
+from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

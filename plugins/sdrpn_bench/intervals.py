@@ -16,7 +16,7 @@ from typing import Any
 
 from scipy.special import bdtr  # scipy.stats takes seconds to import
 
-from sdrpn_core.proportions import wilson
+from sdrpn_core.util.wilson import wilson
 
 
 @dataclass(frozen=True)

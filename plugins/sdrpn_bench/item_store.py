@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError
+from sdrpn_core.util.atomic_files import atomic_write
 
 CONFIG_NAME = "config.json"
 ITEMS_NAME = "items.jsonl"

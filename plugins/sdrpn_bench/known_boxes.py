@@ -10,14 +10,14 @@ from math import ceil, floor
 from typing import TYPE_CHECKING, ClassVar
 
 from sdrpn_bench.method import Method, MethodContext
+from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
 from sdrpn_core.errors import ConfigError, InputError
-from sdrpn_core.proposers import Proposal, Proposer
 
 if TYPE_CHECKING:
-    from sdrpn_core.geometry import Box, Geometry
-    from sdrpn_core.prefill import Prefill
-    from sdrpn_core.records import Record
+    from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.data.record import Record
+    from sdrpn_core.grid.geometry import Box, Geometry
 
 #: Margin on every side of a true box, relative to its longer side: the object fills half the crop.
 DEFAULT_MARGIN = 0.5

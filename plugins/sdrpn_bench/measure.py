@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdrpn_core.answering import Answer, answer_batch
-from sdrpn_core.backbone import Question
+from sdrpn_core.answering.answer import Answer, answer_batch
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.data.images import open_image
+from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.errors import AttentionError, InputError, SdrpnError
-from sdrpn_core.images import open_image
-from sdrpn_core.records import Record, validate_record
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_bench.method import Method, MethodContext
     from sdrpn_bench.scoring import Scorer
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.geometry import Box, Geometry
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.grid.geometry import Box, Geometry
 
 #: What is the fault of one item; anything else ends the run.
 _ITEM_ERRORS = (InputError, AttentionError)

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.options import from_options
+from sdrpn_core.util.dataclass_options import from_options
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.proposers import Proposer
-    from sdrpn_core.records import Record
-    from sdrpn_core.rpn import RPN
+    from sdrpn_core.answering.proposer import Proposer
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.data.record import Record
+    from sdrpn_core.rpn.model import RPN
 
 M = TypeVar("M", bound="Method")
 

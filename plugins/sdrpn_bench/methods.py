@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from sdrpn_bench.method import Method, MethodContext
+from sdrpn_core.answering.attention_proposer import AttentionProposer
+from sdrpn_core.answering.proposer import Proposer
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.crops.policy import make_policy
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.proposers import AttentionProposer, Proposer, RPNProposer, make_policy
 
 if TYPE_CHECKING:
-    from sdrpn_core.records import Record
+    from sdrpn_core.data.record import Record
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sdrpn_bench.summary import REFERENCE
-from sdrpn_core.atomic_files import atomic_write
-from sdrpn_core.proportions import Z95
-from sdrpn_core.stage_clock import ANSWER_STAGES
+from sdrpn_core.runtime.clock import ANSWER_STAGES
+from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.wilson import Z95
 
 REPORT_NAME = "report.md"
 _MAX_LISTED = 10

@@ -16,10 +16,11 @@ from sdrpn_bench.method import Method, MethodContext
 from sdrpn_bench.report import write_report
 from sdrpn_bench.scoring import Scorer, find_scorer
 from sdrpn_bench.summary import summarise
+from sdrpn_core.data.read import read_records
+from sdrpn_core.data.record import Record, RecordSource
+from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import ConfigError, InputError
-from sdrpn_core.plugins import get_plugins
-from sdrpn_core.processes import processes, wait_for_everyone
-from sdrpn_core.records import Record, RecordSource, read_records
+from sdrpn_core.plugins.manager import get_plugins
 
 if TYPE_CHECKING:
     from accelerate import PartialState

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sdrpn_core.errors import InputError, PluginError
-from sdrpn_core.plugins import get_plugins
+from sdrpn_core.plugins.manager import get_plugins
 
 if TYPE_CHECKING:
-    from sdrpn_core.records import Record
+    from sdrpn_core.data.record import Record
 
 Scorer = Callable[[str, "Record"], bool]
 """``(prediction, record) -> whether it is right``."""

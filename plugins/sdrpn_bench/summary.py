@@ -10,7 +10,7 @@ from typing import Any
 from sdrpn_bench.intervals import paired_difference
 from sdrpn_bench.item_store import Row
 from sdrpn_bench.measure import ERROR_OUTCOME
-from sdrpn_core.proportions import wilson
+from sdrpn_core.util.wilson import wilson
 
 #: The method that the others are compared with.
 REFERENCE = "baseline"

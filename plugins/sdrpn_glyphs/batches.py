@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from sdrpn_core.backbone import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone, ImageInput
 
 from .questions import Question, ask
 from .scenes import Box, Scene, SceneSpec, make_scene, render, render_index

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import InputError, SdrpnError, UnknownNameError
+from sdrpn_core.util.atomic_files import atomic_write
 
 from . import backbone_dir, rpn_dir
 from .dataset import SPLITS, make_item

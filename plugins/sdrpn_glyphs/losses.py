@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from sdrpn_core.backbone import ImageInput
-from sdrpn_core.generation import prompt_block
-from sdrpn_core.geometry import Resized
-from sdrpn_core.segments import ImageSegment, Prompt, Segment, TextSegment
+from sdrpn_core.backbone.adapter import ImageInput
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
+from sdrpn_core.grid.geometry import Resized
+from sdrpn_core.runtime.generation import prompt_block
 
 from .views import LABELS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.preset import Preset
 
 from .families.base import LAYERS, WIDTH
 

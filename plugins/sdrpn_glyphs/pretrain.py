@@ -26,8 +26,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdrpn_core import load_backbone
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.training.optimizer_state import restore_state, split_state
+from sdrpn_core.util.atomic_files import atomic_write
 
 from . import backbone_dir
 from .batches import Batches, PatchBatch, PatchBatches, QuestionBatch, QuestionBatches, loader

@@ -21,11 +21,11 @@ from sdrpn_core import (
     open_image,
     read_records,
 )
-from sdrpn_core.atomic_files import atomic_write
-from sdrpn_core.label_stage import label
-from sdrpn_core.overlay import Caption, draw_before_after
-from sdrpn_core.train_stage import train
+from sdrpn_core.grid.overlay import Caption, draw_before_after
+from sdrpn_core.labeling.stage import label
 from sdrpn_core.training.settings import TrainingSettings
+from sdrpn_core.training.stage import train
+from sdrpn_core.util.atomic_files import atomic_write
 
 from . import backbone_dir
 from .families import NAMES

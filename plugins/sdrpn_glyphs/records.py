@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-from sdrpn_core.records import Record
+from sdrpn_core.data.record import Record
 
 from .dataset import make_item
 from .questions import answered_color

@@ -19,7 +19,7 @@ from .scenes import COLORS, DOT_INDEX_OFFSET, KINDS, PICTURE_SIZE, Box, Scene, S
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_core.geometry import Geometry
+    from sdrpn_core.grid.geometry import Geometry
 
 GRID = 10
 CELL = PICTURE_SIZE // GRID

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sdrpn_core import hookimpl
 
 if TYPE_CHECKING:
-    from sdrpn_core.registry import Registry
+    from sdrpn_core.plugins.registry import Registry
     from sdrpn_published.checkpoint import PublishedCheckpoint
     from sdrpn_published.importer import import_rpn
 

@@ -10,7 +10,7 @@ from sdrpn_core.errors import CheckpointError
 from sdrpn_published.layouts import Layout, is_base
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_published.checkpoint import PublishedCheckpoint
 
 #: Rows of each tensor that are compared: training that touches a tensor touches all of its rows.

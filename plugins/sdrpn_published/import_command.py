@@ -35,7 +35,7 @@ def import_rpn(
     The RPN is saved in the checkpoint's own dtype, unless --dtype says otherwise.
     """
     # torch and transformers load only now, when the options are known to make sense
-    from sdrpn_core.loading import load_backbone
+    from sdrpn_core.backbone.loading import load_backbone
     from sdrpn_published.checkpoint import PublishedCheckpoint
     from sdrpn_published.importer import import_rpn as read_rpn
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdrpn_core.errors import CheckpointError
-from sdrpn_core.rpn import RPN
 from sdrpn_core.rpn.checkpoint import assign_rpn_weights
+from sdrpn_core.rpn.model import RPN
 from sdrpn_published.base_check import check_base
 from sdrpn_published.checkpoint import PublishedCheckpoint
 from sdrpn_published.layouts import find_layout, published_name
 from sdrpn_published.settings import rpn_config
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.backbone.adapter import Backbone
 
 
 def import_rpn(checkpoint: str | Path | PublishedCheckpoint, backbone: Backbone) -> RPN:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sdrpn_core import hookimpl
 
 if TYPE_CHECKING:
-    from sdrpn_core.registry import Registry
+    from sdrpn_core.plugins.registry import Registry
 
 SDRPN_API = 1
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import ConfigError, MissingExtraError, SdrpnError, ShardError
-from sdrpn_core.label_engine import LabelEngine
-from sdrpn_core.label_job import LabelJob
-from sdrpn_core.label_manifest import LabelManifest
-from sdrpn_core.label_shards import LabelRun, LabelSummary
-from sdrpn_core.processes import progress_bar
+from sdrpn_core.labeling.engine import LabelEngine
+from sdrpn_core.labeling.job import LabelJob
+from sdrpn_core.labeling.manifest import LabelManifest
+from sdrpn_core.labeling.run import LabelRun, LabelSummary
 
 try:
     import ray
@@ -61,7 +61,7 @@ class RayEngine(LabelEngine):
                 raise ConfigError(f"ray engine: {name} must be {least} or more, not {value!r}")
 
     def run(self, job: LabelJob, *, overwrite: bool, progress: bool) -> LabelSummary:
-        """See :class:`~sdrpn_core.label_engine.LabelEngine`.
+        """See :class:`~sdrpn_core.labeling.engine.LabelEngine`.
 
         Raises:
             SdrpnError: a worker cannot do its work (says on which machine), too many workers died,

@@ -12,9 +12,9 @@ from typing import Any
 import ray
 
 from sdrpn_core.errors import SdrpnError
-from sdrpn_core.label_job import LabelJob
-from sdrpn_core.label_shards import LabelRun
-from sdrpn_core.label_stage import ShardMaker
+from sdrpn_core.labeling.job import LabelJob
+from sdrpn_core.labeling.run import LabelRun
+from sdrpn_core.labeling.stage import ShardMaker
 
 __all__ = ["ShardWorker", "WorkerCount", "prepare"]
 

@@ -25,8 +25,8 @@ from sdrpn_core.errors import ConfigError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_core.answering import Answer
-    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.answering.answer import Answer
+    from sdrpn_core.backbone.adapter import Backbone
 
 __all__ = ["ask"]
 
@@ -63,10 +63,10 @@ def ask(
         check_picture_path(save_overlay)
     pictures = open_pictures(image, more_images, question)
 
-    from sdrpn_core.answering import answer
-    from sdrpn_core.loading import load_backbone
-    from sdrpn_core.rpn import RPN
+    from sdrpn_core.answering.answer import answer
+    from sdrpn_core.backbone.loading import load_backbone
     from sdrpn_core.rpn.checkpoint import read_rpn_config
+    from sdrpn_core.rpn.model import RPN
 
     trained, crop_policy = None, None
     if rpn is not None:  # before the backbone is loaded, which takes longer
@@ -146,7 +146,7 @@ def _save(
     answer: Answer,
     path: Path,
 ) -> list[Path]:
-    from sdrpn_core.overlay import draw_overlay
+    from sdrpn_core.grid.overlay import draw_overlay
 
     files = []
     for index, picture in enumerate(pictures):

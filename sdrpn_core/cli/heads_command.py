@@ -21,7 +21,7 @@ from sdrpn_core.cli.picture_output import check_folder
 from sdrpn_core.errors import InputError
 
 if TYPE_CHECKING:
-    from sdrpn_core.head_finding import HeadReport
+    from sdrpn_core.head_finding.report import HeadReport
 
 __all__ = ["heads"]
 
@@ -76,9 +76,9 @@ def heads(
         check_folder(path)
     options = parse_options(recipe_option or [], "--recipe-option")
 
-    from sdrpn_core.head_finding import find_heads
+    from sdrpn_core.backbone.loading import load_backbone
     from sdrpn_core.head_finding.figure import draw_head_map
-    from sdrpn_core.loading import load_backbone
+    from sdrpn_core.head_finding.finder import find_heads
 
     backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
     sizes = {

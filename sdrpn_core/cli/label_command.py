@@ -18,7 +18,7 @@ from sdrpn_core.cli.model_options import (
 from sdrpn_core.cli.option_values import parse_options
 
 if TYPE_CHECKING:
-    from sdrpn_core.label_shards import LabelSummary
+    from sdrpn_core.labeling.run import LabelSummary
 
 __all__ = ["label"]
 
@@ -67,9 +67,9 @@ def label(
     continue an interrupted run; `accelerate launch -m sdrpn_core label ...` or `--engine ray` share
     the work.
     """
-    from sdrpn_core.label_job import LabelJob
-    from sdrpn_core.plugins import get_plugins
-    from sdrpn_core.processes import is_main_process
+    from sdrpn_core.distributed.processes import is_main_process
+    from sdrpn_core.labeling.job import LabelJob
+    from sdrpn_core.plugins.manager import get_plugins
 
     options = parse_options(engine_option or [], "--engine-option")
     chosen = get_plugins().label_engines.get(engine).from_options(options)

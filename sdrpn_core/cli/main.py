@@ -12,12 +12,12 @@ from typer.core import TyperCommand, TyperGroup
 
 import sdrpn_core
 from sdrpn_core.errors import SdrpnError
-from sdrpn_core.plugins import get_plugins
+from sdrpn_core.plugins.manager import get_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sdrpn_core.registry import Entry
+    from sdrpn_core.plugins.registry import Entry
 
 __all__ = ["app", "main"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import InputError
+from sdrpn_core.util.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdrpn_core.plugins import CORE_API, KINDS, PluginInfo, get_plugins
+from sdrpn_core.plugins.manager import CORE_API, KINDS, PluginInfo, get_plugins
 
 __all__ = ["plugins"]
 

@@ -48,7 +48,7 @@ def choose_policy(
         UnknownNameError: no policy of that name.
         ConfigError: an unknown or bad option.
     """
-    from sdrpn_core.proposers import make_policy  # needs torch
+    from sdrpn_core.crops.policy import make_policy  # needs torch
 
     values = dict(options) if chosen in (None, name) else {}
     if threshold is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdrpn_core.proposers import Proposal
+    from sdrpn_core.answering.proposer import Proposal
 
 __all__ = ["proposal_facts"]
 

@@ -30,6 +30,6 @@ def open_pictures(first: str, more: list[str] | None, question: str) -> list[Ima
     """
     if not question.strip():
         raise InputError("the question is empty")
-    from sdrpn_core.images import open_image
+    from sdrpn_core.data.images import open_image
 
     return [open_image(path) for path in (first, *(more or []))]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -28,9 +27,10 @@ from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, 
 from sdrpn_core.cli.proposal_facts import proposal_facts
 from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_pictures
 from sdrpn_core.errors import InputError
+from sdrpn_core.util.atomic_files import atomic_write
 
 if TYPE_CHECKING:
-    from sdrpn_core.roi_map import RoIMap
+    from sdrpn_core.grid.roi_map import RoIMap
 
 __all__ = ["roi"]
 
@@ -71,13 +71,13 @@ def roi(
         check_folder(npy)
     pictures = open_pictures(image, more_images, question)
 
-    from sdrpn_core.backbone import Question
-    from sdrpn_core.loading import load_backbone
-    from sdrpn_core.overlay import draw_overlay
-    from sdrpn_core.proposers import Proposal
-    from sdrpn_core.roi_prediction import predict_prompt_roi
-    from sdrpn_core.rpn import RPN
+    from sdrpn_core.answering.proposer import Proposal
+    from sdrpn_core.backbone.adapter import Question
+    from sdrpn_core.backbone.loading import load_backbone
+    from sdrpn_core.grid.overlay import draw_overlay
     from sdrpn_core.rpn.checkpoint import read_rpn_config
+    from sdrpn_core.rpn.model import RPN
+    from sdrpn_core.rpn.prediction import predict_prompt_roi
 
     config, _ = read_rpn_config(rpn)  # before the backbone is loaded, which takes longer
     crop_policy = choose_policy(

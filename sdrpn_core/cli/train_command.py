@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from sdrpn_core.byte_counts import readable_bytes
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -18,6 +17,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.util.formatting import readable_bytes
 
 __all__ = ["train"]
 
@@ -111,13 +111,13 @@ def train(
     head_options = parse_options(head_option or [], "--head-option")
     records = _records(data, n, seed) if lazy else data
 
-    from sdrpn_core.loading import load_outline
-    from sdrpn_core.processes import is_main_process, load_here
-    from sdrpn_core.recipe_choice import read_recipe
-    from sdrpn_core.rpn import RPNConfig
-    from sdrpn_core.train_stage import layers_to_load
-    from sdrpn_core.train_stage import train as run
+    from sdrpn_core.backbone.loading import load_here, load_outline
+    from sdrpn_core.backbone.recipe_option import read_recipe
+    from sdrpn_core.distributed.processes import is_main_process
+    from sdrpn_core.rpn.config import RPNConfig
     from sdrpn_core.training.settings import TrainingSettings
+    from sdrpn_core.training.stage import layers_to_load
+    from sdrpn_core.training.stage import train as run
 
     outline = load_outline(model, revision=revision)
     settings = TrainingSettings.for_backbone(outline, **_given(chosen))
@@ -166,6 +166,6 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _records(data: str, n: int | None, seed: int | None) -> Any:
-    from sdrpn_core.records import read_records
+    from sdrpn_core.data.read import read_records
 
     return read_records(data, n=n, seed=seed or 0)

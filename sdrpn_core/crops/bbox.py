@@ -8,8 +8,8 @@ from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
 from sdrpn_core.crops.pruning import PruneRule
 from sdrpn_core.crops.regions import RegionRule, Regions
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.geometry import Box, Geometry
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.grid.geometry import Box, Geometry
+from sdrpn_core.grid.roi_map import RoIMap
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 from sdrpn_core.crops.bbox import is_empty, plan_boxes, source_boxes
 from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
 from sdrpn_core.crops.pruning import PruneRule
-from sdrpn_core.crops.regions import RegionRule, enclosing_box
+from sdrpn_core.crops.regions import RegionRule
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.geometry import Geometry
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.grid.geometry import Geometry, enclosing_box
+from sdrpn_core.grid.roi_map import RoIMap
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sdrpn_core.errors import InputError
-from sdrpn_core.geometry import Box, Geometry
-from sdrpn_core.options import from_options
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.grid.geometry import Box, Geometry
+from sdrpn_core.grid.roi_map import RoIMap
+from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.util.dataclass_options import from_options
 
 P = TypeVar("P", bound="CropPolicy")
 
@@ -110,3 +111,13 @@ class CropPolicy(ABC):
             ConfigError: an unknown option (names the near ones) or a value out of range.
         """
         return from_options(cls, options)
+
+
+def make_policy(name: str, options: dict[str, Any] | None = None) -> CropPolicy:
+    """A registered crop policy with options.
+
+    Raises:
+        UnknownNameError: no policy of that name.
+        ConfigError: unknown or bad options.
+    """
+    return get_plugins().crop_policies.get(name).from_options(options or {})

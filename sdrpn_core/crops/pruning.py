@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.grid.roi_map import RoIMap
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.geometry import Box
-from sdrpn_core.roi_map import RoIMap, gaussian_blur
+from sdrpn_core.grid.geometry import Box
+from sdrpn_core.grid.roi_map import RoIMap, gaussian_blur
 
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int64)
 _GROWN_SIDE = 3
@@ -131,12 +131,6 @@ def without_corner(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]
     for strip in (values[: rows // _CORNER_SHARE, 0], values[0, : columns // _CORNER_SHARE]):
         np.minimum(strip, 0, out=strip)
     return values
-
-
-def enclosing_box(mask: npt.NDArray[np.bool_]) -> Box:
-    """The half-open box around all true cells of a mask that has some."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _grow(box: Box, grid: tuple[int, ...]) -> Box:

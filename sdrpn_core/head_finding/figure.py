@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sdrpn_core.atomic_files import atomic_write
+from sdrpn_core.util.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

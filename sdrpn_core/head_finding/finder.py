@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.data.read import read_records
+from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.head_finding.candidates import CandidateMaps, Head, Map
 from sdrpn_core.head_finding.report import HeadReport, JointScore
@@ -27,17 +30,14 @@ from sdrpn_core.head_finding.selection import (
     select,
 )
 from sdrpn_core.head_finding.statistics import ROW_CHOICES, HeadStatistics
-from sdrpn_core.labels import LabelOutcome, LabelRecipe, ThresholdLabeler
-from sdrpn_core.labels.pseudo import FOREGROUND
-from sdrpn_core.processes import progress_bar
-from sdrpn_core.proportions import wilson
-from sdrpn_core.records import read_records
-from sdrpn_core.response_attention import stream_given_responses
-from sdrpn_core.rpn.identity import backbone_identity
+from sdrpn_core.labels.pseudo import FOREGROUND, LabelOutcome, ThresholdLabeler
+from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.taps.response_attention import stream_given_responses
+from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.records import Record
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.data.record import Record
 
 __all__ = ["find_heads"]
 
@@ -70,14 +70,14 @@ def find_heads(
 
     Args:
         backbone: the model; it needs no preset.
-        records: what :func:`~sdrpn_core.records.read_records` takes, with boxes. Records with a
+        records: what :func:`~sdrpn_core.data.read.read_records` takes, with boxes. Records with a
             response are read, the others are answered by the backbone, as in labelling.
         n: at most this many records.
         seed: selects or generates them.
         batch_size: records that go through the model together.
         max_new_tokens: upper limit of an own response, in tokens.
         max_heads: upper limit of the grounding heads.
-        recipe_options: other fields of the :class:`~sdrpn_core.labels.LabelRecipe`, such as
+        recipe_options: other fields of the :class:`~sdrpn_core.labels.recipe.LabelRecipe`, such as
             ``question_template`` or thresholds.
         progress: show a bar.
 

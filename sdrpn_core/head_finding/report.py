@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.backbone.recipe_file import RecipeFile
 from sdrpn_core.head_finding.samples import SkippedRecord
-from sdrpn_core.proportions import wilson
-from sdrpn_core.recipe_file import RecipeFile
+from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
     from sdrpn_core.head_finding.statistics import HeadTable
-    from sdrpn_core.labels import LabelRecipe
+    from sdrpn_core.labels.recipe import LabelRecipe
 
 
 @dataclass(frozen=True)

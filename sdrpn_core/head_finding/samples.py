@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdrpn_core.backbone import Question
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.data.images import open_image
+from sdrpn_core.data.record import validate_record
 from sdrpn_core.errors import ImageError, InputError
-from sdrpn_core.generation import generate, prompt_block
 from sdrpn_core.head_finding.measures import Cells
-from sdrpn_core.images import open_image
-from sdrpn_core.records import validate_record
+from sdrpn_core.runtime.generation import generate, prompt_block
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.geometry import Geometry
-    from sdrpn_core.labels import LabelRecipe
-    from sdrpn_core.records import Record, RecordSource
-    from sdrpn_core.segments import Prompt
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.prompt import Prompt
+    from sdrpn_core.data.record import Record, RecordSource
+    from sdrpn_core.grid.geometry import Geometry
+    from sdrpn_core.labels.recipe import LabelRecipe
 
 #: One half of the samples chooses heads, the other confirms them.
 N_HALVES = 2

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import correlate1d
 
-from sdrpn_core.crops.regions import enclosing_box
 from sdrpn_core.errors import AttentionError, InputError
-from sdrpn_core.geometry import Box
+from sdrpn_core.grid.geometry import Box, enclosing_box
 from sdrpn_core.labels.recipe import LabelRecipe
 
 FOREGROUND = 1

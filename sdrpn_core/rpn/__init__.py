@@ -1,16 +1,5 @@
-"""The Region Proposal Network: configuration, model, heads, losses and checkpoints."""
+"""The Region Proposal Network: configuration, trunk, heads, losses, checkpoints, prediction.
 
-from sdrpn_core.rpn.config import RPNConfig
-from sdrpn_core.rpn.head import HeadInputs, RPNHead
-from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
-from sdrpn_core.rpn.model import RPN, PicturePlace, RoIScores
-
-__all__ = [
-    "LOSS_FUNCTIONS",
-    "RPN",
-    "HeadInputs",
-    "PicturePlace",
-    "RPNConfig",
-    "RPNHead",
-    "RoIScores",
-]
+May import ``taps``, ``runtime``, ``backbone``, ``crops``, ``labels``, ``grid``, ``plugins``,
+``util``, ``errors``.
+"""

@@ -18,14 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.util.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     import torch
-
-    from sdrpn_core.rpn.model import RPN
+    from torch import nn
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -35,8 +34,13 @@ CARD_NAME = "README.md"
 _VERSIONED = ("sdrpn", "torch", "transformers")
 
 
-def save_rpn(rpn: RPN, folder: str | Path) -> Path:
+def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str | Path) -> Path:
     """Write an RPN's weights, configuration and card, each file atomically.
+
+    Args:
+        config: the RPN's configuration.
+        weights: its state dict.
+        folder: made if missing.
 
     Returns:
         The folder.
@@ -45,15 +49,15 @@ def save_rpn(rpn: RPN, folder: str | Path) -> Path:
         SdrpnError: a file cannot be written (full disk, permissions).
     """
     folder = Path(folder)
-    config = {
-        **rpn.config.to_dict(),
+    values = {
+        **config.to_dict(),
         "versions": {name: version(name) for name in _VERSIONED},
     }
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in rpn.state_dict().items()}
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
 
     texts = {
-        CONFIG_NAME: json.dumps(config, indent=2, sort_keys=True) + "\n",
-        CARD_NAME: str(_card(config)),
+        CONFIG_NAME: json.dumps(values, indent=2, sort_keys=True) + "\n",
+        CARD_NAME: str(_card(values)),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,11 +71,19 @@ def save_rpn(rpn: RPN, folder: str | Path) -> Path:
     return folder
 
 
-def push_rpn(rpn: RPN, repo_id: str, *, private: bool | None = None, **upload: Any) -> str:
+def push_rpn(
+    config: RPNConfig,
+    weights: Mapping[str, torch.Tensor],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    **upload: Any,
+) -> str:
     """Upload an RPN to the Hugging Face Hub; returns the commit's address.
 
     Args:
-        rpn: what to upload.
+        config: the RPN's configuration.
+        weights: its state dict.
         repo_id: ``owner/name``; created if missing.
         private: visibility of a new repository.
         upload: further arguments of ``HfApi.upload_folder`` (token is read from the environment).
@@ -79,7 +91,7 @@ def push_rpn(rpn: RPN, repo_id: str, *, private: bool | None = None, **upload: A
     api = HfApi()
     api.create_repo(repo_id, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        save_rpn(rpn, folder)
+        save_rpn(config, weights, folder)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload).commit_url)
 
 
@@ -120,7 +132,7 @@ def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Pat
     return RPNConfig.from_json(values, str(path)), folder
 
 
-def load_rpn_weights(rpn: RPN, folder: Path) -> None:
+def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
     """Load ``model.safetensors`` into an RPN of the same shape.
 
     Raises:
@@ -136,7 +148,7 @@ def load_rpn_weights(rpn: RPN, folder: Path) -> None:
     assign_rpn_weights(rpn, tensors, str(path))
 
 
-def assign_rpn_weights(rpn: RPN, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+def assign_rpn_weights(rpn: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
     """Copy tensors into an RPN, which must have exactly these.
 
     Raises:

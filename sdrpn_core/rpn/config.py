@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sdrpn_core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.preset import Preset
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.preset import Preset
 
 #: Version of the checkpoint layout; raised when an old file can no longer be read as is.
 FORMAT_VERSION = 1

@@ -3,124 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import send_to_device
 from torch import nn
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
-from sdrpn_core.cache_argument import cache_argument
-from sdrpn_core.decoder_parts import part
+from sdrpn_core.backbone.decoder import part
+from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.errors import CheckpointError, ConfigError
-from sdrpn_core.kv_rows import join_cache, split_cache
-from sdrpn_core.plugins import get_plugins
-from sdrpn_core.roi_map import RoIMap, ScoreKind
+from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.rpn.checkpoint import load_rpn_weights, push_rpn, read_rpn_config, save_rpn
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
-from sdrpn_core.rpn.identity import backbone_identity, differences
+from sdrpn_core.rpn.scores import RoIScores
 from sdrpn_core.rpn.trunk_states import TrunkRow, TrunkStates
+from sdrpn_core.runtime.compat import cache_argument
+from sdrpn_core.runtime.kv_cache import join_cache, split_cache
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.feature_tap import Features
-
-
-@dataclass(frozen=True)
-class PicturePlace:
-    """Where one picture's visual tokens lie in a batch.
-
-    Attributes:
-        row: batch row.
-        start: column of the first visual token, in the row of all chunks joined.
-        grid: ``(h, w)``.
-        query: column of the last prompt token.
-        question: column of the first token behind the last picture, if the scores of all tokens
-            from there to ``query`` are wanted, too; ``None`` if not.
-    """
-
-    row: int
-    start: int
-    grid: tuple[int, int]
-    query: int
-    question: int | None = None
-
-    @property
-    def n_tokens(self) -> int:
-        """Visual tokens of the picture."""
-        return self.grid[0] * self.grid[1]
-
-
-@dataclass(frozen=True)
-class RoIScores:
-    """Scores of several pictures, padded to the largest.
-
-    Attributes:
-        scores: ``(pictures, n)`` float32, logits or distributions.
-        valid: ``(pictures, n)`` bool.
-        grids: per picture ``(h, w)``.
-        is_distribution: what the scores are.
-        by_question: picture -> ``(n,)`` the highest scores that any token of its question gives;
-            for the pictures whose place asks for them.
-    """
-
-    scores: torch.Tensor
-    valid: torch.Tensor
-    grids: tuple[tuple[int, int], ...]
-    is_distribution: bool
-    by_question: Mapping[int, torch.Tensor] = field(default_factory=dict)
-
-    def resized(self, grids: Sequence[tuple[int, int]]) -> RoIScores:
-        """The scores on other grids, e.g. those that labels were made on.
-
-        Bilinear with corners unaligned, as published. Scores by question stay behind.
-
-        Args:
-            grids: per picture ``(h, w)``; nothing happens to a picture that has it already.
-        """
-        if tuple(grids) == self.grids:
-            return self
-        rows = []
-        for scores, (h, w), grid in zip(self.scores, self.grids, grids, strict=True):
-            plane = scores[: h * w].view(1, 1, h, w)
-            if grid != (h, w):
-                plane = F.interpolate(plane, size=grid, mode="bilinear", align_corners=False)
-            rows.append(plane.flatten())
-        lengths = torch.tensor([len(row) for row in rows], device=self.valid.device)
-        return RoIScores(
-            pad_sequence(rows, batch_first=True),
-            torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None],
-            tuple(grids),
-            self.is_distribution,
-        )
-
-    def maps(self) -> list[RoIMap]:
-        """One RoI map per picture, on the CPU."""
-        kind: ScoreKind = "distribution" if self.is_distribution else "logit"
-
-        def plane(scores: torch.Tensor, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
-            h, w = grid
-            values: npt.NDArray[np.float32] = scores[: h * w].detach().float().cpu().numpy()
-            return values.reshape(h, w)
-
-        return [
-            RoIMap(
-                plane(self.scores[index], grid),
-                kind,
-                plane(self.by_question[index], grid) if index in self.by_question else None,
-            )
-            for index, grid in enumerate(self.grids)
-        ]
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.runtime.block import PicturePlace
+    from sdrpn_core.taps.feature_tap import Features
 
 
 class RPN(nn.Module):
@@ -221,11 +131,11 @@ class RPN(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write weights, configuration and card: :func:`~sdrpn_core.rpn.checkpoint.save_rpn`."""
-        return save_rpn(self, folder)
+        return save_rpn(self.config, self.state_dict(), folder)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, **upload: Any) -> str:
         """Upload to the Hub; see :func:`~sdrpn_core.rpn.checkpoint.push_rpn`."""
-        return push_rpn(self, repo_id, private=private, **upload)
+        return push_rpn(self.config, self.state_dict(), repo_id, private=private, **upload)
 
     def forward(self, features: Features, places: Sequence[PicturePlace]) -> RoIScores:
         """Score the visual tokens of every picture of a batch, in one pass.

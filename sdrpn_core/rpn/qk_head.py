@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from sdrpn_core.decoder_parts import part
+from sdrpn_core.backbone.decoder import part
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead, masked_softmax
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.kv_rows import KVRow, left_padded, n_bytes, unpadded
+from sdrpn_core.runtime.kv_cache import KVRow, left_padded, n_bytes, unpadded
 
 if TYPE_CHECKING:
     from sdrpn_core.rpn.head import PositionEmbeddings

@@ -1,5 +1,7 @@
 """What every backbone adapter must satisfy, as a pytest suite.
 
+May import every room but ``cli``, ``labeling`` and ``head_finding``.
+
 A test module of three lines runs it::
 
     from sdrpn_core.testing import BackboneContract

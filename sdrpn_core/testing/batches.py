@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.backbone import Backbone
-from sdrpn_core.generation import end_token_ids
-from sdrpn_core.proposers.base import Proposer
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.proposer import Proposer
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.runtime.generation import end_token_ids
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.pictures import picture

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.attention_tap import AttentionTap
-from sdrpn_core.backbone import Backbone
-from sdrpn_core.feature_tap import FeatureTap
-from sdrpn_core.proposers.rpn import RPNProposer
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
+from sdrpn_core.taps.attention_tap import AttentionTap
+from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.encoding import PREPROCESSING
 from sdrpn_core.testing.pictures import picture

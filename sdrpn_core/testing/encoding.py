@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from sdrpn_core.backbone import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone, ImageInput
 from sdrpn_core.testing.demands import demand
 
 #: The two methods that turn pictures into the encoder's input.

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from sdrpn_core.backbone import Backbone
-from sdrpn_core.geometry import Box, Geometry
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.grid.geometry import Box, Geometry
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.pictures import picture, repainted

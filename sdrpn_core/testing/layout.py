@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sdrpn_core.backbone import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.loading import find_adapter
+from sdrpn_core.backbone.prompt import TextSegment
 from sdrpn_core.errors import InputError, SdrpnError
-from sdrpn_core.loading import find_adapter
-from sdrpn_core.segments import TextSegment
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.pictures import picture

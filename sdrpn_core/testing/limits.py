@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from PIL import Image
 
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.backbone import Backbone, Question
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ImageError
-from sdrpn_core.geometry import Geometry
+from sdrpn_core.grid.geometry import Geometry
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.pictures import picture

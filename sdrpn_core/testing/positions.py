@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sdrpn_core.backbone import Backbone, Question
-from sdrpn_core.generation import prompt_block
-from sdrpn_core.segments import ImageSegment, Prompt
+from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt
+from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.pictures import picture

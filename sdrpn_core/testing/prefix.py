@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.backbone import Backbone, Question
-from sdrpn_core.cache_argument import cache_argument
-from sdrpn_core.crop_segments import encode_crops
-from sdrpn_core.generation import end_token_ids, prompt_block
-from sdrpn_core.prefill import prefill
-from sdrpn_core.segments import ImageSegment, TextSegment
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.prompt import ImageSegment, TextSegment
+from sdrpn_core.runtime.compat import cache_argument
+from sdrpn_core.runtime.generation import end_token_ids, prompt_block
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.pictures import picture

@@ -6,11 +6,11 @@ import itertools
 import sys
 from typing import Any
 
-from sdrpn_core.backbone import Backbone
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.preset import Preset
+from sdrpn_core.crops.policy import make_policy
 from sdrpn_core.errors import SdrpnError
-from sdrpn_core.plugins import get_plugins
-from sdrpn_core.preset import Preset
-from sdrpn_core.proposers.rpn import make_policy
+from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.subject import ContractSubject

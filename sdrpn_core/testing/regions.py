@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
-from sdrpn_core.proposers.base import Proposal, Proposer
 
 if TYPE_CHECKING:
-    from sdrpn_core.geometry import Box
-    from sdrpn_core.prefill import Prefill
+    from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.grid.geometry import Box
 
 
 class FixedRegion(Proposer):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from sdrpn_core.backbone import Backbone
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.errors import CheckpointError
-from sdrpn_core.roi_prediction import predict_prompt_roi, prompt_features
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
+from sdrpn_core.rpn.prediction import predict_prompt_roi, prompt_features
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.subject import ContractSubject
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import torch
 
-from sdrpn_core.backbone import Backbone, ImageInput, Question
+from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.pictures import picture
 
 if TYPE_CHECKING:
-    from sdrpn_core.segments import Prompt
+    from sdrpn_core.backbone.prompt import Prompt
 
 #: Encoded together; the words may be unknown to a small tokenizer, their number matters.
 _TEXTS = (

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from sdrpn_core.attention_tap import AttentionTap
-from sdrpn_core.backbone import Backbone
-from sdrpn_core.feature_tap import FeatureTap
-from sdrpn_core.generation import prompt_block
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.taps.attention_tap import AttentionTap
+from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.subject import ContractSubject
 

@@ -1,1 +1,5 @@
-"""The parts of the train stage; :func:`sdrpn_core.train_stage.train` puts them together."""
+"""The train stage: batches of labels and features, the loop, checkpoints, a feature cache.
+
+May import ``rpn``, ``labeling``, ``taps``, ``runtime``, ``backbone``, ``labels``, ``data``,
+``grid``, ``plugins``, ``util``, ``distributed``, ``errors``.
+"""

@@ -14,24 +14,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sdrpn_core.backbone import Question
+from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import InputError
-from sdrpn_core.feature_tap import Features, FeatureTap
-from sdrpn_core.generation import prompt_block
-from sdrpn_core.labels import IGNORE
-from sdrpn_core.response_attention import (
+from sdrpn_core.labels.pseudo import IGNORE
+from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.taps.feature_tap import Features, FeatureTap
+from sdrpn_core.taps.response_attention import (
     read_given_responses_and_features,
     recipe_heads,
     recipe_maps,
 )
-from sdrpn_core.rpn.model import PicturePlace
 from sdrpn_core.training.samples import Sample
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.batching import Block
-    from sdrpn_core.labels import PseudoLabeler
-    from sdrpn_core.segments import Prompt
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.prompt import Prompt
+    from sdrpn_core.labels.pseudo import PseudoLabeler
+    from sdrpn_core.runtime.block import Block
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch.utils.data import Dataset
 
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import ShardError
 from sdrpn_core.training.samples import CachedSample, Item, SkippedSample
+from sdrpn_core.util.atomic_files import atomic_write
 
 SHARD_SAMPLES = 32
 """Samples per file: the work that a kill can lose, seconds for a large backbone on one GPU."""

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.batching import left_pad
-from sdrpn_core.feature_tap import Features, FeatureTap
-from sdrpn_core.rpn.model import PicturePlace
+from sdrpn_core.runtime.block import PicturePlace, left_pad
+from sdrpn_core.taps.feature_tap import Features, FeatureTap
 from sdrpn_core.training.batches import TrainingBatch, make_batch
+from sdrpn_core.training.bypass_layers import skipped_layers
 from sdrpn_core.training.samples import CachedSample, Sample
-from sdrpn_core.training.skipped_layers import skipped_layers
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.backbone.adapter import Backbone
 
 
 def to_cached(

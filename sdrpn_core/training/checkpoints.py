@@ -25,10 +25,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.checkpoint import load_rpn_weights
 from sdrpn_core.training.optimizer_state import restore_state, split_state
+from sdrpn_core.util.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

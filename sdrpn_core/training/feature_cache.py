@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.byte_counts import readable_bytes
+from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.distributed.processes import progress_bar, wait_for_everyone
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError
-from sdrpn_core.processes import progress_bar, wait_for_everyone
-from sdrpn_core.rpn.identity import backbone_identity
 from sdrpn_core.training.cache_shards import (
     SHARD_SAMPLES,
     CachedSamples,
@@ -34,14 +33,15 @@ from sdrpn_core.training.cache_shards import (
     write_shard,
 )
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
-from sdrpn_core.training.run_record import RunRecord
+from sdrpn_core.training.fallback import usable_batches
 from sdrpn_core.training.samples import CachedSample, Sample, SkippedSample, load_batches
-from sdrpn_core.training.usable import usable_batches
+from sdrpn_core.util.formatting import readable_bytes
+from sdrpn_core.util.run_manifest import RunRecord
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.training.settings import TrainingSettings
     from sdrpn_core.training.sources import TrainingSource
 

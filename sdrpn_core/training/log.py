@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.atomic_files import atomic_write
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.training.step import StepSums
+from sdrpn_core.util.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

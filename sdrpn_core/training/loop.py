@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import SdrpnError
-from sdrpn_core.processes import progress_bar
-from sdrpn_core.training.order import DataOrder, MicroBatches
+from sdrpn_core.training.data_order import DataOrder, MicroBatches
 from sdrpn_core.training.samples import Item, load_batches
 from sdrpn_core.training.step import StepSums, TrainingStep
 

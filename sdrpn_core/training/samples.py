@@ -12,16 +12,16 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sdrpn_core.data.images import open_image
+from sdrpn_core.data.record import validate_record
 from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
-from sdrpn_core.images import open_image
-from sdrpn_core.records import validate_record
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_core.label_shards import LabelDataset
-    from sdrpn_core.labels import PseudoLabeler
-    from sdrpn_core.records import RecordSource
+    from sdrpn_core.data.record import RecordSource
+    from sdrpn_core.labeling.run import LabelDataset
+    from sdrpn_core.labels.pseudo import PseudoLabeler
 
 logger = logging.getLogger(__name__)
 

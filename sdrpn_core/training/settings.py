@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
+    from sdrpn_core.backbone.adapter import Backbone
 
 PRECISIONS = ("auto", "no", "bf16")
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.errors import ConfigError, ShardError
-from sdrpn_core.label_shards import LabelDataset
-from sdrpn_core.labels import LabelRecipe
-from sdrpn_core.plugins import get_plugins
-from sdrpn_core.rpn.identity import backbone_identity, differences
+from sdrpn_core.labeling.run import LabelDataset
+from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.training.batches import AnsweredRecordBatcher, Batcher, StoredLabelBatcher
 from sdrpn_core.training.cache_shards import CachedSamples
 from sdrpn_core.training.samples import AnsweredRecords, StoredLabels
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone import Backbone
-    from sdrpn_core.records import RecordSource
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.data.record import RecordSource
     from sdrpn_core.training.settings import TrainingSettings
 
 

@@ -20,8 +20,8 @@ from accelerate.utils import reduce
 
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
+from sdrpn_core.training.fallback import usable_batches
 from sdrpn_core.training.samples import Item, SkippedSample
-from sdrpn_core.training.usable import usable_batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

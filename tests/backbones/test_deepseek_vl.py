@@ -10,18 +10,19 @@ import torch
 from PIL import Image
 from transformers import DeepseekVLHybridImageProcessor, DeepseekVLImageProcessor
 
-from sdrpn_core.answering import answer
-from sdrpn_core.backbone import Question
+from sdrpn_core.answering.answer import answer
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.loading import load_backbone
+from sdrpn_core.backbone.prompt import ImageSegment
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError, InputError
-from sdrpn_core.geometry import Letterboxed
-from sdrpn_core.label_stage import label
-from sdrpn_core.loading import load_backbone
-from sdrpn_core.roi_prediction import predict_roi
-from sdrpn_core.rpn import RPN, RPNConfig
-from sdrpn_core.segments import ImageSegment
-from sdrpn_core.train_stage import train
+from sdrpn_core.grid.geometry import Letterboxed
+from sdrpn_core.labeling.stage import label
+from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.rpn.prediction import predict_roi
 from sdrpn_core.training.settings import TrainingSettings
+from sdrpn_core.training.stage import train
 from tests.stage_data import RECIPE, records
 from tests.tiny import tiny_picture
 from tests.tiny_deepseek_vl import (

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrpn_core.backbone import Question
+from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.geometry import PaddedSquare
-from sdrpn_core.plugins import get_plugins
+from sdrpn_core.grid.geometry import PaddedSquare
+from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_llava.backbone import SYSTEM_MESSAGE
 from tests.tiny import CHAT_TEMPLATE, CLIP_MEAN, PATCH, tiny_config, tiny_llava, tiny_picture
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrpn_core.answering import answer, answer_batch
-from sdrpn_core.backbone import Question
-from sdrpn_core.crops import MaskPolicy
+from sdrpn_core.answering.answer import answer, answer_batch
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt, TextSegment
+from sdrpn_core.crops.mask import MaskPolicy
+from sdrpn_core.crops.policy import make_policy
+from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, ImageError, InputError
-from sdrpn_core.generation import generate, prompt_block
-from sdrpn_core.geometry import Resized
-from sdrpn_core.label_stage import label_records
-from sdrpn_core.plugins import get_plugins
-from sdrpn_core.proposers import make_policy
-from sdrpn_core.records import Record
-from sdrpn_core.rpn import RPNConfig
-from sdrpn_core.segments import ImageSegment, Prompt, TextSegment
+from sdrpn_core.grid.geometry import Resized
+from sdrpn_core.labeling.stage import label_records
+from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.runtime.generation import generate, prompt_block
 from sdrpn_core.training.settings import TrainingSettings
 from tests.tiny import tiny_picture
 from tests.tiny_qwen2_5_vl import (

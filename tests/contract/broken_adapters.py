@@ -16,15 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
-import sdrpn_core.plugins
-from sdrpn_core.backbone import Backbone, ImageInput, Question
+import sdrpn_core.plugins.manager
+from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
+from sdrpn_core.backbone.preset import Preset
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt, TextSegment
 from sdrpn_core.errors import CORE_PLUGIN
-from sdrpn_core.geometry import PaddedSquare, Resized
-from sdrpn_core.hookspecs import hookimpl
+from sdrpn_core.grid.geometry import PaddedSquare, Resized
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.plugins import ENTRY_POINT_GROUP, Plugins
-from sdrpn_core.preset import Preset
-from sdrpn_core.segments import ImageSegment, Prompt, TextSegment
+from sdrpn_core.plugins.hookspecs import hookimpl
+from sdrpn_core.plugins.manager import ENTRY_POINT_GROUP, Plugins
 from sdrpn_core.testing import BackboneContract
 from sdrpn_llava.backbone import LlavaBackbone
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
@@ -83,7 +83,7 @@ class Broken(BackboneContract):
         plugins.load(entry_points(group=ENTRY_POINT_GROUP, name=CORE_PLUGIN))
         plugins.register(module, "broken")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sdrpn_core.plugins, "_plugins", plugins)
+            patch.setattr(sdrpn_core.plugins.manager, "_plugins", plugins)
             yield
 
 

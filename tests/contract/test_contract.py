@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdrpn_core.plugins import get_plugins
+from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.testing import BackboneContract
 from sdrpn_deepseek_vl.backbone import DeepseekVLBackbone
 from tests.tiny import tiny_llava

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdrpn_core.stage_clock import ANSWER_STAGES
+from sdrpn_core.runtime.clock import ANSWER_STAGES
 from tests.docs.fences import ROOT, run_blocks
 
 PAGE = "docs/answering.md"

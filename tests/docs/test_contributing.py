@@ -23,10 +23,10 @@ from sdrpn_core import (
     answer,
     answer_batch,
 )
-from sdrpn_core.generation import generate, prompt_block
-from sdrpn_core.plugins import Plugins
-from sdrpn_core.roi_prediction import predict_prompt_roi, prompt_features
-from sdrpn_core.segments import ImageSegment
+from sdrpn_core.backbone.prompt import ImageSegment
+from sdrpn_core.plugins.manager import Plugins
+from sdrpn_core.rpn.prediction import predict_prompt_roi, prompt_features
+from sdrpn_core.runtime.generation import generate, prompt_block
 from tests.docs.fences import ROOT, run_blocks_alone, shown_files
 from tests.tiny import tiny_llava, tiny_picture
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sdrpn_core.backbone.recipe_file import RecipeFile
 from sdrpn_core.cli.main import main
-from sdrpn_core.recipe_file import RecipeFile
 from sdrpn_glyphs import backbone_dir
 from tests.docs.fences import run_blocks, shell_lines
 

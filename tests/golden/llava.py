@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import CLIPImageProcessor, LlavaForConditionalGeneration
 
 from sdrpn_core import RPN, RPNConfig, open_image
-from sdrpn_core.backbone import ImageInput, Question
+from sdrpn_core.backbone.adapter import ImageInput, Question
 from sdrpn_core.rpn.checkpoint import assign_rpn_weights
 from sdrpn_llava.backbone import LlavaBackbone
 from tests.golden.runs import IdProcessor, rpn_name

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from sdrpn_core.answering import Answer, answer_batch
-from sdrpn_core.backbone import Backbone, Question
-from sdrpn_core.crops import CropPlan, CropPolicy
-from sdrpn_core.generation import end_token_ids
-from sdrpn_core.prefill import Prefill
-from sdrpn_core.proposers import Proposal, Proposer
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.answering.answer import Answer, answer_batch
+from sdrpn_core.answering.prefill import Prefill
+from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.crops.policy import CropPlan, CropPolicy
+from sdrpn_core.grid.roi_map import RoIMap
+from sdrpn_core.runtime.generation import end_token_ids
 
 #: Stands for the picture in the golden ids.
 IMAGE_ID = -200

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdrpn_core.crops import BboxPolicy, CropPlan, CropPolicy, MaskPolicy, Outcome
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.crops.mask import MaskPolicy
+from sdrpn_core.crops.policy import CropPlan, CropPolicy, Outcome
 from sdrpn_core.crops.regions import RegionRule
 from sdrpn_core.crops.tokens import keep_tokens, token_grid
-from sdrpn_core.geometry import PaddedSquare, Resized
-from sdrpn_core.roi_map import RoIMap, gaussian_blur
+from sdrpn_core.grid.geometry import PaddedSquare, Resized
+from sdrpn_core.grid.roi_map import RoIMap, gaussian_blur
 
 MAX_CROPS = 2
 BLUR_TOLERANCE = 5e-5  # README: roi_prob_blurred

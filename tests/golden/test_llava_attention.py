@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from sdrpn_core import AttentionTap, LabelRecipe
-from sdrpn_core.crops import BboxPolicy
-from sdrpn_core.generation import prompt_block
-from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers import AttentionProposer
-from sdrpn_core.response_attention import (
+from sdrpn_core.answering.attention_proposer import AttentionProposer
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.taps.response_attention import (
     read_given_responses,
     read_own_responses,
     recipe_heads,

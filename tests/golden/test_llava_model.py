@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from sdrpn_core import FeatureTap, RoIMap
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.crops import BboxPolicy, CropPolicy
-from sdrpn_core.generation import prompt_block
-from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers import RPNProposer
-from sdrpn_core.roi_map import gaussian_blur
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.crops.policy import CropPolicy
+from sdrpn_core.grid.roi_map import gaussian_blur
+from sdrpn_core.runtime.generation import prompt_block
 from tests.golden.llava import PLAIN_LOGITS, golden_rpn, question_of
 from tests.golden.runs import run, until_end
 from tests.readers import KeepsHidden

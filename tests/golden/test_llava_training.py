@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from sdrpn_core import FeatureTap
-from sdrpn_core.generation import prompt_block
-from sdrpn_core.labels import IGNORE
-from sdrpn_core.rpn import LOSS_FUNCTIONS, PicturePlace
+from sdrpn_core.labels.pseudo import IGNORE
+from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
+from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.generation import prompt_block
 from tests.golden.llava import golden_rpn, question_of
 from tests.golden.runs import rpn_name
 

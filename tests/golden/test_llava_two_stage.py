@@ -14,12 +14,14 @@ import numpy as np
 import PIL
 import pytest
 
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.crop_segments import encode_crops
-from sdrpn_core.crops import BboxPolicy, Crop, CropPlan, MaskPolicy, Outcome
-from sdrpn_core.generation import generate, prompt_block
-from sdrpn_core.proposers import RPNProposer
-from sdrpn_core.roi_map import RoIMap
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.crops.mask import MaskPolicy
+from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
+from sdrpn_core.grid.roi_map import RoIMap
+from sdrpn_core.runtime.generation import generate, prompt_block
 from tests.golden.llava import LOGITS, BlackCropLlava, block_means, question_of
 from tests.golden.runs import MapProposer, PlanProposer, run, until_end
 

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from sdrpn_core.geometry import PaddedSquare
-from sdrpn_core.labels import IGNORE, LabelOutcome, LabelRecipe, ThresholdLabeler
+from sdrpn_core.grid.geometry import PaddedSquare
+from sdrpn_core.labels.pseudo import IGNORE, LabelOutcome, ThresholdLabeler
+from sdrpn_core.labels.recipe import LabelRecipe
 
 HEADS = {0: (0,)}
 PADDED_SQUARE = LabelRecipe(HEADS, HEADS)

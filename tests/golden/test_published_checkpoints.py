@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdrpn_core import CheckpointError
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers import RPNProposer
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_published import import_rpn
 from sdrpn_published.layouts import published_name
 from tests.golden.llava import question_of

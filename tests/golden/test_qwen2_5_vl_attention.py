@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sdrpn_core import AttentionTap, LabelRecipe
-from sdrpn_core.generation import generate, prompt_block
-from sdrpn_core.response_attention import read_own_responses, recipe_heads, recipe_maps
+from sdrpn_core.runtime.generation import generate, prompt_block
+from sdrpn_core.taps.response_attention import read_own_responses, recipe_heads, recipe_maps
 from tests.golden.qwen2_5_vl import read_case
 
 attention = pytest.mark.golden_files("qwen2_5_vl/attention.npz")

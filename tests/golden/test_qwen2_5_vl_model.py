@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sdrpn_core import FeatureTap, RoIMap
-from sdrpn_core.generation import prompt_block
-from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers import RPNProposer
-from sdrpn_core.roi_map import gaussian_blur
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.grid.roi_map import gaussian_blur
+from sdrpn_core.runtime.generation import prompt_block
 from tests.golden.qwen2_5_vl import BLURRED, EMBEDDINGS, LOGITS, MAPS, STATES
 from tests.golden.runs import run
 

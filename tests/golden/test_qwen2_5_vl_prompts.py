@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sdrpn_core import open_image
-from sdrpn_core.backbone import Question
-from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers import RPNProposer
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.backbone.adapter import Question
 from tests.golden.qwen2_5_vl import (
     LOGITS,
     golden_rpn,

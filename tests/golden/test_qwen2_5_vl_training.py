@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sdrpn_core import open_image
-from sdrpn_core.backbone import Question
-from sdrpn_core.feature_tap import FeatureTap
-from sdrpn_core.generation import prompt_block
-from sdrpn_core.labels import IGNORE
-from sdrpn_core.rpn import LOSS_FUNCTIONS
-from sdrpn_core.rpn.model import PicturePlace
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.labels.pseudo import IGNORE
+from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
+from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_published.layouts import published_name
 from tests.golden.qwen2_5_vl import MAPS, golden_rpn, prompt_text, with_budget
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from sdrpn_core import Outcome
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.crop_segments import encode_crops
-from sdrpn_core.prefill import prefill
-from sdrpn_core.proposers import RPNProposer
-from sdrpn_core.segments import ImageSegment, Prompt
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt
 from tests.golden.qwen2_5_vl import (
     EMBEDDINGS,
     LOGITS,

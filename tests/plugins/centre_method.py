@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sdrpn_bench import Method
 from sdrpn_core import Crop, CropPlan, Outcome
-from sdrpn_core.proposers import Proposal, Proposer
+from sdrpn_core.answering.proposer import Proposal, Proposer
 
 
 @dataclass(frozen=True)

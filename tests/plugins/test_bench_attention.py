@@ -9,11 +9,12 @@ import torch
 from sdrpn_bench.method import MethodContext
 from sdrpn_bench.methods import RawAttention
 from sdrpn_core import RPN, LabelRecipe
-from sdrpn_core.answering import answer_batch
-from sdrpn_core.backbone import Question
-from sdrpn_core.crops import BboxPolicy, MaskPolicy
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.attention_proposer import AttentionProposer
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.proposers import AttentionProposer
 from tests.tiny import tiny_llava, tiny_picture
 
 RECIPE = LabelRecipe(grounding={2: (0, 1)}, foreground=0.3)

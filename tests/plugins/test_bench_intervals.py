@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
 from sdrpn_bench.intervals import paired_difference
-from sdrpn_core.proportions import wilson
+from sdrpn_core.util.wilson import wilson
 
 counts = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 

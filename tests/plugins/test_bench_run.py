@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from sdrpn_bench import BenchModel, Method, run_benchmark
 from sdrpn_bench.runner import DEFAULT_METHODS
 from sdrpn_core import RPN, LabelRecipe, hookimpl
+from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.cli.main import app
+from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, InputError, UnknownNameError
-from sdrpn_core.proposers import Proposer
-from sdrpn_core.records import Record
-from sdrpn_core.stage_clock import ANSWER_STAGES
+from sdrpn_core.runtime.clock import ANSWER_STAGES
 from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
 
 N = 7

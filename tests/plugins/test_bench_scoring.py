@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sdrpn_bench.scoring import exact_match, find_scorer, normalise
 from sdrpn_core import hookimpl
+from sdrpn_core.data.record import Record
 from sdrpn_core.errors import InputError, PluginError
-from sdrpn_core.records import Record
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from sdrpn_core.geometry import Resized
+from sdrpn_core.grid.geometry import Resized
 from sdrpn_glyphs.dataset import SPLITS, is_correct, items, make_item
 from sdrpn_glyphs.families.base import CELL_PIXELS, INPUT_SIZE
 from sdrpn_glyphs.questions import FORMS, ask, vocabulary

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from sdrpn_core import Question, UnknownNameError, load_backbone
-from sdrpn_core.geometry import PaddedSquare, Resized
+from sdrpn_core.grid.geometry import PaddedSquare, Resized
 from sdrpn_glyphs import ASSETS, backbone_dir, rpn_dir
 from sdrpn_glyphs.batches import MODES, PatchBatches, QuestionBatches, show
 from sdrpn_glyphs.dataset import is_correct, items

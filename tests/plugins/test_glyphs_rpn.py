@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from sdrpn_bench import BenchModel, run_benchmark
 from sdrpn_bench.results_table import gain_line
 from sdrpn_core import RPN, load_backbone
+from sdrpn_core.data.read import read_records
 from sdrpn_core.errors import InputError, SdrpnError, UnknownNameError
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.records import read_records
 from sdrpn_glyphs import backbone_dir, quickstart, quickstart_command, rpn_dir
 from sdrpn_glyphs.export_command import export
 from sdrpn_glyphs.families import NAMES

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sdrpn_core import CheckpointError, load_backbone
+from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.cli.main import app
-from sdrpn_core.crops import MaskPolicy
-from sdrpn_core.proposers import RPNProposer
-from sdrpn_core.rpn import RPN, RPNConfig
+from sdrpn_core.crops.mask import MaskPolicy
+from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.rpn.model import RPN
 from sdrpn_published import PublishedCheckpoint, import_rpn
 from sdrpn_published.layouts import LAYOUTS, published_name
 from tests.tiny import tiny_llava, write_tiny_llava

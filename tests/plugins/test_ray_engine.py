@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from sdrpn_core.cli.main import app
 from sdrpn_core.errors import ConfigError, SdrpnError
-from sdrpn_core.label_engine import LocalEngine
-from sdrpn_core.label_job import LabelJob
-from sdrpn_core.plugins import get_plugins
+from sdrpn_core.labeling.engine import LocalEngine
+from sdrpn_core.labeling.job import LabelJob
+from sdrpn_core.plugins.manager import get_plugins
 from tests import deadly_data
 from tests.stage_data import RECIPE, files, records
 from tests.tiny import write_tiny_llava

@@ -1,0 +1,79 @@
+"""From crop plans to the visual tokens that are inserted for the second look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from sdrpn_core.backbone.adapter import ImageInput
+from sdrpn_core.backbone.prompt import ImageSegment
+from sdrpn_core.crops.policy import CropPlan, Outcome
+from sdrpn_core.crops.tokens import keep_tokens, token_grid
+from sdrpn_core.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.crops.policy import Crop
+
+
+def encode_crops(
+    backbone: Backbone, jobs: Sequence[tuple[Image.Image, CropPlan]]
+) -> list[tuple[CropPlan, tuple[ImageSegment, ...]]]:
+    """Cut and encode the crops of several pictures, in one pass of the vision encoder.
+
+    Args:
+        backbone: the model.
+        jobs: pictures and their plans.
+
+    Returns:
+        Per picture its plan, without crops that the backbone refuses or of which no token is kept,
+        and the crops' segments. A plan that loses its last crop becomes ``too_small``.
+    """
+    cut = [[_preprocess(backbone, image, crop) for crop in plan.crops] for image, plan in jobs]
+    inputs = [item for row in cut for item in row if isinstance(item, ImageInput)]
+    features = iter(backbone.image_features(inputs) if inputs else [])
+    results = []
+    for (_, plan), row in zip(jobs, cut, strict=True):
+        kept = []
+        reason = "no token of a crop lies inside its region"
+        for crop, item in zip(plan.crops, row, strict=True):
+            if isinstance(item, ImageError):
+                reason = f"the crop cannot be encoded: {item}"
+                continue
+            segment = _segment(crop, next(features), item.geometry.grid)
+            if len(segment):
+                kept.append((crop, segment))
+        if plan.crops and not kept:
+            plan = CropPlan(Outcome.TOO_SMALL, reason=reason)
+        else:
+            plan = replace(plan, crops=tuple(crop for crop, _ in kept))
+        results.append((plan, tuple(segment for _, segment in kept)))
+    return results
+
+
+def _preprocess(backbone: Backbone, image: Image.Image, crop: Crop) -> ImageInput | ImageError:
+    """A crop for the encoder, or why the backbone refuses it."""
+    try:
+        return backbone.preprocess_crop(image.crop(crop.box))
+    except ImageError as error:
+        return error
+
+
+def _segment(crop: Crop, features: torch.Tensor, grid: tuple[int, int]) -> ImageSegment:
+    if crop.max_ratio is not None:
+        features, grid = _resize(features, grid, token_grid(crop, grid)), token_grid(crop, grid)
+    segment = ImageSegment(features, grid)
+    return segment if crop.keep is None else segment.masked(keep_tokens(crop.keep, grid))
+
+
+def _resize(features: torch.Tensor, grid: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resizing of projected features, as published (``align_corners`` off)."""
+    planes = features.T.unflatten(1, grid)[None]
+    resized = F.interpolate(planes, size=target, mode="bilinear", align_corners=False)
+    return resized[0].flatten(1).T

@@ -1,0 +1,191 @@
+"""The first look: prefixes that have run, and the questions that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions
+from sdrpn_core.answering.prefix import Prefix, PrefixReader, prefix_block, run_prefixes
+from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
+from sdrpn_core.runtime.clock import StageClock
+from sdrpn_core.runtime.compat import cache_argument
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.kv_cache import join_cache
+from sdrpn_core.taps.feature_tap import Features, FeatureTap
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+    from sdrpn_core.answering.prefix_store import PrefixStore
+    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.prompt import Prompt
+    from sdrpn_core.runtime.block import Block
+
+
+@dataclass(frozen=True, eq=False)
+class Prefill:
+    """Questions of which the part up to the last picture has run, or all.
+
+    Attributes:
+        backbone: the model.
+        questions: what was asked, with the pictures.
+        prompts: the same, encoded.
+        prefixes: per question what has run; questions about the same pictures share one.
+        prefix: the prefixes, left-padded.
+        clock: books the time of what follows.
+    """
+
+    backbone: Backbone
+    questions: Sequence[Question]
+    prompts: Sequence[Prompt]
+    prefixes: Sequence[Prefix]
+    prefix: Block
+    clock: StageClock
+
+    def readings(self, reader: PrefixReader) -> list[Any]:
+        """Per question what a reader kept of its prefix's branch features.
+
+        Raises:
+            RuntimeError: the prefixes ran without it.
+        """
+        if any(prefix.reader is not reader for prefix in self.prefixes):
+            raise RuntimeError("the prefixes were not read by this reader: give it to prefill()")
+        return [prefix.reading for prefix in self.prefixes]
+
+    def cache(self, n_layers: int | None = None) -> DynamicCache:
+        """A new cache that holds just the prefixes, left-padded like ``prefix``.
+
+        Args:
+            n_layers: of the first layers only; default: of all.
+        """
+        return join_cache([prefix.keys_values for prefix in self.prefixes], n_layers=n_layers)
+
+    @property
+    def n_left(self) -> int:
+        """Tokens that follow the prefix, of the question with the most; 0 if all have run whole."""
+        pairs = zip(self.prompts, self.prefixes, strict=True)
+        return max(len(prompt) - len(prefix) for prompt, prefix in pairs)
+
+    def rest(self) -> Block:
+        """What follows each prefix, left-padded."""
+        return prompt_block(
+            self.backbone, self.prompts, starts=[len(prefix) for prefix in self.prefixes]
+        )
+
+    @torch.no_grad()
+    def question_features(self, branch: int) -> Features | None:
+        """What reaches layer ``branch`` of the tokens that follow the prefixes.
+
+        They run through layers 0 .. B - 1 only. ``None`` where nothing follows.
+        """
+        if not self.n_left:
+            return None
+        with self.clock.stage("question"), FeatureTap(self.backbone.decoder, branch) as tap:
+            rest = self.rest()
+            return tap.run(
+                inputs_embeds=rest.embeds,
+                attention_mask=torch.cat([self.prefix.mask, rest.mask], dim=1),
+                position_ids=rest.positions,
+                use_cache=True,
+                **cache_argument(self.cache(branch)),
+            )
+
+    def places(
+        self, with_question: Callable[[tuple[int, int]], bool] | None = None
+    ) -> list[PicturePlace]:
+        """Where the pictures lie in the prefixes and what follows, side by side, by prompt.
+
+        Args:
+            with_question: says for which grids all tokens of the question are to score, and not the
+                last one alone; default: for none.
+        """
+        length = self.prefix.length + self.n_left
+
+        def question(prompt: Prompt, grid: tuple[int, int]) -> int | None:
+            wanted = with_question is not None and with_question(grid)
+            return length - (len(prompt) - prompt.prefix_length) if wanted else None
+
+        return [
+            PicturePlace(
+                row, start + int(offset), image.grid, length - 1, question(prompt, image.grid)
+            )
+            for row, (prompt, offset) in enumerate(
+                zip(self.prompts, self.prefix.starts, strict=True)
+            )
+            for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
+        ]
+
+
+@torch.no_grad()
+def run_encoded(
+    encoded: EncodedQuestions,
+    reader: PrefixReader | None,
+    *,
+    store: PrefixStore | None,
+    max_padding: float,
+    clock: StageClock,
+) -> Prefill:
+    """Run the prefixes of encoded questions, each distinct one once.
+
+    Args:
+        encoded: the questions.
+        reader: reads the branch features of the prefixes.
+        store: prefixes of earlier questions; new ones are added to it.
+        max_padding: largest share of padding where prefixes run together.
+        clock: books the time.
+
+    Raises:
+        InputError: a prompt beyond the model's context.
+    """
+    backbone = encoded.backbone
+    found = dict(encoded.kept)
+    if encoded.prompts:
+        missing = list(encoded.prompts.values())
+        backbone.check_context(max(map(len, missing)))
+        with clock.stage("prefix"):
+            new = run_prefixes(backbone, missing, reader, max_padding=max_padding, clock=clock)
+        for owner, made in zip(encoded.prompts, new, strict=True):
+            found[owner] = made
+            key = encoded.keys[owner]
+            if store is not None and key is not None:
+                store.put(key, made)
+    prefixes = [found[owner] for owner in encoded.owners]
+    prompts = [
+        prefix.prompt.followed_by(rest)
+        for prefix, (_, rest) in zip(prefixes, encoded.cut, strict=True)
+    ]
+    backbone.check_context(max(map(len, prompts)))
+    return Prefill(backbone, encoded.questions, prompts, prefixes, prefix_block(prefixes), clock)
+
+
+def prefill(
+    backbone: Backbone,
+    questions: Sequence[Question],
+    reader: PrefixReader | None = None,
+    *,
+    store: PrefixStore | None = None,
+    max_padding: float = DEFAULT_MAX_PADDING,
+    clock: StageClock | None = None,
+) -> Prefill:
+    """Encode questions and run their prefixes; each distinct prefix runs once.
+
+    Args:
+        backbone: the model.
+        questions: a batch, one or more.
+        reader: reads the branch features of the prefixes, e.g. an RPN.
+        store: prefixes of earlier questions; new ones are added to it.
+        max_padding: largest share of padding where prefixes run together.
+        clock: books the time.
+
+    Raises:
+        ConfigError: the backbone was loaded in part, or the store is another backbone's.
+        InputError: an empty question, or a prompt beyond the model's context.
+    """
+    clock = clock or StageClock(backbone.device)
+    encoded = encode_questions(backbone, questions, reader, store=store, clock=clock)
+    return run_encoded(encoded, reader, store=store, max_padding=max_padding, clock=clock)

@@ -1,0 +1,179 @@
+"""A prompt's prefix: everything up to the end of its last picture, once through the decoder.
+
+The causal mask leaves it unchanged by the question and by the crops. Its keys and values serve the
+proposal, the answer, and every other question about the same pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from transformers import DynamicCache
+
+from sdrpn_core.runtime.block import Block, left_pad
+from sdrpn_core.runtime.buckets import buckets
+from sdrpn_core.runtime.compat import cache_argument
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.kv_cache import KVRow, n_bytes, split_cache, unpadded
+from sdrpn_core.taps.feature_tap import FeatureTap
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.prompt import Prompt
+    from sdrpn_core.runtime.clock import StageClock
+    from sdrpn_core.taps.feature_tap import Features
+
+
+class PrefixReader(Protocol):
+    """What reads a prefix's branch features while it runs, and keeps what it needs of them.
+
+    An RPN is one. A reading that has an attribute ``nbytes`` counts as that much memory.
+    """
+
+    @property
+    def branch(self) -> int:
+        """B, the layer whose input is read."""
+
+    def read_prefix(self, features: Features, starts: Sequence[int]) -> Sequence[Any]:
+        """One reading per row of a left-padded batch.
+
+        Args:
+            features: what reached the branch layer.
+            starts: per row the column of its first token.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A prefix that has run.
+
+    Attributes:
+        prompt: its segments; the pictures' features are parts of ``embeds``.
+        embeds: ``(length, hidden)``.
+        positions: ``(length,)`` or ``(axes, length)`` int64.
+        keys_values: all layers.
+        reader: who read its branch features; ``None`` if nobody did.
+        reading: what the reader kept.
+    """
+
+    prompt: Prompt
+    embeds: torch.Tensor
+    positions: torch.Tensor
+    keys_values: KVRow
+    reader: PrefixReader | None = None
+    reading: Any = None
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that its tensors take, those of the reading included."""
+        own = n_bytes(self.keys_values) + self.embeds.nbytes + self.positions.nbytes
+        return own + int(getattr(self.reading, "nbytes", 0))
+
+
+@torch.no_grad()
+def run_prefixes(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    reader: PrefixReader | None = None,
+    *,
+    max_padding: float,
+    clock: StageClock,
+) -> list[Prefix]:
+    """Run prefixes through all layers, those of similar length together.
+
+    Args:
+        backbone: the model.
+        prompts: the prefixes' segments.
+        reader: reads the branch features on the way.
+        max_padding: largest share of a batch that may be padding.
+        clock: books the reader's time.
+    """
+    done: dict[int, Prefix] = {}
+    lengths = [(len(prompt),) for prompt in prompts]
+    for batch in buckets(lengths, len(prompts), max_padding):
+        found = _run(backbone, [prompts[index] for index in batch], reader, clock)
+        done.update(zip(batch, found, strict=True))
+    return [done[index] for index in range(len(prompts))]
+
+
+def _run(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    reader: PrefixReader | None,
+    clock: StageClock,
+) -> list[Prefix]:
+    block = prompt_block(backbone, prompts)
+    cache = DynamicCache()
+    inputs = {
+        "inputs_embeds": block.embeds,
+        "attention_mask": block.mask,
+        "position_ids": block.positions,
+        "use_cache": True,
+        **cache_argument(cache),
+    }
+    if reader is None:
+        backbone.decoder(**inputs)
+        return keep_prefixes(prompts, block, cache)
+    with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
+        features = tap.run(**inputs)
+    with clock.stage("proposal"):
+        readings = reader.read_prefix(features, block.starts.tolist())
+    return keep_prefixes(prompts, block, cache, reader, readings)
+
+
+def keep_prefixes(
+    prompts: Sequence[Prompt],
+    block: Block,
+    cache: Cache,
+    reader: PrefixReader | None = None,
+    readings: Sequence[Any] = (),
+) -> list[Prefix]:
+    """Take a batch apart that has run.
+
+    Args:
+        prompts: what ran.
+        block: the same, left-padded.
+        cache: its keys and values.
+        reader: who read its branch features.
+        readings: what the reader kept, per prompt; empty without a reader.
+    """
+    starts = block.starts.tolist()
+    kept = split_cache(cache, starts)
+    prefixes = []
+    for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
+        embeds = unpadded(block.embeds, row, start)
+        positions = block.positions[..., row, start:].clone()
+        prefixes.append(
+            Prefix(
+                prompt.with_features(embeds),
+                embeds,
+                positions,
+                kept[row],
+                reader,
+                readings[row] if reader is not None else None,
+            )
+        )
+    return prefixes
+
+
+def prefix_block(prefixes: Sequence[Prefix], lengths: Sequence[int] | None = None) -> Block:
+    """Embeddings and positions of prefixes, left-padded.
+
+    Args:
+        prefixes: a batch.
+        lengths: how many of each one's first tokens are wanted; default: all.
+    """
+    stops = lengths or [len(prefix) for prefix in prefixes]
+    pairs = list(zip(prefixes, stops, strict=True))
+    return left_pad(
+        [prefix.embeds[:stop] for prefix, stop in pairs],
+        [prefix.positions[..., :stop] for prefix, stop in pairs],
+    )

@@ -1,0 +1,136 @@
+"""PrefixStore: pictures that were looked at before are not encoded and prefilled again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdrpn_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.answering.prefix import Prefix, PrefixReader
+    from sdrpn_core.backbone.adapter import Backbone
+
+#: Default limit of a store. The keys and values of 600 tokens take 0.3 GB in a 7B model with
+#: full attention heads in half precision (32 layers x 2 x 4096 x 2 bytes x 600).
+DEFAULT_MAX_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class PrefixKey:
+    """What a prefix is made of; equal keys have equal prefixes.
+
+    Attributes:
+        ids: its tokens, with one placeholder per picture.
+        pictures: per picture its size and a digest of its pixels.
+    """
+
+    ids: tuple[int, ...]
+    pictures: tuple[tuple[tuple[int, int], bytes], ...]
+
+
+class PrefixStore:
+    """Keeps prefixes of one backbone, the most recently used ones, within a limit of memory.
+
+    Give the same store to several calls of ``answer``, ``answer_batch`` or ``answer_stream``: of
+    questions about one picture, the first pays for the picture, the others do not. What an RPN
+    reads of a prefix is kept with it, so empty the store (:meth:`clear`) if its weights change.
+
+    Args:
+        max_bytes: limit of the kept tensors, wherever they are; a prefix that alone is larger is
+            not kept.
+
+    Attributes:
+        hits: how many prefixes were found.
+        misses: how many were not.
+
+    Raises:
+        ConfigError: a negative limit; or, when used, prefixes of another backbone.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        if max_bytes < 0:
+            raise ConfigError(f"max_bytes must be 0 or more, not {max_bytes}")
+        self.max_bytes = max_bytes
+        self.hits = 0
+        self.misses = 0
+        self._kept: OrderedDict[PrefixKey, Prefix] = OrderedDict()
+        self._backbone: Backbone | None = None
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the kept prefixes take."""
+        return sum(prefix.nbytes for prefix in self._kept.values())
+
+    def clear(self) -> None:
+        """Forget all prefixes, and whose they were."""
+        self._kept.clear()
+        self._backbone = None
+
+    def bind(self, backbone: Backbone) -> None:
+        """Say whose prefixes these are.
+
+        Raises:
+            ConfigError: they are another backbone's.
+        """
+        if self._backbone is not None and self._backbone is not backbone:
+            raise ConfigError(
+                f"the store holds prefixes of {self._backbone.name}, not of {backbone.name}: use "
+                "one store per backbone"
+            )
+        self._backbone = backbone
+
+    def get(self, key: PrefixKey, reader: PrefixReader | None) -> Prefix | None:
+        """A prefix that ``reader`` has read (``None``: any), if it is kept."""
+        prefix = self._kept.get(key)
+        if prefix is None or (reader is not None and prefix.reader is not reader):
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._kept.move_to_end(key)
+        return prefix
+
+    def put(self, key: PrefixKey, prefix: Prefix) -> None:
+        """Keep a prefix, and drop the least recently used ones that no longer fit."""
+        self._kept.pop(key, None)
+        if prefix.nbytes > self.max_bytes:
+            return
+        self._kept[key] = prefix
+        while self.nbytes > self.max_bytes:
+            self._kept.popitem(last=False)
+
+
+def prefix_keys(
+    ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image.Image]], *, stored: bool
+) -> list[PrefixKey | None]:
+    """Keys of several prefixes.
+
+    Args:
+        ids: their tokens, with placeholders.
+        images: their pictures.
+        stored: whether they are to be found among others later. If not, only those that may equal
+            one of the others get a key: reading all pixels of a large picture takes a while.
+    """
+    shapes = [
+        (tuple(row), tuple(image.size for image in pictures))
+        for row, pictures in zip(ids, images, strict=True)
+    ]
+    count = Counter(shapes)
+    return [
+        PrefixKey(shape[0], tuple((image.size, _digest(image)) for image in pictures))
+        if stored or count[shape] > 1
+        else None
+        for shape, pictures in zip(shapes, images, strict=True)
+    ]
+
+
+def _digest(image: Image.Image) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

@@ -1,0 +1,37 @@
+"""What proposes regions between the first and the second look."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdrpn_core.crops.policy import CropPlan
+from sdrpn_core.grid.roi_map import RoIMap
+
+if TYPE_CHECKING:
+    from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.answering.prefix import PrefixReader
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """For one picture: what to crop, and the map that says so (``None`` if there is no map)."""
+
+    plan: CropPlan
+    roi: RoIMap | None = None
+
+
+class Proposer(ABC):
+    """Chooses crops for the pictures of a batch of questions whose prefixes have run.
+
+    A proposer may also decide that a question needs no region: it returns a plan without crops.
+    """
+
+    #: Reads the branch features of every prefix while it runs; what it keeps comes back as
+    #: ``state.readings(reader)``. ``None`` if the proposer needs none.
+    reader: PrefixReader | None = None
+
+    @abstractmethod
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """Per question, one proposal per picture."""

@@ -1,0 +1,51 @@
+"""Regions from a trained RPN: one partial pass over the question."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.crops.policy import CropPolicy, make_policy
+
+if TYPE_CHECKING:
+    from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.grid.geometry import Geometry
+    from sdrpn_core.grid.roi_map import RoIMap
+    from sdrpn_core.rpn.model import RPN
+
+
+class RPNProposer(Proposer):
+    """The paper's proposer.
+
+    Args:
+        rpn: a trained RPN, attached to the backbone of the prefills it will see.
+        policy: how its maps become crops; default: the policy that its configuration names.
+    """
+
+    def __init__(self, rpn: RPN, policy: CropPolicy | None = None) -> None:
+        self.rpn = rpn.eval()
+        self.reader = rpn
+        self.policy = policy or make_policy(rpn.config.policy, dict(rpn.config.policy_options))
+
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """Score all pictures in one pass, and plan the crops of each."""
+        maps = iter(self.maps(state))
+        return [
+            [self._proposal(next(maps), geometry) for geometry in prompt.geometries]
+            for prompt in state.prompts
+        ]
+
+    @torch.no_grad()
+    def maps(self, state: Prefill) -> list[RoIMap]:
+        """RoI maps of all pictures, prompt by prompt."""
+        places = state.places(with_question=self.policy.needs_question_scores)
+        if not places:
+            return []
+        readings = state.readings(self.rpn)
+        features = state.question_features(self.rpn.branch)
+        return self.rpn.score_after(readings, features, places).maps()
+
+    def _proposal(self, roi: RoIMap, geometry: Geometry) -> Proposal:
+        return Proposal(self.policy.plan(roi, geometry), roi)

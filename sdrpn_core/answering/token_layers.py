@@ -1,0 +1,116 @@
+"""Work counted in token-layers: what an answer costs, whatever the machine.
+
+One token-layer is one token going through one decoder layer. Padding counts as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.rpn.model import RPN
+
+
+@dataclass(frozen=True)
+class AnswerShape:
+    """The lengths that decide what a two-stage answer costs, in tokens.
+
+    Attributes:
+        prefix: up to the end of the picture.
+        question: all that follows it in the prompt.
+        crop: what is inserted for the second look, framing included; 0 without a region.
+        response: generated tokens that are fed back; the last one never is.
+    """
+
+    prefix: int
+    question: int
+    crop: int = 0
+    response: int = 0
+
+    def baseline(self, n_layers: int) -> int:
+        """Token-layers of the plain answer."""
+        return (self.prefix + self.question + self.response) * n_layers
+
+    def floor(self, n_layers: int, branch: int) -> int:
+        """Token-layers of the decoder below which no two-stage answer can go.
+
+        The prefix runs once through all L layers, the question to the branch layer and, behind the
+        crop, through all layers once more.
+        """
+        second = self.crop + self.question + self.response
+        return self.prefix * n_layers + self.question * branch + second * n_layers
+
+    def in_one_pass(self, n_layers: int) -> int:
+        """Token-layers of the decoder when the question runs along with the prefix.
+
+        It then takes all L layers. Without a crop this is the plain answer.
+        """
+        again = self.crop + self.question if self.crop else 0
+        return self.baseline(n_layers) + again * n_layers
+
+    def recomputed(self, n_layers: int, branch: int) -> int:
+        """Token-layers when nothing is kept between the two looks, as in the published code."""
+        first = (self.prefix + self.question) * branch
+        second = self.prefix + self.crop + self.question + self.response
+        return first + second * n_layers
+
+    def rpn(self, n_trunk_layers: int) -> int:
+        """Token-layers of the RPN's trunk."""
+        return (self.prefix + self.question) * n_trunk_layers
+
+
+class WorkCounter:
+    """Context manager that counts the token-layers that really run.
+
+    Args:
+        backbone: the model.
+        rpn: an RPN whose trunk is counted, too.
+
+    Attributes:
+        token_layers: of the decoder.
+        rpn_token_layers: of the RPN's trunk.
+    """
+
+    def __init__(self, backbone: Backbone, rpn: RPN | None = None) -> None:
+        self.token_layers = 0
+        self.rpn_token_layers = 0
+        self._layers: list[nn.Module] = list(backbone.layers)
+        self._trunk: list[nn.Module] = [] if rpn is None else list(rpn.layers)
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> WorkCounter:
+        for modules, count in ((self._layers, self._decoder), (self._trunk, self._rpn)):
+            self._handles += [m.register_forward_hook(count, with_kwargs=True) for m in modules]
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    # Behind each layer: one at which a tap ends the pass is called, too, but does not run.
+    def _decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
+        self.token_layers += _n_tokens(args, kwargs)
+
+    def _rpn(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
+        self.rpn_token_layers += _n_tokens(args, kwargs)
+
+
+def _n_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    hidden = args[0] if args else kwargs["hidden_states"]
+    return int(hidden.shape[0] * hidden.shape[1])

@@ -1,0 +1,353 @@
+"""The backbone: a stock multimodal LLM, and the few facts about its family that the core needs.
+
+A family's adapter subclasses :class:`Backbone`. Only :meth:`Backbone.preprocess` has to be written;
+everything else has a default that fits models built as vision encoder + projector + causal decoder,
+and is overridden where the family differs (prompt, positions, framing of crops).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.backbone.preset import Preset
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
+from sdrpn_core.data.images import open_image
+from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.grid.geometry import Geometry
+from sdrpn_core.plugins.manager import get_plugins
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One picture, ready for the vision encoder.
+
+    Attributes:
+        tensors: keyword arguments of ``base_model.get_image_features``, for this picture alone;
+            those of several pictures are concatenated along dimension 0.
+        geometry: where its visual tokens lie in the source picture.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a text and the pictures that it is about (RGB, upright).
+
+    Attributes:
+        text: the question.
+        images: pictures, in the order in which the prompt shows them.
+        response_ids: a given response, appended to the prompt (teacher forcing).
+    """
+
+    text: str
+    images: tuple[Image.Image, ...] = ()
+    response_ids: tuple[int, ...] = field(default=())
+
+    @classmethod
+    def about(cls, image: str | Path | bytes | Image.Image | Sequence[Any], text: str) -> Question:
+        """A question about a path, bytes or picture, or about a list of these.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            InputError: an empty list.
+        """
+        # A string and bytes are sequences too, but each is one picture.
+        sources: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
+        if not sources:
+            raise InputError("the question has no picture")
+        return cls(text, tuple(open_image(source) for source in sources))
+
+
+class Backbone(ABC):
+    """A loaded model and its family's conventions.
+
+    Args:
+        model: a stock ``*ForConditionalGeneration`` model.
+        processor: its processor: ``tokenizer`` and ``image_processor`` are read, and
+            ``apply_chat_template`` by the default prompt.
+        name: path or hub id, for provenance.
+        revision: hub revision, for provenance.
+    """
+
+    #: ``config.model_type`` values that the adapter serves.
+    model_types: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: Any,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.name = name or str(getattr(model.config, "_name_or_path", "") or "unnamed")
+        self.revision = revision
+
+    # -- what a family may change ---------------------------------------------------------------
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> ImageInput:
+        """Turn an upright RGB picture into the vision encoder's input and its geometry.
+
+        Raises:
+            ImageError: the family cannot encode a picture of this size or shape. Of a crop, the
+                core then says that it is ``too_small``, and the answer is the plain one.
+        """
+
+    def preprocess_crop(self, image: Image.Image) -> ImageInput:
+        """The same for a crop; the geometry's source is then the crop itself."""
+        return self.preprocess(image)
+
+    def chat_text(self, question: str, n_images: int) -> str:
+        """The prompt up to where the response begins, one image placeholder per picture."""
+        content = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        return str(
+            self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        )
+
+    def image_features(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """Encode pictures: per picture ``(h * w, hidden)`` projected features, row-major."""
+        tensors = {
+            key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
+        }
+        features = self.model.base_model.get_image_features(**tensors).pooler_output
+        return [item.to(self.embedding.weight.dtype) for item in features]
+
+    def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
+        """The segments that present a crop's tokens to the decoder (default: the bare tokens)."""
+        return (crop,)
+
+    def positions(self, prompt: Prompt) -> torch.Tensor:
+        """Position ids: ``(length,)``, or ``(axes, length)`` for multimodal rotary embeddings."""
+        return torch.arange(len(prompt))
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the placeholder that stands for one picture in the tokenized prompt."""
+        return int(self.model.config.image_token_id)
+
+    # -- what the core builds on it -------------------------------------------------------------
+
+    @cached_property
+    def preset(self) -> Preset:
+        """The preset whose fields match this model's config.
+
+        Raises:
+            ConfigError: none does, or several do, or it names layers or heads that do not exist.
+        """
+        found = self.find_preset()
+        if found is None:
+            raise ConfigError(
+                f"{self.name}: no preset matches its config (model_type "
+                f"{self.model.config.model_type!r}, {self.n_layers} layers of width "
+                f"{self.hidden_size}); pass a recipe (`sdrpn heads` finds one), or register a "
+                "preset for it"
+            )
+        return found
+
+    def find_preset(self) -> Preset | None:
+        """As :attr:`preset`, but ``None`` if there is none.
+
+        Raises:
+            ConfigError: several match, or the one names layers or heads that do not exist.
+        """
+        presets = get_plugins().presets
+        found = [p for p in map(presets.get, presets.names()) if p.matches(self.model.config)]
+        if len(found) > 1:
+            names = ", ".join(preset.name for preset in found)
+            raise ConfigError(f"{self.name}: several presets match its config: {names}")
+        for preset in found:
+            preset.check_fits(self.n_layers, self.n_heads)
+        return found[0] if found else None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The causal language model without its head."""
+        return self.model.get_decoder()
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers."""
+        return decoder_layers(self.decoder)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embedding."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def device(self) -> torch.device:
+        """Where token embeddings live, and so where inputs go."""
+        return self.embedding.weight.device
+
+    @property
+    def text_config(self) -> Any:
+        """The decoder's configuration."""
+        return self.model.config.get_text_config()
+
+    @property
+    def n_layers(self) -> int:
+        """L, the number of decoder layers."""
+        return int(self.text_config.num_hidden_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads (of queries) per decoder layer."""
+        return int(self.text_config.num_attention_heads)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder."""
+        return int(self.text_config.hidden_size)
+
+    def tokenize(self, question: str, n_images: int) -> list[int]:
+        """Prompt ids with one placeholder per picture.
+
+        Raises:
+            InputError: empty question, or one that spells out the image placeholder.
+        """
+        if not question.strip():
+            raise InputError("the question is empty")
+        text = self.chat_text(question, n_images)
+        bos = self.tokenizer.bos_token
+        ids = self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids
+        found = ids.count(self.image_token_id)
+        if found != n_images:
+            placeholder = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+            raise InputError(
+                f"the prompt holds {found} image placeholders for {n_images} pictures: "
+                f"the question must not contain {placeholder!r}"
+            )
+        return list(ids)
+
+    def tokenize_response(self, response: str) -> tuple[int, ...]:
+        """Token ids of a given response, as they follow the prompt; without the end token.
+
+        Raises:
+            InputError: the response spells out the image placeholder.
+        """
+        ids = tuple(self.tokenizer(response, add_special_tokens=False).input_ids)
+        if self.image_token_id in ids:
+            raise InputError(
+                "the response must not contain "
+                f"{self.tokenizer.convert_ids_to_tokens(self.image_token_id)!r}"
+            )
+        return ids
+
+    def encode(self, questions: Sequence[Question]) -> list[Prompt]:
+        """Prompts of several questions; all their pictures go through the encoder together.
+
+        Raises:
+            InputError: see :meth:`tokenize`.
+        """
+        ids = [self.tokenize(q.text, len(q.images)) for q in questions]
+        return self.encode_ids(ids, questions)
+
+    @torch.no_grad()
+    def encode_ids(
+        self, ids: Sequence[Sequence[int]], questions: Sequence[Question]
+    ) -> list[Prompt]:
+        """As :meth:`encode`, for tokenized prompts, which hold one placeholder per picture.
+
+        Raises:
+            InputError: a prompt and its response hold more or fewer placeholders than pictures.
+        """
+        for row, question in zip(ids, questions, strict=True):
+            found = [*row, *question.response_ids].count(self.image_token_id)
+            if found != len(question.images):
+                raise InputError(
+                    f"the prompt holds {found} image placeholders for {len(question.images)} "
+                    "pictures (a response must hold none)"
+                )
+        inputs = [self.preprocess(image) for q in questions for image in q.images]
+        features = iter(self.image_features(inputs) if inputs else [])
+        segments = iter(
+            ImageSegment(next(features), item.geometry.grid, item.geometry) for item in inputs
+        )
+        return [
+            self._build_prompt([*row, *question.response_ids], len(question.response_ids), segments)
+            for row, question in zip(ids, questions, strict=True)
+        ]
+
+    def embed(self, prompt: Prompt) -> torch.Tensor:
+        """Input embeddings ``(length, hidden)`` of a prompt."""
+        rows = []
+        for segment in prompt.segments:
+            if isinstance(segment, ImageSegment):
+                rows.append(segment.features.to(self.device))
+            else:
+                rows.append(self.embedding(torch.tensor(segment.ids, device=self.device)))
+        return torch.cat(rows)
+
+    def to_model(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor on the model's device, floating point ones in the model's dtype."""
+        dtype = self.model.dtype if tensor.is_floating_point() else None
+        return tensor.to(self.model.device, dtype)
+
+    def check_whole(self, purpose: str) -> None:
+        """Refuse what a backbone that was loaded in part, or truncated, cannot do.
+
+        Args:
+            purpose: what it is needed for, e.g. ``"answering"``.
+
+        Raises:
+            ConfigError: says how many of the decoder layers are there.
+        """
+        there = [layer for layer in self.layers if next(layer.parameters(), None) is not None]
+        if len(there) < self.n_layers:
+            raise ConfigError(
+                f"{purpose} needs all {self.n_layers} decoder layers of {self.name}, but only "
+                f"{len(there)} are there: load the whole model"
+            )
+
+    def check_context(self, length: int) -> None:
+        """Refuse sequences longer than the decoder's context.
+
+        Raises:
+            InputError: says both lengths.
+        """
+        limit = getattr(self.text_config, "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise InputError(
+                f"a sequence of {length} tokens (response included) exceeds the context of {limit} "
+                f"tokens of {self.name}: use smaller or fewer pictures, or fewer new tokens"
+            )
+
+    def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:
+        segments: list[Segment] = []
+        text: list[int] = []
+        for token in ids:
+            if token != self.image_token_id:
+                text.append(token)
+                continue
+            if text:
+                segments.append(TextSegment(tuple(text)))
+                text = []
+            segments.append(next(images))
+        if text:
+            segments.append(TextSegment(tuple(text)))
+        return Prompt(tuple(segments), response_length)

@@ -1,0 +1,135 @@
+"""The recipe file: what ``sdrpn heads`` writes, and ``sdrpn label`` and ``sdrpn train`` read.
+
+It is to one backbone what a preset is to a family: a label recipe and the RPN's place. It says
+which backbone it was made for, and how.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.util.atomic_files import atomic_write
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone.adapter import Backbone
+
+__all__ = ["FORMAT_VERSION", "RecipeFile"]
+
+#: Version of the layout; raised when an old file can no longer be read as is.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A label recipe for one backbone, with the RPN's place.
+
+    Attributes:
+        recipe: which heads are read, and the numbers of the labelling.
+        branch: B, the RPN reads the hidden states that leave decoder layer B - 1.
+        n_layers: R, the number of RPN layers.
+        backbone: facts that must agree with the backbone it is used on (see ``rpn/identity.py``).
+        provenance: how it was made, as plain JSON values.
+    """
+
+    recipe: LabelRecipe
+    branch: int
+    n_layers: int
+    backbone: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def is_one(text: str) -> bool:
+        """Whether a text is the JSON of a recipe file, sound or not, rather than a bare recipe."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError:
+            return False
+        return isinstance(values, dict) and "recipe" in values
+
+    @classmethod
+    def from_json(cls, text: str) -> RecipeFile:
+        """The content of a file that :meth:`write` wrote.
+
+        Raises:
+            ConfigError: not JSON, or see :meth:`from_dict`.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"recipe file: not JSON: {error}") from error
+        return cls.from_dict(values)
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, atomically.
+
+        Raises:
+            SdrpnError: it cannot be written.
+        """
+        with atomic_write(Path(path)) as file:
+            file.write((json.dumps(self.to_dict(), indent=2) + "\n").encode())
+
+    @classmethod
+    def from_dict(cls, values: Any) -> RecipeFile:
+        """The file's content from what :meth:`to_dict` gives.
+
+        Raises:
+            ConfigError: another layout, missing fields, or an impossible recipe.
+        """
+        if not isinstance(values, dict) or "recipe" not in values:
+            raise ConfigError("not a recipe file: it has no field recipe")
+        if values.get("format_version") != FORMAT_VERSION:
+            raise ConfigError(
+                f"recipe file version is {values.get('format_version')!r}, this sdrpn reads "
+                f"{FORMAT_VERSION}: upgrade sdrpn, or run `sdrpn heads` again"
+            )
+        for name in ("recipe", "backbone"):
+            if not isinstance(values.get(name), dict):
+                raise ConfigError(f"recipe file: {name} must be an object")
+        return cls(
+            recipe=LabelRecipe.from_dict(values["recipe"]),
+            branch=_whole_number(values, "branch"),
+            n_layers=_whole_number(values, "n_layers"),
+            backbone=values["backbone"],
+            provenance=values.get("provenance", {}),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "recipe": self.recipe.to_dict(),
+            "branch": self.branch,
+            "n_layers": self.n_layers,
+            "backbone": dict(self.backbone),
+            "provenance": dict(self.provenance),
+        }
+
+    def check_fits(self, backbone: Backbone) -> None:
+        """Refuse a backbone that the recipe was not made for.
+
+        Raises:
+            ConfigError: says what differs, or which layer or head does not exist.
+        """
+        # Facts that read weights need torch, which reading a recipe does not.
+        from sdrpn_core.backbone.identity import backbone_identity, differences
+
+        different = differences(self.backbone, backbone_identity(backbone, branch=0))
+        if different:
+            raise ConfigError(
+                f"the recipe was made for another backbone ({self.backbone.get('name')}) than "
+                f"{backbone.name}: {'; '.join(different)}"
+            )
+        self.recipe.check_fits(backbone.n_layers, backbone.n_heads)
+
+
+def _whole_number(values: Mapping[str, Any], name: str) -> int:
+    number = values.get(name)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise ConfigError(f"recipe file: {name} must be a whole number, not {number!r}")
+    return number

@@ -1,0 +1,106 @@
+"""Records that do not come from a file: made in Python, from a registered dataset, or sampled."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sdrpn_core.data.parsing import UniqueIds, text_digest
+from sdrpn_core.data.record import Record, RecordSource
+from sdrpn_core.errors import InputError
+
+__all__ = ["GivenRecords", "NamedRecords", "SampledRecords"]
+
+
+class GivenRecords(RecordSource):
+    """Records made in Python."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.name = "records"
+        self._records = tuple(records)
+        if not self._records:
+            raise InputError("no records were given")
+        ids = UniqueIds("the given records", "record")
+        for index, record in enumerate(self._records):
+            ids.add(record.id, index)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _record(self, index: int) -> Record:
+        return self._records[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the records, pictures included; files by their path."""
+        return _digest(self._records, "")
+
+
+class NamedRecords(RecordSource):
+    """A registered dataset; whether its records are stored or generated is its own affair."""
+
+    def __init__(self, name: str, n: int | None, seed: int) -> None:
+        from sdrpn_core.plugins.manager import get_plugins
+
+        self.name = name
+        self._made_with = f"{name} n={n} seed={seed}"
+        self._records: Sequence[Record] = get_plugins().datasets.get(name)(n=n, seed=seed)
+        if not len(self._records):
+            raise InputError(f"dataset {name!r} has no records")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _record(self, index: int) -> Record:
+        return self._records[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the name, ``n``, ``seed``, and the first, middle and last record.
+
+        Making every picture only to name the dataset would double the work; three records reveal
+        a generator that changed.
+        """
+        probes = sorted({0, len(self) // 2, len(self) - 1})
+        return _digest((self._records[i] for i in probes), f"{self._made_with} of {len(self)}")
+
+
+class SampledRecords(RecordSource):
+    """A seeded choice of another source's records, in that source's order."""
+
+    def __init__(self, source: RecordSource, n: int, seed: int) -> None:
+        self.name = source.name
+        self._source = source
+        self._made_with = f"n={n} seed={seed}"
+        # Of this generator only random() is promised to repeat across Python versions.
+        generator = random.Random(seed)
+        keys = [generator.random() for _ in range(len(source))]
+        self._indices = sorted(sorted(range(len(source)), key=keys.__getitem__)[:n])
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def _record(self, index: int) -> Record:
+        return self._source[self._indices[index]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the whole source's fingerprint and of the choice."""
+        return hashlib.sha256(f"{self._source.fingerprint} {self._made_with}".encode()).hexdigest()
+
+
+def _digest(records: Iterable[Record], prefix: str) -> str:
+    digest = hashlib.sha256(prefix.encode())
+    for record in records:
+        digest.update(text_digest(record) + b"\n")
+        image = record.image
+        if image is None or isinstance(image, Path):
+            digest.update(str(image).encode())
+        elif isinstance(image, bytes):
+            digest.update(image)
+        else:
+            digest.update(f"{image.mode} {image.size}".encode())
+            digest.update(image.tobytes())
+    return digest.hexdigest()

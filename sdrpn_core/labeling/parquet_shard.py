@@ -1,0 +1,166 @@
+"""One parquet file of label rows: written atomically, checksummed, equal bytes for equal rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdrpn_core.errors import ShardError
+from sdrpn_core.labeling.row import SCHEMA, LabelRow, rows_to_table
+from sdrpn_core.util.atomic_files import atomic_write
+
+__all__ = ["ShardFile", "shard_name", "shard_number", "write_shard_file"]
+
+ROW_GROUP_ROWS = 8
+"""Rows read to get at one of them: shuffled training reads rows one at a time, and with pictures
+inside a row can be a few hundred kilobytes."""
+
+COMPRESSION_LEVEL = 1
+"""Attention maps hardly compress, texts do at any level."""
+
+_PREFIX = "labels-"
+_SUFFIX = ".parquet"
+_DIGITS = 5
+_TAG_KEY = b"sdrpn"
+
+
+def shard_name(shard: int) -> str:
+    """Return the file name of a shard, such as ``labels-00012.parquet``."""
+    return f"{_PREFIX}{shard:0{_DIGITS}d}{_SUFFIX}"
+
+
+def shard_number(name: str) -> int | None:
+    """Return the shard a file name stands for; ``None`` if it is no shard."""
+    digits = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    if not digits.isdecimal() or not digits.isascii() or shard_name(int(digits)) != name:
+        return None
+    return int(digits)
+
+
+def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow]) -> None:
+    """Write the rows of a shard.
+
+    Args:
+        folder: Folder of the run.
+        shard: Number of the shard.
+        run: Digest of the run's manifest.
+        rows: All its rows, in order.
+
+    Raises:
+        SdrpnError: The file cannot be written; nothing half-written is left.
+    """
+    table = rows_to_table(rows).replace_schema_metadata({_TAG_KEY: _tag(shard, run)})
+    # Encoded pictures do not compress; everything else does a little.
+    columns = [column for column in _leaf_columns() if column != "image.bytes"]
+    with atomic_write(folder / shard_name(shard)) as file:
+        pq.write_table(
+            table,
+            file,
+            row_group_size=ROW_GROUP_ROWS,
+            compression=dict.fromkeys(columns, "zstd") | {"image.bytes": "none"},
+            compression_level=dict.fromkeys(columns, COMPRESSION_LEVEL),
+            use_dictionary=["status"],
+            write_statistics=False,
+            write_page_checksum=True,
+        )
+
+
+class ShardFile:
+    """A shard opened for reading; what it holds is checked as it is read.
+
+    Args:
+        folder: Folder of the run.
+        shard: Number of the shard.
+        run: Digest of the run's manifest.
+
+    Raises:
+        ShardError: The file is missing, broken, or belongs elsewhere; says which file and what to
+            do.
+    """
+
+    def __init__(self, folder: Path, shard: int, run: str) -> None:
+        self.path = folder / shard_name(shard)
+        try:
+            self._parquet = pq.ParquetFile(
+                self.path, memory_map=True, page_checksum_verification=True
+            )
+            found = self._parquet.schema_arrow
+        except FileNotFoundError as error:
+            raise ShardError(f"{self.path} is missing: run `sdrpn label` to make it") from error
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(error) from error
+        if not found.equals(SCHEMA) or (found.metadata or {}).get(_TAG_KEY) != _tag(shard, run):
+            raise ShardError(
+                f"{self.path} belongs to another label run or shard: delete it, then run "
+                "`sdrpn label` again to remake it"
+            )
+
+    def __len__(self) -> int:
+        return int(self._parquet.metadata.num_rows)
+
+    def columns(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return whole columns as Python lists.
+
+        Raises:
+            ShardError: The file is broken.
+        """
+        try:
+            table = self._parquet.read(columns=list(names), use_threads=False)
+            return {name: table.column(name).to_pylist() for name in names}
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._broken(error) from error
+
+    def row_group(self, position: int) -> tuple[pa.Table, int]:
+        """Return the row group that holds row ``position``, and the row's position in it.
+
+        Raises:
+            ShardError: The file is broken.
+        """
+        size = self._parquet.metadata.row_group(0).num_rows  # all but the last have this many
+        try:
+            # Threads of arrow's pool do not survive a fork into data loader workers.
+            table = self._parquet.read_row_group(position // size, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(error) from error
+        return table, position % size
+
+    def verify(self) -> None:
+        """Read everything once, which checks every page against its checksum.
+
+        Raises:
+            ShardError: The file is broken.
+        """
+        for group in range(self._parquet.num_row_groups):
+            try:
+                self._parquet.read_row_group(group, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> ShardError:
+        reason = " ".join(str(error).split())
+        return ShardError(
+            f"{self.path} is corrupt ({reason}): delete it, then run `sdrpn label` again to "
+            "remake it"
+        )
+
+
+def _tag(shard: int, run: str) -> bytes:
+    return json.dumps({"run": run, "shard": shard}).encode()
+
+
+def _leaf_columns() -> list[str]:
+    """Return the column paths as parquet spells them, lists and structs resolved."""
+    leaves = []
+    for field in SCHEMA:
+        if pa.types.is_struct(field.type):
+            leaves += [f"{field.name}.{child.name}" for child in field.type]
+        elif pa.types.is_list(field.type):
+            leaves.append(f"{field.name}.list.element")
+        else:
+            leaves.append(field.name)
+    return leaves

@@ -1,0 +1,93 @@
+"""What the core itself brings, registered through the same hooks as any plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from sdrpn_core.plugins.registry import Registry
+
+SDRPN_API = 1
+
+
+@hookimpl
+def sdrpn_register_rpn_heads(registry: Registry[Any]) -> None:
+    """The paper's head, and a convolutional one."""
+    registry.add(
+        "qk",
+        "sdrpn_core.rpn.qk_head:QKHead",
+        help="query-key products of the last prompt token and the visual tokens (the paper's)",
+    )
+    registry.add(
+        "conv",
+        "sdrpn_core.rpn.conv_head:ConvHead",
+        help="convolutions over the grid of RPN features",
+    )
+
+
+@hookimpl
+def sdrpn_register_crop_policies(registry: Registry[Any]) -> None:
+    """The paper's two policies."""
+    registry.add("bbox", "sdrpn_core.crops.bbox:BboxPolicy", help="one crop per connected region")
+    registry.add(
+        "mask",
+        "sdrpn_core.crops.mask:MaskPolicy",
+        help="one enclosing crop; tokens outside the regions are dropped",
+    )
+
+
+@hookimpl
+def sdrpn_register_pseudo_labelers(registry: Registry[Any]) -> None:
+    """The paper's rule."""
+    registry.add(
+        "threshold",
+        "sdrpn_core.labels.pseudo:ThresholdLabeler",
+        help="sinks dropped, then foreground, background and ignored cells by threshold",
+    )
+
+
+@hookimpl
+def sdrpn_register_label_engines(registry: Registry[Any]) -> None:
+    """The processes that are there already."""
+    registry.add(
+        "local",
+        "sdrpn_core.labeling.engine:LocalEngine",
+        help="this process, or those that `accelerate launch` started",
+    )
+
+
+@hookimpl
+def sdrpn_register_commands(registry: Registry[Any]) -> None:
+    """The stages of the method, and the list of plugins."""
+    registry.add(
+        "plugins",
+        "sdrpn_core.cli.plugins_command:plugins",
+        help="List plugins, their state, and what each registers.",
+    )
+    registry.add(
+        "heads",
+        "sdrpn_core.cli.heads_command:heads",
+        help="Find a backbone's grounding heads and branch layer, on pictures with known boxes.",
+    )
+    registry.add(
+        "label",
+        "sdrpn_core.cli.label_command:label",
+        help="Turn questions about pictures into pseudo-labels, without annotations.",
+    )
+    registry.add(
+        "train",
+        "sdrpn_core.cli.train_command:train",
+        help="Train an RPN for a frozen backbone.",
+    )
+    registry.add(
+        "ask",
+        "sdrpn_core.cli.ask_command:ask",
+        help="Answer a question about a picture, looking at the region it is about.",
+    )
+    registry.add(
+        "roi",
+        "sdrpn_core.cli.roi_command:roi",
+        help="Show where the RPN would look, without answering.",
+    )

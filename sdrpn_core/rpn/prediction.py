@@ -1,0 +1,97 @@
+"""RoI maps alone: where the RPN would look, without an answer and without the upper layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.taps.feature_tap import FeatureTap
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.prompt import Prompt
+    from sdrpn_core.grid.roi_map import RoIMap
+    from sdrpn_core.rpn.model import RPN
+    from sdrpn_core.taps.feature_tap import Features
+
+
+def predict_roi(
+    backbone: Backbone,
+    image: str | Path | bytes | Image.Image | Sequence[Any],
+    question: str,
+    rpn: RPN,
+) -> list[RoIMap]:
+    """Where the RPN would look for the answer to a question.
+
+    Args:
+        backbone: the model.
+        image: path, bytes or picture, or a list of these.
+        question: the question.
+        rpn: a trained RPN of that backbone.
+
+    Returns:
+        One map ``(h, w)`` per picture, equal to those of the two-stage answer.
+
+    Raises:
+        ImageError: a picture cannot be read.
+        InputError: empty question, no picture, or a prompt beyond the model's context.
+    """
+    prompts = backbone.encode([Question.about(image, question)])
+    return predict_prompt_roi(backbone, prompts, rpn)
+
+
+@torch.no_grad()
+def predict_prompt_roi(backbone: Backbone, prompts: Sequence[Prompt], rpn: RPN) -> list[RoIMap]:
+    """As :func:`predict_roi` for a batch of encoded prompts without responses.
+
+    Only the decoder layers 0 .. B - 1 run, and no cache is kept.
+
+    Returns:
+        One map per picture, prompt by prompt.
+
+    Raises:
+        InputError: a prompt beyond the model's context.
+    """
+    if not any(prompt.images for prompt in prompts):
+        return []
+    features, places = prompt_features(backbone, prompts, rpn.branch)
+    return rpn.eval()(features, places).maps()
+
+
+@torch.no_grad()
+def prompt_features(
+    backbone: Backbone, prompts: Sequence[Prompt], branch: int
+) -> tuple[Features, list[PicturePlace]]:
+    """Branch features of whole prompts in one pass, and where the pictures lie in them.
+
+    Args:
+        backbone: the model.
+        prompts: a batch without responses.
+        branch: B; the layers behind it do not run.
+
+    Raises:
+        InputError: a prompt beyond the model's context.
+    """
+    backbone.check_context(max(map(len, prompts)))
+    block = prompt_block(backbone, prompts)
+    places = [
+        PicturePlace(row, offset + start, picture.grid, query=block.length - 1)
+        for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
+        for (start, _), picture in zip(prompt.image_spans, prompt.images, strict=True)
+    ]
+    with FeatureTap(backbone.decoder, branch) as tap:
+        features = tap.run(
+            inputs_embeds=block.embeds,
+            attention_mask=block.mask,
+            position_ids=block.positions,
+            use_cache=False,
+        )
+    return features, places

@@ -1,0 +1,76 @@
+"""What an RPN says about the visual tokens of a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from sdrpn_core.grid.roi_map import RoIMap, ScoreKind
+
+
+@dataclass(frozen=True)
+class RoIScores:
+    """Scores of several pictures, padded to the largest.
+
+    Attributes:
+        scores: ``(pictures, n)`` float32, logits or distributions.
+        valid: ``(pictures, n)`` bool.
+        grids: per picture ``(h, w)``.
+        is_distribution: what the scores are.
+        by_question: picture -> ``(n,)`` the highest scores that any token of its question gives;
+            for the pictures whose place asks for them.
+    """
+
+    scores: torch.Tensor
+    valid: torch.Tensor
+    grids: tuple[tuple[int, int], ...]
+    is_distribution: bool
+    by_question: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+    def resized(self, grids: Sequence[tuple[int, int]]) -> RoIScores:
+        """The scores on other grids, e.g. those that labels were made on.
+
+        Bilinear with corners unaligned, as published. Scores by question stay behind.
+
+        Args:
+            grids: per picture ``(h, w)``; nothing happens to a picture that has it already.
+        """
+        if tuple(grids) == self.grids:
+            return self
+        rows = []
+        for scores, (h, w), grid in zip(self.scores, self.grids, grids, strict=True):
+            plane = scores[: h * w].view(1, 1, h, w)
+            if grid != (h, w):
+                plane = F.interpolate(plane, size=grid, mode="bilinear", align_corners=False)
+            rows.append(plane.flatten())
+        lengths = torch.tensor([len(row) for row in rows], device=self.valid.device)
+        return RoIScores(
+            pad_sequence(rows, batch_first=True),
+            torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None],
+            tuple(grids),
+            self.is_distribution,
+        )
+
+    def maps(self) -> list[RoIMap]:
+        """One RoI map per picture, on the CPU."""
+        kind: ScoreKind = "distribution" if self.is_distribution else "logit"
+
+        def plane(scores: torch.Tensor, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
+            h, w = grid
+            values: npt.NDArray[np.float32] = scores[: h * w].detach().float().cpu().numpy()
+            return values.reshape(h, w)
+
+        return [
+            RoIMap(
+                plane(self.scores[index], grid),
+                kind,
+                plane(self.by_question[index], grid) if index in self.by_question else None,
+            )
+            for index, grid in enumerate(self.grids)
+        ]

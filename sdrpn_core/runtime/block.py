@@ -1,0 +1,94 @@
+"""Padding of several prompts to one batch, split into blocks that a KV cache can share.
+
+A batch is a row of blocks (prefix, then what follows). Each block is left-padded on its own, so the
+last column of every block is real for every sample, and the padding inside the row is a hole in the
+attention mask. Positions are explicit: a hole takes none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Block:
+    """Left-padded rows of one block.
+
+    Attributes:
+        embeds: ``(batch, length, hidden)``.
+        mask: ``(batch, length)`` int64, 1 where a token is.
+        positions: ``(batch, length)`` or ``(axes, batch, length)`` int64; 0 at padding.
+    """
+
+    embeds: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """Columns of the block, padding included."""
+        return int(self.mask.shape[1])
+
+    @property
+    def starts(self) -> torch.Tensor:
+        """``(batch,)`` column of each row's first token."""
+        return self.length - self.mask.sum(dim=1)
+
+
+def left_pad(embeds: list[torch.Tensor], positions: list[torch.Tensor]) -> Block:
+    """Pad rows on the left to a common length.
+
+    Args:
+        embeds: per row ``(length_i, hidden)``.
+        positions: per row ``(length_i,)`` or ``(axes, length_i)``.
+    """
+    length = max(row.shape[0] for row in embeds)
+    first = embeds[0]
+    padded = first.new_zeros(len(embeds), length, first.shape[-1])
+    mask = torch.zeros(len(embeds), length, dtype=torch.long, device=first.device)
+    axes = positions[0].shape[:-1]
+    padded_positions = torch.zeros(
+        *axes, len(embeds), length, dtype=torch.long, device=first.device
+    )
+    for row, (values, places) in enumerate(zip(embeds, positions, strict=True)):
+        start = length - values.shape[0]
+        padded[row, start:] = values
+        mask[row, start:] = 1
+        padded_positions[..., row, start:] = places.to(first.device)
+    return Block(padded, mask, padded_positions)
+
+
+def join(*blocks: Block) -> Block:
+    """Blocks side by side, holes included."""
+    return Block(
+        torch.cat([b.embeds for b in blocks], dim=1),
+        torch.cat([b.mask for b in blocks], dim=1),
+        torch.cat([b.positions for b in blocks], dim=-1),
+    )
+
+
+@dataclass(frozen=True)
+class PicturePlace:
+    """Where one picture's visual tokens lie in a batch.
+
+    Attributes:
+        row: batch row.
+        start: column of the first visual token, in the row of all chunks joined.
+        grid: ``(h, w)``.
+        query: column of the last prompt token.
+        question: column of the first token behind the last picture, if the scores of all tokens
+            from there to ``query`` are wanted, too; ``None`` if not.
+    """
+
+    row: int
+    start: int
+    grid: tuple[int, int]
+    query: int
+    question: int | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Visual tokens of the picture."""
+        return self.grid[0] * self.grid[1]

@@ -1,0 +1,281 @@
+"""AttentionTap: softmax rows of chosen layers and heads, under any attention implementation.
+
+transformers returns attention weights only from its eager implementation, and then all of them:
+every layer, head, query and key. The tap instead wraps the implementation in use. The wrapper is
+handed the post-rotary query and key, computes just the wanted rows in float32, and delegates.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from sdrpn_core.backbone.decoder import decoder_layers, part
+from sdrpn_core.errors import AttentionError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+#: Wrapped implementations are called ``sdrpn_tap|<implementation>``.
+_PREFIX = "sdrpn_tap|"
+
+#: Attention modules that are being tapped: by which tap, and as which layer.
+_TAPPED: WeakKeyDictionary[nn.Module, tuple[AttentionTap, int]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class AttentionRows:
+    """Rows of one layer, from one forward call.
+
+    Attributes:
+        queries: positions in the sequence of the rows (first, last exclusive).
+        weights: ``(batch, heads, queries, keys)`` float32 softmax weights.
+    """
+
+    queries: tuple[int, int]
+    weights: torch.Tensor
+
+
+class AttentionTap:
+    """Context manager that collects attention rows while the model runs or generates.
+
+    Args:
+        decoder: the language model alone; vision encoders are not touched.
+        heads: ``{layer: heads}``; ``None`` in place of the heads means all of them.
+        queries: which rows, as positions in the (padded) sequence. ``slice(n, None)`` during
+            ``generate()`` on ``n`` prompt tokens collects the rows of the tokens that are fed back.
+        keys: ``(batch, n)`` or ``(n,)`` positions of the wanted columns; ``None`` for all. The
+            softmax always runs over all keys.
+        consume: called with layer and rows as soon as these are computed, which are then not kept:
+            all layers can be read without holding more than one of them.
+
+    Attributes:
+        rows: ``{layer: [AttentionRows, ...]}``, one entry per forward call that had wanted rows;
+            empty with ``consume``.
+
+    Raises:
+        ConfigError: a layer or head that the decoder does not have.
+        AttentionError: a row is NaN or infinite; says which layer.
+    """
+
+    def __init__(
+        self,
+        decoder: PreTrainedModel,
+        heads: Mapping[int, Sequence[int] | None],
+        *,
+        queries: slice = slice(None),
+        keys: torch.Tensor | None = None,
+        consume: Callable[[int, AttentionRows], None] | None = None,
+    ) -> None:
+        if queries.step not in (None, 1):
+            raise ConfigError("queries must be a contiguous slice")
+        _check_heads(decoder, heads)
+        self.decoder = decoder
+        self.heads = {layer: None if h is None else list(h) for layer, h in heads.items()}
+        self.queries = queries
+        self.keys = keys
+        self.consume = consume
+        self.rows: dict[int, list[AttentionRows]] = defaultdict(list)
+        self._modules: dict[int, nn.Module] = {}
+        self._base = ""
+
+    def __enter__(self) -> AttentionTap:
+        layers = decoder_layers(self.decoder)
+        self._modules = {layer: part(layers[layer], "self_attn") for layer in self.heads}
+        busy = [layer for layer, module in self._modules.items() if module in _TAPPED]
+        if busy:
+            raise RuntimeError(f"layers {busy} are being tapped already")
+        self._base = self.decoder.config._attn_implementation
+        if not self._base.startswith(_PREFIX):
+            self.decoder.set_attn_implementation(_wrapped(self._base))
+        for layer, module in self._modules.items():
+            _TAPPED[module] = (self, layer)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for module in self._modules.values():
+            _TAPPED.pop(module, None)
+        self._modules = {}
+        self.decoder.set_attn_implementation(self._base)
+
+    def weights(self, layer: int) -> torch.Tensor:
+        """All collected rows of a layer, ``(batch, heads, queries, keys)``, in order.
+
+        Only for calls whose key columns agree in number: give ``keys``, or tap a single call.
+
+        Raises:
+            ConfigError: the layer is not tapped, or no wanted row was run.
+        """
+        if layer not in self.heads:
+            raise ConfigError(f"layer {layer} is not tapped; tapped: {sorted(self.heads)}")
+        if not self.rows[layer]:
+            raise ConfigError(f"no wanted attention row was computed in layer {layer}")
+        return torch.cat([rows.weights for rows in self.rows[layer]], dim=2)
+
+    def _collect(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> None:
+        n_queries, n_keys = query.shape[2], key.shape[2]
+        offset = n_keys - n_queries
+        start, stop, _ = self.queries.indices(n_keys)
+        first, last = max(start, offset) - offset, max(stop, offset) - offset
+        if first >= last:
+            return
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        scores = _products(query[:, :, first:last], key, self.heads[layer]) * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        allowed = _allowed_keys(attention_mask, offset, first, last, n_keys, scores.device)
+        if sliding_window is not None and (attention_mask is None or attention_mask.ndim == 2):
+            allowed = allowed & _window(offset, first, last, n_keys, sliding_window, scores.device)
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=-1)
+        if self.keys is not None:
+            weights = _take_columns(weights, self.keys.to(weights.device))
+        if not torch.isfinite(weights).all():
+            raise AttentionError(
+                f"attention of layer {layer} is NaN or infinite: the model or its input is broken"
+            )
+        collected = AttentionRows((first + offset, last + offset), weights)
+        if self.consume is None:
+            self.rows[layer].append(collected)
+        else:
+            self.consume(layer, collected)
+
+
+def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | None]) -> None:
+    n_layers, n_heads = len(decoder_layers(decoder)), decoder.config.num_attention_heads
+    if not heads:
+        raise ConfigError("no layer to tap")
+    for layer, chosen in heads.items():
+        if not 0 <= layer < n_layers:
+            raise ConfigError(
+                f"no layer {layer} to tap: the decoder has layers 0 to {n_layers - 1}"
+            )
+        for head in chosen or ():
+            if not 0 <= head < n_heads:
+                raise ConfigError(
+                    f"layer {layer} has no head {head}: its heads are 0 to {n_heads - 1}"
+                )
+
+
+def _wrapped(base: str) -> str:
+    """Register the wrapper of an implementation, with the same mask function, and name it."""
+    name = _PREFIX + base
+    if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        AttentionInterface.register(name, _make_wrapper(base))
+        # Without a mask function of that name the model would silently run unmasked.
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return name
+
+
+def _make_wrapper(base: str) -> Callable[..., Any]:
+    def attention(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> Any:
+        tapped = _TAPPED.get(module)
+        if tapped is not None:
+            tap, layer = tapped
+            with torch.no_grad():
+                tap._collect(
+                    layer,
+                    query,
+                    key,
+                    attention_mask,
+                    kwargs.get("scaling"),
+                    kwargs.get("sliding_window"),
+                    kwargs.get("softcap"),
+                )
+        return _implementation(base, module)(module, query, key, value, attention_mask, **kwargs)
+
+    return attention
+
+
+def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
+    if base == "eager":
+        # Eager attention is not in the interface: each modeling file has its own.
+        return sys.modules[type(module).__module__].eager_attention_forward
+    return ALL_ATTENTION_FUNCTIONS[base]
+
+
+def _products(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int] | None) -> torch.Tensor:
+    """``(batch, heads, queries, keys)`` float32 of the chosen heads, or of all.
+
+    The keys are never copied in single precision: they are all there is of the past, at each token.
+
+    Args:
+        query: ``(batch, heads, queries, d)``.
+        key: ``(batch, key heads, keys, d)``; each serves a group of heads.
+        heads: ``None`` for all.
+    """
+    group = query.shape[1] // key.shape[1]
+    if heads is None:
+        # The heads of a group are so many more queries of its key head.
+        rows = query.unflatten(1, (-1, group)).flatten(2, 3).float()
+        products = rows @ key.float().transpose(2, 3)
+        return products.unflatten(2, (group, -1)).flatten(1, 2)
+    pairs = [(query[:, head].float(), key[:, head // group].float()) for head in heads]
+    return torch.stack([rows @ columns.transpose(1, 2) for rows, columns in pairs], dim=1)
+
+
+def _allowed_keys(
+    mask: torch.Tensor | None,
+    offset: int,
+    first: int,
+    last: int,
+    n_keys: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """Bool, broadcastable to ``(batch, heads, rows, keys)``: what each wanted row may attend to."""
+    if mask is not None and mask.ndim == 4:
+        rows = mask[:, :, first:last, :n_keys]
+        return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
+    places = torch.arange(n_keys, device=device)
+    queries = torch.arange(first + offset, last + offset, device=device)
+    causal = (places[None, :] <= queries[:, None])[None, None]
+    if mask is None:
+        return causal
+    return causal & mask[:, None, None, :n_keys].bool()
+
+
+def _window(
+    offset: int, first: int, last: int, n_keys: int, window: int, device: torch.device
+) -> torch.Tensor:
+    places = torch.arange(n_keys, device=device)
+    queries = torch.arange(first + offset, last + offset, device=device)
+    return (places[None, :] > queries[:, None] - window)[None, None]
+
+
+def _take_columns(weights: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    if keys.ndim == 1:
+        return weights[..., keys]
+    index = keys[:, None, None, :].expand(-1, weights.shape[1], weights.shape[2], -1)
+    return weights.gather(3, index)

@@ -1,0 +1,119 @@
+"""FeatureTap: the hidden states at the branch layer, and an early stop there."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+
+class _BranchReached(Exception):
+    """Raised inside the decoder to end a forward pass at the branch layer; never leaves the tap."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the branch layer was called with.
+
+    Attributes:
+        hidden: ``(batch, length, hidden)`` hidden states that leave layer B - 1.
+        layer_kwargs: keyword arguments of the layer call (attention mask, position embeddings,
+            positions ...), so that copies of the layer run on ``hidden`` as the decoder's own.
+    """
+
+    hidden: torch.Tensor
+    layer_kwargs: dict[str, Any] = field(repr=False)
+
+
+class FeatureTap:
+    """Context manager that records the input of a decoder layer, and can end the pass there.
+
+    The tap is a forward pre-hook: with ``stop=True`` it raises an internal exception that
+    :meth:`run` catches, so the layers from ``layer`` on are never computed. Changing
+    ``num_hidden_layers`` instead would not be portable: some decoders loop over all layers
+    whatever the config says.
+
+    Args:
+        decoder: a decoder with a ``layers`` list.
+        layer: B; 0 <= B < L.
+        stop: end the pass at the tap.
+
+    Raises:
+        ConfigError: no such layer.
+
+    Example:
+        >>> with FeatureTap(backbone.decoder, layer=2) as tap:  # doctest: +SKIP
+        ...     features = tap.run(inputs_embeds=embeds, attention_mask=mask)
+    """
+
+    def __init__(self, decoder: nn.Module, layer: int, *, stop: bool = True) -> None:
+        n_layers = len(decoder_layers(decoder))
+        if not 0 <= layer < n_layers:
+            raise ConfigError(
+                f"branch layer {layer} is out of range: the decoder has layers 0 to {n_layers - 1}"
+            )
+        self.decoder = decoder
+        self.layer = layer
+        self.stop = stop
+        self._handle: RemovableHandle | None = None
+        self._recorded: list[Features] = []
+
+    def __enter__(self) -> FeatureTap:
+        layer = decoder_layers(self.decoder)[self.layer]
+        self._handle = layer.register_forward_pre_hook(self._record, with_kwargs=True)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        self._recorded.clear()
+
+    def run(self, **inputs: Any) -> Features:
+        """Run the decoder on ``inputs`` and return what reached the branch layer.
+
+        Raises:
+            RuntimeError: outside the ``with`` block, or the pass ended before the branch layer.
+        """
+        if self._handle is None:
+            raise RuntimeError("use the tap as a context manager: with FeatureTap(...) as tap")
+        self._recorded.clear()
+        with suppress(_BranchReached):
+            self.decoder(**inputs)
+        if not self._recorded:
+            raise RuntimeError(f"the decoder never called layer {self.layer}")
+        return self._recorded.pop()
+
+    def take(self) -> Features:
+        """What reached the branch layer first, in a pass that somebody else ran; ends the tapping.
+
+        Raises:
+            RuntimeError: nothing did.
+        """
+        if not self._recorded:
+            raise RuntimeError(f"no pass has reached layer {self.layer}")
+        first = self._recorded[0]
+        self.__exit__(None, None, None)
+        return first
+
+    def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = dict(kwargs)
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        self._recorded.append(Features(hidden, kwargs))
+        if self.stop:
+            raise _BranchReached

@@ -1,0 +1,315 @@
+"""The train stage: an RPN learns to predict the pseudo-labels from the branch features.
+
+The backbone is frozen and runs its first layers only, without gradients. Labels come from a label
+run ("stored"), or are made in the same forward pass from the responses that records come with
+("lazy"). Under ``accelerate launch`` every process calls :func:`train` with the same arguments;
+neither their number nor the micro-batch size changes the result, see
+:mod:`sdrpn_core.training.step`. With a feature cache the backbone runs once per sample, whatever
+the number of epochs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from sdrpn_core.data.read import read_records
+from sdrpn_core.data.record import Record, RecordSource
+from sdrpn_core.distributed.processes import processes, wait_for_everyone
+from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
+from sdrpn_core.labeling.run import LabelDataset
+from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.training.checkpoints import Checkpoints
+from sdrpn_core.training.data_order import DataOrder
+from sdrpn_core.training.feature_cache import FeatureCache
+from sdrpn_core.training.free_layers import truncate
+from sdrpn_core.training.log import TrainingLog
+from sdrpn_core.training.loop import TrainingLoop
+from sdrpn_core.training.optim import make_optimizer, make_schedule
+from sdrpn_core.training.settings import TrainingSettings
+from sdrpn_core.training.sources import TrainingSource, answered_records, stored_labels
+from sdrpn_core.training.step import TrainingStep
+from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.memory import peak_memory
+from sdrpn_core.util.run_manifest import RECORD_NAME, RunRecord
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.labels.recipe import LabelRecipe
+
+__all__ = ["TrainingResult", "layers_to_load", "train"]
+
+RPN_FOLDER = "rpn"
+CHECKPOINT_FOLDER = "checkpoints"
+TRACKER = "tensorboard"
+SETTINGS_NAME = "training.json"
+
+_VERSIONED = ("sdrpn", "torch", "transformers", "accelerate", "timm")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What a training run arrived at.
+
+    Attributes:
+        folder: of the saved RPN.
+        rpn: the same, attached to the backbone, in its dtype.
+        steps: optimizer steps of the whole run.
+        resumed_from: steps that an earlier session had done.
+        loss: mean over the labelled cells of the last log entry; NaN if there were none.
+        samples: pictures that this session trained on.
+        skipped: records that this session could not use.
+        peak_memory: bytes, of this process; ``None`` where the system does not tell. See
+            :func:`~sdrpn_core.util.memory.peak_memory`.
+    """
+
+    folder: Path
+    rpn: RPN
+    steps: int
+    resumed_from: int
+    loss: float
+    samples: int
+    skipped: int
+    peak_memory: int | None
+
+
+def layers_to_load(config: RPNConfig, recipe: LabelRecipe | None = None) -> int:
+    """How many decoder layers training needs: the ``n_layers`` of ``load_backbone``.
+
+    Those that the features pass through, those that the RPN starts as copies of, and those whose
+    attention is read, if labels are made on the way.
+
+    Args:
+        config: of the RPN.
+        recipe: how labels are made on the way; ``None`` for stored ones.
+    """
+    read = max(recipe.layers) + 1 if recipe else 0
+    return max(config.branch + config.n_layers, read)
+
+
+def train(
+    backbone: Backbone,
+    data: str | Path | LabelDataset | Sequence[Record],
+    out_dir: str | Path,
+    settings: TrainingSettings | None = None,
+    config: RPNConfig | None = None,
+    *,
+    recipe: LabelRecipe | None = None,
+    resume: bool | None = None,
+    feature_cache: str | Path | None = None,
+    feature_cache_dtype: str | None = None,
+    free_backbone: bool = False,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train an RPN, or continue an interrupted run.
+
+    Args:
+        backbone: the frozen model.
+        data: the folder of a label run (or its :class:`LabelDataset`), or records with responses,
+            whose labels are made on the way.
+        out_dir: holds one run: ``rpn/`` (the result), ``checkpoints/``, ``train_log.jsonl``,
+            ``tensorboard/`` and ``run.json``.
+        settings: default: the backbone's preset.
+        config: of the RPN; default: the backbone's preset.
+        recipe: how attention becomes labels; default: that of the label run, or for records the
+            first of the preset. For a label run only thresholds may differ.
+        resume: ``None`` continues the run that is in ``out_dir``, if there is one; ``True`` insists
+            that there is one, ``False`` that there is none.
+        feature_cache: folder on a roomy disk, for runs of several epochs: the branch features of
+            all samples are written there first, and no frozen layer runs after that. A killed run
+            goes on where it was, and other runs on the same data may share the folder.
+        feature_cache_dtype: ``float32``, ``bfloat16`` or ``float16``; default: the backbone's,
+            which changes nothing.
+        free_backbone: drop what training does not run from ``backbone``, for good; see
+            :func:`~sdrpn_core.training.free_layers.truncate`.
+        progress: show a bar on the main process.
+
+    Returns:
+        The trained RPN, in every process.
+
+    Raises:
+        ConfigError: settings that do not fit the backbone, the labels or the machine.
+        ShardError: labels of another backbone, an incomplete label run, a corrupt shard.
+        CheckpointError: ``out_dir`` holds another run, or cannot be resumed; or ``feature_cache``
+            holds the features of other data, another backbone or other settings.
+        SdrpnError: the disk has no room for the features, training diverged, no sample has a label,
+            or something cannot be written.
+    """
+    out_dir = Path(out_dir)
+    settings = settings or TrainingSettings.for_backbone(backbone)
+    config = config or RPNConfig.for_backbone(backbone)
+    precision = _precision(settings, backbone.device)
+    state = processes(backbone.device)
+    source = _source(backbone, data, config.branch, settings, recipe)
+    cache = None
+    if feature_cache is not None:
+        cache = FeatureCache(
+            feature_cache, backbone, config.branch, source, settings, feature_cache_dtype
+        )
+        source = cache.source
+    elif feature_cache_dtype is not None:
+        raise ConfigError("feature_cache_dtype is given, but no feature_cache to store features in")
+    rpn = _new_rpn(backbone, replace(config, recipe=source.recipe.to_dict()), settings)
+    order = DataOrder(len(source.samples), settings.global_batch_size, settings.seed)
+    steps = settings.max_steps or settings.epochs * order.steps_per_epoch
+    if free_backbone:
+        truncate(backbone, source.n_layers)
+
+    record = _record(settings, rpn.config, source)
+    checkpoints = Checkpoints(out_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints)
+    _check_folder(out_dir, record, resume)
+    first = checkpoints.latest() or 0
+    wait_for_everyone(state)  # only now may anyone write what the others have to look at
+    if state.is_main_process:
+        _open_folder(out_dir, record)
+    wait_for_everyone(state)
+
+    if cache is not None:
+        cache.fill(state, progress=progress)
+    optimizer = make_optimizer(rpn, settings)
+    if first:
+        checkpoints.load(first, rpn, optimizer)
+    accelerator = _accelerator(out_dir, precision, backbone.device, first)
+    loop = TrainingLoop(
+        accelerator,
+        settings,
+        source.samples,
+        order,
+        TrainingStep(accelerator, rpn, source.batcher, optimizer, settings.max_grad_norm),
+        make_schedule(optimizer, settings, steps),
+        checkpoints,
+        TrainingLog(out_dir, accelerator, first),
+    )
+    rpn.train()
+    devices = [backbone.device] if backbone.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            totals = loop.run(first, steps, progress=progress)
+    finally:
+        # Not `end_training`: it would take the process group from whatever comes after.
+        for tracker in accelerator.trackers:
+            tracker.finish()
+    rpn.eval()
+    folder = out_dir / RPN_FOLDER
+    if accelerator.is_main_process:
+        _save(rpn, folder, settings, record)
+    wait_for_everyone(state)
+    return TrainingResult(
+        folder=folder,
+        rpn=rpn.to(backbone.model.dtype),
+        steps=steps,
+        resumed_from=first,
+        loss=loop.log.last_loss,
+        samples=int(totals.samples),
+        skipped=int(totals.skipped),
+        peak_memory=peak_memory(backbone.device),
+    )
+
+
+def _source(
+    backbone: Backbone,
+    data: str | Path | LabelDataset | Sequence[Record],
+    branch: int,
+    settings: TrainingSettings,
+    recipe: LabelRecipe | None,
+) -> TrainingSource:
+    if isinstance(data, (str, Path)):
+        data = LabelDataset(data)
+    if isinstance(data, LabelDataset):
+        return stored_labels(backbone, data, branch, settings, recipe)
+    records = data if isinstance(data, RecordSource) else read_records(data)
+    return answered_records(backbone, records, branch, settings, recipe)
+
+
+def _new_rpn(backbone: Backbone, config: RPNConfig, settings: TrainingSettings) -> RPN:
+    """A new RPN in float32; the same in every process, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        rpn = RPN.from_backbone(backbone, config).float()
+    rpn.gradient_checkpointing = settings.gradient_checkpointing
+    return rpn
+
+
+def _precision(settings: TrainingSettings, device: torch.device) -> str:
+    """Resolve ``auto``, and refuse what would be slow or wrong.
+
+    Raises:
+        ConfigError: bf16 on a device that does not have it.
+    """
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if settings.mixed_precision == "bf16" and not has_bf16:
+        raise ConfigError(f"mixed_precision bf16 needs a CUDA device that has it, not {device}")
+    if settings.mixed_precision == "auto":
+        return "bf16" if has_bf16 else "no"
+    return settings.mixed_precision
+
+
+def _accelerator(out_dir: Path, precision: str, device: torch.device, first: int) -> Accelerator:
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=device.type == "cpu",
+        log_with=TRACKER,
+        project_config=ProjectConfiguration(project_dir=str(out_dir), logging_dir=str(out_dir)),
+    )
+    # Entries that an interrupted session wrote after its last checkpoint are replaced.
+    accelerator.init_trackers(TRACKER, init_kwargs={TRACKER: {"purge_step": first + 1}})
+    return accelerator
+
+
+def _record(settings: TrainingSettings, config: RPNConfig, source: TrainingSource) -> RunRecord:
+    return RunRecord(
+        {
+            "data": source.facts,
+            "rpn": {k: v for k, v in config.to_dict().items() if k != "versions"},
+            "settings": settings.decisive(),
+            "versions": {name: version(name) for name in _VERSIONED},
+        }
+    )
+
+
+def _check_folder(out_dir: Path, record: RunRecord, resume: bool | None) -> None:
+    """Whether the folder can be used, without touching it.
+
+    Raises:
+        CheckpointError: it holds another run, or ``resume`` does not fit what is there.
+    """
+    if not (out_dir / RECORD_NAME).exists():
+        foreign = [n for n in (RPN_FOLDER, CHECKPOINT_FOLDER) if (out_dir / n).exists()]
+        if foreign:
+            raise CheckpointError(
+                f"{out_dir} holds {' and '.join(foreign)} but no {RECORD_NAME}: choose another "
+                "folder"
+            )
+        if resume:
+            raise CheckpointError(f"{out_dir} holds no training run to resume")
+        return
+    if resume is False:
+        raise CheckpointError(
+            f"{out_dir} holds a training run: resume it, choose another folder, or delete it"
+        )
+    record.require_same(out_dir)
+
+
+def _open_folder(out_dir: Path, record: RunRecord) -> None:
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SdrpnError(f"cannot make the folder {out_dir}: {error.strerror}") from error
+    if not (out_dir / RECORD_NAME).exists():
+        record.write(out_dir)
+
+
+def _save(rpn: RPN, folder: Path, settings: TrainingSettings, record: RunRecord) -> None:
+    rpn.save_pretrained(folder)
+    values: dict[str, Any] = {"settings": settings.to_dict(), "data": record.values["data"]}
+    with atomic_write(folder / SETTINGS_NAME) as file:
+        file.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())

@@ -1,0 +1,4 @@
+"""Small mechanisms without a subject of their own: files, options, manifests, numbers.
+
+May import ``errors`` alone.
+"""

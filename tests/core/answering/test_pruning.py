@@ -1,0 +1,270 @@
+"""High-resolution rules: sinks in the corner, and tokens of the whole picture that are dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.crops.mask import MaskPolicy
+from sdrpn_core.crops.policy import Outcome
+from sdrpn_core.crops.regions import without_corner
+from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.grid.geometry import Resized
+from sdrpn_core.grid.roi_map import RoIMap, gaussian_blur
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.runtime.generation import generate, prompt_block
+from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
+from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
+
+GRID = (8, 12)
+GEOMETRY = Resized((336, 224), GRID, 28)
+POLICIES = (BboxPolicy, MaskPolicy)
+
+
+def peaked(row: int, column: int) -> np.ndarray:
+    scores = np.full(GRID, -9.0, dtype=np.float32)
+    scores[row : row + 2, column : column + 2] = 9.0
+    return scores
+
+
+# -- the corner ----------------------------------------------------------------------------------
+
+
+def test_the_corner_is_a_quarter_of_the_first_row_and_column():
+    values = np.ones(GRID, dtype=np.float32)
+    found = without_corner(values)
+    assert (found[0] == 0).tolist() == [True] * 3 + [False] * 9
+    assert (found[:, 0] == 0).tolist() == [True] * 2 + [False] * 6
+    assert found.sum() == values.size - 4
+    assert values.all()  # a copy
+    assert (without_corner(-values) == -1).all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_corner_counts_on_grids_above_the_limit_only(policy):
+    roi = RoIMap(peaked(0, 0))
+    at = policy(corner_sink_above=96)
+    assert np.array_equal(at.smoothed(roi), policy().smoothed(roi))
+    below = policy(corner_sink_above=95)
+    cleaned = without_corner(roi.probabilities())
+    assert np.array_equal(below.smoothed(roi), gaussian_blur(cleaned))
+    assert below.above(roi).sum() < at.above(roi).sum()
+    # The blur reaches back into the corner from the cell beside it.
+    assert below.smoothed(roi)[0, 0] > 0
+
+
+def test_a_corner_of_raw_scores_is_never_raised():
+    rule = BboxPolicy(relative=True, blur=False, corner_sink_above=0)
+    scores = peaked(0, 0)
+    scores[0, 1] = -20
+    found = rule.smoothed(RoIMap(scores))
+    assert found[0, 0] == 0
+    assert found[0, 1] == -20
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+def roi_with_question(threshold_cells: int) -> RoIMap:
+    question = np.full(GRID, -9.0, dtype=np.float32)
+    question.flat[:threshold_cells] = 3.0
+    return RoIMap(peaked(3, 5), question_scores=question)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_tokens_stay_where_a_token_of_the_question_asks_for_them(policy):
+    roi = roi_with_question(20)
+    plan = policy(prune_above=95).plan(roi, GEOMETRY)
+    assert plan.outcome is Outcome.OK
+    assert np.array_equal(plan.keep, roi.question_probabilities() > 0.01)
+    assert plan.keep.sum() == 20
+    assert policy(prune_above=95, prune_threshold=0.99).plan(roi, GEOMETRY).keep.sum() == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_nothing_is_pruned(policy):
+    """By default, at the limit, without scores by question, and without a crop."""
+    roi = roi_with_question(20)
+    for chosen, seen in (
+        (policy(), roi),
+        (policy(prune_above=96), roi),
+        (policy(prune_above=95), RoIMap(roi.scores)),
+        (policy(prune_above=95, threshold=0.999999), roi),
+    ):
+        assert chosen.plan(seen, GEOMETRY).keep is None
+    assert not policy().needs_question_scores((999, 999))
+    assert not policy(prune_above=96).needs_question_scores(GRID)
+    assert policy(prune_above=95).needs_question_scores(GRID)
+
+
+def test_options_survive_a_checkpoint_and_keep_their_order():
+    policy = MaskPolicy(prune_above=1024, corner_sink_above=768, min_regions=1)
+    assert MaskPolicy.from_options(policy.options()) == policy
+    assert BboxPolicy(0.3).threshold == 0.3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prune_above": -1},
+        {"prune_threshold": 0},
+        {"prune_threshold": 1},
+        {"corner_sink_above": -1},
+    ],
+)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_values_out_of_range(policy, options):
+    (name,) = options
+    with pytest.raises(ConfigError, match=name):
+        policy(**options)
+
+
+def test_a_map_checks_its_scores_by_question():
+    with pytest.raises(InputError, match=r"question scores of shape \(1, 2\)"):
+        RoIMap(peaked(0, 0), question_scores=np.zeros((1, 2)))
+    with pytest.raises(InputError, match="no scores by the tokens"):
+        RoIMap(peaked(0, 0)).question_probabilities()
+
+
+# -- the scores ----------------------------------------------------------------------------------
+
+SMALL, LARGE = tiny_picture(1, (60, 60)), tiny_picture(2, (240, 180))
+QUESTIONS = (
+    Question("what colour is the square ?", (LARGE,)),
+    Question("how many ?", (SMALL,)),
+    Question("which letter is on the left of the small circle ?", (SMALL, LARGE)),
+    Question("what is it ?", (LARGE, SMALL)),
+    Question("which word ?"),
+)
+#: Between the grids of the two pictures.
+LIMIT = 20
+
+
+@pytest.fixture(scope="module", params=[tiny_qwen2_5_vl, tiny_llava], ids=["own grids", "one grid"])
+def backbone(request):
+    if request.param is tiny_llava:
+        return tiny_llava(grid=5)
+    return tiny_qwen2_5_vl()
+
+
+@pytest.fixture(scope="module")
+def rpn(backbone):
+    return RPN.from_backbone(backbone, branch=2, n_layers=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{}, {"head": "conv"}, {"loss": "mse"}])
+def test_the_highest_score_of_any_token_behind_the_last_picture(backbone, settings):
+    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, **settings)
+    state = prefill(backbone, QUESTIONS, rpn)
+    features, readings = state.question_features(2), state.readings(rpn)
+    places = state.places(with_question=lambda grid: grid[0] * grid[1] > LIMIT)
+    found = rpn.score_after(readings, features, places).maps()
+    seen = 0
+    for place, roi in zip(places, found, strict=True):
+        if roi.question_scores is None:
+            assert place.n_tokens <= LIMIT
+            continue
+        prompt = state.prompts[place.row]
+        n_question = len(prompt) - prompt.prefix_length
+        single = [
+            rpn.score_after(
+                readings, features, [replace(place, query=place.query - back, question=None)]
+            ).maps()[0]
+            for back in range(n_question)
+        ]
+        np.testing.assert_allclose(single[0].scores, roi.scores, atol=1e-5, rtol=0)
+        highest = np.max([one.scores for one in single], axis=0)
+        np.testing.assert_allclose(roi.question_scores, highest, atol=1e-5, rtol=0)
+        assert (highest > roi.scores + 1e-6).any()
+        seen += 1
+    assert seen
+
+
+# -- the answer ----------------------------------------------------------------------------------
+
+
+def policy_for(**options) -> MaskPolicy:
+    return MaskPolicy(
+        threshold=0.5, min_regions=1, prune_above=LIMIT, prune_threshold=0.9, **options
+    )
+
+
+def recompute(backbone, question, answer, max_new_tokens):
+    """The same sequence without any cache."""
+    (prompt,) = backbone.encode([question])
+    jobs = [
+        (image, proposal.plan)
+        for image, proposal in zip(question.images, answer.proposals, strict=True)
+    ]
+    crops = tuple(
+        tuple(part for segment in segments for part in backbone.frame_crop(segment))
+        for _, segments in encode_crops(backbone, jobs)
+    )
+    prompt = prompt.pruned(tuple(plan.keep for _, plan in jobs)).with_crops(crops)
+    assert prompt.n_visual_tokens == answer.n_visual_tokens
+    (ids,) = generate(backbone, prompt_block(backbone, [prompt]), max_new_tokens=max_new_tokens)
+    return ids
+
+
+@pytest.mark.usefixtures("question_pass")
+def test_pruned_and_whole_rows_in_one_batch(backbone, rpn):
+    proposer = RPNProposer(rpn, policy_for())
+    together = answer_batch(backbone, QUESTIONS, proposer, max_new_tokens=6)
+    for question, found in zip(QUESTIONS, together, strict=True):
+        (alone,) = answer_batch(backbone, [question], proposer, max_new_tokens=6)
+        assert (found.ids, found.boxes, found.outcome) == (alone.ids, alone.boxes, alone.outcome)
+        assert found.ids == recompute(backbone, question, found, 6)
+    plans = [proposal.plan for answer in together for proposal in answer.proposals]
+    pruned = [plan.keep for plan in plans if plan.keep is not None]
+    assert pruned
+    assert any(0 < keep.sum() < keep.size for keep in pruned)
+
+
+@pytest.mark.usefixtures("question_pass")
+def test_pruning_changes_what_is_seen(backbone, rpn):
+    (question,) = QUESTIONS[:1]
+    whole = MaskPolicy(threshold=0.5, min_regions=1)
+    (pruned,) = answer_batch(backbone, [question], RPNProposer(rpn, policy_for()))
+    (kept,) = answer_batch(backbone, [question], RPNProposer(rpn, whole))
+    assert pruned.boxes == kept.boxes
+    dropped = int((~pruned.proposals[0].plan.keep).sum())
+    assert kept.n_visual_tokens - pruned.n_visual_tokens == dropped > 0
+
+
+class PictureFirst(Qwen2_5VLBackbone):
+    """Nothing comes before the picture: not a token of the prefix survives its pruning."""
+
+    def chat_text(self, question: str, n_images: int) -> str:
+        return "<|image_pad|>" * n_images + question
+
+
+@pytest.mark.usefixtures("question_pass")
+def test_a_picture_in_front_of_everything():
+    tiny = tiny_qwen2_5_vl()
+    backbone = PictureFirst(tiny.model, tiny.processor)
+    proposer = RPNProposer(RPN.from_backbone(backbone, branch=2, n_layers=2), policy_for())
+    (question,) = QUESTIONS[:1]
+    (found,) = answer_batch(backbone, [question], proposer, max_new_tokens=6)
+    assert found.proposals[0].plan.keep is not None
+    assert found.ids == recompute(backbone, question, found, 6)
+
+
+@pytest.mark.usefixtures("question_pass")
+def test_a_picture_of_which_nothing_stays(backbone, rpn):
+    """All of its own tokens dropped: the crop alone is left."""
+    policy = replace(policy_for(), prune_threshold=0.9999999)
+    (question,) = QUESTIONS[:1]
+    (found,) = answer_batch(backbone, [question], RPNProposer(rpn, policy), max_new_tokens=6)
+    assert not found.proposals[0].plan.keep.any()
+    assert found.ids == recompute(backbone, question, found, 6)

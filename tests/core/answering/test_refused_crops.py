@@ -1,0 +1,66 @@
+"""Crops and pictures that a backbone cannot encode."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdrpn_core import Outcome
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.crops.policy import Crop, CropPlan
+from sdrpn_core.errors import ImageError
+from sdrpn_llava.backbone import LlavaBackbone
+from tests.tiny import tiny_llava, tiny_picture
+
+SMALLEST = 20
+
+
+class Choosy(LlavaBackbone):
+    """Refuses small crops, like a processor with a lower limit."""
+
+    def preprocess_crop(self, image):
+        if min(image.size) < SMALLEST:
+            raise ImageError(f"{image.width}x{image.height} is too small")
+        return super().preprocess_crop(image)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    tiny = tiny_llava()
+    return Choosy(tiny.model, tiny.processor)
+
+
+def plan(*boxes):
+    return CropPlan(Outcome.OK, tuple(Crop(box, (0, 0, 2, 2)) for box in boxes))
+
+
+GOOD, BAD, WORSE = (0, 0, 40, 40), (0, 0, 40, 5), (0, 0, 3, 40)
+
+
+def test_a_refused_crop_is_left_out_and_the_others_stay(backbone):
+    picture = tiny_picture()
+    results = encode_crops(
+        backbone,
+        [(picture, plan(BAD, GOOD)), (picture, plan(BAD, WORSE)), (picture, plan(GOOD))],
+    )
+    plans, segments = zip(*results, strict=True)
+    assert [[crop.box for crop in p.crops] for p in plans] == [[GOOD], [], [GOOD]]
+    assert [len(row) for row in segments] == [1, 0, 1]
+    assert (segments[0][0].features == segments[2][0].features).all()
+    assert plans[0].outcome is Outcome.OK
+    assert plans[1].outcome is Outcome.TOO_SMALL
+    assert plans[1].reason == "the crop cannot be encoded: 3x40 is too small"
+
+
+def test_the_answer_is_then_the_plain_one(backbone):
+    class Refused(Proposer):
+        def propose(self, state):
+            return [[Proposal(plan(BAD))] for _ in state.prompts]
+
+    question = Question("what colour is the square ?", (tiny_picture(),))
+    (plain,) = answer_batch(backbone, [question], max_new_tokens=5)
+    (found,) = answer_batch(backbone, [question], Refused(), max_new_tokens=5)
+    assert (found.ids, found.n_visual_tokens) == (plain.ids, plain.n_visual_tokens)
+    assert (found.outcome, found.boxes) == (Outcome.TOO_SMALL, [])

@@ -1,0 +1,157 @@
+"""A stream of questions in batches: the answers, and their order, are those of one by one."""
+
+from __future__ import annotations
+
+import pytest
+
+import sdrpn_core
+import sdrpn_core.answering.stream
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.prefix_store import PrefixStore
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.answering.stream import answer_stream
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.runtime.buckets import padding
+from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
+
+pytestmark = pytest.mark.usefixtures("question_pass")
+
+N_NEW = 4
+SIZES = ((60, 90), (80, 60), (200, 40), (30, 30), (120, 100))
+TEXTS = ("how many ?", "what colour is the small square on the left ?", "read the sign")
+
+
+@pytest.fixture(scope="module", params=[tiny_llava, tiny_qwen2_5_vl], ids=["one grid", "own grids"])
+def backbone(request):
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def proposer(backbone):
+    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
+    return RPNProposer(rpn, BboxPolicy(threshold=0.5, max_area_fraction=0.6))
+
+
+def asked(n):
+    for index in range(n):
+        pictures = [tiny_picture(index % 7, SIZES[index % len(SIZES)])] * (index % 4 != 3)
+        yield Question(TEXTS[index % len(TEXTS)], tuple(pictures))
+
+
+@pytest.fixture(scope="module")
+def alone(backbone, proposer):
+    return [
+        answer_batch(backbone, [question], proposer, max_new_tokens=N_NEW)[0]
+        for question in asked(22)
+    ]
+
+
+def facts(found):
+    return found.ids, found.outcome, found.boxes, found.n_visual_tokens
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
+@pytest.mark.parametrize("max_padding", [0.0, 0.25])
+def test_a_stream_equals_one_by_one(backbone, proposer, alone, batch_size, max_padding):
+    found = list(
+        answer_stream(
+            backbone,
+            asked(22),
+            proposer,
+            batch_size=batch_size,
+            max_padding=max_padding,
+            store=PrefixStore(),
+            max_new_tokens=N_NEW,
+        )
+    )
+    assert [index for index, _ in found] == list(range(22))
+    for (_, one), expected in zip(found, alone, strict=True):
+        assert facts(one) == facts(expected)
+    assert {one.outcome for one in alone} >= {None, "ok"}
+    assert len({one.n_visual_tokens for one in alone}) > 2
+
+
+def test_plain_answers_stream_as_well(backbone):
+    expected = [answer_batch(backbone, [q], max_new_tokens=N_NEW)[0].ids for q in asked(9)]
+    found = answer_stream(backbone, asked(9), batch_size=4, max_new_tokens=N_NEW)
+    assert [one.ids for _, one in found] == expected
+
+
+def test_batches_are_full_and_of_one_length_as_far_as_possible(backbone, proposer, monkeypatch):
+    batches, taken, done, most_waiting = [], 0, 0, 0
+    second_look, finished = (
+        sdrpn_core.answering.stream.second_look,
+        sdrpn_core.answering.stream.finished,
+    )
+
+    def watched(backbone, rows, **options):
+        batches.append([row.lengths for row in rows])
+        return second_look(backbone, rows, **options)
+
+    def counted_answers(backbone, row):
+        nonlocal done
+        done += 1
+        return finished(backbone, row)
+
+    def counted_questions():
+        nonlocal taken, most_waiting
+        for question in asked(32):
+            taken += 1
+            most_waiting = max(most_waiting, taken - done)
+            yield question
+
+    monkeypatch.setattr(sdrpn_core.answering.stream, "second_look", watched)
+    monkeypatch.setattr(sdrpn_core.answering.stream, "finished", counted_answers)
+    questions = counted_questions()
+    answers = [a for _, a in answer_stream(backbone, questions, proposer, batch_size=4)]
+    assert len(answers) == done == 32
+    # Those of a first look that found nothing take no second one.
+    assert sum(map(len, batches)) == sum("roi_prefill" in one.seconds for one in answers) > 16
+    assert all(len(batch) <= 4 and padding(batch) <= 0.2 for batch in batches)
+    assert max(map(len, batches)) == 4
+    assert len(batches) < 16  # more than two questions a batch
+    assert most_waiting <= 3 * 4
+
+
+@pytest.mark.parametrize(
+    "bad", [Question(" ", (tiny_picture(0),)), Question("<image> <|image_pad|>")]
+)
+def test_a_bad_question_is_named_or_left_out(backbone, proposer, bad):
+    questions = [*asked(3), bad, *asked(2)]
+    stream = answer_stream(backbone, questions, proposer, batch_size=4, max_new_tokens=1)
+    with pytest.raises(InputError, match="question 3: "):
+        list(stream)
+    errors = []
+    stream = answer_stream(
+        backbone,
+        questions,
+        proposer,
+        batch_size=4,
+        max_new_tokens=1,
+        on_error=lambda index, error: errors.append((index, type(error))),
+    )
+    assert [index for index, _ in stream] == [0, 1, 2, 4, 5]
+    assert errors == [(3, InputError)]
+
+
+def test_an_answer_beyond_the_context_is_one_bad_question():
+    small = tiny_llava(max_position_embeddings=80)
+    questions = [Question("how many ?", (tiny_picture(0),)), Question("how " * 90)]
+    errors = []
+    found = answer_stream(
+        small, questions, max_new_tokens=2, on_error=lambda index, error: errors.append(str(error))
+    )
+    assert [index for index, _ in found] == [0]
+    assert "exceeds the context of 80" in errors[0]
+
+
+def test_bad_settings_are_refused_at_once(backbone):
+    with pytest.raises(ConfigError, match="batch size"):
+        answer_stream(backbone, [], batch_size=0)
+    with pytest.raises(ConfigError, match="max_padding"):
+        sdrpn_core.answer_stream(backbone, [], max_padding=1.0)
+    assert list(answer_stream(backbone, [])) == []

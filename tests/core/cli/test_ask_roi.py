@@ -1,0 +1,200 @@
+"""``ask`` and ``roi`` end to end on a tiny model, and what they say to bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sdrpn_core import RPN, load_backbone, open_image
+from sdrpn_core.answering.answer import answer
+from sdrpn_core.cli.main import app
+from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
+
+QUESTION = "which colour is the circle ?"
+POLICY = {"threshold": 0.5, "max_crops": 9, "max_area_fraction": 1.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A backbone, its RPN, an RPN of another backbone, and pictures, as files."""
+    root = tmp_path_factory.mktemp("ask")
+    write_tiny_llava(root / "model", grid=8)
+    for name, backbone in (("rpn", tiny_llava(grid=8)), ("other", tiny_llava(seed=1, grid=8))):
+        rpn = RPN.from_backbone(backbone, branch=3, n_layers=2, policy_options=POLICY)
+        rpn.save_pretrained(root / name)
+    tiny_picture(1).save(root / "a.png")
+    tiny_picture(2, (60, 200)).save(root / "b.png")
+    (root / "empty.png").write_bytes(b"")
+    (root / "text.png").write_text("no picture")
+    (root / "cut.png").write_bytes((root / "a.png").read_bytes()[:-30])
+    return root
+
+
+def picture_size(path):
+    with Image.open(path, formats=["PNG"]) as picture:
+        return picture.size
+
+
+def run(folder, *words):
+    return CliRunner().invoke(app, [str(word).format(f=folder) for word in words])
+
+
+def ask(folder, *words, rpn="{f}/rpn"):
+    given = ["--rpn", rpn] if rpn else []
+    return run(
+        folder, "ask", "{f}/model", "{f}/a.png", QUESTION, "--max-new-tokens", 5, *given, *words
+    )
+
+
+def loaded(folder):
+    backbone = load_backbone(folder / "model")
+    return backbone, RPN.from_pretrained(folder / "rpn", backbone=backbone)
+
+
+def test_ask_prints_the_answer_alone_on_stdout_and_what_led_to_it_on_stderr(folder):
+    result = ask(folder)
+    backbone, rpn = loaded(folder)
+    expected = answer(backbone, folder / "a.png", QUESTION, rpn=rpn, max_new_tokens=5)
+    assert result.exit_code == 0
+    assert result.stdout == expected.text + "\n"
+    assert expected.boxes, "the example must have crops to print"
+    for box in expected.boxes:
+        assert str(list(box)) in result.stderr
+    assert f"visual tokens: {expected.n_visual_tokens}" in result.stderr
+    assert "outcome:       ok" in result.stderr
+
+
+def test_ask_without_an_rpn_gives_the_plain_answer_and_says_so(folder):
+    result = ask(folder, rpn=None)
+    backbone, _ = loaded(folder)
+    plain = answer(backbone, folder / "a.png", QUESTION, max_new_tokens=5)
+    assert result.stdout == plain.text + "\n"
+    assert "plain answer, no region was looked for (no --rpn)" in result.stderr
+
+
+def test_ask_json_about_several_pictures(folder, tmp_path):
+    result = ask(folder, "-i", "{f}/b.png", "--json", "--save-overlay", tmp_path / "o.png")
+    facts = json.loads(result.stdout)
+    backbone, rpn = loaded(folder)
+    paths = [folder / "a.png", folder / "b.png"]
+    expected = answer(backbone, paths, QUESTION, rpn=rpn, max_new_tokens=5)
+    assert facts["answer"] == expected.text
+    assert len(facts["pictures"]) == 2
+    boxes = [tuple(crop["box"]) for picture in facts["pictures"] for crop in picture["crops"]]
+    assert boxes == expected.boxes
+    assert facts["visual_tokens"] == expected.n_visual_tokens
+    assert facts["overlays"] == [str(tmp_path / "o-1.png"), str(tmp_path / "o-2.png")]
+    for path in facts["overlays"]:
+        assert picture_size(path) > (400, 400)
+
+
+def test_stream_prints_the_same_answer(folder):
+    assert ask(folder, "--stream").stdout.strip() == ask(folder).stdout.strip()
+
+
+def test_threshold_and_policy_change_what_is_cropped(folder):
+    none = json.loads(ask(folder, "--threshold", 0.9999, "--json").stdout)
+    assert (none["outcome"], none["visual_tokens"]) == ("no_roi", 64)
+    masked = ask(folder, "--policy", "mask", "--policy-option", "min_regions=1", "--json")
+    assert len(json.loads(masked.stdout)["pictures"][0]["crops"]) == 1
+
+
+def test_roi_is_the_map_of_the_answer(folder, tmp_path):
+    result = run(
+        folder, "roi", "{f}/model", "{f}/a.png", QUESTION, "--rpn", "{f}/rpn", "--json",
+        "--npy", tmp_path / "m.npy", "--save", tmp_path / "h.png",
+    )  # fmt: skip
+    facts = json.loads(result.stdout)["pictures"][0]
+    backbone, rpn = loaded(folder)
+    expected = answer(backbone, folder / "a.png", QUESTION, rpn=rpn, max_new_tokens=1)
+    (proposal,) = expected.proposals
+    np.testing.assert_allclose(facts["scores"], proposal.roi.scores, atol=1e-4)
+    np.testing.assert_array_equal(np.load(tmp_path / "m.npy"), np.float32(facts["scores"]))
+    assert [tuple(crop["box"]) for crop in facts["crops"]] == expected.boxes
+    assert facts["geometry"]["source_size"] == list(open_image(folder / "a.png").size)
+    assert picture_size(tmp_path / "h.png") > (400, 400)
+
+
+def test_roi_draws_the_map_with_characters(folder):
+    words = ("roi", "{f}/model", "{f}/a.png", QUESTION, "-i", "{f}/b.png", "--rpn", "{f}/rpn")
+    lines = run(folder, *words).stdout.splitlines()
+    assert lines[0] == "picture 1:"
+    assert max(map(len, lines[1:9])) <= 16
+    assert any("@@" in line for line in lines[1:9])
+
+
+ASK, ROI = ("ask", "{f}/model"), ("roi", "{f}/model")
+RPN_OPTION = ("--rpn", "{f}/rpn")
+BAD = {
+    "missing picture": ((*ASK, "{f}/none.png", QUESTION), "none.png"),
+    "zero bytes": ((*ASK, "{f}/empty.png", QUESTION), "zero bytes"),
+    "not a picture": ((*ROI, "{f}/text.png", QUESTION, *RPN_OPTION), "text.png"),
+    "truncated": ((*ASK, "{f}/cut.png", QUESTION), "cut.png"),
+    "second picture": ((*ASK, "{f}/a.png", QUESTION, "-i", "{f}/empty.png"), "empty.png"),
+    "empty question": ((*ASK, "{f}/a.png", "  "), "the question is empty"),
+    "placeholder": ((*ASK, "{f}/a.png", "what <image> ?"), "must not contain '<image>'"),
+    "no model": (("ask", "{f}/nothing", "{f}/a.png", QUESTION), "cannot load the model"),
+    "other backbone": (
+        (*ASK, "{f}/a.png", QUESTION, "--rpn", "{f}/other"),
+        "belongs to another backbone",
+    ),
+    "roi, other backbone": (
+        (*ROI, "{f}/a.png", QUESTION, "--rpn", "{f}/other"),
+        "belongs to another backbone",
+    ),
+    "no rpn folder": ((*ASK, "{f}/a.png", QUESTION, "--rpn", "{f}/nothing"), "no such RPN folder"),
+    "policy": (
+        (*ASK, "{f}/a.png", QUESTION, *RPN_OPTION, "--policy", "bbx"),
+        "did you mean 'bbox'?",
+    ),
+    "policy option": (
+        (*ASK, "{f}/a.png", QUESTION, *RPN_OPTION, "--policy-option", "treshold=0.1"),
+        "did you mean 'threshold'?",
+    ),
+    "policy option form": (
+        (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, "--policy-option", "threshold"),
+        "write KEY=VALUE",
+    ),
+    "policy option twice": (
+        (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, *2 * ("--policy-option", "threshold=0.1")),
+        "given twice",
+    ),
+    "threshold": (
+        (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, "--threshold", "-0.1"),
+        "between 0 and 1",
+    ),
+    "policy without rpn": ((*ASK, "{f}/a.png", QUESTION, "--threshold", "0.2"), "give --rpn"),
+    "stream and json": ((*ASK, "{f}/a.png", QUESTION, "--stream", "--json"), "exclude each other"),
+    "overlay format": (
+        (*ASK, "{f}/a.png", QUESTION, "--save-overlay", "{f}/o.xyz"),
+        "cannot write .xyz pictures",
+    ),
+    "overlay folder": (
+        (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, "--save", "{f}/no/o.png"),
+        "no such folder",
+    ),
+    "scores format": (
+        (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, "--npy", "{f}/o.txt"),
+        "written as .npy",
+    ),
+    "dtype": ((*ASK, "{f}/a.png", QUESTION, "--dtype", "float31"), "unknown dtype 'float31'"),
+    "context": (
+        (*ASK, "{f}/a.png", QUESTION, "--max-new-tokens", 600),
+        "exceeds the context of 512 tokens",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line(folder, words, message):
+    result = run(folder, *words)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in result.stderr

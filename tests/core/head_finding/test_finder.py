@@ -1,0 +1,394 @@
+"""Finding heads: measures as from stock attention, planted heads found, and nothing but them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import sdrpn_core.head_finding.finder as finder
+from sdrpn_core import find_heads
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.recipe_file import RecipeFile
+from sdrpn_core.data.record import Record
+from sdrpn_core.errors import AttentionError, ConfigError, InputError
+from sdrpn_core.head_finding.figure import draw_head_map
+from sdrpn_core.head_finding.measures import box_auc, pointing
+from sdrpn_core.runtime.generation import prompt_block
+from tests.tiny import tiny_llava, tiny_picture
+
+GRID = (6, 6)
+N_CELLS = 36
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+SIDE = 84
+SIZES = {"batch_size": 8, "max_new_tokens": 4, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_llava(grid=GRID[0])
+
+
+def boxed_records(n: int, seed: int = 0, response: str | None = "red dot yes") -> list[Record]:
+    """Square pictures, each with a box over two cells of the 6 x 6 grid."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for index in range(n):
+        x, y = (14 * int(place) for place in rng.integers(0, (5, 6)))
+        records.append(
+            Record(
+                f"r{index}",
+                tiny_picture(index, (SIDE, SIDE)),
+                "what colour is the dot?",
+                response=response,
+                boxes=((x, y, x + 28, y + 14),),
+            )
+        )
+    return records
+
+
+def inside_of(record: Record) -> np.ndarray:
+    inside = np.zeros(GRID, dtype=bool)
+    for x0, y0, x1, y1 in record.boxes:
+        inside[y0 // 14 : y1 // 14, x0 // 14 : x1 // 14] = True
+    return inside.ravel()
+
+
+# -- measures from the real model ----------------------------------------------------------------
+
+
+def stock_maps(records: list[Record], n_rows: int | None) -> np.ndarray:
+    """``(samples, layers, heads, cells)`` from transformers' own eager attention, one by one."""
+    eager = tiny_llava(grid=GRID[0], attn_implementation="eager")
+    eager.model.generation_config.eos_token_id = None
+    maps = []
+    for record in records:
+        ids = () if record.response is None else eager.tokenize_response(record.response)
+        (prompt,) = eager.encode([Question.about(record.image, record.question)])
+        if ids:
+            prompt = prompt.with_response(ids)
+        block = prompt_block(eager, [prompt])
+        ((start, stop),) = prompt.image_spans
+        with torch.no_grad():
+            if record.response is None:
+                output = eager.model.generate(
+                    inputs_embeds=block.embeds,
+                    attention_mask=block.mask,
+                    max_new_tokens=SIZES["max_new_tokens"],
+                    output_attentions=True,
+                    return_dict_in_generate=True,
+                )
+                steps = output.attentions[1:]
+                first = [torch.stack(step)[:, 0, :, 0, :stop] for step in steps]
+                rows = torch.stack(first, dim=2)
+            else:
+                stacked = torch.stack(
+                    eager.decoder(inputs_embeds=block.embeds, output_attentions=True).attentions
+                )
+                rows = stacked[:, 0, :, -len(ids) :]
+        maps.append(rows[:, :, :n_rows, start:stop].mean(dim=2).numpy())
+    return np.stack(maps)
+
+
+@pytest.mark.parametrize("response", [None, "red dot yes"], ids=["own", "given"])
+def test_the_table_is_that_of_maps_stored_by_stock_eager_attention(backbone, response):
+    backbone.model.generation_config.eos_token_id = None
+    records = boxed_records(6, response=response)
+    report = find_heads(backbone, records, **{**SIZES, "batch_size": 4})
+    backbone.model.generation_config.eos_token_id = 2
+    maps = stock_maps(records, report.recipe.response_rows)
+    inside = [inside_of(record) for record in records]
+    shares = maps / maps.sum(-1, keepdims=True)
+    assert report.n == 6
+    table = report.table
+    hits = np.mean([pointing(m, i) for m, i in zip(maps, inside, strict=True)], axis=0)
+    areas = np.mean([box_auc(m, i) for m, i in zip(maps, inside, strict=True)], axis=0)
+    np.testing.assert_allclose(table.pointing, hits, **CLOSE)
+    np.testing.assert_allclose(table.auc, areas, **CLOSE)
+    np.testing.assert_allclose(table.mass, maps.sum(-1).mean(0), **CLOSE)
+    np.testing.assert_allclose(table.peak, shares.max(-1).mean(0), **CLOSE)
+    np.testing.assert_allclose(table.sink, shares.mean(0).max(-1), **CLOSE)
+    assert report.chance == pytest.approx(2 / N_CELLS)
+
+
+def test_batches_and_mixed_responses_change_nothing(backbone):
+    own, answered = boxed_records(5, response=None), boxed_records(5)
+    records = [(own if i % 2 else answered)[i] for i in range(5)]
+    one, several = (find_heads(backbone, records, **{**SIZES, "batch_size": n}) for n in (1, 3))
+    assert one.recipe == several.recipe
+    np.testing.assert_allclose(one.table.auc, several.table.auc, **CLOSE)
+    np.testing.assert_allclose(one.table.mass, several.table.mass, **CLOSE)
+
+
+def test_the_model_is_asked_as_the_recipe_says(backbone):
+    template = "read the sign near {question}"
+    asked = [
+        replace(record, question=template.replace("{question}", record.question))
+        for record in boxed_records(4, response=None)
+    ]
+    options = {"question_template": template, "foreground": 0.3}
+    found = find_heads(backbone, boxed_records(4, response=None), recipe_options=options, **SIZES)
+    np.testing.assert_allclose(found.table.mass, find_heads(backbone, asked, **SIZES).table.mass)
+    assert (found.recipe.question_template, found.recipe.foreground) == (template, 0.3)
+
+
+# -- planted heads -------------------------------------------------------------------------------
+
+
+class Planted:
+    """Attention by rule instead of the model's: noise, but for the heads that a rule is given for.
+
+    A rule turns a sample's number, its box cells and noise into ``(response tokens, cells)`` rows.
+    Samples are told apart by their order, which is the same in every pass.
+    """
+
+    n_tokens = 3
+
+    def __init__(self, records, rules, n_heads=4, seed=0):
+        self.targets = [inside_of(record) for record in records]
+        self.rules = rules
+        self.n_heads = n_heads
+        self.seed = seed
+        self.place = 0
+
+    def stream(self, backbone, prompts, heads, visit):
+        places = [(self.place + i) % len(self.targets) for i in range(len(prompts))]
+        self.place += len(prompts)
+        for layer, chosen in sorted(heads.items()):
+            chosen = range(self.n_heads) if chosen is None else chosen
+            rows = [[self.rows(place, layer, head) for head in chosen] for place in places]
+            visit(layer, [torch.from_numpy(np.stack(own)) for own in rows])
+
+    def rows(self, place, layer, head):
+        rng = np.random.default_rng((self.seed, place, layer, head))
+        noise = rng.dirichlet(np.ones(N_CELLS), self.n_tokens) * 0.5
+        rule = self.rules.get((layer, head), nothing)
+        return rule(place, self.targets[place], noise).astype(np.float32)
+
+
+@pytest.fixture
+def plant(monkeypatch, backbone):
+    """A function that plants heads and finds them."""
+
+    def find(rules, n=60, seed=0, **options):
+        records = boxed_records(n, seed)
+        planted = Planted(records, rules, seed=seed)
+        monkeypatch.setattr(finder, "stream_given_responses", planted.stream)
+        return find_heads(backbone, records, **{**SIZES, "batch_size": 20, **options})
+
+    return find
+
+
+def nothing(place, inside, noise):
+    return noise
+
+
+def looks(every: int = 1, of: int = 1, tokens: slice = slice(None), mass: float = 0.4):
+    """Looks at the box in the samples whose number has a remainder below ``every`` by ``of``."""
+
+    def rule(place, inside, noise):
+        if place // 2 % of < every:
+            noise = noise.copy()
+            noise[tokens] = noise[tokens] * 0.2 + mass * inside / inside.sum()
+        return noise
+
+    return rule
+
+
+def drained(rule, cell: int, mass: float):
+    """The same, but with more attention on one cell."""
+
+    def spoilt(place, inside, noise):
+        rows = rule(place, inside, noise).copy()
+        rows[:, cell] += mass
+        return rows
+
+    return spoilt
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_exactly_the_planted_head_is_found(plant, seed):
+    report = plant({(3, 2): looks()}, seed=seed)
+    assert report.recipe.grounding == {3: (2,)}
+    assert report.recipe.sink == {}
+    assert report.recipe.response_rows is None
+    assert (report.branch, report.n_layers) == (4, 2)
+    assert report.better_than_chance
+    best = report.scores[0]
+    assert (best.layer, best.head, best.pointing) == (3, 2, 1.0)
+    assert report.joint.pointing == report.joint.usable == report.joint.precision == 1.0
+    assert report.joint.n == 30
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_heads_that_complete_each_other_are_found_together(plant, seed):
+    def others(place, inside, noise):
+        return looks()(place, inside, noise) if place // 2 % 2 else noise
+
+    rules = {(1, 0): looks(1, 2), (2, 3): others}
+    report = plant(rules, seed=seed)
+    assert report.recipe.grounding == {1: (0,), 2: (3,)}
+    assert report.joint.pointing == 1.0
+    assert (report.branch, report.n_layers) == (3, 3)
+
+
+def test_a_set_is_no_larger_than_wished(plant):
+    def others(place, inside, noise):
+        return looks()(place, inside, noise) if place // 2 % 2 else noise
+
+    report = plant({(1, 0): looks(1, 2), (2, 3): others}, max_heads=1)
+    assert sum(map(len, report.recipe.grounding.values())) == 1
+
+
+def test_only_the_first_rows_count_where_the_others_look_elsewhere(plant):
+    def wanders(place, inside, noise):
+        rows = looks(tokens=slice(0, 1))(place, inside, noise).copy()
+        rows[1:, (place * 5) % N_CELLS] += 1.0
+        return rows
+
+    report = plant({(2, 1): wanders})
+    assert report.recipe.response_rows == 1
+    assert report.recipe.grounding == {2: (1,)}
+    assert report.joint.pointing == 1.0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_sink_that_hides_the_box_is_found_and_dropped(plant, seed):
+    rules = {(2, 1): drained(looks(), 35, 0.6), (0, 3): drained(nothing, 35, 2.0)}
+    report = plant(rules, seed=seed)
+    assert report.recipe.grounding == {2: (1,)}
+    assert report.recipe.sink == {0: (3,)}
+    assert report.recipe.sink_threshold in (0.1, 0.3)  # noise stays below, the sink is above
+    assert report.joint.pointing > 0.95
+    assert report.table.sink[0, 3] > 0.7
+    assert report.table.sink[2, 1] > 0.4
+
+
+def test_a_sink_that_does_no_harm_is_left_alone(plant):
+    report = plant({(2, 1): looks(), (0, 3): drained(nothing, 35, 2.0)})
+    assert report.table.sink[0, 3] > 0.7
+    assert report.recipe.sink == {}
+
+
+def test_the_branch_is_behind_the_last_layer_that_is_needed_and_leaves_room(plant):
+    late = plant({(5, 2): looks()})
+    assert (late.branch, late.n_layers) == (5, 1)
+    first = plant({(0, 2): looks()})
+    assert (first.branch, first.n_layers) == (1, 3)
+
+
+def test_noise_is_told_from_heads(plant):
+    chances = [plant({}, seed=seed).better_than_chance for seed in range(4)]
+    assert chances.count(True) <= 1
+
+
+def test_the_same_heads_on_other_samples(plant):
+    rules = {(1, 0): looks(3, 4), (3, 3): looks(4, 5, mass=0.3)}
+    found = {json.dumps(plant(rules, n=80, seed=s).recipe.to_dict()["grounding"]) for s in range(3)}
+    assert len(found) == 1
+
+
+# -- what it writes ------------------------------------------------------------------------------
+
+
+def test_the_recipe_file_holds_what_was_found_and_how(plant, backbone, tmp_path):
+    report = plant({(3, 2): looks()}, seed=1)
+    report.save(tmp_path / "recipe.json")
+    found = RecipeFile.from_json((tmp_path / "recipe.json").read_text())
+    found.check_fits(backbone)
+    assert (found.recipe, found.branch, found.n_layers) == (report.recipe, 4, 2)
+    assert found.backbone["name"] == "tiny-llava-0"
+    scores = found.provenance["scores"]
+    assert (scores["n"], scores["joint"]["pointing"]) == (60, 1.0)
+    assert [(head["layer"], head["head"], head["role"]) for head in scores["heads"]] == [
+        (3, 2, "grounding")
+    ]
+    assert found.provenance["data"]["n"] == 60
+    assert set(found.provenance["versions"]) == {"sdrpn", "torch", "transformers"}
+
+
+def test_the_map_is_drawn(plant, tmp_path):
+    from PIL import Image
+
+    report = plant({(2, 1): drained(looks(), 35, 0.6), (0, 3): drained(nothing, 35, 2.0)})
+    draw_head_map(report, tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
+    assert {(34, 211, 238), (74, 222, 128)} <= colours  # a grounding head and a sink are marked
+    assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+def test_records_without_boxes_are_named(backbone):
+    records = [
+        replace(record, boxes=None if i in (1, 3) else record.boxes)
+        for i, record in enumerate(boxed_records(5))
+    ]
+    with pytest.raises(InputError, match="records: no boxes in record 'r1', 'r3': finding heads"):
+        find_heads(backbone, records, **SIZES)
+    bare = [replace(record, boxes=()) for record in boxed_records(9)]
+    with pytest.raises(InputError, match="'r0', 'r1', 'r2', 'r3', 'r4' and 4 more"):
+        find_heads(backbone, bare, **SIZES)
+
+
+def test_records_without_picture_or_question_are_named(backbone):
+    first, *rest = boxed_records(5)
+    for broken, message in (
+        (replace(first, image=None), "'r0': the question comes without a picture"),
+        (replace(first, question=" "), "'r0': the question is empty"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_heads(backbone, [broken, *rest], **SIZES)
+
+
+def test_records_that_cannot_be_measured_are_skipped_with_a_reason(backbone, tmp_path):
+    records = boxed_records(8)
+    records[1] = replace(records[1], image=tmp_path / "missing.png")
+    records[2] = replace(records[2], boxes=((200, 200, 220, 220),))
+    records[4] = replace(records[4], boxes=((0, 0, SIDE, SIDE),))
+    records[5] = replace(records[5], response="")
+    report = find_heads(backbone, records, **{**SIZES, "batch_size": 3})
+    assert report.n == 4
+    reasons = {record.id: record.reason for record in report.skipped}
+    assert set(reasons) == {"r1", "r2", "r4", "r5"}
+    assert "missing.png" in reasons["r1"]
+    assert "[200, 200, 220, 220] lies outside the picture of 84 x 84" in reasons["r2"]
+    assert "every cell" in reasons["r4"]
+    assert "no token" in reasons["r5"]
+
+
+def test_too_few_usable_records_say_why(backbone):
+    records = [replace(record, boxes=((90, 90, 99, 99),)) for record in boxed_records(5)]
+    with pytest.raises(InputError, match=r"0 of 5 records can be used.*'r0': box .* lies outside"):
+        find_heads(backbone, records, **SIZES)
+    with pytest.raises(InputError, match=r"3 of 3 records can be used.*at least 4"):
+        find_heads(backbone, boxed_records(3), **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be 1 or more"),
+        ({"max_heads": 0}, "max_heads must be 1 or more"),
+        ({"max_new_tokens": 1}, "the last token is never read"),
+        ({"recipe_options": {"sink": {}}}, "recipe option sink cannot be given"),
+        ({"recipe_options": {"colour": 1}}, "unknown field colour"),
+        ({"recipe_options": {"foreground": 2}}, "needs 0 < background"),
+    ],
+)
+def test_bad_options_are_refused(backbone, options, message):
+    with pytest.raises(ConfigError, match=message):
+        find_heads(backbone, boxed_records(4), **{**SIZES, **options})
+
+
+def test_broken_attention_is_an_error_that_names_the_layer(backbone):
+    broken = tiny_llava(grid=GRID[0])
+    with torch.no_grad():
+        broken.layers[2].self_attn.q_proj.weight.fill_(float("nan"))
+    with pytest.raises(AttentionError, match="attention of layer 2 is NaN"):
+        find_heads(broken, boxed_records(4), **SIZES)

@@ -1,0 +1,305 @@
+"""The tap's rows are those of stock eager attention, under every implementation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.errors import AttentionError, ConfigError
+from sdrpn_core.runtime.compat import cache_argument
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.taps.attention_tap import AttentionTap
+from tests.tiny import tiny_llava, tiny_picture
+
+N_LAYERS, N_HEADS = 6, 4
+#: float32, several layers deep, another order of summation.
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+ALL_LAYERS = dict.fromkeys(range(N_LAYERS))
+QUESTIONS = (
+    Question("what colour is the square ?", (tiny_picture(0),)),
+    Question("how many ?", (tiny_picture(1), tiny_picture(2, (30, 80)))),
+)
+
+
+@pytest.fixture(scope="module", params=[4, 2], ids=["mha", "gqa"])
+def kv_heads(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def eager(kv_heads):
+    return tiny_llava(attn_implementation="eager", num_key_value_heads=kv_heads)
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def backbone(request, kv_heads):
+    return tiny_llava(attn_implementation=request.param, num_key_value_heads=kv_heads)
+
+
+def inputs_of(backbone):
+    block = prompt_block(backbone, backbone.encode(QUESTIONS))
+    return {
+        "inputs_embeds": block.embeds,
+        "attention_mask": block.mask,
+        "position_ids": block.positions,
+    }
+
+
+@pytest.fixture(scope="module")
+def inputs(backbone):
+    return inputs_of(backbone)
+
+
+@pytest.fixture(scope="module")
+def stock(eager):
+    """Per layer ``(batch, heads, queries, keys)`` from transformers itself."""
+    with torch.no_grad():
+        return eager.decoder(**inputs_of(eager), output_attentions=True).attentions
+
+
+def real_rows(rows: torch.Tensor, inputs) -> torch.Tensor:
+    """Rows of tokens; those of padding mean nothing."""
+    return rows.transpose(1, 2)[inputs["attention_mask"][:, -rows.shape[2] :].bool()]
+
+
+def assert_rows_equal(found: torch.Tensor, expected: torch.Tensor, inputs) -> None:
+    assert found.dtype == torch.float32
+    assert found.shape == expected.shape
+    torch.testing.assert_close(real_rows(found, inputs), real_rows(expected, inputs), **CLOSE)
+
+
+@torch.no_grad()
+def test_all_rows_of_all_heads_in_all_layers(backbone, inputs, stock):
+    with AttentionTap(backbone.decoder, ALL_LAYERS) as tap:
+        backbone.decoder(**inputs)
+    for layer in range(N_LAYERS):
+        assert_rows_equal(tap.weights(layer), stock[layer], inputs)
+
+
+@torch.no_grad()
+def test_rows_that_are_consumed_are_not_kept(backbone, inputs):
+    with AttentionTap(backbone.decoder, ALL_LAYERS, queries=slice(-3, None)) as kept:
+        backbone.decoder(**inputs)
+    seen = []
+    with AttentionTap(
+        backbone.decoder,
+        ALL_LAYERS,
+        queries=slice(-3, None),
+        consume=lambda layer, rows: seen.append((layer, rows)),
+    ) as tap:
+        backbone.decoder(**inputs)
+    assert tap.rows == {}
+    assert [layer for layer, _ in seen] == list(range(N_LAYERS))
+    for layer, rows in seen:
+        assert torch.equal(rows.weights, kept.weights(layer))
+        assert rows.queries == kept.rows[layer][0].queries
+
+
+@torch.no_grad()
+def test_chosen_heads_come_in_the_order_asked_for(backbone, inputs, stock):
+    with AttentionTap(backbone.decoder, {3: (2, 0), 5: (1,)}) as tap:
+        backbone.decoder(**inputs)
+    assert_rows_equal(tap.weights(3), stock[3][:, [2, 0]], inputs)
+    assert_rows_equal(tap.weights(5), stock[5][:, [1]], inputs)
+    assert set(tap.rows) == {3, 5}
+
+
+@pytest.mark.parametrize("queries", [slice(-4, None), slice(5, 9), slice(None, 7), slice(-1, None)])
+@torch.no_grad()
+def test_chosen_queries(backbone, inputs, stock, queries):
+    with AttentionTap(backbone.decoder, {2: None}, queries=queries) as tap:
+        backbone.decoder(**inputs)
+    expected = stock[2][:, :, queries]
+    mask = inputs["attention_mask"][:, queries].bool()
+    found = tap.weights(2)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found.transpose(1, 2)[mask], expected.transpose(1, 2)[mask], **CLOSE)
+    first, last, _ = queries.indices(stock[2].shape[2])
+    assert tap.rows[2][0].queries == (first, last)
+
+
+@torch.no_grad()
+def test_chosen_keys_are_columns_of_the_full_softmax(backbone, inputs, stock):
+    last = slice(-3, None)
+    shared = torch.tensor([40, 3, 41])
+    with AttentionTap(backbone.decoder, {4: (1, 3)}, queries=last, keys=shared) as tap:
+        backbone.decoder(**inputs)
+    expected = stock[4][:, [1, 3], last]
+    torch.testing.assert_close(tap.weights(4), expected[..., shared], **CLOSE)
+    per_row = torch.tensor([[40, 41], [7, 50]])
+    with AttentionTap(backbone.decoder, {4: (1, 3)}, queries=last, keys=per_row) as tap:
+        backbone.decoder(**inputs)
+    for row, columns in enumerate(per_row):
+        torch.testing.assert_close(tap.weights(4)[row], expected[row][..., columns], **CLOSE)
+
+
+@torch.no_grad()
+def test_rows_of_the_tokens_fed_back_inside_generate(backbone, eager, inputs):
+    length, n_new = inputs["attention_mask"].shape[1], 5
+    options = {"max_new_tokens": n_new, "min_new_tokens": n_new, "do_sample": False}
+    reference = eager.model.generate(
+        **inputs_of(eager), **options, output_attentions=True, return_dict_in_generate=True
+    )
+    with AttentionTap(backbone.decoder, {1: None, 4: (2,)}, queries=slice(length, None)) as tap:
+        ids = backbone.model.generate(**inputs, **options)
+    assert torch.equal(ids, reference.sequences)
+    assert len(tap.rows[1]) == n_new - 1  # the last token is not fed back
+    fed_back = zip(tap.rows[1], tap.rows[4], reference.attentions[1:], strict=True)
+    for step, (every_head, one_head, attentions) in enumerate(fed_back):
+        assert every_head.queries == (length + step, length + step + 1)
+        torch.testing.assert_close(every_head.weights, attentions[1], **CLOSE)
+        torch.testing.assert_close(one_head.weights, attentions[4][:, [2]], **CLOSE)
+
+
+@torch.no_grad()
+def test_a_pass_in_chunks_on_a_cache_gives_the_rows_of_one_pass(backbone, inputs, stock):
+    length = inputs["attention_mask"].shape[1]
+    cache, cut = DynamicCache(config=backbone.text_config), 30
+    with AttentionTap(backbone.decoder, {2: (0, 3)}, queries=slice(25, 40)) as tap:
+        for start, stop in ((0, cut), (cut, length)):
+            backbone.decoder(
+                inputs_embeds=inputs["inputs_embeds"][:, start:stop],
+                attention_mask=inputs["attention_mask"][:, :stop],
+                position_ids=inputs["position_ids"][:, start:stop],
+                **cache_argument(cache),
+                use_cache=True,
+            )
+    assert [rows.queries for rows in tap.rows[2]] == [(25, 30), (30, 40)]
+    for rows in tap.rows[2]:
+        first, last = rows.queries
+        expected = stock[2][:, [0, 3], first:last, : rows.weights.shape[3]]
+        mask = inputs["attention_mask"][:, first:last].bool()
+        torch.testing.assert_close(
+            rows.weights.transpose(1, 2)[mask],
+            expected.transpose(1, 2)[mask],
+            **CLOSE,
+        )
+
+
+@torch.no_grad()
+def test_outputs_are_unchanged_bit_for_bit_while_tapped(backbone, inputs):
+    before = backbone.decoder(**inputs).last_hidden_state
+    with AttentionTap(backbone.decoder, ALL_LAYERS):
+        during = backbone.decoder(**inputs).last_hidden_state
+    after = backbone.decoder(**inputs).last_hidden_state
+    assert torch.equal(during, before)
+    assert torch.equal(after, before)
+
+
+def implementations(backbone) -> list[str]:
+    configs = [backbone.model.config, backbone.text_config, backbone.model.config.vision_config]
+    return [config._attn_implementation for config in configs]
+
+
+def test_the_implementation_is_restored(backbone):
+    before = implementations(backbone)
+    with AttentionTap(backbone.decoder, {0: None}):
+        during = implementations(backbone)
+    assert during != before
+    assert during[2] == before[2]  # the vision encoder is left alone
+    assert implementations(backbone) == before
+
+
+def test_the_implementation_is_restored_when_the_block_raises(backbone):
+    before = implementations(backbone)
+    with pytest.raises(KeyError), AttentionTap(backbone.decoder, {0: None}):
+        raise KeyError
+    assert implementations(backbone) == before
+
+
+@torch.no_grad()
+def test_the_same_layers_can_be_tapped_again(backbone, inputs):
+    for _ in range(2):
+        with AttentionTap(backbone.decoder, {0: None}) as tap:
+            backbone.decoder(**inputs)
+        assert len(tap.rows[0]) == 1
+
+
+@torch.no_grad()
+def test_taps_on_different_layers_nest(backbone, inputs, stock):
+    before = implementations(backbone)
+    with AttentionTap(backbone.decoder, {1: None}) as outer:
+        with AttentionTap(backbone.decoder, {2: None}) as inner:
+            backbone.decoder(**inputs)
+        backbone.decoder(**inputs)
+    assert implementations(backbone) == before
+    assert (len(outer.rows[1]), len(inner.rows[2])) == (2, 1)
+    assert set(outer.rows) == {1}
+    assert_rows_equal(outer.rows[1][1].weights, stock[1], inputs)
+    assert_rows_equal(inner.weights(2), stock[2], inputs)
+
+
+def test_one_layer_is_not_tapped_twice_at_once(backbone):
+    tapped_twice = pytest.raises(RuntimeError, match=r"layers \[1\] are being tapped already")
+    with AttentionTap(backbone.decoder, {1: None}), tapped_twice:
+        AttentionTap(backbone.decoder, {1: (0,)}).__enter__()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@torch.no_grad()
+def test_broken_attention_names_its_layer(backbone, inputs, value):
+    broken = inputs["inputs_embeds"].clone()
+    broken[0, -1] = value
+    refused = pytest.raises(AttentionError, match="layer 3")
+    with refused, AttentionTap(backbone.decoder, {3: (0,)}):
+        backbone.decoder(**{**inputs, "inputs_embeds": broken})
+    assert not backbone.decoder.config._attn_implementation.startswith("sdrpn")
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ({6: None}, "no layer 6 to tap: the decoder has layers 0 to 5"),
+        ({-1: None}, "no layer -1"),
+        ({2: (0, 4)}, "layer 2 has no head 4: its heads are 0 to 3"),
+        ({2: (-1,)}, "no head -1"),
+        ({}, "no layer to tap"),
+    ],
+)
+def test_layers_and_heads_that_do_not_exist(backbone, heads, message):
+    with pytest.raises(ConfigError, match=message):
+        AttentionTap(backbone.decoder, heads)
+
+
+def test_queries_must_be_contiguous(backbone):
+    with pytest.raises(ConfigError, match="contiguous"):
+        AttentionTap(backbone.decoder, {0: None}, queries=slice(None, None, 2))
+
+
+@torch.no_grad()
+def test_asking_for_what_was_not_collected(backbone, inputs):
+    with AttentionTap(backbone.decoder, {1: None}, queries=slice(10_000, None)) as tap:
+        backbone.decoder(**inputs)
+    with pytest.raises(ConfigError, match=r"layer 0 is not tapped; tapped: \[1\]"):
+        tap.weights(0)
+    with pytest.raises(ConfigError, match="no wanted attention row was computed in layer 1"):
+        tap.weights(1)
+
+
+@torch.no_grad()
+def test_without_a_mask_the_rows_are_causal(backbone, eager):
+    embeds = inputs_of(backbone)["inputs_embeds"][:, -12:]
+    (expected, *_) = eager.decoder(inputs_embeds=embeds, output_attentions=True).attentions
+    with AttentionTap(backbone.decoder, {0: None}) as tap:
+        backbone.decoder(inputs_embeds=embeds)
+    torch.testing.assert_close(tap.weights(0), expected, **CLOSE)
+
+
+@pytest.mark.cuda
+@torch.no_grad()
+def test_rows_under_flash_attention(kv_heads):
+    pytest.importorskip("flash_attn")
+    backbones = {
+        name: tiny_llava(attn_implementation=name, num_key_value_heads=kv_heads)
+        for name in ("eager", "flash_attention_2")
+    }
+    rows = {}
+    for name, backbone in backbones.items():
+        backbone.model.to("cuda", torch.bfloat16)
+        inputs = inputs_of(backbone)
+        with AttentionTap(backbone.decoder, {3: None}, queries=slice(-6, None)) as tap:
+            backbone.decoder(**inputs)
+        rows[name] = tap.weights(3)
+    torch.testing.assert_close(rows["flash_attention_2"], rows["eager"], rtol=0.1, atol=2e-2)
