@@ -39,7 +39,7 @@ from fixed_crop import FixedCrop
 from PIL import Image
 from random_llava import PATCH, write_random_llava
 from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
-from side_by_side import in_turns, noise_pictures, print_row, question_of
+from side_by_side import in_turns, noise_images, print_row, question_of
 
 from sdrpn_core import RPN, Answer, Backbone, Question, answer_batch, load_backbone
 from sdrpn_core.answering.crop_encoding import encode_crops
@@ -62,7 +62,7 @@ QUESTION_TOKENS = 20
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and a picture; B and R take the shares of L that they have in the 7B models."""
+    """A model and an image; B and R take the shares of L that they have in the 7B models."""
 
     name: str
     write: Callable[..., None]
@@ -123,9 +123,9 @@ def recomputed(
     generate(backbone, block, max_new_tokens=n_new, min_new_tokens=n_new)
 
 
-def crop_cells(backbone: Backbone, picture: Image.Image, boxes: Sequence[Box]) -> int:
+def crop_cells(backbone: Backbone, image: Image.Image, boxes: Sequence[Box]) -> int:
     """Visual tokens of the crops as they leave the encoder."""
-    grids = [backbone.preprocess_crop(picture.crop(box)).geometry.grid for box in boxes]
+    grids = [backbone.preprocess_crop(image.crop(box)).geometry.grid for box in boxes]
     return sum(rows * columns for rows, columns in grids)
 
 
@@ -163,8 +163,8 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
         n_layers=size.rpn_layers,
         head_options={"rope": shape.rope},
     )
-    (picture,) = noise_pictures(1, (shape.side, shape.side))
-    question = Question.about(picture, question_of(QUESTION_TOKENS))
+    (image,) = noise_images(1, (shape.side, shape.side))
+    question = Question.about(image, question_of(QUESTION_TOKENS))
     n_new = size.new_tokens
     cropping = FixedCrop(rpn, half=shape.half)
     answers = {case: KeepsStages() for case in CASES}
@@ -203,7 +203,7 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
     plain = answers[BASELINE].medians()
     crop = answers[TWO_STAGE][0].n_visual_tokens - answers[BASELINE][0].n_visual_tokens
     n_image = answers[BASELINE][0].n_visual_tokens
-    n_cells = crop_cells(backbone, picture, answers[TWO_STAGE][0].boxes)
+    n_cells = crop_cells(backbone, image, answers[TWO_STAGE][0].boxes)
     framing = len(backbone.frame_crop(prompt.images[0])) - 1
     for case in CASES:
         inserted = 0 if case in (BASELINE, NO_REGION) else crop + framing

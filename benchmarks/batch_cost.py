@@ -6,10 +6,10 @@ A Qwen2.5-VL-shaped model with random weights in float32 answers a list of two-s
 ``answer_stream``. The RPN runs for each; every other question gets a crop, the others none, and all
 answers have one length.
 
-- different pictures, of several shapes: batches of 8 beside one at a time, with short answers and
+- different images, of several shapes: batches of 8 beside one at a time, with short answers and
   with long ones. On a CPU, batches save the way of the weights through the caches for each token of
   the answers, and nothing in the passes over prompts, which they pad;
-- one picture: each question by itself, all with one store of prefixes one after the other, and all
+- one image: each question by itself, all with one store of prefixes one after the other, and all
   in one batch.
 
 ``throughput`` is relative to the first case of its kind; medians of rounds that take the cases in
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from fixed_crop import FixedCrop
 from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
-from side_by_side import in_turns, noise_pictures, print_row, question_of
+from side_by_side import in_turns, noise_images, print_row, question_of
 
 from sdrpn_core import (
     RPN,
@@ -83,19 +83,19 @@ def text(index: int) -> str:
 
 
 def different(size: Size) -> list[Question]:
-    """Each about a picture of its own."""
+    """Each about an image of its own."""
     return [
-        Question.about(noise_pictures(1, (CELL * columns, CELL * rows), seed=index)[0], text(index))
+        Question.about(noise_images(1, (CELL * columns, CELL * rows), seed=index)[0], text(index))
         for index in range(size.questions)
         for rows, columns in [size.grids[index % len(size.grids)]]
     ]
 
 
 def about_one(size: Size) -> list[Question]:
-    """All about one picture."""
+    """All about one image."""
     rows, columns = size.grids[0]
-    (picture,) = noise_pictures(1, (CELL * columns, CELL * rows))
-    return [Question.about(picture, text(index)) for index in range(BATCH)]
+    (image,) = noise_images(1, (CELL * columns, CELL * rows))
+    return [Question.about(image, text(index)) for index in range(BATCH)]
 
 
 def measure(backbone: Backbone, rpn: RPN, size: Size) -> None:
@@ -113,11 +113,11 @@ def measure(backbone: Backbone, rpn: RPN, size: Size) -> None:
     alone = {"one at a time": (1, False)}
     stored = {"one at a time, stored": (1, True)}
     batched = {f"batches of {BATCH}": (BATCH, False)}
-    pictures = different(size)
+    images = different(size)
     kinds: list[tuple[str, list[Question], int, dict[str, tuple[int, bool]]]] = [
-        ("different pictures", pictures, size.short, alone | batched),
-        ("different pictures", pictures[:BATCH], size.long, alone | batched),
-        ("one picture", about_one(size), size.short, alone | stored | batched),
+        ("different images", images, size.short, alone | batched),
+        ("different images", images[:BATCH], size.long, alone | batched),
+        ("one image", about_one(size), size.short, alone | stored | batched),
     ]
     for kind, questions, n_new, settings in kinds:
         cases: dict[str, Callable[[], object]] = {

@@ -18,7 +18,7 @@ class FixedCrop(RPNProposer):
 
     Args:
         rpn: any, of random weights as well.
-        box: half-open (x0, y0, x1, y1) as shares of the picture's width and height; ``None`` for
+        box: half-open (x0, y0, x1, y1) as shares of the image's width and height; ``None`` for
             no region, so that the answer is the plain one.
         half: keep only the half of the crop's tokens above its diagonal, as the crop policy
             ``mask`` does for a slanted region.
@@ -36,7 +36,7 @@ class FixedCrop(RPNProposer):
         self.half = half
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """The box for every picture, after the maps of all."""
+        """The box for every image, after the maps of all."""
         self.maps(state)
         if self.region is None:
             return self.nothing(state)
@@ -46,7 +46,7 @@ class FixedCrop(RPNProposer):
         return [[_above_diagonal(proposal) for proposal in row] for row in proposals]
 
     def nothing(self, state: Prefill) -> list[list[Proposal]]:
-        """No region in any picture."""
+        """No region in any image."""
         nothing = Proposal(CropPlan(Outcome.NO_ROI, reason="the benchmark asks for none"))
         return [[nothing for _ in prompt.images] for prompt in state.prompts]
 

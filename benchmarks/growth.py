@@ -1,12 +1,12 @@
-"""How cost grows with visual tokens, question length, questions per picture, and batch size.
+"""How cost grows with visual tokens, question length, questions per image, and batch size.
 
     python benchmarks/growth.py [--quick] [--out FOLDER]
 
 A Qwen2.5-VL-shaped model with random weights in float32 answers plainly (baseline) and in two
-stages: the RPN runs, and the middle of every picture is cropped, a quarter of its visual tokens.
+stages: the RPN runs, and the middle of every image is cropped, a quarter of its visual tokens.
 All answers have one length. One thing grows at a time, the others stay at their base values.
 
-Seconds are medians, everything that is compared taken in turns, pictures and encoder included. The
+Seconds are medians, everything that is compared taken in turns, images and encoder included. The
 exponent is the slope of the least-squares line through (log size, log seconds) over all sizes of a
 series: 1 means that cost doubles with size. Costs that do not grow pull it down.
 One JSON line per size, and with ``--out`` a plot, growth.png. Full size takes about four minutes on
@@ -28,7 +28,7 @@ from fixed_crop import FixedCrop
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
-from side_by_side import Times, in_turns, noise_pictures, print_row, question_of
+from side_by_side import Times, in_turns, noise_images, print_row, question_of
 
 from sdrpn_core import RPN, Backbone, Question, answer_batch, load_backbone
 
@@ -41,24 +41,24 @@ class Load:
     """What one call of ``answer_batch`` is asked.
 
     Attributes:
-        visual_tokens: per picture, a square number.
+        visual_tokens: per image, a square number.
         question: tokens per question.
-        per_picture: questions about each picture.
-        pictures: in the batch.
+        per_image: questions about each image.
+        images: in the batch.
     """
 
     visual_tokens: int = 576
     question: int = 16
-    per_picture: int = 1
-    pictures: int = 1
+    per_image: int = 1
+    images: int = 1
 
     def questions(self) -> list[Question]:
-        """With one picture object for all questions about it; no two questions are alike."""
+        """With one image object for all questions about it; no two questions are alike."""
         side = CELL * isqrt(self.visual_tokens)
         return [
-            Question.about(picture, question_of(self.question - 1) + " ?!.,;:-+"[index % 9])
-            for picture in noise_pictures(self.pictures, (side, side))
-            for index in range(self.per_picture)
+            Question.about(image, question_of(self.question - 1) + " ?!.,;:-+"[index % 9])
+            for image in noise_images(self.images, (side, side))
+            for index in range(self.per_image)
         ]
 
 
@@ -87,8 +87,8 @@ class Size:
     rounds: int
     visual_tokens: Sequence[int]
     question: Sequence[int]
-    per_picture: Sequence[int]
-    pictures: Sequence[int]
+    per_image: Sequence[int]
+    images: Sequence[int]
     base_tokens: int
 
     def series(self) -> list[Series]:
@@ -97,10 +97,8 @@ class Size:
         return [
             Series("visual tokens", {n: Load(n) for n in self.visual_tokens}),
             Series("question tokens", {n: Load(base, question=n) for n in self.question}),
-            Series(
-                "questions per picture", {n: Load(base, per_picture=n) for n in self.per_picture}
-            ),
-            Series("pictures per batch", {n: Load(base, pictures=n) for n in self.pictures}),
+            Series("questions per image", {n: Load(base, per_image=n) for n in self.per_image}),
+            Series("images per batch", {n: Load(base, images=n) for n in self.images}),
         ]
 
 
@@ -113,8 +111,8 @@ FULL = Size(
     rounds=3,
     visual_tokens=(144, 256, 576, 1024, 2304, 4096),
     question=(16, 64, 256, 1024),
-    per_picture=(1, 2, 4, 8),
-    pictures=(1, 2, 4, 8),
+    per_image=(1, 2, 4, 8),
+    images=(1, 2, 4, 8),
     base_tokens=576,
 )
 QUICK = Size(
@@ -126,8 +124,8 @@ QUICK = Size(
     rounds=1,
     visual_tokens=(16, 64),
     question=(8, 32),
-    per_picture=(1, 2),
-    pictures=(1, 2),
+    per_image=(1, 2),
+    images=(1, 2),
     base_tokens=16,
 )
 
@@ -204,14 +202,14 @@ def draw(results: Sequence[Measured], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, measured in zip(figure.subplots(2, 2).flat, results, strict=True):
         sizes = np.array(list(measured.series.loads))
-        for case, colour in zip(CASES, ("tab:blue", "tab:orange"), strict=True):
+        for case, color in zip(CASES, ("tab:blue", "tab:orange"), strict=True):
             slope, start = measured.line(case)
-            axes.loglog(sizes, measured.seconds(case), "o", color=colour)
+            axes.loglog(sizes, measured.seconds(case), "o", color=color)
             axes.loglog(
                 sizes,
                 np.exp(start) * sizes**slope,
                 "--",
-                color=colour,
+                color=color,
                 label=f"{case}, exponent {slope:.2f}",
             )
         axes.set_xlabel(measured.series.grows)

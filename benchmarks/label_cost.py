@@ -1,4 +1,4 @@
-"""What labelling costs, beside the answers that it reads and beside the published way of reading.
+"""What labeling costs, beside the answers that it reads and beside the published way of reading.
 
     python benchmarks/label_cost.py [--quick]
 
@@ -17,7 +17,7 @@ length, or is given answers of that length:
 
 Ratios are to the plain answers, or to the given answers through all layers. Times are taken in
 turns. Memory is the peak of a process of its own: ``working`` beyond the loaded model and the
-encoded pictures, ``extra`` that less the working memory of the case that ratios are to.
+encoded images, ``extra`` that less the working memory of the case that ratios are to.
 One JSON line per case; full size takes about four minutes on two cores.
 """
 
@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from random_llava import PATCH, write_random_llava
-from side_by_side import in_fork, in_turns, noise_pictures, peak_memory_of, print_row, question_of
+from side_by_side import in_fork, in_turns, noise_images, peak_memory_of, print_row, question_of
 from transformers import DynamicCache
 
 from sdrpn_core import AttentionTap, Backbone, LabelRecipe, Question, load_backbone
@@ -103,7 +103,7 @@ QUICK = Size(
 )
 
 
-class Labelling:
+class Labeling:
     """A loaded model with encoded questions, and the cases that run on them.
 
     Args:
@@ -123,8 +123,8 @@ class Labelling:
         response = tuple(range(100, 100 + size.response)) if case in GIVEN else ()
         self.prompts: Sequence[Prompt] = self.backbone.encode(
             [
-                replace(Question.about(picture, question_of(size.question)), response_ids=response)
-                for picture in noise_pictures(size.batch, (side, side))
+                replace(Question.about(image, question_of(size.question)), response_ids=response)
+                for image in noise_images(size.batch, (side, side))
             ]
         )
         self.run: Callable[[], object] = {
@@ -231,13 +231,13 @@ def main() -> None:
             )
         )
         memory = {
-            case: peak_memory_of(lambda case=case: Labelling(folder, size, case).run)
+            case: peak_memory_of(lambda case=case: Labeling(folder, size, case).run)
             for case in CASES
         }
-        loaded = {case: Labelling(folder, size, case) for case in CASES}
+        loaded = {case: Labeling(folder, size, case) for case in CASES}
         for reference in (loaded[KEPT].kept(), loaded[PUBLISHED].published()):
             check_agreement(loaded[TAPPED].tapped(), reference)
-        times = in_turns({case: labelling.run for case, labelling in loaded.items()}, size.rounds)
+        times = in_turns({case: labeling.run for case, labeling in loaded.items()}, size.rounds)
     for case in CASES:
         to = PLAIN if case in OWN else WHOLE
         print_row(

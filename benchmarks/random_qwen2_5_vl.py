@@ -1,6 +1,6 @@
 """A Qwen2.5-VL-shaped model with random weights: any grid, M-RoPE, GQA, window attention.
 
-A picture of ``CELL * columns`` by ``CELL * rows`` pixels has a grid of that many visual tokens.
+An image of ``CELL * columns`` by ``CELL * rows`` pixels has a grid of that many visual tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import (
 
 #: Pixels of a visual token's side: two patches of 14.
 CELL = 28
-#: The processor enlarges pictures below, and reduces those above, in visual tokens.
+#: The processor enlarges images below, and reduces those above, in visual tokens.
 MIN_TOKENS, MAX_TOKENS = 4, 16_384
 
 _PAD, _END, _UNKNOWN, _START = "<|endoftext|>", "<|im_end|>", "<|unk|>", "<|im_start|>"

@@ -131,8 +131,8 @@ def peak_memory_of(prepare: Callable[[], Callable[[], object]]) -> Memory:
     return in_fork(measure)
 
 
-def noise_pictures(n: int, size: tuple[int, int], seed: int = 0) -> list[Image.Image]:
-    """Different pictures of noise, ``size`` (width, height)."""
+def noise_images(n: int, size: tuple[int, int], seed: int = 0) -> list[Image.Image]:
+    """Different images of noise, ``size`` (width, height)."""
     draw = np.random.default_rng(seed)
     width, height = size
     return [

@@ -30,7 +30,7 @@ from side_by_side import (
     Times,
     in_fork,
     in_turns,
-    noise_pictures,
+    noise_images,
     peak_memory_of,
     print_row,
 )
@@ -98,12 +98,12 @@ def load(folder: Path, case: str, size: Size) -> Backbone:
 
 
 def samples(size: Size) -> list[Sample]:
-    """Pictures of noise with labels of noise."""
+    """Images of noise with labels of noise."""
     draw = np.random.default_rng(0)
     side = PATCH * size.grid
     return [
-        Sample(str(index), QUESTION, picture, draw.integers(0, 2, (size.grid, size.grid)))
-        for index, picture in enumerate(noise_pictures(size.batch, (side, side)))
+        Sample(str(index), QUESTION, image, draw.integers(0, 2, (size.grid, size.grid)))
+        for index, image in enumerate(noise_images(size.batch, (side, side)))
     ]
 
 

@@ -38,7 +38,7 @@ class InputError(SdrpnError, ValueError):
 
 
 class ImageError(InputError):
-    """A picture is missing, empty, truncated, too large or not a picture."""
+    """An image is missing, empty, truncated, too large or not an image."""
 
 
 class ConfigError(SdrpnError, ValueError):

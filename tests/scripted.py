@@ -9,7 +9,7 @@ from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.grid.roi_map import RoIMap
 from tests.readers import KeepsHidden
-from tests.tiny import tiny_picture
+from tests.tiny import tiny_image
 
 GRID = 7
 SURE = 8.0
@@ -49,15 +49,15 @@ class Scripted(Proposer):
         return proposals
 
 
-PICTURES = (tiny_picture(0), tiny_picture(1, (60, 90)), tiny_picture(2, (200, 40)))
+IMAGES = (tiny_image(0), tiny_image(1, (60, 90)), tiny_image(2, (200, 40)))
 QUESTIONS = {
-    "ok": Question("one : what colour is the square ?", PICTURES[:1]),
-    "two crops": Question("two : how many ?", PICTURES[1:2]),
-    "too many": Question("three : which letter is on the left ?", PICTURES[2:]),
-    "nothing": Question("none : read the small sign", PICTURES[:1]),
-    "no picture": Question("three : what is the name of the letter ?"),
-    "both": Question("one two : which is near the circle ?", PICTURES[:2]),
-    "first only": Question("one none : which is red ?", PICTURES[1:]),
-    "second only": Question("three one : is the dot in the top picture blue ?", PICTURES[:2]),
+    "ok": Question("one : what color is the square ?", IMAGES[:1]),
+    "two crops": Question("two : how many ?", IMAGES[1:2]),
+    "too many": Question("three : which letter is on the left ?", IMAGES[2:]),
+    "nothing": Question("none : read the small sign", IMAGES[:1]),
+    "no image": Question("three : what is the name of the letter ?"),
+    "both": Question("one two : which is near the circle ?", IMAGES[:2]),
+    "first only": Question("one none : which is red ?", IMAGES[1:]),
+    "second only": Question("three one : is the dot in the top image blue ?", IMAGES[:2]),
 }
 N_CROPS = dict(zip(QUESTIONS, (1, 2, 0, 0, 0, 3, 1, 1), strict=True))

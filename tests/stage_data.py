@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdrpn_core.data.record import Record
 from sdrpn_core.labels.recipe import LabelRecipe
-from tests.tiny import tiny_picture
+from tests.tiny import tiny_image
 
 #: Reads layers on both sides of the branch, and labels nearly every random map.
 RECIPE = LabelRecipe(
@@ -17,16 +17,16 @@ RECIPE = LabelRecipe(
 #: gradient. Weights move by up to 0.04 then, and padding moves them by 1e-7.
 LINEAR = {"optimizer": "sgd", "learning_rate": 0.1}
 SAME_UP_TO_LAST_BITS = {"rtol": 0.0, "atol": 1e-6}
-QUESTIONS = ("what colour is the dot?", "which shape is left of the square?", "read the sign")
+QUESTIONS = ("what color is the dot?", "which shape is left of the square?", "read the sign")
 RESPONSES = ("red dot", "the small square", "yes")
 
 
 def records(n: int, *, answered: bool = True) -> list[Record]:
-    """Records with pictures of several shapes; ``answered``: with a response."""
+    """Records with images of several shapes; ``answered``: with a response."""
     return [
         Record(
             f"r{index}",
-            tiny_picture(index, (60 + 17 * (index % 5), 60)),
+            tiny_image(index, (60 + 17 * (index % 5), 60)),
             QUESTIONS[index % len(QUESTIONS)],
             response=RESPONSES[index % len(RESPONSES)] if answered else None,
         )

@@ -1,7 +1,7 @@
 """Small models of the real classes with random weights: what a test runs in place of a checkpoint.
 
 Nothing is trained and nothing is downloaded. The weights are scaled so that attention is peaked and
-logits are far apart, as in a trained model: with the usual initialisation every row would be nearly
+logits are far apart, as in a trained model: with the usual initialization every row would be nearly
 uniform, and most mistakes would hide below the tolerances.
 """
 
@@ -35,10 +35,10 @@ PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 _SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)
 #: What tiny tokenizers know beside their special tokens.
 WORDS = (
-    "USER ASSISTANT what which is the of in on a an there how many colour color shape letter "
+    "USER ASSISTANT what which is the of in on a an there how many color color shape letter "
     "number left right top bottom middle near and or not red green blue yellow black white "
-    "grey square circle triangle small large dot yes no zero one two three four five six "
-    "seven eight nine ten read see picture word text sign price name under above "
+    "gray square circle triangle small large dot yes no zero one two three four five six "
+    "seven eight nine ten read see image word text sign price name under above "
 )
 
 #: Width of a patch of the vision encoder in pixels.
@@ -51,7 +51,7 @@ _NORM_SPREAD = 0.3
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-#: As the checkpoints on the Hub do it: roles in capitals, pictures first, a space after every text.
+#: As the checkpoints on the Hub do it: roles in capitals, images first, a space after every text.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] != 'system' %}{{ message['role'] | upper }}: {% endif %}"
@@ -75,7 +75,7 @@ def tiny_llava(
     Args:
         seed: of the weights.
         attn_implementation: of the decoder and the vision encoder.
-        grid: visual tokens per side; pictures are ``14 * grid`` pixels.
+        grid: visual tokens per side; images are ``14 * grid`` pixels.
         chat_template: of the processor, e.g. :data:`CHAT_TEMPLATE`.
         text: fields of the decoder's ``LlamaConfig`` to replace, e.g. ``num_key_value_heads=2``.
     """
@@ -85,7 +85,7 @@ def tiny_llava(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
-        randomise(model)
+        randomize(model)
     model.generation_config = GenerationConfig(
         do_sample=False, bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
@@ -160,7 +160,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_processor(
     tokenizer: PreTrainedTokenizerFast, grid: int = 4, chat_template: str | None = None
 ) -> LlavaProcessor:
-    """The stock processor with CLIP's colours."""
+    """The stock processor with CLIP's colors."""
     side = PATCH * grid
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": side},
@@ -178,13 +178,13 @@ def tiny_processor(
     )
 
 
-def tiny_picture(seed: int = 0, size: tuple[int, int] = (90, 60)) -> Image.Image:
-    """A picture of coloured blocks, ``size`` (width, height), the same for the same arguments."""
+def tiny_image(seed: int = 0, size: tuple[int, int] = (90, 60)) -> Image.Image:
+    """An image of colored blocks, ``size`` (width, height), the same for the same arguments."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
 
 
-def randomise(model: PreTrainedModel) -> None:
+def randomize(model: PreTrainedModel) -> None:
     """Peaked attention, separated logits, no norm weight like another, no special token spoken."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():

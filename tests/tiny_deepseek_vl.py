@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from sdrpn_deepseek_vl.backbone import DeepseekVLBackbone
-from tests.tiny import WORDS, randomise
+from tests.tiny import WORDS, randomize
 
 BOS, EOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"
 UNK, IMAGE = "<unk>", "<image_placeholder>"
@@ -190,7 +190,7 @@ def _random(model_class: Any, config: Any, seed: int, attn_implementation: str) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
-        randomise(model)
+        randomize(model)
     model.generation_config = GenerationConfig(
         do_sample=False,
         bos_token_id=_SPECIAL.index(BOS),

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
-from tests.tiny import WORDS, randomise
+from tests.tiny import WORDS, randomize
 
 PAD, END, UNK, START, NEWLINE = "<|endoftext|>", "<|im_end|>", "<unk>", "<|im_start|>", "\n"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -33,7 +33,7 @@ CELL = 28
 #: Default budget of the tiny processor, in visual tokens.
 MIN_TOKENS, MAX_TOKENS = 4, 64
 
-#: As the checkpoints on the Hub do it: a default system message, pictures between vision tokens.
+#: As the checkpoints on the Hub do it: a default system message, images between vision tokens.
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nyou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
@@ -59,8 +59,8 @@ def tiny_qwen2_5_vl(
     Args:
         seed: of the weights.
         attn_implementation: of the decoder and the vision encoder.
-        min_pixels: pictures with fewer are enlarged.
-        max_pixels: pictures with more are reduced.
+        min_pixels: images with fewer are enlarged.
+        max_pixels: images with more are reduced.
         text: fields of the decoder's configuration to replace, e.g. ``num_hidden_layers=4``.
     """
     tokenizer = tiny_tokenizer()
@@ -69,7 +69,7 @@ def tiny_qwen2_5_vl(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
-        randomise(model)
+        randomize(model)
     model.generation_config = GenerationConfig(
         do_sample=False,
         eos_token_id=_SPECIAL.index(END),

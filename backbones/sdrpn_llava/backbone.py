@@ -20,17 +20,17 @@ SYSTEM_MESSAGE = (
 
 
 class LlavaBackbone(Backbone):
-    """Padded-square pictures, stretched crops, the Vicuna prompt."""
+    """Padded-square images, stretched crops, the Vicuna prompt."""
 
     model_types = ("llava",)
 
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Pad to a centred square in the mean colour, as LLaVA-1.5 was trained.
+        """Pad to a centerd square in the mean color, as LLaVA-1.5 was trained.
 
-        The processor on the Hub would cut off the sides of a picture that is not square instead.
+        The processor on the Hub would cut off the sides of an image that is not square instead.
         """
         side = max(image.size)
-        square = Image.new("RGB", (side, side), self._mean_colour)
+        square = Image.new("RGB", (side, side), self._mean_color)
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         pixels, cells, cell = self._pixels(square, Image.Resampling.BICUBIC)
         return ImageInput(pixels, PaddedSquare(image.size, (cells, cells), side=cells * cell))
@@ -53,11 +53,11 @@ class LlavaBackbone(Backbone):
                     messages, add_generation_prompt=True, tokenize=False
                 )
             )
-        pictures = f"{self.tokenizer.convert_ids_to_tokens(self.image_token_id)}\n" * n_images
-        return f"{SYSTEM_MESSAGE} USER: {pictures}{question} ASSISTANT:"
+        images = f"{self.tokenizer.convert_ids_to_tokens(self.image_token_id)}\n" * n_images
+        return f"{SYSTEM_MESSAGE} USER: {images}{question} ASSISTANT:"
 
     @property
-    def _mean_colour(self) -> tuple[int, ...]:
+    def _mean_color(self) -> tuple[int, ...]:
         return tuple(int(mean * 255) for mean in self.processor.image_processor.image_mean)
 
     def _pixels(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
-    """Pictures of any shape on a grid of their own, crops between vision start and end tokens."""
+    """Images of any shape on a grid of their own, crops between vision start and end tokens."""
 
     model_types = ("qwen2_5_vl",)
 
@@ -30,7 +30,7 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
             data = self.processor.image_processor(images=[image], return_tensors="pt")
         except ValueError as error:
             width, height = image.size
-            raise ImageError(f"a picture of {width}x{height} pixels is refused: {error}") from error
+            raise ImageError(f"an image of {width}x{height} pixels is refused: {error}") from error
         vision = self.model.config.vision_config
         _, rows, columns = data["image_grid_thw"][0].tolist()
         grid = (rows // vision.spatial_merge_size, columns // vision.spatial_merge_size)
@@ -44,7 +44,7 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
         """The same, but of no less than one visual token at the source's resolution.
 
         Raises:
-            ImageError: a side below the token's, as published, or a shape as for a picture.
+            ImageError: a side below the token's, as published, or a shape as for an image.
         """
         width, height = image.size
         if min(image.size) < self._cell:
@@ -54,7 +54,7 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
         return self.preprocess(image)
 
     def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
-        """A crop is a picture of its own between a vision start and a vision end token."""
+        """A crop is an image of its own between a vision start and a vision end token."""
         config = self.model.config
         return (
             TextSegment((config.vision_start_token_id,)),
@@ -65,7 +65,7 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
     def positions(self, prompt: Prompt) -> torch.Tensor:
         """Time, row and column ``(3, length)``.
 
-        A picture takes up as many positions as its longer side has cells; dropped tokens leave
+        An image takes up as many positions as its longer side has cells; dropped tokens leave
         gaps, so that the text that follows does not move.
         """
         parts, start = [], 0
@@ -86,6 +86,6 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
 
     @property
     def _cell(self) -> int:
-        """Side of a visual token in pixels of the resized picture."""
+        """Side of a visual token in pixels of the resized image."""
         vision = self.model.config.vision_config
         return int(vision.patch_size * vision.spatial_merge_size)

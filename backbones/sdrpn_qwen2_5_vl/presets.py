@@ -9,8 +9,8 @@ from sdrpn_core.labels.recipe import LabelRecipe
 
 _SOURCE = "arXiv:2509.16944 and its published code"
 
-#: The published rules for pictures of many visual tokens, as options of a crop policy: above 768
-#: tokens attention sinks in the top left corner count as nothing, above 1,024 the picture's own
+#: The published rules for images of many visual tokens, as options of a crop policy: above 768
+#: tokens attention sinks in the top left corner count as nothing, above 1,024 the image's own
 #: tokens stay only where a token of the question asks for them.
 HIGH_RESOLUTION: dict[str, Any] = {
     "corner_sink_above": 768,
@@ -26,7 +26,7 @@ _RPN = {
     "loss": "bce",
 }
 
-#: One epoch over 152k question-answer pairs with pictures of 576 tokens, global batch 128. Only the
+#: One epoch over 152k question-answer pairs with images of 576 tokens, global batch 128. Only the
 #: learning rate and the batch differ from the optimizer's defaults.
 _TRAINING = {
     "learning_rate": 1e-4,
@@ -69,7 +69,7 @@ _LABELS: dict[str, Any] = {
     "padding_is_sink": True,
 }
 
-#: Natural pictures are asked for the place, not for the answer. Published, too, but in other words.
+#: Natural images are asked for the place, not for the answer. Published, too, but in other words.
 _GROUNDING: dict[str, Any] = {
     "drop_instruction": "Answer the question using a single word or phrase.",
     "question_template": (

@@ -26,7 +26,7 @@ _PANEL = (5.2, 3.6)
 _MAX_BINS = 5
 _MIN_BIN_ITEMS = 20
 """Fewer items than this per bin say nothing."""
-_COLOURS = ("#6b7280", "#0f766e", "#c2710c", "#9f7aea", "#1d4ed8", "#b91c1c", "#4d7c0f", "#be185d")
+_COLORS = ("#6b7280", "#0f766e", "#c2710c", "#9f7aea", "#1d4ed8", "#b91c1c", "#4d7c0f", "#be185d")
 
 
 def write_figures(folder: Path, results: Mapping[str, Any], rows: Sequence[Row]) -> list[Path]:
@@ -69,7 +69,7 @@ def _draw_accuracy(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) 
     values = [methods[name]["accuracy"] for name in names]
     limits = np.array([methods[name]["interval"] for name in names])
     errors = np.maximum(np.abs(limits.T - values), 0)
-    bars = axes.bar(names, values, color=_colours(names), width=0.65)
+    bars = axes.bar(names, values, color=_colors(names), width=0.65)
     axes.errorbar(names, values, yerr=errors, fmt="none", ecolor="black", capsize=3, lw=1)
     for bar, value, high in zip(bars, values, limits[:, 1], strict=True):
         middle = bar.get_x() + bar.get_width() / 2
@@ -88,14 +88,14 @@ def _draw_by_size(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) -
     bins = [part for part in np.array_split(order, n_bins) if len(part)]
     middles = [100 * float(np.median(sizes[part])) for part in bins]
     names = list(methods)
-    for name, colour in zip(names, _colours(names), strict=True):
+    for name, color in zip(names, _colors(names), strict=True):
         correct = [[known[i]["methods"][name]["correct"] for i in part] for part in bins]
         values = [sum(part) / len(part) for part in correct]
         limits = np.array([wilson(sum(part), len(part)) for part in correct])
-        axes.plot(middles, values, "o-", color=colour, label=name, ms=4, lw=1.5)
-        axes.fill_between(middles, limits[:, 0], limits[:, 1], color=colour, alpha=0.12, lw=0)
+        axes.plot(middles, values, "o-", color=color, label=name, ms=4, lw=1.5)
+        axes.fill_between(middles, limits[:, 0], limits[:, 1], color=color, alpha=0.12, lw=0)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("object size, % of the picture's side (median of bin)")
+    axes.set_xlabel("object size, % of the image's side (median of bin)")
     axes.set_ylabel("accuracy, 95% interval")
     axes.legend(fontsize=8, frameon=False)
 
@@ -103,15 +103,15 @@ def _draw_by_size(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) -
 def _draw_gain(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) -> None:
     names = list(methods)
     axes.axhline(0, color="black", lw=0.8)
-    axes.plot([1], [0], "o", color=_COLOURS[0], ms=6)
+    axes.plot([1], [0], "o", color=_COLORS[0], ms=6)
     axes.annotate(REFERENCE, (1, 0), (6, 5), textcoords="offset points", fontsize=8)
-    for name, colour in zip(names, _colours(names), strict=True):
+    for name, color in zip(names, _colors(names), strict=True):
         difference = methods[name].get("difference")
         if difference is None:
             continue
         cost, gain = methods[name]["time_ratio"], 100 * difference["value"]
         low, high = (100 * limit for limit in difference["interval"])
-        axes.errorbar([cost], [gain], yerr=[[gain - low], [high - gain]], fmt="o", color=colour,
+        axes.errorbar([cost], [gain], yerr=[[gain - low], [high - gain]], fmt="o", color=color,
                       ms=6, capsize=3, lw=1.2)  # fmt: skip
         axes.annotate(name, (cost, gain), (6, 5), textcoords="offset points", fontsize=8)
     axes.margins(x=0.2)
@@ -119,8 +119,8 @@ def _draw_gain(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) -> N
     axes.set_ylabel(f"points above {REFERENCE}, 95% interval")
 
 
-def _colours(names: Sequence[str]) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(len(names))]
+def _colors(names: Sequence[str]) -> list[str]:
+    return [_COLORS[i % len(_COLORS)] for i in range(len(names))]
 
 
 def _save(folder: Path, name: str, figure: Figure) -> Path:

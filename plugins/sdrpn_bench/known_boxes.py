@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Margin on every side of a true box, relative to its longer side: the object fills half the crop.
 DEFAULT_MARGIN = 0.5
-#: Sides of a random crop relative to the picture's, where no true box says how large one is.
+#: Sides of a random crop relative to the image's, where no true box says how large one is.
 TYPICAL_SIDE = 0.25
 #: As many crops as the published policy allows; more boxes than that become one enclosing crop.
 MAX_CROPS = 2
@@ -31,14 +31,14 @@ class KnownBoxes(Proposer):
     """Crops the same boxes whatever the model sees.
 
     Args:
-        choices: one per question, which must have one picture.
+        choices: one per question, which must have one image.
     """
 
     def __init__(self, choices: Sequence[BoxChoice]) -> None:
         self.choices = choices
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """A plan for every picture; it always has crops."""
+        """A plan for every image; it always has crops."""
         return [
             [_proposal(choice.boxes(image.geometry.source_size), image.geometry)]
             for choice, prompt in zip(self.choices, state.prompts, strict=True)
@@ -62,7 +62,7 @@ class BoxChoice:
     place: random.Random | None = None
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
-        """Boxes to crop from a picture of ``(width, height)`` pixels, never empty."""
+        """Boxes to crop from an image of ``(width, height)`` pixels, never empty."""
         boxes = [_grown(box, self.margin, size) for box in self.true_boxes]
         if self.place is None:
             return boxes if len(boxes) <= MAX_CROPS else [_enclosing(boxes)]
@@ -142,7 +142,7 @@ def _grown(box: Box, margin: float, size: tuple[int, int]) -> Box:
     x0, y0, x1, y1 = box
     width, height = size
     if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-        raise InputError(f"box {list(box)} lies outside the picture of {width} x {height} pixels")
+        raise InputError(f"box {list(box)} lies outside the image of {width} x {height} pixels")
     extra = round(margin * max(x1 - x0, y1 - y0))
     return max(0, x0 - extra), max(0, y0 - extra), min(width, x1 + extra), min(height, y1 + extra)
 

@@ -34,7 +34,7 @@ PLAIN_OUTCOME = "plain"
 
 @dataclass(frozen=True)
 class Opened:
-    """A record whose picture could be read."""
+    """A record whose image could be read."""
 
     index: int
     record: Record
@@ -44,7 +44,7 @@ class Opened:
 def open_items(
     backbone: Backbone, items: Sequence[tuple[int, Record]], scorer: Scorer
 ) -> tuple[list[Opened], list[dict[str, Any]]]:
-    """Open the pictures of a batch.
+    """Open the images of a batch.
 
     Args:
         backbone: the model under test.
@@ -80,7 +80,7 @@ def measure(
     Args:
         context: the model.
         methods: by name.
-        batch: items with open pictures.
+        batch: items with open images.
         scorer: says what is right.
         first: which method starts; rotating it from batch to batch spreads warm and noisy moments
             over all methods.
@@ -112,7 +112,7 @@ def measure(
 
 
 def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
-    """Side of a square as large as the smallest box, relative to one as large as the picture."""
+    """Side of a square as large as the smallest box, relative to one as large as the image."""
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
     return (min(areas) / (size[0] * size[1])) ** 0.5 if areas else None
 
@@ -166,7 +166,7 @@ def _result(
     result["boxes"] = [list(box) for box in answer.boxes]
     truth = item.record.boxes
     if truth:
-        result["crop_hit"] = any(_holds_centre(crop, box) for crop in answer.boxes for box in truth)
+        result["crop_hit"] = any(_holds_center(crop, box) for crop in answer.boxes for box in truth)
         roi = answer.proposals[0].roi
         if roi is not None:
             if item.index not in geometries:
@@ -178,6 +178,6 @@ def _result(
     return result
 
 
-def _holds_centre(crop: Box, box: Box) -> bool:
+def _holds_center(crop: Box, box: Box) -> bool:
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return crop[0] <= x < crop[2] and crop[1] <= y < crop[3]

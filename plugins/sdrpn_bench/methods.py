@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Baseline(Method):
-    """Stock generation on the whole picture."""
+    """Stock generation on the whole image."""
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer | None:
         """No proposer."""
@@ -54,7 +54,7 @@ class RawAttention(Method):
 
     The crop policy is the RPN's (without an RPN, the preset's), with two differences. Attention is
     no probability, so it is cut at a share of its maximum. And a policy that would show the whole
-    picture again (``whole_grid``) crops what lies above the threshold: otherwise it would make no
+    image again (``whole_grid``) crops what lies above the threshold: otherwise it would make no
     difference where the model looks.
 
     Attributes:

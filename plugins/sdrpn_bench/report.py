@@ -40,7 +40,7 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
 
     Args:
         results: what ``run_benchmark`` returned.
-        figures: pictures to show, relative to the report.
+        figures: images to show, relative to the report.
     """
     lines = [
         "# Benchmark",
@@ -108,7 +108,7 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
     if pointing:
         lines += [
             "",
-            *table(("method", "map peak on the true box", "crop holds its centre"), pointing),
+            *table(("method", "map peak on the true box", "crop holds its center"), pointing),
         ]
     if model["skipped"]["n"]:
         items = model["skipped"]["items"]
@@ -176,15 +176,15 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     }
     failed = ": " + ", ".join(f"{k} {v}" for k, v in errors.items()) if errors else ""
     items = (
-        "Items whose picture cannot be read are left out for all methods; an item on which one "
+        "Items whose image cannot be read are left out for all methods; an item on which one "
         f"method alone fails counts as wrong for it{failed}."
     )
     costs = (
-        f"Wall times are shares of a batch of {results['batch_size']}, opening the pictures left "
+        f"Wall times are shares of a batch of {results['batch_size']}, opening the images left "
         "out. The methods take turns on every batch, so that a busy machine slows all of them: "
-        "the ratios mean more than the seconds. By stage: `vision` encodes the picture; without a "
+        "the ratios mean more than the seconds. By stage: `vision` encodes the image; without a "
         "region that is looked for, `prefill` runs the prompt; else `prefix` runs it up to the end "
-        "of the picture, `question` the rest up to the branch layer, `proposal` scores the map and "
+        "of the image, `question` the rest up to the branch layer, `proposal` scores the map and "
         "chooses the crops, `crop` encodes them, `roi_prefill` runs them and the question; "
         "`decode` is the response."
     )

@@ -15,7 +15,7 @@ from sdrpn_bench.measure import measure, open_items
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_bench.report import write_report
 from sdrpn_bench.scoring import Scorer, find_scorer
-from sdrpn_bench.summary import summarise
+from sdrpn_bench.summary import summarize
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
@@ -85,7 +85,7 @@ def run_benchmark(
         max_new_tokens: limit of the answers' length.
         method_options: options by method.
         scorer: ``(prediction, record) -> bool``; default: the dataset's own, else exact match of
-            normalised words.
+            normalized words.
         load_options: arguments of ``load_backbone`` (dtype, device, attn_implementation ...).
         restart: discard what an earlier run left in ``out``.
         progress: called after every batch.
@@ -244,7 +244,7 @@ def _results(
         summaries[str(model.name)] = {
             "model": model.origin,
             "rpn": model.rpn_origin,
-            **summarise(own, list(run.methods)),
+            **summarize(own, list(run.methods)),
         }
     results = {
         "data": config["data"],

@@ -1,4 +1,4 @@
-"""Is an answer right? The dataset's own scorer if it brings one, else normalised exact match."""
+"""Is an answer right? The dataset's own scorer if it brings one, else normalized exact match."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def exact_match(prediction: str, record: Record) -> bool:
     """
     if record.answer is None:
         raise InputError(f"record {record.id!r} has no answer to compare with")
-    return normalise(prediction) == normalise(record.answer)
+    return normalize(prediction) == normalize(record.answer)
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Words in lower case (Unicode NFKC, casefolded), without the punctuation around them.
 
     Punctuation inside a word stays, so that 3.5 is not 35; of a text that is nothing but

@@ -16,7 +16,7 @@ from sdrpn_core.util.wilson import wilson
 REFERENCE = "baseline"
 
 
-def summarise(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
+def summarize(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
     """Numbers of one model.
 
     Args:

@@ -1,6 +1,6 @@
 """Synthetic fine-grained VQA, and the small trained backbones that ship with the project.
 
-Pictures of dotted shapes, questions about the dots, and one model of each family trained on them,
+Images of dotted shapes, questions about the dots, and one model of each family trained on them,
 each with an RPN beside it. Importing this package, or its data modules, imports neither torch nor
 transformers.
 """
@@ -68,7 +68,7 @@ def sdrpn_register_commands(registry: Any) -> None:
     registry.add(
         "glyphs",
         "sdrpn_glyphs.export_command:glyphs",
-        help="Write glyph pictures and questions to a folder, as JSONL.",
+        help="Write glyph images and questions to a folder, as JSONL.",
     )
     registry.add(
         "train-glyphs",

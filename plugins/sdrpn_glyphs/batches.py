@@ -1,6 +1,6 @@
 """Training batches, each a pure function of (seed, stage, step), so that a run can stop and resume.
 
-Pictures go through the backbone's own preprocessing, so what is trained is what is asked later.
+Images go through the backbone's own preprocessing, so what is trained is what is asked later.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Batches(Dataset[Any]):
 
 @dataclass(frozen=True)
 class Views:
-    """Pictures of one batch, joined: sent to the training process as a few large tensors.
+    """Images of one batch, joined: sent to the training process as a few large tensors.
 
     Attributes:
-        tensors: as :attr:`ImageInput.tensors`, those of all pictures concatenated.
-        grids: per picture ``(h, w)``.
+        tensors: as :attr:`ImageInput.tensors`, those of all images concatenated.
+        grids: per image ``(h, w)``.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -61,7 +61,7 @@ class Views:
 
     @classmethod
     def of(cls, inputs: Sequence[ImageInput]) -> Views:
-        """Join pictures."""
+        """Join images."""
         tensors = {
             key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
         }
@@ -73,12 +73,12 @@ class PatchBatch:
     """Views of scenes; all cells of all of them in a row.
 
     Attributes:
-        views: the pictures.
+        views: the images.
         labels: uint8 ``(cells, LABEL_COUNT)``, 0 or 1.
         counts: the same shape: which labels are known.
-        teacher_views: the pictures as another backbone takes them, where both have the same grid
+        teacher_views: the images as another backbone takes them, where both have the same grid
             at the same place.
-        shared: bool ``(cells,)``, the cells of those pictures.
+        shared: bool ``(cells,)``, the cells of those images.
     """
 
     views: Views
@@ -89,7 +89,7 @@ class PatchBatch:
 
 
 class PatchBatches(Batches):
-    """Batches of labelled cells, half of the views crops; a ``teacher`` sees the same."""
+    """Batches of labeled cells, half of the views crops; a ``teacher`` sees the same."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class PatchBatches(Batches):
 
 
 def _same_view(view: ImageInput, other: ImageInput) -> ImageInput | None:
-    """The other input of the same picture, if its cells lie where those of ``view`` lie."""
+    """The other input of the same image, if its cells lie where those of ``view`` lie."""
     ours, theirs = view.geometry, other.geometry
     if ours.grid != theirs.grid:
         return None
@@ -175,7 +175,7 @@ class Sample:
     """One question with its answer; its views are the next ``1 + crops`` of the batch.
 
     Attributes:
-        prompt_ids: up to where the response begins, one placeholder for the picture.
+        prompt_ids: up to where the response begins, one placeholder for the image.
         answer_ids: the response and its end.
         keeps: bool ``(h, w)`` per crop, the tokens that stay.
     """
@@ -187,7 +187,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """Questions about pictures, in some batches with crops right after the picture."""
+    """Questions about images, in some batches with crops right after the image."""
 
     views: Views
     samples: tuple[Sample, ...]
@@ -229,7 +229,7 @@ class QuestionBatches(Batches):
 
 
 def show(backbone: Backbone, image: Image.Image, box: Box) -> ImageInput:
-    """The whole picture, or one box of it as a crop."""
+    """The whole image, or one box of it as a crop."""
     if box == FULL_BOX:
         return backbone.preprocess(image)
     return backbone.preprocess_crop(image.crop(box))

@@ -1,4 +1,4 @@
-"""The splits: reproducible lists of (picture, question, answer, boxes).
+"""The splits: reproducible lists of (image, question, answer, boxes).
 
 Items are drawn from the key ``split/seed/index``. Splits never share a key, so no seed can make
 a training item equal to a test item by construction of the stream.
@@ -18,7 +18,7 @@ from .scenes import Box, Scene, SceneSpec, make_scene, render
 
 SMALL = SceneSpec(count=(2, 6), width=(0.045, 0.085))
 VISIBLE = SceneSpec(count=(1, 5), width=(0.16, 0.28))
-"""Widths from which the dot is about three pixels wide in a picture shown at 80 pixels."""
+"""Widths from which the dot is about three pixels wide in an image shown at 80 pixels."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ SPLITS: MappingProxyType[str, SplitSpec] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Item:
-    """One question about one picture. ``boxes`` hold the asked object, in source pixels."""
+    """One question about one image. ``boxes`` hold the asked object, in source pixels."""
 
     id: str
     split: str
@@ -59,7 +59,7 @@ class Item:
 
     @property
     def image(self) -> Image.Image:
-        """The picture, rendered anew at each access (a few milliseconds)."""
+        """The image, rendered anew at each access (a few milliseconds)."""
         return render(self.scene)
 
 

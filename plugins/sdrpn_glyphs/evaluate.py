@@ -21,7 +21,7 @@ from .views import CELL, FULL_BOX
 
 BATCH = 50
 SIZE_BINS = (0.045, 0.0585, 0.072, 0.086)
-"""Object widths, relative to the picture, by which the small split is broken down."""
+"""Object widths, relative to the image, by which the small split is broken down."""
 
 Cropper = Callable[[Item], Box | None]
 

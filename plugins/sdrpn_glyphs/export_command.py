@@ -16,7 +16,7 @@ from .dataset import SPLITS, make_item
 from .families import NAMES
 
 JSONL_NAME = "data.jsonl"
-PICTURES_NAME = "pictures"
+IMAGES_NAME = "images"
 
 
 def glyphs(
@@ -25,9 +25,9 @@ def glyphs(
     ] = None,
     split: Annotated[str, typer.Option(help="One of: " + ", ".join(SPLITS) + ".")] = "glyphs/small",
     n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 20,
-    seed: Annotated[int, typer.Option(help="Other seeds draw other pictures.")] = 0,
+    seed: Annotated[int, typer.Option(help="Other seeds draw other images.")] = 0,
 ) -> None:
-    """Write pictures and a JSONL file of questions, answers and boxes to a folder."""
+    """Write images and a JSONL file of questions, answers and boxes to a folder."""
     if folder is None:
         places = {
             name: {"backbone": str(backbone_dir(name)), "rpn": str(rpn_dir(name))} for name in NAMES
@@ -44,7 +44,7 @@ def export(folder: Path, split: str, n: int, seed: int = 0) -> Path:
         folder: made if missing; must not hold another export.
         split: e.g. ``glyphs/small``.
         n: number of items.
-        seed: other seeds draw other pictures.
+        seed: other seeds draw other images.
 
     Raises:
         UnknownNameError: no such split.
@@ -53,17 +53,17 @@ def export(folder: Path, split: str, n: int, seed: int = 0) -> Path:
     """
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
-    jsonl, pictures = folder / JSONL_NAME, folder / PICTURES_NAME
+    jsonl, images = folder / JSONL_NAME, folder / IMAGES_NAME
     if jsonl.exists():
         raise InputError(f"{jsonl} exists already; choose another folder")
     try:
-        pictures.mkdir(parents=True, exist_ok=True)
+        images.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SdrpnError(f"cannot make the folder {pictures}: {error.strerror}") from error
+        raise SdrpnError(f"cannot make the folder {images}: {error.strerror}") from error
     lines = []
     for index in range(n):
         item = make_item(split, index, seed)
-        name = f"{PICTURES_NAME}/{index:05d}.png"
+        name = f"{IMAGES_NAME}/{index:05d}.png"
         with atomic_write(folder / name) as file:
             item.image.save(file, format="PNG")
         row = {

@@ -12,7 +12,7 @@ from torch import nn
 
 MATCHING_GAIN = 1.7
 TURNING_PAIRS = 6
-"""Fastest RoPE frequencies of a head, which turn by more than half a radian across a picture."""
+"""Fastest RoPE frequencies of a head, which turn by more than half a radian across an image."""
 ROTATION_SEED = 0
 
 
@@ -40,7 +40,7 @@ def init_patch_embedding(weight: torch.Tensor) -> None:
 
     Args:
         weight: ``(width, channels, size, size)``, or ``(width, channels, frames, size, size)``,
-            where a still picture is shown once per frame: each frame then gets its share.
+            where a still image is shown once per frame: each frame then gets its share.
     """
     width, channels, size = weight.shape[0], weight.shape[1], weight.shape[-1]
     frames = weight.shape[2] if weight.ndim == 5 else 1
@@ -66,8 +66,8 @@ def word_rotation(width: int) -> torch.Tensor:
 def init_matching_attention(layers: nn.ModuleList, width: int, head_dim: int) -> None:
     """Start each head so that a color word attends to the patches aligned with it.
 
-    Keys are orthonormal projections, on those dimensions that RoPE hardly turns across a
-    picture; queries are the same projections of rotated words. Attention that starts out
+    Keys are orthonormal projections, on those dimensions that RoPE hardly turns across an
+    image; queries are the same projections of rotated words. Attention that starts out
     uniform stays at guessing level for thousands of steps.
     """
     rotation = word_rotation(width)

@@ -1,4 +1,4 @@
-"""What the training stages minimise, and the forward passes behind it."""
+"""What the training stages minimize, and the forward passes behind it."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def patch_loss(
 
 
 def visual_tokens(backbone: Backbone, views: Views) -> list[torch.Tensor]:
-    """Per picture its visual tokens ``(h * w, width)``."""
-    # Several pictures in one input: the geometry of a single one is not read.
+    """Per image its visual tokens ``(h * w, width)``."""
+    # Several images in one input: the geometry of a single one is not read.
     (grid, *_) = views.grids
     joined = ImageInput(views.tensors, Resized((1, 1), grid, cell=1))
     return backbone.image_features([joined])

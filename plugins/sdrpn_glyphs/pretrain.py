@@ -235,7 +235,7 @@ def train_backbone(
     backbone, model = trainer.backbone, trainer.model
     words = (model.get_input_embeddings(), model.get_output_embeddings())
     language = (chosen.projector(model), backbone.decoder, model.get_output_embeddings())
-    # What is neither decoder nor head sees the picture.
+    # What is neither decoder nor head sees the image.
     vision = [child for child in model.base_model.children() if child is not backbone.decoder]
     if budget.vision_steps:
         patches = PatchBatches(

@@ -1,7 +1,7 @@
 """Questions about one shape of a scene, and their short answers.
 
 Every answer starts with the asked color, directly before the word that has to be found in the
-picture. So the last token of the prompt has to know what is asked, and the color token of the
+image. So the last token of the prompt has to know what is asked, and the color token of the
 answer has to look at the object that is asked for.
 """
 

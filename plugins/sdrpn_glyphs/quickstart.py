@@ -43,10 +43,10 @@ N_LABELS = 6000
 LABEL_BATCH = 64
 BENCH_BATCH = 25
 
-#: Pictures per forward pass of the training; of no effect on the result.
+#: Images per forward pass of the training; of no effect on the result.
 MICRO_BATCH = 32
 
-#: Test pictures that are shown before and after: the first ones, right or wrong.
+#: Test images that are shown before and after: the first ones, right or wrong.
 N_OVERLAYS = 6
 
 Say = Callable[[str], None]
@@ -59,7 +59,7 @@ class QuickstartResult:
     Attributes:
         results: as in ``results.json``, all families in one.
         seconds: wall time of each stage of this session, by family; ``bench`` is their sum.
-        overlays: pictures before and after.
+        overlays: images before and after.
     """
 
     results: dict[str, Any]
@@ -90,7 +90,7 @@ def run_quickstart(
         models.append((BenchModel(backbone, rpn, name=family), backbone, rpn))
 
     start = time.perf_counter()
-    say(f"{n} questions about details that the models cannot see in the whole picture ...")
+    say(f"{n} questions about details that the models cannot see in the whole image ...")
     results = run_benchmark(
         [model for model, _, _ in models],
         METHODS,
@@ -139,7 +139,7 @@ def _own_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], say: S
 
 
 def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: Path) -> list[Path]:
-    """One picture per record: the plain answer, and the answer with its region."""
+    """One image per record: the plain answer, and the answer with its region."""
     folder.mkdir(parents=True, exist_ok=True)
     images = [open_image(record.image) for record in records if record.image is not None]
     questions = [Question(r.question, (image,)) for r, image in zip(records, images, strict=True)]
@@ -147,7 +147,7 @@ def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: 
     found = answer_batch(backbone, questions, RPNProposer(rpn), max_new_tokens=MAX_NEW_TOKENS)
     paths = []
     for index, record in enumerate(records):
-        picture = draw_before_after(
+        drawn = draw_before_after(
             images[index],
             record.question,
             Caption(f"before: {plain[index].text}", is_correct(plain[index].text, record)),
@@ -159,6 +159,6 @@ def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: 
         )
         path = folder / f"{index:02d}.png"
         with atomic_write(path) as file:
-            picture.save(file, format="PNG")
+            drawn.save(file, format="PNG")
         paths.append(path)
     return paths

@@ -51,5 +51,5 @@ def _print(results: dict[str, Any], out: Path) -> None:
     for name, model in results["models"].items():
         console.print(gain_line(name, model, "sdrpn"), soft_wrap=True)
     console.print(
-        f"Report: {out / 'report.md'}, pictures before and after: {out}/*/overlays", soft_wrap=True
+        f"Report: {out / 'report.md'}, images before and after: {out}/*/overlays", soft_wrap=True
     )

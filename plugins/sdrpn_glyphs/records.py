@@ -15,7 +15,7 @@ DEFAULT_COUNT = 1000
 
 
 class GlyphRecords(Sequence[Record]):
-    """``n`` records of a split; each picture is drawn when its record is read."""
+    """``n`` records of a split; each image is drawn when its record is read."""
 
     def __init__(self, split: str, n: int | None, seed: int) -> None:
         self.split = split
@@ -50,12 +50,12 @@ def train(n: int | None, seed: int) -> GlyphRecords:
 
 
 def small(n: int | None, seed: int) -> GlyphRecords:
-    """Test pictures whose dots vanish at model resolution."""
+    """Test images whose dots vanish at model resolution."""
     return GlyphRecords("glyphs/small", n, seed)
 
 
 def visible(n: int | None, seed: int) -> GlyphRecords:
-    """Test pictures whose dots stay visible."""
+    """Test images whose dots stay visible."""
     return GlyphRecords("glyphs/visible", n, seed)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of solid shapes, each with a small dot, and the exact boxes of the shapes.
+"""Images of solid shapes, each with a small dot, and the exact boxes of the shapes.
 
 A scene is drawn from a string key alone, so it is the same on every machine and in every process.
 All coordinates are source pixels; boxes are ``(x0, y0, x1, y1)``, half-open.
@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 Box = tuple[int, int, int, int]
 Rgb = tuple[int, int, int]
 
-PICTURE_SIZE = 480
-"""Width and height of every picture, in pixels."""
+IMAGE_SIZE = 480
+"""Width and height of every image, in pixels."""
 
 DOT_FRACTION = 0.2
 """Diameter of the dot relative to the width of its shape."""
@@ -81,12 +81,12 @@ class Scene:
 
     background: Rgb
     shapes: tuple[Shape, ...]
-    size: int = PICTURE_SIZE
+    size: int = IMAGE_SIZE
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """How many shapes a scene has, and how wide they are relative to the picture (inclusive)."""
+    """How many shapes a scene has, and how wide they are relative to the image (inclusive)."""
 
     count: tuple[int, int]
     width: tuple[float, float]
@@ -154,14 +154,14 @@ def _overlaps(x: int, y: int, size: int, others: list[Shape]) -> bool:
 
 def make_scene(rng: random.Random, spec: SceneSpec) -> Scene:
     """Draw a scene from ``rng``. A shape that finds no room is left out."""
-    grey = rng.randint(*BACKGROUND_RANGE)
-    background = _jitter(rng, (grey, grey, grey), BACKGROUND_TINT)
+    gray = rng.randint(*BACKGROUND_RANGE)
+    background = _jitter(rng, (gray, gray, gray), BACKGROUND_TINT)
     shapes: list[Shape] = []
     for color in rng.sample(list(COLORS), rng.randint(*spec.count)):
-        size = round(rng.uniform(*spec.width) * PICTURE_SIZE)
+        size = round(rng.uniform(*spec.width) * IMAGE_SIZE)
         for _ in range(PLACEMENT_TRIES):
-            x = rng.randint(GAP, PICTURE_SIZE - GAP - size)
-            y = rng.randint(GAP, PICTURE_SIZE - GAP - size)
+            x = rng.randint(GAP, IMAGE_SIZE - GAP - size)
+            y = rng.randint(GAP, IMAGE_SIZE - GAP - size)
             if not _overlaps(x, y, size, shapes):
                 break
         else:
@@ -183,7 +183,7 @@ def make_scene(rng: random.Random, spec: SceneSpec) -> Scene:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The picture, RGB, ``scene.size`` pixels wide and high."""
+    """The image, RGB, ``scene.size`` pixels wide and high."""
     image = Image.new("RGB", (scene.size, scene.size), scene.background)
     draw = ImageDraw.Draw(image)
     for shape in scene.shapes:

@@ -1,4 +1,4 @@
-"""What a model is shown of a scene: the whole picture, or a crop of it.
+"""What a model is shown of a scene: the whole image, or a crop of it.
 
 Labels of the visual tokens of such a view, whatever the geometry, and the crops of a training run,
 which imitate predicted regions rather than perfect ones.
@@ -14,7 +14,7 @@ import numpy as np
 
 from .families.base import CELL_PIXELS
 from .questions import POSITION_BINS
-from .scenes import COLORS, DOT_INDEX_OFFSET, KINDS, PICTURE_SIZE, Box, Scene, Shape
+from .scenes import COLORS, DOT_INDEX_OFFSET, IMAGE_SIZE, KINDS, Box, Scene, Shape
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from sdrpn_core.grid.geometry import Geometry
 
 GRID = 10
-CELL = PICTURE_SIZE // GRID
+CELL = IMAGE_SIZE // GRID
 """Source pixels, a side, of a cell of the nominal grid to which the crops of training snap."""
-FULL_BOX: Box = (0, 0, PICTURE_SIZE, PICTURE_SIZE)
+FULL_BOX: Box = (0, 0, IMAGE_SIZE, IMAGE_SIZE)
 
 MIN_CROP = 16
 """Least side of a training crop, in source pixels: some encoders refuse smaller ones."""
@@ -34,9 +34,9 @@ SAMPLES = CELL_PIXELS
 MIN_COVERAGE = 5
 """Points (of 64) of a cell that a shape has to cover to count as seen in it."""
 MIN_DOT_COVERAGE = 2
-"""Points (of 64) of a cell that a dot has to cover to be labelled as lying in it."""
+"""Points (of 64) of a cell that a dot has to cover to be labeled as lying in it."""
 MIN_DOT_PIXELS = 1.6
-"""Diameter at model resolution below which a dot is not labelled: nobody could name its color."""
+"""Diameter at model resolution below which a dot is not labeled: nobody could name its color."""
 
 LABELS: MappingProxyType[str, slice] = MappingProxyType(
     {
@@ -59,13 +59,13 @@ def patch_labels(
 
     Args:
         scene: the scene.
-        index: its ``render_index`` picture.
+        index: its ``render_index`` image.
         box: what is shown, in source pixels.
         geometry: where the cells of the grid (h, w) lie in it.
 
     Returns:
         Two uint8 arrays (h * w, LABEL_COUNT): the labels, 0 or 1, and which of them count. The dot
-        and the center of a shape are labelled on every cell that the shape covers.
+        and the center of a shape are labeled on every cell that the shape covers.
     """
     rows, columns = geometry.grid
     shown = _sampled(np.asarray(index.crop(box)), geometry)
@@ -121,9 +121,9 @@ def _sampled(owners: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def _clip(x0: float, y0: float, x1: float, y1: float) -> Box:
-    """The box inside the picture, at least ``MIN_CROP`` pixels wide and high."""
-    left, top = (min(PICTURE_SIZE - MIN_CROP, max(0, round(v))) for v in (x0, y0))
-    right, bottom = (min(PICTURE_SIZE, round(v)) for v in (x1, y1))
+    """The box inside the image, at least ``MIN_CROP`` pixels wide and high."""
+    left, top = (min(IMAGE_SIZE - MIN_CROP, max(0, round(v))) for v in (x0, y0))
+    right, bottom = (min(IMAGE_SIZE, round(v)) for v in (x1, y1))
     return left, top, max(left + MIN_CROP, right), max(top + MIN_CROP, bottom)
 
 

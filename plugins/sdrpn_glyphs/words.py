@@ -24,7 +24,7 @@ class SpecialTokens:
 
     Attributes:
         pad, eos: padding, and the end of a response.
-        image: the placeholder of a picture.
+        image: the placeholder of an image.
         bos: put in front of every prompt, if given.
         others: further special tokens, by the name of the tokenizer's attribute.
     """

@@ -52,7 +52,7 @@ class Layout:
         return None
 
 
-#: Scores on padded squares ignore positions and follow a norm; on resized pictures with multimodal
+#: Scores on padded squares ignore positions and follow a norm; on resized images with multimodal
 #: positions they keep them, and the norm that those checkpoints also hold is unused.
 LAYOUTS = (
     Layout(

@@ -37,12 +37,12 @@ class Answer:
     Attributes:
         text: the response.
         ids: its token ids, without the end token.
-        proposals: one per picture: outcome, crops (boxes in source pixels) and RoI map; empty for
+        proposals: one per image: outcome, crops (boxes in source pixels) and RoI map; empty for
             a plain answer.
         n_visual_tokens: visual tokens that the decoder saw, crops included.
         seconds: wall time per stage, in order. Plain: ``vision``, ``prefill``, ``decode`` (and
             ``prefix``, where questions share one). With a proposer: ``vision``, ``prefix`` (all
-            layers, up to the last picture; with a short question all of the prompt), ``question``
+            layers, up to the last image; with a short question all of the prompt), ``question``
             (a longer one, up to the branch layer), ``proposal`` (the RPN and the crop policy),
             ``crop`` (cut and encoded), ``roi_prefill`` (crops and question, all layers),
             ``decode``. Of an answer from a batch, an equal share of each batch that it went
@@ -58,7 +58,7 @@ class Answer:
 
     @property
     def outcome(self) -> Outcome | None:
-        """``ok`` if any picture was cropped, else the first picture's outcome; ``None`` for a plain
+        """``ok`` if any image was cropped, else the first image's outcome; ``None`` for a plain
         answer.
         """
         outcomes = [proposal.plan.outcome for proposal in self.proposals]
@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def boxes(self) -> list[tuple[int, int, int, int]]:
-        """Crop boxes of all pictures, source pixels, half-open."""
+        """Crop boxes of all images, source pixels, half-open."""
         return [crop.box for proposal in self.proposals for crop in proposal.plan.crops]
 
 
@@ -83,22 +83,22 @@ def answer(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
 ) -> Answer:
-    """Answer one question about a picture (or a list of pictures).
+    """Answer one question about an image (or a list of images).
 
     Args:
         backbone: the model.
-        image: path, bytes or picture, or a list of these.
+        image: path, bytes or image, or a list of these.
         question: the question.
         rpn: predicts the region; without one the answer is the plain model's.
         policy: how the RoI map becomes crops; default: the one that the RPN's configuration names.
-        store: keeps what does not depend on the question, for others about the same picture.
+        store: keeps what does not depend on the question, for others about the same image.
         max_new_tokens: upper limit of the response length.
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
     Raises:
         ConfigError: see :func:`answer_batch`.
-        ImageError: a picture cannot be read.
-        InputError: empty question, no picture, or a prompt beyond the model's context.
+        ImageError: an image cannot be read.
+        InputError: empty question, no image, or a prompt beyond the model's context.
     """
     proposer = RPNProposer(rpn, policy) if rpn is not None else None
     return answer_batch(
@@ -124,12 +124,12 @@ def answer_batch(
 ) -> list[Answer]:
     """Answer a batch; every answer equals that of its question alone.
 
-    Questions about the same pictures share their prefix. Sequences that became too different in
+    Questions about the same images share their prefix. Sequences that became too different in
     length, some with crops and some without, are answered in several batches.
 
     Args:
         backbone: the model.
-        questions: what is asked; pictures may differ in number, size and grid.
+        questions: what is asked; images may differ in number, size and grid.
         proposer: where crops come from; ``None`` for plain answers.
         store: prefixes of earlier calls, to which those of this one are added.
         max_padding: largest share of a batch that may be padding, 0 (none) to below 1.

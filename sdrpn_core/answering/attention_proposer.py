@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class AttentionProposer(Proposer):
     """Crops where the model's grounding heads look while it gives the plain answer.
 
-    The sinks are dropped as in labelling. The map is attention, so the policy's threshold should be
+    The sinks are dropped as in labeling. The map is attention, so the policy's threshold should be
     relative to its maximum.
 
     Args:

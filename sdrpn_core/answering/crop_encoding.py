@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 def encode_crops(
     backbone: Backbone, jobs: Sequence[tuple[Image.Image, CropPlan]]
 ) -> list[tuple[CropPlan, tuple[ImageSegment, ...]]]:
-    """Cut and encode the crops of several pictures, in one pass of the vision encoder.
+    """Cut and encode the crops of several images, in one pass of the vision encoder.
 
     Args:
         backbone: the model.
-        jobs: pictures and their plans.
+        jobs: images and their plans.
 
     Returns:
-        Per picture its plan, without crops that the backbone refuses or of which no token is kept,
+        Per image its plan, without crops that the backbone refuses or of which no token is kept,
         and the crops' segments. A plan that loses its last crop becomes ``too_small``.
     """
     cut = [[_preprocess(backbone, image, crop) for crop in plan.crops] for image, plan in jobs]

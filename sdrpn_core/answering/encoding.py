@@ -1,4 +1,4 @@
-"""Questions whose pictures are encoded, before anything runs: what there is to run, for whom."""
+"""Questions whose images are encoded, before anything runs: what there is to run, for whom."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SHORT = 1 / 8
 
 @dataclass(frozen=True, eq=False)
 class EncodedQuestions:
-    """Questions whose pictures are encoded, and of which nothing has run.
+    """Questions whose images are encoded, and of which nothing has run.
 
     Attributes:
         backbone: the model.
-        questions: what was asked, with the pictures.
-        cut: per question its prompt's ids, up to the last picture and behind it.
+        questions: what was asked, with the images.
+        cut: per question its prompt's ids, up to the last image and behind it.
         keys: per question what its prefix is made of; ``None``: nobody else's is alike.
         owners: per question whose prefix it shares; most often its own.
         kept: by owner, the prefixes that a store had.
@@ -83,7 +83,7 @@ def encode_questions(
     store: PrefixStore | None,
     clock: StageClock,
 ) -> EncodedQuestions:
-    """Tokenize questions and encode their pictures, each distinct prefix once.
+    """Tokenize questions and encode their images, each distinct prefix once.
 
     Args:
         backbone: the model.
@@ -128,7 +128,7 @@ def encode_questions(
 
 
 def _cut(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, ...]]:
-    """The prompt's ids up to the last picture (without one: the first), and those that follow."""
+    """The prompt's ids up to the last image (without one: the first), and those that follow."""
     if question.response_ids:
         raise InputError("a question that comes with a response cannot be answered")
     ids = backbone.tokenize(question.text, len(question.images))

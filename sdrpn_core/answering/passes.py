@@ -36,7 +36,7 @@ class Looked:
         prompt: what is to be answered, crops included.
         prefix: its beginning, as far as that has run; ``None`` if nothing has.
         n_reused: how many tokens of the prefix are those of the prompt.
-        proposals: one per picture; empty for a plain answer.
+        proposals: one per image; empty for a plain answer.
         first_stage: what the first pass of the second look is called in ``Answer.seconds``.
         seconds: its share of the time so far, by stage.
         response: ids of the response, where the first look was all that it took; else ``None``.
@@ -215,8 +215,8 @@ def _insert_crops(
 def _n_reused(prompt: Prompt, prefix: Prefix, proposals: Sequence[Proposal]) -> int:
     """How many tokens of what has run of a prompt the second look leaves as they were.
 
-    Those after a crop attend to it: with several pictures, the later ones run again. A pruned
-    picture runs again itself, as its tokens attended to those that are gone.
+    Those after a crop attend to it: with several images, the later ones run again. A pruned
+    image runs again itself, as its tokens attended to those that are gone.
     """
     for (start, stop), proposal in zip(prompt.image_spans, proposals, strict=True):
         if proposal.plan.keep is not None:

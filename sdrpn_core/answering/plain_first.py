@@ -33,8 +33,8 @@ class PlainStart:
     """What the first pass led to.
 
     Attributes:
-        proposals: per question, one per picture.
-        state: the whole prompts, run, if any picture is to be looked at again; else ``None``, so
+        proposals: per question, one per image.
+        state: the whole prompts, run, if any image is to be looked at again; else ``None``, so
             that their keys and values are not held twice while the plain answer goes on.
         responses: per question the ids of the plain response; empty with a state.
     """

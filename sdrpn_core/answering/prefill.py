@@ -10,7 +10,7 @@ import torch
 
 from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions
 from sdrpn_core.answering.prefix import Prefix, PrefixReader, prefix_block, run_prefixes
-from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.block import ImagePlace
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.compat import cache_argument
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """Questions of which the part up to the last picture has run, or all.
+    """Questions of which the part up to the last image has run, or all.
 
     Attributes:
         backbone: the model.
-        questions: what was asked, with the pictures.
+        questions: what was asked, with the images.
         prompts: the same, encoded.
-        prefixes: per question what has run; questions about the same pictures share one.
+        prefixes: per question what has run; questions about the same images share one.
         prefix: the prefixes, left-padded.
         clock: books the time of what follows.
     """
@@ -97,8 +97,8 @@ class Prefill:
 
     def places(
         self, with_question: Callable[[tuple[int, int]], bool] | None = None
-    ) -> list[PicturePlace]:
-        """Where the pictures lie in the prefixes and what follows, side by side, by prompt.
+    ) -> list[ImagePlace]:
+        """Where the images lie in the prefixes and what follows, side by side, by prompt.
 
         Args:
             with_question: says for which grids all tokens of the question are to score, and not the
@@ -111,7 +111,7 @@ class Prefill:
             return length - (len(prompt) - prompt.prefix_length) if wanted else None
 
         return [
-            PicturePlace(
+            ImagePlace(
                 row, start + int(offset), image.grid, length - 1, question(prompt, image.grid)
             )
             for row, (prompt, offset) in enumerate(

@@ -1,7 +1,7 @@
-"""A prompt's prefix: everything up to the end of its last picture, once through the decoder.
+"""A prompt's prefix: everything up to the end of its last image, once through the decoder.
 
 The causal mask leaves it unchanged by the question and by the crops. Its keys and values serve the
-proposal, the answer, and every other question about the same pictures.
+proposal, the answer, and every other question about the same images.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Prefix:
     """A prefix that has run.
 
     Attributes:
-        prompt: its segments; the pictures' features are parts of ``embeds``.
+        prompt: its segments; the images' features are parts of ``embeds``.
         embeds: ``(length, hidden)``.
         positions: ``(length,)`` or ``(axes, length)`` int64.
         keys_values: all layers.

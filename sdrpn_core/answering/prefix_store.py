@@ -1,4 +1,4 @@
-"""PrefixStore: pictures that were looked at before are not encoded and prefilled again."""
+"""PrefixStore: images that were looked at before are not encoded and prefilled again."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class PrefixKey:
     """What a prefix is made of; equal keys have equal prefixes.
 
     Attributes:
-        ids: its tokens, with one placeholder per picture.
-        pictures: per picture its size and a digest of its pixels.
+        ids: its tokens, with one placeholder per image.
+        images: per image its size and a digest of its pixels.
     """
 
     ids: tuple[int, ...]
-    pictures: tuple[tuple[tuple[int, int], bytes], ...]
+    images: tuple[tuple[tuple[int, int], bytes], ...]
 
 
 class PrefixStore:
     """Keeps prefixes of one backbone, the most recently used ones, within a limit of memory.
 
     Give the same store to several calls of ``answer``, ``answer_batch`` or ``answer_stream``: of
-    questions about one picture, the first pays for the picture, the others do not. What an RPN
+    questions about one image, the first pays for the image, the others do not. What an RPN
     reads of a prefix is kept with it, so empty the store (:meth:`clear`) if its weights change.
 
     Args:
@@ -115,20 +115,20 @@ def prefix_keys(
 
     Args:
         ids: their tokens, with placeholders.
-        images: their pictures.
+        images: their images.
         stored: whether they are to be found among others later. If not, only those that may equal
-            one of the others get a key: reading all pixels of a large picture takes a while.
+            one of the others get a key: reading all pixels of a large image takes a while.
     """
     shapes = [
-        (tuple(row), tuple(image.size for image in pictures))
-        for row, pictures in zip(ids, images, strict=True)
+        (tuple(row), tuple(image.size for image in row_images))
+        for row, row_images in zip(ids, images, strict=True)
     ]
     count = Counter(shapes)
     return [
-        PrefixKey(shape[0], tuple((image.size, _digest(image)) for image in pictures))
+        PrefixKey(shape[0], tuple((image.size, _digest(image)) for image in row_images))
         if stored or count[shape] > 1
         else None
-        for shape, pictures in zip(shapes, images, strict=True)
+        for shape, row_images in zip(shapes, images, strict=True)
     ]
 
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proposal:
-    """For one picture: what to crop, and the map that says so (``None`` if there is no map)."""
+    """For one image: what to crop, and the map that says so (``None`` if there is no map)."""
 
     plan: CropPlan
     roi: RoIMap | None = None
 
 
 class Proposer(ABC):
-    """Chooses crops for the pictures of a batch of questions whose prefixes have run.
+    """Chooses crops for the images of a batch of questions whose prefixes have run.
 
     A proposer may also decide that a question needs no region: it returns a plan without crops.
     """
@@ -34,4 +34,4 @@ class Proposer(ABC):
 
     @abstractmethod
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Per question, one proposal per picture."""
+        """Per question, one proposal per image."""

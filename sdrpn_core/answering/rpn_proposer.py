@@ -30,7 +30,7 @@ class RPNProposer(Proposer):
         self.policy = policy or make_policy(rpn.config.policy, dict(rpn.config.policy_options))
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Score all pictures in one pass, and plan the crops of each."""
+        """Score all images in one pass, and plan the crops of each."""
         maps = iter(self.maps(state))
         return [
             [self._proposal(next(maps), geometry) for geometry in prompt.geometries]
@@ -39,7 +39,7 @@ class RPNProposer(Proposer):
 
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:
-        """RoI maps of all pictures, prompt by prompt."""
+        """RoI maps of all images, prompt by prompt."""
         places = state.places(with_question=self.policy.needs_question_scores)
         if not places:
             return []

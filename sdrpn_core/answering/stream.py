@@ -61,7 +61,7 @@ def answer_stream(
         proposer: where crops come from; ``None`` for plain answers. It sees the questions in
             batches.
         batch_size: most questions that go through the model together.
-        store: prefixes that are kept for other questions about the same pictures, in other batches
+        store: prefixes that are kept for other questions about the same images, in other batches
             or other calls; without one, only those of one batch share theirs.
         max_padding: largest share of a batch that may be padding, 0 (none) to below 1.
         max_new_tokens: upper limit of the response lengths.

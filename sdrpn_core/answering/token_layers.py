@@ -22,7 +22,7 @@ class AnswerShape:
     """The lengths that decide what a two-stage answer costs, in tokens.
 
     Attributes:
-        prefix: up to the end of the picture.
+        prefix: up to the end of the image.
         question: all that follows it in the prompt.
         crop: what is inserted for the second look, framing included; 0 without a region.
         response: generated tokens that are fed back; the last one never is.

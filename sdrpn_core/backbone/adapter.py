@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One picture, ready for the vision encoder.
+    """One image, ready for the vision encoder.
 
     Attributes:
-        tensors: keyword arguments of ``base_model.get_image_features``, for this picture alone;
-            those of several pictures are concatenated along dimension 0.
-        geometry: where its visual tokens lie in the source picture.
+        tensors: keyword arguments of ``base_model.get_image_features``, for this image alone;
+            those of several images are concatenated along dimension 0.
+        geometry: where its visual tokens lie in the source image.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -47,11 +47,11 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: a text and the pictures that it is about (RGB, upright).
+    """What is asked: a text and the images that it is about (RGB, upright).
 
     Attributes:
         text: the question.
-        images: pictures, in the order in which the prompt shows them.
+        images: images, in the order in which the prompt shows them.
         response_ids: a given response, appended to the prompt (teacher forcing).
     """
 
@@ -61,16 +61,16 @@ class Question:
 
     @classmethod
     def about(cls, image: str | Path | bytes | Image.Image | Sequence[Any], text: str) -> Question:
-        """A question about a path, bytes or picture, or about a list of these.
+        """A question about a path, bytes or image, or about a list of these.
 
         Raises:
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
             InputError: an empty list.
         """
-        # A string and bytes are sequences too, but each is one picture.
+        # A string and bytes are sequences too, but each is one image.
         sources: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
         if not sources:
-            raise InputError("the question has no picture")
+            raise InputError("the question has no image")
         return cls(text, tuple(open_image(source) for source in sources))
 
 
@@ -105,10 +105,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Turn an upright RGB picture into the vision encoder's input and its geometry.
+        """Turn an upright RGB image into the vision encoder's input and its geometry.
 
         Raises:
-            ImageError: the family cannot encode a picture of this size or shape. Of a crop, the
+            ImageError: the family cannot encode an image of this size or shape. Of a crop, the
                 core then says that it is ``too_small``, and the answer is the plain one.
         """
 
@@ -117,7 +117,7 @@ class Backbone(ABC):
         return self.preprocess(image)
 
     def chat_text(self, question: str, n_images: int) -> str:
-        """The prompt up to where the response begins, one image placeholder per picture."""
+        """The prompt up to where the response begins, one image placeholder per image."""
         content = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
         return str(
@@ -125,7 +125,7 @@ class Backbone(ABC):
         )
 
     def image_features(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
-        """Encode pictures: per picture ``(h * w, hidden)`` projected features, row-major."""
+        """Encode images: per image ``(h * w, hidden)`` projected features, row-major."""
         tensors = {
             key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
         }
@@ -142,7 +142,7 @@ class Backbone(ABC):
 
     @property
     def image_token_id(self) -> int:
-        """Id of the placeholder that stands for one picture in the tokenized prompt."""
+        """Id of the placeholder that stands for one image in the tokenized prompt."""
         return int(self.model.config.image_token_id)
 
     # -- what the core builds on it -------------------------------------------------------------
@@ -225,7 +225,7 @@ class Backbone(ABC):
         return int(self.text_config.hidden_size)
 
     def tokenize(self, question: str, n_images: int) -> list[int]:
-        """Prompt ids with one placeholder per picture.
+        """Prompt ids with one placeholder per image.
 
         Raises:
             InputError: empty question, or one that spells out the image placeholder.
@@ -239,7 +239,7 @@ class Backbone(ABC):
         if found != n_images:
             placeholder = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
             raise InputError(
-                f"the prompt holds {found} image placeholders for {n_images} pictures: "
+                f"the prompt holds {found} image placeholders for {n_images} images: "
                 f"the question must not contain {placeholder!r}"
             )
         return list(ids)
@@ -259,7 +259,7 @@ class Backbone(ABC):
         return ids
 
     def encode(self, questions: Sequence[Question]) -> list[Prompt]:
-        """Prompts of several questions; all their pictures go through the encoder together.
+        """Prompts of several questions; all their images go through the encoder together.
 
         Raises:
             InputError: see :meth:`tokenize`.
@@ -271,17 +271,17 @@ class Backbone(ABC):
     def encode_ids(
         self, ids: Sequence[Sequence[int]], questions: Sequence[Question]
     ) -> list[Prompt]:
-        """As :meth:`encode`, for tokenized prompts, which hold one placeholder per picture.
+        """As :meth:`encode`, for tokenized prompts, which hold one placeholder per image.
 
         Raises:
-            InputError: a prompt and its response hold more or fewer placeholders than pictures.
+            InputError: a prompt and its response hold more or fewer placeholders than images.
         """
         for row, question in zip(ids, questions, strict=True):
             found = [*row, *question.response_ids].count(self.image_token_id)
             if found != len(question.images):
                 raise InputError(
                     f"the prompt holds {found} image placeholders for {len(question.images)} "
-                    "pictures (a response must hold none)"
+                    "images (a response must hold none)"
                 )
         inputs = [self.preprocess(image) for q in questions for image in q.images]
         features = iter(self.image_features(inputs) if inputs else [])
@@ -334,7 +334,7 @@ class Backbone(ABC):
         if limit is not None and length > limit:
             raise InputError(
                 f"a sequence of {length} tokens (response included) exceeds the context of {limit} "
-                f"tokens of {self.name}: use smaller or fewer pictures, or fewer new tokens"
+                f"tokens of {self.name}: use smaller or fewer images, or fewer new tokens"
             )
 
     def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:

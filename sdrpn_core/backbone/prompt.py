@@ -1,7 +1,7 @@
 """A prompt as the decoder sees it: runs of text tokens and runs of visual tokens.
 
 Every stage works on segments, not on flat id lists: positions (1-D or multimodal), the insertion of
-crops and the reuse of a prefix all need to know where a picture's tokens begin and end.
+crops and the reuse of a prefix all need to know where an image's tokens begin and end.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class TextSegment:
 
 @dataclass(frozen=True)
 class ImageSegment:
-    """The visual tokens of one picture or of one crop.
+    """The visual tokens of one image or of one crop.
 
     Attributes:
         features: ``(n, hidden)`` projected features of the tokens that are kept, row-major.
-        grid: ``(h, w)`` cells of the whole picture, dropped tokens included.
-        geometry: where the cells lie in the source picture; ``None`` for a crop.
+        grid: ``(h, w)`` cells of the whole image, dropped tokens included.
+        geometry: where the cells lie in the source image; ``None`` for a crop.
         keep: ``(h, w)`` bool, the tokens that stay; ``None`` when all of them do.
     """
 
@@ -81,7 +81,7 @@ class Prompt:
 
     @property
     def image_spans(self) -> tuple[tuple[int, int], ...]:
-        """``(start, stop)`` of every picture of the prompt (crops left out), in tokens."""
+        """``(start, stop)`` of every image of the prompt (crops left out), in tokens."""
         return tuple(
             (start, start + len(segment))
             for start, segment in self._with_starts()
@@ -90,7 +90,7 @@ class Prompt:
 
     @property
     def images(self) -> tuple[ImageSegment, ...]:
-        """The pictures of the prompt, crops left out."""
+        """The images of the prompt, crops left out."""
         return tuple(
             segment
             for segment in self.segments
@@ -99,7 +99,7 @@ class Prompt:
 
     @property
     def geometries(self) -> tuple[Geometry, ...]:
-        """Where the cells of each picture lie, crops left out."""
+        """Where the cells of each image lie, crops left out."""
         return tuple(
             segment.geometry
             for segment in self.segments
@@ -126,9 +126,9 @@ class Prompt:
 
     @property
     def prefix_length(self) -> int:
-        """Tokens up to the end of the last picture: the part that no crop changes.
+        """Tokens up to the end of the last image: the part that no crop changes.
 
-        Without a picture it is one token, so that every prompt of a batch has a prefix.
+        Without an image it is one token, so that every prompt of a batch has a prefix.
         """
         spans = self.image_spans
         return spans[-1][1] if spans else 1
@@ -159,9 +159,9 @@ class Prompt:
         return replace(self.followed_by(ids), response_length=len(ids))
 
     def with_crops(self, crops: tuple[tuple[Segment, ...], ...]) -> Prompt:
-        """The prompt with the segments ``crops[i]`` inserted right after picture ``i``."""
+        """The prompt with the segments ``crops[i]`` inserted right after image ``i``."""
         if len(crops) != len(self.images):
-            raise ValueError(f"{len(crops)} groups of crops for {len(self.images)} pictures")
+            raise ValueError(f"{len(crops)} groups of crops for {len(self.images)} images")
         groups = iter(crops)
         segments: list[Segment] = []
         for segment in self.segments:
@@ -171,12 +171,12 @@ class Prompt:
         return replace(self, segments=tuple(segments))
 
     def pruned(self, keep: tuple[npt.NDArray[np.bool_] | None, ...]) -> Prompt:
-        """The prompt with only the tokens ``keep[i]`` (``(h, w)`` bool) of picture ``i``.
+        """The prompt with only the tokens ``keep[i]`` (``(h, w)`` bool) of image ``i``.
 
-        ``None`` leaves a picture as it is. The grid stays, so that positions stay as well.
+        ``None`` leaves an image as it is. The grid stays, so that positions stay as well.
         """
         if len(keep) != len(self.images):
-            raise ValueError(f"{len(keep)} masks for {len(self.images)} pictures")
+            raise ValueError(f"{len(keep)} masks for {len(self.images)} images")
         masks = iter(keep)
         segments: list[Segment] = []
         for segment in self.segments:

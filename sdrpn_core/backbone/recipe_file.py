@@ -30,7 +30,7 @@ class RecipeFile:
     """A label recipe for one backbone, with the RPN's place.
 
     Attributes:
-        recipe: which heads are read, and the numbers of the labelling.
+        recipe: which heads are read, and the numbers of the labeling.
         branch: B, the RPN reads the hidden states that leave decoder layer B - 1.
         n_layers: R, the number of RPN layers.
         backbone: facts that must agree with the backbone it is used on (see ``rpn/identity.py``).

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.image_output import check_image_path, numbered, save_image
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -16,10 +17,9 @@ from sdrpn_core.cli.model_options import (
     Revision,
     load_options,
 )
-from sdrpn_core.cli.picture_output import check_picture_path, numbered, save_picture
 from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, choose_policy
 from sdrpn_core.cli.proposal_facts import proposal_facts
-from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_pictures
+from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_images
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def ask(
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     save_overlay: Annotated[
         Path | None,
-        typer.Option(help="Draw heatmap, boxes and crops to this file (.png), one per picture."),
+        typer.Option(help="Draw heatmap, boxes and crops to this file (.png), one per image."),
     ] = None,
     dtype: DType = None,
     device: Device = None,
@@ -54,14 +54,14 @@ def ask(
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Answer a question about a picture, looking at the region it is about."""
+    """Answer a question about an image, looking at the region it is about."""
     if rpn is None and (policy is not None or threshold is not None or policy_option):
         raise ConfigError("a crop policy needs an RPN whose map it crops: give --rpn")
     if stream and as_json:
         raise ConfigError("--stream and --json exclude each other")
     if save_overlay is not None:
-        check_picture_path(save_overlay)
-    pictures = open_pictures(image, more_images, question)
+        check_image_path(save_overlay)
+    images = open_images(image, more_images, question)
 
     from sdrpn_core.answering.answer import answer
     from sdrpn_core.backbone.loading import load_backbone
@@ -91,14 +91,14 @@ def ask(
         )
     found = answer(
         backbone,
-        pictures,
+        images,
         question,
         rpn=trained,
         policy=crop_policy,
         max_new_tokens=max_new_tokens,
         **options,
     )
-    files = [] if save_overlay is None else _save(backbone, pictures, question, found, save_overlay)
+    files = [] if save_overlay is None else _save(backbone, images, question, found, save_overlay)
     if as_json:
         typer.echo(json.dumps({**_facts(found), "overlays": [str(path) for path in files]}))
         return
@@ -111,7 +111,7 @@ def _facts(answer: Answer) -> dict[str, Any]:
     return {
         "answer": answer.text,
         "outcome": None if answer.outcome is None else answer.outcome.value,
-        "pictures": [proposal_facts(proposal) for proposal in answer.proposals],
+        "images": [proposal_facts(proposal) for proposal in answer.proposals],
         "visual_tokens": answer.n_visual_tokens,
         "seconds": dict(answer.seconds),
     }
@@ -127,7 +127,7 @@ def _print(answer: Answer, files: list[Path]) -> None:
         note("outcome", "plain answer, no region was looked for (no --rpn)")
     for number, proposal in enumerate(answer.proposals, 1):
         plan = proposal.plan
-        which = f"picture {number}: " if len(answer.proposals) > 1 else ""
+        which = f"image {number}: " if len(answer.proposals) > 1 else ""
         reason = f", plain answer: {plan.reason}" if plan.reason else ""
         note("outcome", f"{which}{plan.outcome.value}{reason}")
         for crop in plan.crops:
@@ -141,7 +141,7 @@ def _print(answer: Answer, files: list[Path]) -> None:
 
 def _save(
     backbone: Backbone,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     question: str,
     answer: Answer,
     path: Path,
@@ -149,17 +149,17 @@ def _save(
     from sdrpn_core.grid.overlay import draw_overlay
 
     files = []
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         proposal = answer.proposals[index] if answer.proposals else None
         outcome = "plain" if proposal is None else proposal.plan.outcome.value
         roi = None if proposal is None else proposal.roi
         drawn = draw_overlay(
-            picture,
+            image,
             roi,
-            None if roi is None else backbone.preprocess(picture).geometry,
+            None if roi is None else backbone.preprocess(image).geometry,
             [] if proposal is None else [crop.box for crop in proposal.plan.crops],
             [question, f"answer: {answer.text}", f"outcome: {outcome}"],
         )
-        files.append(numbered(path, index, len(pictures)))
-        save_picture(drawn, files[-1])
+        files.append(numbered(path, index, len(images)))
+        save_image(drawn, files[-1])
     return files

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdrpn_core.cli.image_output import check_folder
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -17,7 +18,6 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
-from sdrpn_core.cli.picture_output import check_folder
 from sdrpn_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def heads(
 ) -> None:
     """Find grounding heads, sinks and the branch layer of a backbone that has no preset.
 
-    Its own answers are looked at; where the answer lies in each picture must be known.
+    Its own answers are looked at; where the answer lies in each image must be known.
     """
     map_path = map_path or out.with_suffix(".png")
     for path, suffix in ((out, ".json"), (map_path, ".png")):

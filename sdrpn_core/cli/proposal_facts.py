@@ -13,7 +13,7 @@ __all__ = ["proposal_facts"]
 def proposal_facts(proposal: Proposal) -> dict[str, Any]:
     """Outcome, reason, crops in source pixels and cells, and what the map was like.
 
-    ``kept_tokens`` counts those of the whole picture that stay, where others are pruned.
+    ``kept_tokens`` counts those of the whole image that stay, where others are pruned.
     """
     plan, roi = proposal.plan, proposal.roi
     facts: dict[str, Any] = {

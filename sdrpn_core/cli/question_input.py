@@ -1,4 +1,4 @@
-"""The question of a command: a text and one or more pictures."""
+"""The question of a command: a text and one or more images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sdrpn_core.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ImagePath", "MoreImages", "QuestionText", "open_pictures"]
+__all__ = ["ImagePath", "MoreImages", "QuestionText", "open_images"]
 
-ImagePath = Annotated[str, typer.Argument(metavar="IMAGE", help="Picture the question is about.")]
+ImagePath = Annotated[str, typer.Argument(metavar="IMAGE", help="Image the question is about.")]
 QuestionText = Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked.")]
 MoreImages = Annotated[
     list[str] | None,
-    typer.Option("--image", "-i", metavar="IMAGE", help="A further picture; repeatable."),
+    typer.Option("--image", "-i", metavar="IMAGE", help="A further image; repeatable."),
 ]
 
 
-def open_pictures(first: str, more: list[str] | None, question: str) -> list[Image.Image]:
-    """Open the pictures, after the cheapest check of all.
+def open_images(first: str, more: list[str] | None, question: str) -> list[Image.Image]:
+    """Open the images, after the cheapest check of all.
 
     Raises:
         InputError: the question is empty.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     if not question.strip():
         raise InputError("the question is empty")

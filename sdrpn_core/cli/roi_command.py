@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.image_output import (
+    check_folder,
+    check_image_path,
+    numbered,
+    save_image,
+)
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -17,15 +23,9 @@ from sdrpn_core.cli.model_options import (
     Revision,
     load_options,
 )
-from sdrpn_core.cli.picture_output import (
-    check_folder,
-    check_picture_path,
-    numbered,
-    save_picture,
-)
 from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, choose_policy
 from sdrpn_core.cli.proposal_facts import proposal_facts
-from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_pictures
+from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_images
 from sdrpn_core.errors import InputError
 from sdrpn_core.util.atomic_files import atomic_write
 
@@ -48,11 +48,11 @@ def roi(
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
     save: Annotated[
-        Path | None, typer.Option(help="Draw the heatmap to this file (.png), one per picture.")
+        Path | None, typer.Option(help="Draw the heatmap to this file (.png), one per image.")
     ] = None,
     npy: Annotated[
         Path | None,
-        typer.Option(help="Write the scores (h, w) float32 to this NumPy file, one per picture."),
+        typer.Option(help="Write the scores (h, w) float32 to this NumPy file, one per image."),
     ] = None,
     dtype: DType = None,
     device: Device = None,
@@ -64,12 +64,12 @@ def roi(
 ) -> None:
     """Show where the RPN would look, without answering."""
     if save is not None:
-        check_picture_path(save)
+        check_image_path(save)
     if npy is not None:
         if npy.suffix != ".npy":
             raise InputError(f"{npy}: scores are written as .npy")
         check_folder(npy)
-    pictures = open_pictures(image, more_images, question)
+    images = open_images(image, more_images, question)
 
     from sdrpn_core.answering.proposer import Proposal
     from sdrpn_core.backbone.adapter import Question
@@ -89,7 +89,7 @@ def roi(
     )
     backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
     trained = RPN.from_pretrained(rpn, backbone=backbone)
-    (prompt,) = backbone.encode([Question(question, tuple(pictures))])
+    (prompt,) = backbone.encode([Question(question, tuple(images))])
     maps = predict_prompt_roi(backbone, [prompt], trained)
     geometries = [segment.geometry for segment in prompt.images if segment.geometry is not None]
     results = []
@@ -101,21 +101,21 @@ def roi(
             "geometry": geometry.to_dict(),
         }
         if save is not None:
-            path = numbered(save, index, len(pictures))
+            path = numbered(save, index, len(images))
             boxes = [crop.box for crop in proposal.plan.crops]
             caption = f"{result['outcome']}, peak {result['peak']:.2f}"
-            drawn = draw_overlay(pictures[index], found, geometry, boxes, [question, caption])
-            save_picture(drawn, path)
-            result["picture"] = str(path)
+            drawn = draw_overlay(images[index], found, geometry, boxes, [question, caption])
+            save_image(drawn, path)
+            result["image"] = str(path)
         if npy is not None:
-            path = numbered(npy, index, len(pictures))
+            path = numbered(npy, index, len(images))
             _save_scores(found, path)
             result["npy"] = str(path)
         results.append(result)
         if not as_json:
-            _print(result, found, title=f"picture {index + 1}:" if len(pictures) > 1 else "")
+            _print(result, found, title=f"image {index + 1}:" if len(images) > 1 else "")
     if as_json:
-        typer.echo(json.dumps({"question": question, "pictures": results}))
+        typer.echo(json.dumps({"question": question, "images": results}))
 
 
 def _save_scores(roi: RoIMap, path: Path) -> None:
@@ -140,6 +140,6 @@ def _print(result: dict[str, Any], roi: RoIMap, title: str) -> None:
     typer.echo(f"outcome: {result['outcome']}{reason}, peak {high:.3f}")
     for crop in result["crops"]:
         typer.echo(f"region: {list(crop['box'])} (x0, y0, x1, y1 in pixels)")
-    for kind in ("picture", "npy"):
+    for kind in ("image", "npy"):
         if kind in result:
             typer.echo(f"written: {result[kind]}")

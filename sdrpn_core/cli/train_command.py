@@ -50,10 +50,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the labels.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures per forward pass; no effect on the result.")
+        int | None, typer.Option(min=1, help="Images per forward pass; no effect on the result.")
     ] = None,
     global_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures per optimizer step, over all processes.")
+        int | None, typer.Option(min=1, help="Images per optimizer step, over all processes.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the data order and new weights.")] = None,
     setting: Annotated[

@@ -78,9 +78,9 @@ def plan_boxes(
 def _why_none(regions: Regions) -> tuple[Outcome, tuple[Crop, ...], str]:
     # An over-large region outranks specks beside it: the map says "everywhere".
     if regions.oversized:
-        return Outcome.NO_ROI, (), "the region covers too much of the picture"
+        return Outcome.NO_ROI, (), "the region covers too much of the image"
     if regions.boxes:
-        return Outcome.TOO_SMALL, (), "the region holds no whole pixel of the picture"
+        return Outcome.TOO_SMALL, (), "the region holds no whole pixel of the image"
     if regions.single:
         return Outcome.TOO_SMALL, (), "only isolated cells are above the threshold"
     return Outcome.NO_ROI, (), "no cell is above the threshold"

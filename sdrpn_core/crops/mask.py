@@ -25,10 +25,10 @@ class MaskPolicy(RegionRule, PruneRule, CropPolicy):
 
     Attributes:
         min_regions: with fewer regions than this each one gets a plain crop of its box instead.
-            2 is the published rule for padded squares, 1 that for resized pictures: always mask,
+            2 is the published rule for padded squares, 1 that for resized images: always mask,
             regions are not counted.
         whole_grid: where the mask is used and not empty, every cell of the grid is in it: the
-            entire picture is looked at again. The published code does so wherever its threshold is
+            entire image is looked at again. The published code does so wherever its threshold is
             relative.
     """
 
@@ -55,7 +55,7 @@ class MaskPolicy(RegionRule, PruneRule, CropPolicy):
         (box,) = source_boxes((grid_box,), geometry)
         if is_empty(box):
             return CropPlan(
-                Outcome.TOO_SMALL, reason="the region holds no whole pixel of the picture"
+                Outcome.TOO_SMALL, reason="the region holds no whole pixel of the image"
             )
         x0, y0, x1, y1 = grid_box
         return CropPlan(

@@ -30,7 +30,7 @@ class Outcome(str, Enum):
     """More regions than the policy may crop; none is cropped."""
     TOO_SMALL = "too_small"
     """Every region is an isolated cell, holds no source pixel (it lies in the padding), or cuts out
-    a picture that the backbone cannot encode."""
+    an image that the backbone cannot encode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +54,11 @@ class Crop:
 
 @dataclass(frozen=True, eq=False)
 class CropPlan:
-    """The outcome for one picture and its crops: some exactly when the outcome is `OK`.
+    """The outcome for one image and its crops: some exactly when the outcome is `OK`.
 
     Attributes:
         reason: why there are no crops, as one short phrase for people; empty when there are.
-        keep: (h, w) bool, the tokens of the whole picture that stay beside the crops; None keeps
+        keep: (h, w) bool, the tokens of the whole image that stay beside the crops; None keeps
             all. Always None without crops.
     """
 
@@ -77,19 +77,19 @@ class CropPolicy(ABC):
         """`plan` for a map whose grid is that of the geometry; `keep` is filled in afterwards."""
 
     def needs_question_scores(self, grid: tuple[int, int]) -> bool:
-        """Whether `kept_tokens` reads `RoIMap.question_scores` for a picture with this grid."""
+        """Whether `kept_tokens` reads `RoIMap.question_scores` for an image with this grid."""
         return False
 
     def kept_tokens(self, roi: RoIMap) -> npt.NDArray[np.bool_] | None:
-        """(h, w) bool: the picture's own tokens that stay once it is cropped; None keeps all."""
+        """(h, w) bool: the image's own tokens that stay once it is cropped; None keeps all."""
         return None
 
     def plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
-        """The crops for one picture.
+        """The crops for one image.
 
         Args:
-            roi: the map of the picture.
-            geometry: the picture's geometry, on the same grid as the map.
+            roi: the map of the image.
+            geometry: the image's geometry, on the same grid as the map.
 
         Raises:
             InputError: map and geometry have different grids.

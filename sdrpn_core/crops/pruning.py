@@ -1,4 +1,4 @@
-"""Which tokens of the whole picture stay for the second look, where a picture has very many."""
+"""Which tokens of the whole image stay for the second look, where an image has very many."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sdrpn_core.grid.roi_map import RoIMap
 
 @dataclass(frozen=True)
 class PruneRule:
-    """Drop the picture's own tokens that no token of the question asks for.
+    """Drop the image's own tokens that no token of the question asks for.
 
-    A picture with many tokens is mostly background to a question. Once a crop shows the region in
+    An image with many tokens is mostly background to a question. Once a crop shows the region in
     detail, only those of its tokens stay that at least one token of the question scores above a low
     threshold. The tokens of crops are never touched, and without a crop nothing is dropped.
 
     Attributes:
-        prune_above: prune pictures with more visual tokens than this. Published for dynamic
+        prune_above: prune images with more visual tokens than this. Published for dynamic
             resolution: 1024. None (default): never.
         prune_threshold: a token stays if the highest probability that any token of the question
             gives it lies strictly above this; the published value.
@@ -44,7 +44,7 @@ class PruneRule:
             )
 
     def needs_question_scores(self, grid: tuple[int, int]) -> bool:
-        """Whether a picture with this grid is pruned; see `CropPolicy.needs_question_scores`."""
+        """Whether an image with this grid is pruned; see `CropPolicy.needs_question_scores`."""
         rows, columns = grid
         return self.prune_above is not None and rows * columns > self.prune_above
 

@@ -31,7 +31,7 @@ class RegionRule:
         relative: threshold the raw scores relative to their maximum (the published code writes this
             as a negative threshold). Made for `distribution` maps: a logit map without any
             positive score has no cell above it.
-        min_area: a region with fewer cells is grown around its centre.
+        min_area: a region with fewer cells is grown around its center.
         max_area_fraction: a region with more than this share of the grid's cells is dropped. The
             default is 225 of 576 cells; 1 keeps all.
         blur: blur the map before the threshold (published). On a coarse grid, where an object is a
@@ -74,7 +74,7 @@ class RegionRule:
     def smoothed(self, roi: RoIMap) -> npt.NDArray[np.floating]:
         """What the threshold applies to: (h, w) float32.
 
-        The corner's sinks are removed first, so the blur may spread their neighbours back there.
+        The corner's sinks are removed first, so the blur may spread their neighbors back there.
         """
         values = roi.scores if self.relative else roi.probabilities()
         if self.corner_sink_above is not None and values.size > self.corner_sink_above:
@@ -134,7 +134,7 @@ def without_corner(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]
 
 
 def _grow(box: Box, grid: tuple[int, ...]) -> Box:
-    """`box` with at least three cells a side around its centre, as far as the grid reaches."""
+    """`box` with at least three cells a side around its center, as far as the grid reaches."""
     x0, y0, x1, y1 = box
     (left, right), (top, bottom) = _grow_side(x0, x1, grid[1]), _grow_side(y0, y1, grid[0])
     return left, top, right, bottom
@@ -143,5 +143,5 @@ def _grow(box: Box, grid: tuple[int, ...]) -> Box:
 def _grow_side(low: int, high: int, cells: int) -> tuple[int, int]:
     # One more than the true side: the published size of a grown region.
     side = max(_GROWN_SIDE, high - low + 1)
-    centre = (low + high) / 2
-    return max(0, int(centre - side / 2)), min(cells, int(centre + side / 2))
+    center = (low + high) / 2
+    return max(0, int(center - side / 2)), min(cells, int(center + side / 2))

@@ -1,4 +1,4 @@
-"""Open any picture as upright 8-bit RGB, or say in one line why it cannot be."""
+"""Open any image as upright 8-bit RGB, or say in one line why it cannot be."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> the operation that makes the picture upright (EXIF 2.3, tag 0x0112)."""
+"""EXIF orientation -> the operation that makes the image upright (EXIF 2.3, tag 0x0112)."""
 
 _WHITE = (255, 255, 255)
 _MAX_16_BIT = 65535
@@ -50,21 +50,21 @@ _WARNING_FILTERS = threading.Lock()
 def open_image(
     source: str | Path | bytes | Image.Image, *, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Open a picture as RGB, rotated as its EXIF orientation says.
+    """Open an image as RGB, rotated as its EXIF orientation says.
 
-    Transparent pixels are laid on white, as a viewer shows them. Grey values of 16 bits are scaled
+    Transparent pixels are laid on white, as a viewer shows them. Gray values of 16 bits are scaled
     to 8, not clipped. Of an animation the first frame is used. An EXIF block that cannot be parsed
     is taken to say nothing about rotation.
 
     Args:
         source: a path, the bytes of an image file, or a Pillow image (which is not modified).
-        max_pixels: pictures with more pixels are refused before they are decoded.
+        max_pixels: images with more pixels are refused before they are decoded.
 
     Returns:
         A new RGB image without metadata, so that opening it once more changes nothing.
 
     Raises:
-        ImageError: the picture is missing, empty, truncated, too large or not a picture.
+        ImageError: the image is missing, empty, truncated, too large or not an image.
     """
     name = _name(source)
     try:
@@ -76,7 +76,7 @@ def open_image(
     except ImageError:
         raise
     except _DECODE_ERRORS as error:
-        raise ImageError(f"{name}: broken picture: {_one_line(error)}") from error
+        raise ImageError(f"{name}: broken image: {_one_line(error)}") from error
 
 
 def _name(source: str | Path | bytes | Image.Image) -> str:
@@ -103,14 +103,14 @@ def _open(source: str | Path | bytes | Image.Image, name: str) -> Image.Image:
             raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
     else:
         raise ImageError(
-            f"expected a picture as path, bytes or Pillow image, not {type(source).__name__}"
+            f"expected an image as path, bytes or Pillow image, not {type(source).__name__}"
         )
     if not data:
         raise ImageError(f"{name}: empty (zero bytes)")
     try:
         return _read_header(data)
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
+        raise ImageError(f"{name}: not an image in a format that Pillow reads") from error
 
 
 def _read_header(data: bytes) -> Image.Image:
@@ -124,7 +124,7 @@ def _read_header(data: bytes) -> Image.Image:
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
-        raise ImageError(f"{name}: {width}x{height} picture has no pixels")
+        raise ImageError(f"{name}: {width}x{height} image has no pixels")
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width}x{height} is over the limit of {max_pixels} pixels (max_pixels)"
@@ -144,22 +144,22 @@ def _rotated(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
-        raise ImageError(f"{name}: floating-point grey has no white; save it with 8 or 16 bits")
+        raise ImageError(f"{name}: floating-point gray has no white; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        rgb = _grey_8_bit(image, name).convert("RGB")
+        rgb = _gray_8_bit(image, name).convert("RGB")
     elif image.has_transparency_data:
         layer = image.convert("RGBA")
         rgb = Image.new("RGB", image.size, _WHITE)
         rgb.paste(layer, mask=layer.getchannel("A"))
     else:
         rgb = image.convert("RGB")
-    # Left in place, an orientation tag would turn the upright picture once more.
+    # Left in place, an orientation tag would turn the upright image once more.
     rgb.info = {}
     return rgb
 
 
-def _grey_8_bit(image: Image.Image, name: str) -> Image.Image:
+def _gray_8_bit(image: Image.Image, name: str) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > _MAX_16_BIT:
-        raise ImageError(f"{name}: grey values outside 0..{_MAX_16_BIT}; save it with 8 or 16 bits")
+        raise ImageError(f"{name}: gray values outside 0..{_MAX_16_BIT}; save it with 8 or 16 bits")
     return Image.fromarray(((values * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT).astype(np.uint8))

@@ -28,7 +28,7 @@ class JsonlRecords(RecordSource):
     """One JSON object per line; blank lines are ignored.
 
     Args:
-        path: The file; picture paths are relative to its folder.
+        path: The file; image paths are relative to its folder.
 
     Raises:
         InputError: Unreadable file, bad line, missing or mistyped value, duplicate id; with the
@@ -63,7 +63,7 @@ class JsonlRecords(RecordSource):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of the file's bytes; the pictures it names are not part of it."""
+        """Hex digest of the file's bytes; the images it names are not part of it."""
         return self._fingerprint
 
     def _record(self, index: int) -> Record:

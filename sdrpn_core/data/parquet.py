@@ -1,6 +1,6 @@
 """Records in parquet files.
 
-Opening a file reads its texts once, to check them and to build the fingerprint; pictures are read
+Opening a file reads its texts once, to check them and to build the fingerprint; images are read
 with their record, a small batch at a time.
 """
 
@@ -30,18 +30,18 @@ from sdrpn_core.errors import InputError
 __all__ = ["ParquetRecords"]
 
 BATCH_ROWS = 16
-"""Rows decoded at a time; with pictures of a few megabytes this stays well below 100 MB."""
+"""Rows decoded at a time; with images of a few megabytes this stays well below 100 MB."""
 
 
 class ParquetRecords(RecordSource):
     """A parquet file, or all parquet files below a folder in the order of their names.
 
     Reading in order is cheap. Reading out of order decodes from the start of the record's row
-    group, so write pictures in row groups of at most some hundred rows, as Hugging Face datasets
+    group, so write images in row groups of at most some hundred rows, as Hugging Face datasets
     does.
 
     Args:
-        path: The file or folder; picture paths are relative to the folder of the file they stand
+        path: The file or folder; image paths are relative to the folder of the file they stand
             in.
 
     Raises:
@@ -72,7 +72,7 @@ class ParquetRecords(RecordSource):
     def fingerprint(self) -> str:
         """Hex digest of texts, file names and file sizes.
 
-        Pictures count by the size of their file alone: hashing gigabytes of them on every start
+        Images count by the size of their file alone: hashing gigabytes of them on every start
         would cost minutes.
         """
         return self._fingerprint

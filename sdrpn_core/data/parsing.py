@@ -76,7 +76,7 @@ def make_record(
 
     Args:
         row: Values by column; missing optional columns count as null.
-        image: The picture, which each format spells in its own way.
+        image: The image, which each format spells in its own way.
         index: Position of the record in its source, the id of a record that brings none.
         where: The row's place, for messages.
 
@@ -142,7 +142,7 @@ def type_name(value: Any) -> str:
 
 
 def beside(file: Path, path: str | None) -> Path | None:
-    """Resolve a picture's path against the folder of the file that names it."""
+    """Resolve an image's path against the folder of the file that names it."""
     return file.parent / path if path else None
 
 

@@ -2,7 +2,7 @@
 
 ``read_records`` accepts a JSONL file, a parquet file or folder, the name of a registered dataset,
 or records made in Python. Only the texts are looked at when a source is opened, so that a malformed
-file is reported at once; pictures are left closed, so that a broken one can be counted and skipped
+file is reported at once; images are left closed, so that a broken one can be counted and skipped
 later.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageSource", "Record", "RecordSource", "validate_record"]
 
 ImageSource = Union[Path, bytes, "Image"]
-"""A picture that has not been opened: a file, its encoded bytes, or a PIL image."""
+"""An image that has not been opened: a file, its encoded bytes, or a PIL image."""
 
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
@@ -29,11 +29,11 @@ PARQUET_SUFFIX = ".parquet"
 
 @dataclass(frozen=True)
 class Record:
-    """One question about one picture.
+    """One question about one image.
 
     Attributes:
         id: Unique within its source.
-        image: The picture, not opened; ``None`` if the record has none. Text is taken as a path.
+        image: The image, not opened; ``None`` if the record has none. Text is taken as a path.
         question: May be empty, which :func:`validate_record` refuses.
         response: What the backbone is taken to have answered, if that is given rather than
             generated.
@@ -90,9 +90,9 @@ def validate_record(record: Record, *, needs_image: bool = True) -> None:
     """Check that a record can be asked.
 
     Raises:
-        InputError: The question is empty or blank, or the picture is missing though needed.
+        InputError: The question is empty or blank, or the image is missing though needed.
     """
     if not record.question.strip():
         raise InputError(f"record {record.id!r}: the question is empty")
     if needs_image and record.image is None:
-        raise InputError(f"record {record.id!r}: the question comes without a picture")
+        raise InputError(f"record {record.id!r}: the question comes without an image")

@@ -34,7 +34,7 @@ class GivenRecords(RecordSource):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of the records, pictures included; files by their path."""
+        """Hex digest of the records, images included; files by their path."""
         return _digest(self._records, "")
 
 
@@ -60,7 +60,7 @@ class NamedRecords(RecordSource):
     def fingerprint(self) -> str:
         """Hex digest of the name, ``n``, ``seed``, and the first, middle and last record.
 
-        Making every picture only to name the dataset would double the work; three records reveal
+        Making every image only to name the dataset would double the work; three records reveal
         a generator that changed.
         """
         probes = sorted({0, len(self) // 2, len(self) - 1})

@@ -1,9 +1,9 @@
-"""Where the cells of a visual-token grid lie in the source picture.
+"""Where the cells of a visual-token grid lie in the source image.
 
-Each way to preprocess a picture is one class: `PaddedSquare` (padded to a square, then scaled),
+Each way to preprocess an image is one class: `PaddedSquare` (padded to a square, then scaled),
 `Letterboxed` (scaled to whole pixels, then padded to a square) and `Resized` (stretched to a whole
-number of cells). A geometry belongs to one picture, is plain data, and travels with the RoI map
-made from that picture.
+number of cells). A geometry belongs to one image, is plain data, and travels with the RoI map
+made from that image.
 
 Units: sizes are (width, height) in source pixels after EXIF rotation, grids are (rows, columns) in
 cells, boxes are half-open (x0, y0, x1, y1) in either source pixels or cells.
@@ -30,10 +30,10 @@ _EDGE_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Geometry(ABC):
-    """The way from grid cells to source pixels and back, for one picture.
+    """The way from grid cells to source pixels and back, for one image.
 
     Attributes:
-        source_size: (width, height) of the picture in pixels, after EXIF rotation.
+        source_size: (width, height) of the image in pixels, after EXIF rotation.
         grid: (rows, columns) of visual tokens.
 
     Raises:
@@ -67,18 +67,18 @@ class Geometry(ABC):
             boxes: (N, 4) boxes in source pixels.
 
         Returns:
-            (N, 4) float64 boxes in cells. Coordinates of a box that leaves the picture leave the
-            picture's part of the grid as well.
+            (N, 4) float64 boxes in cells. Coordinates of a box that leaves the image leave the
+            image's part of the grid as well.
 
         Raises:
             InputError: `boxes` is not (N, 4).
         """
 
     def to_source(self, boxes: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Grid boxes in whole source pixels: clamped to the picture, then truncated.
+        """Grid boxes in whole source pixels: clamped to the image, then truncated.
 
         Computed in float32 in the order of the published code, because at exact pixel boundaries
-        that rounding, and not the arithmetic, decides between two neighbouring integers.
+        that rounding, and not the arithmetic, decides between two neighboring integers.
 
         Args:
             boxes: (N, 4) half-open boxes in cells.
@@ -109,7 +109,7 @@ class Geometry(ABC):
         return np.outer(_overlaps(y0, y1, rows), _overlaps(x0, x1, columns))
 
     def content(self) -> npt.NDArray[np.bool_]:
-        """The cells that show some of the picture: all but those that lie wholly in the padding.
+        """The cells that show some of the image: all but those that lie wholly in the padding.
 
         Returns:
             (h, w) bool.
@@ -143,11 +143,11 @@ class Geometry(ABC):
 
 @dataclass(frozen=True)
 class PaddedSquare(Geometry):
-    """Picture scaled to fit a square and centred in it; the rest of the square is padding.
+    """Image scaled to fit a square and centerd in it; the rest of the square is padding.
 
-    `to_source` follows the published code, which truncates the scaled picture to whole pixels of
-    the square before it centres it, and so may be off by up to half such a pixel. `to_grid` centres
-    exactly; a picture that preprocessing places at whole pixels lies within half a pixel of that.
+    `to_source` follows the published code, which truncates the scaled image to whole pixels of
+    the square before it centers it, and so may be off by up to half such a pixel. `to_grid` centers
+    exactly; an image that preprocessing places at whole pixels lies within half a pixel of that.
 
     Attributes:
         side: side of the square model input, in pixels; a whole number of pixels per cell.
@@ -189,24 +189,24 @@ class PaddedSquare(Geometry):
 
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
-        centre = np.tile(self.source_size, 2) / 2
-        return ((_as_boxes(boxes) - centre) * self._scale + self.side / 2) / np.tile(self._cell, 2)
+        center = np.tile(self.source_size, 2) / 2
+        return ((_as_boxes(boxes) - center) * self._scale + self.side / 2) / np.tile(self._cell, 2)
 
 
 @dataclass(frozen=True)
 class Letterboxed(Geometry):
-    """Picture resized to whole pixels, then centred in a square at a whole pixel.
+    """Image resized to whole pixels, then centerd in a square at a whole pixel.
 
     Rounding to whole pixels, or a smallest side that preprocessing insists on, may scale the two
-    directions differently: a picture of 1000x1 pixels may be 384x14 in the square.
+    directions differently: an image of 1000x1 pixels may be 384x14 in the square.
 
     Attributes:
         side: side of the square in pixels; the grid need not divide it.
-        scaled_size: (width, height) of the picture in the square, in pixels. Where the padding is
+        scaled_size: (width, height) of the image in the square, in pixels. Where the padding is
             odd, the smaller half is above or to the left.
 
     Raises:
-        ConfigError: the scaled picture does not fit the square.
+        ConfigError: the scaled image does not fit the square.
     """
 
     kind: ClassVar[str] = "letterboxed"
@@ -226,7 +226,7 @@ class Letterboxed(Geometry):
 
     @property
     def _padding(self) -> tuple[int, int]:
-        """Pixels of the square (left of, above) the picture."""
+        """Pixels of the square (left of, above) the image."""
         width, height = self.scaled_size
         return (self.side - width) // 2, (self.side - height) // 2
 
@@ -249,10 +249,10 @@ class Letterboxed(Geometry):
 
 @dataclass(frozen=True)
 class Resized(Geometry):
-    """Picture stretched to a whole number of cells, with its own scale in each direction.
+    """Image stretched to a whole number of cells, with its own scale in each direction.
 
     Attributes:
-        cell: side of a cell, in pixels of the resized picture.
+        cell: side of a cell, in pixels of the resized image.
     """
 
     kind: ClassVar[str] = "resized"
@@ -265,7 +265,7 @@ class Resized(Geometry):
 
     @property
     def _scale(self) -> npt.NDArray[np.float64]:
-        """(4,) source pixels per pixel of the resized picture, in the order of a box."""
+        """(4,) source pixels per pixel of the resized image, in the order of a box."""
         width, height = self.source_size
         rows, columns = self.grid
         return np.tile([width / (self.cell * columns), height / (self.cell * rows)], 2)

@@ -1,4 +1,4 @@
-"""Pictures of what the model looked at: heatmap, boxes and crops beside the source picture."""
+"""Images of what the model looked at: heatmap, boxes and crops beside the source image."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from sdrpn_core.grid.roi_map import RoIMap
 
 _VIEW = 480
-"""Side in pixels of the square that a shown picture fits into."""
+"""Side in pixels of the square that a shown image fits into."""
 _MIN_SIDE = 24
-"""Least side in pixels of a shown picture: thinner ones are stretched, or nothing would be seen."""
+"""Least side in pixels of a shown image: thinner ones are stretched, or nothing would be seen."""
 _GAP = 16
 _FONT_SIZE = 16
 _LINE = 22
 _MAX_ALPHA = 0.65
-"""Opacity of the heatmap at its peak; its minimum is clear, so that the picture stays visible."""
+"""Opacity of the heatmap at its peak; its minimum is clear, so that the image stays visible."""
 _COLORMAP = "inferno"
 _BACKGROUND = (255, 255, 255)
 _INK = (17, 24, 39)
 _FRAME = (209, 213, 219)
 _RIGHT, _WRONG = (21, 128, 61), (185, 28, 28)
-_BOX_COLOURS = ((34, 211, 238), (250, 204, 21), (244, 114, 182), (74, 222, 128))
+_BOX_COLORS = ((34, 211, 238), (250, 204, 21), (244, 114, 182), (74, 222, 128))
 _BOX_WIDTH = 3
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Caption:
 
     Attributes:
         text: what it says; wrapped where it is too long.
-        right: draws it in green or red; ``None`` in the colour of text.
+        right: draws it in green or red; ``None`` in the color of text.
     """
 
     text: str
@@ -58,13 +58,13 @@ def draw_overlay(
     boxes: Sequence[Box] = (),
     captions: Sequence[str | Caption] = (),
 ) -> Image.Image:
-    """A picture under its heatmap, with the crops' boxes, and the crops beside it.
+    """An image under its heatmap, with the crops' boxes, and the crops beside it.
 
     Args:
-        image: the source picture, RGB, upright. Small ones are shown enlarged, large ones reduced.
+        image: the source image, RGB, upright. Small ones are shown enlarged, large ones reduced.
         roi: the map to show, from its minimum (clear) to its maximum (bright); ``None`` for none.
         geometry: where the map's cells lie in ``image``; needed with ``roi``. Cells in the padding
-            fall outside the picture and are not shown.
+            fall outside the image and are not shown.
         boxes: crops, source pixels.
         captions: lines below, such as question, answer and outcome.
     """
@@ -85,9 +85,9 @@ def draw_before_after(
     """The plain answer and the answer with a region, side by side.
 
     Args:
-        image: the source picture, RGB, upright.
+        image: the source image, RGB, upright.
         question: shown on top.
-        before: the plain answer, under the picture alone.
+        before: the plain answer, under the image alone.
         after: the answer with the region, under the overlay.
         roi: see :func:`draw_overlay`, like ``geometry`` and ``boxes``.
         geometry: see there.
@@ -107,16 +107,16 @@ def draw_before_after(
 
 
 def heatmap(roi: RoIMap, geometry: Geometry, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A map blown up to the pixels of its picture, shown at ``size``.
+    """A map blown up to the pixels of its image, shown at ``size``.
 
     Args:
         roi: the map.
-        geometry: where its cells lie in the source picture.
-        size: (width, height) in pixels at which the whole source picture is shown.
+        geometry: where its cells lie in the source image.
+        size: (width, height) in pixels at which the whole source image is shown.
 
     Returns:
-        (height, width) float32 from 0 (the map's minimum over the picture) to 1 (its maximum),
-        interpolated between the centres of cells. All zero for a constant map.
+        (height, width) float32 from 0 (the map's minimum over the image) to 1 (its maximum),
+        interpolated between the centers of cells. All zero for a constant map.
     """
     width, height = geometry.source_size
     columns = (np.arange(size[0]) + 0.5) * (width / size[0])
@@ -125,7 +125,7 @@ def heatmap(roi: RoIMap, geometry: Geometry, size: tuple[int, int]) -> npt.NDArr
     points[: size[0], [0, 2]] = columns[:, None]
     points[: size[1], [1, 3]] = rows[:, None]
     grid = geometry.to_grid(points)
-    # Scores belong to the centres of cells, half a cell from the edges that the geometry speaks of.
+    # Scores belong to the centers of cells, half a cell from the edges that the geometry speaks of.
     x, y = grid[: size[0], 0] - 0.5, grid[: size[1], 1] - 0.5
     where = np.stack(np.meshgrid(y, x, indexing="ij"))
     values = map_coordinates(roi.probabilities(), where, order=1, mode="nearest")
@@ -141,7 +141,7 @@ def _panel(
     geometry: Geometry | None,
     boxes: Sequence[Box],
 ) -> Image.Image:
-    """The picture with its marks, and a column of crops."""
+    """The image with its marks, and a column of crops."""
     shown = _fit(image, _VIEW)
     if roi is not None:
         if geometry is None:
@@ -149,20 +149,20 @@ def _panel(
         shown = _heated(shown, heatmap(roi, geometry, shown.size))
     draw = ImageDraw.Draw(shown)
     scale = shown.width / image.width, shown.height / image.height
-    for box, colour in zip(boxes, _box_colours(len(boxes)), strict=True):
-        draw.rectangle(_shown_box(box, scale), outline=colour, width=_BOX_WIDTH)
+    for box, color in zip(boxes, _box_colors(len(boxes)), strict=True):
+        draw.rectangle(_shown_box(box, scale), outline=color, width=_BOX_WIDTH)
     if not boxes:
         return _beside([shown])
     side = (_VIEW - _GAP * (len(boxes) - 1)) // len(boxes)
     crops = [
-        _framed(_fit(image.crop(box), max(side - 2 * _BOX_WIDTH, 1)), colour)
-        for box, colour in zip(boxes, _box_colours(len(boxes)), strict=True)
+        _framed(_fit(image.crop(box), max(side - 2 * _BOX_WIDTH, 1)), color)
+        for box, color in zip(boxes, _box_colors(len(boxes)), strict=True)
     ]
     return _beside([shown, _stack(crops)])
 
 
 def _fit(image: Image.Image, side: int) -> Image.Image:
-    """The picture, enlarged or reduced so that its longer side is ``side``."""
+    """The image, enlarged or reduced so that its longer side is ``side``."""
     scale = side / max(image.size)
     size = [max(min(_MIN_SIDE, side), round(length * scale)) for length in image.size]
     # Single pixels are what a small crop is about: they stay sharp.
@@ -172,8 +172,8 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
 
 def _heated(image: Image.Image, heat: npt.NDArray[np.float32]) -> Image.Image:
     alpha = _MAX_ALPHA * heat[..., None]
-    colours = colormaps[_COLORMAP](heat)[..., :3] * 255
-    blended = np.asarray(image) * (1 - alpha) + colours * alpha
+    colors = colormaps[_COLORMAP](heat)[..., :3] * 255
+    blended = np.asarray(image) * (1 - alpha) + colors * alpha
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
@@ -183,13 +183,13 @@ def _shown_box(box: Box, scale: tuple[float, float]) -> tuple[int, int, int, int
     return x0, y0, max(x0, round(box[2] * scale[0]) - 1), max(y0, round(box[3] * scale[1]) - 1)
 
 
-def _box_colours(n: int) -> list[Colour]:
-    return [_BOX_COLOURS[i % len(_BOX_COLOURS)] for i in range(n)]
+def _box_colors(n: int) -> list[Color]:
+    return [_BOX_COLORS[i % len(_BOX_COLORS)] for i in range(n)]
 
 
-def _framed(image: Image.Image, colour: Colour) -> Image.Image:
+def _framed(image: Image.Image, color: Color) -> Image.Image:
     size = image.width + 2 * _BOX_WIDTH, image.height + 2 * _BOX_WIDTH
-    framed = Image.new("RGB", size, colour)
+    framed = Image.new("RGB", size, color)
     framed.paste(image, (_BOX_WIDTH, _BOX_WIDTH))
     return framed
 
@@ -213,8 +213,8 @@ def _text_block(captions: Sequence[Caption], width: int) -> Image.Image:
     ]
     block = _canvas(width, _LINE * len(lines))
     draw = ImageDraw.Draw(block)
-    for number, (line, colour) in enumerate(lines):
-        draw.text((0, number * _LINE), line, fill=colour, font=_font())
+    for number, (line, color) in enumerate(lines):
+        draw.text((0, number * _LINE), line, fill=color, font=_font())
     return block
 
 

@@ -21,13 +21,13 @@ _SIGMA = 1.0
 
 @dataclass(frozen=True, eq=False)
 class RoIMap:
-    """Scores of the visual tokens of one picture.
+    """Scores of the visual tokens of one image.
 
     Attributes:
         scores: (h, w) float32, row 0 at the top.
         kind: what the scores are, see `ScoreKind`.
         question_scores: (h, w) float32, of the same kind: the highest score that any prompt token
-            behind the last picture gives each cell, where `scores` are those of the last token
+            behind the last image gives each cell, where `scores` are those of the last token
             alone. None where nobody asked for them.
 
     Raises:

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 _DPI = 130
 _COLORMAP = "inferno"
-_GROUNDING_COLOUR, _SINK_COLOUR = "#22d3ee", "#4ade80"
+_GROUNDING_COLOR, _SINK_COLOR = "#22d3ee", "#4ade80"
 _CELL = 0.24
 """Inches of one head."""
 _MIN_PANEL, _MAX_PANEL = 2.6, 8.0
 _MARGIN = (1.5, 1.6)
-"""Inches around a panel: ticks, colour bar, title."""
+"""Inches around a panel: ticks, color bar, title."""
 _MAX_TICKS = 12
 _INSET = 0.06
-"""How far inside its cell a mark is drawn, so that neighbours do not hide it."""
+"""How far inside its cell a mark is drawn, so that neighbors do not hide it."""
 _TITLE_PAD = 16
 """Points between a panel and its title, for the mark of B."""
 
@@ -55,7 +55,7 @@ def draw_head_map(report: HeadReport, path: str | Path) -> None:
     left, right = figure.subplots(1, 2)
     low, high = report.joint.interval
     _draw(left, report.table.pointing, "highest cell in a box")
-    _mark(left, report.recipe.grounding, _GROUNDING_COLOUR)
+    _mark(left, report.recipe.grounding, _GROUNDING_COLOR)
     left.set_title(
         f"pointing; chosen: {report.joint.pointing:.0%} [{low:.0%}, {high:.0%}], "
         f"chance {report.chance:.0%}",
@@ -63,7 +63,7 @@ def draw_head_map(report: HeadReport, path: str | Path) -> None:
         pad=_TITLE_PAD,
     )
     _draw(right, report.table.sink, "highest mean share of one cell")
-    _mark(right, report.recipe.sink, _SINK_COLOUR)
+    _mark(right, report.recipe.sink, _SINK_COLOR)
     right.set_title(
         "sinks" if report.recipe.sink else "sinks; chosen: none", fontsize=9, pad=_TITLE_PAD
     )
@@ -87,9 +87,9 @@ def draw_head_map(report: HeadReport, path: str | Path) -> None:
 
 def _draw(axes: Axes, values: Scores, label: str) -> None:
     image = axes.imshow(values.T, cmap=_COLORMAP, aspect="auto", vmin=0, interpolation="nearest")
-    colours = axes.figure.colorbar(image, ax=axes, pad=0.03)
-    colours.set_label(label, fontsize=8)
-    colours.ax.tick_params(labelsize=7)
+    colors = axes.figure.colorbar(image, ax=axes, pad=0.03)
+    colors.set_label(label, fontsize=8)
+    colors.ax.tick_params(labelsize=7)
     layers, heads = values.shape
     axes.set_xticks(_ticks(layers))
     axes.set_yticks(_ticks(heads))
@@ -98,12 +98,12 @@ def _draw(axes: Axes, values: Scores, label: str) -> None:
     axes.set_ylabel("head", fontsize=8)
 
 
-def _mark(axes: Axes, chosen: Mapping[int, Heads], colour: str) -> None:
+def _mark(axes: Axes, chosen: Mapping[int, Heads], color: str) -> None:
     for layer, heads in chosen.items():
         for head in heads:
             corner = (layer - 0.5 + _INSET, int(head) - 0.5 + _INSET)
             side = 1 - 2 * _INSET
-            axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=colour, lw=2))
+            axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=color, lw=2))
 
 
 def _ticks(n: int) -> list[int]:

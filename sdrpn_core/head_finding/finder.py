@@ -1,4 +1,4 @@
-"""Find a backbone's grounding heads, its sinks and its branch layer, on pictures with known boxes.
+"""Find a backbone's grounding heads, its sinks and its branch layer, on images with known boxes.
 
 Two passes over a small calibration set. The first answers the questions and measures every head of
 every layer while the rows go by, see :mod:`sdrpn_core.head_finding.statistics`. The second reads
@@ -71,7 +71,7 @@ def find_heads(
     Args:
         backbone: the model; it needs no preset.
         records: what :func:`~sdrpn_core.data.read.read_records` takes, with boxes. Records with a
-            response are read, the others are answered by the backbone, as in labelling.
+            response are read, the others are answered by the backbone, as in labeling.
         n: at most this many records.
         seed: selects or generates them.
         batch_size: records that go through the model together.
@@ -85,7 +85,7 @@ def find_heads(
         The recipe, B and R, and what they were chosen from.
 
     Raises:
-        InputError: records without boxes, pictures or questions (says which), or too few that can
+        InputError: records without boxes, images or questions (says which), or too few that can
             be used.
         ConfigError: a number out of range, or a recipe field that is not the caller's to give.
         AttentionError: a NaN or infinite attention; says in which layer.

@@ -26,8 +26,8 @@ class HeadScore:
         interval: 95% interval of ``pointing`` (Wilson). The best of many heads is better by luck
             than this says; :class:`JointScore` is not.
         auc: probability that a cell in a box is higher than one outside.
-        mass: share of the attention that goes to the picture.
-        peak: share of the attention to the picture that its highest cell has.
+        mass: share of the attention that goes to the image.
+        peak: share of the attention to the image that its highest cell has.
         sink: the highest mean share of one and the same cell.
     """
 

@@ -35,7 +35,7 @@ class Target:
     """Where a sample's boxes lie.
 
     Attributes:
-        geometry: of the picture's visual tokens.
+        geometry: of the image's visual tokens.
         inside: ``(h * w,)`` true in the cells that a box overlaps; some are, not all.
     """
 
@@ -50,7 +50,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A record that is measured. Its picture is opened anew when it is needed.
+    """A record that is measured. Its image is opened anew when it is needed.
 
     Attributes:
         index: of the record in its source.
@@ -75,7 +75,7 @@ class SkippedRecord:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A record with its picture open, and its question as token ids."""
+    """A record with its image open, and its question as token ids."""
 
     index: int
     record: Record
@@ -88,7 +88,7 @@ def check_records(records: RecordSource) -> None:
     """Find out before anything slow whether all records can be used.
 
     Raises:
-        InputError: a record without picture, question or boxes; names the first ones.
+        InputError: a record without image, question or boxes; names the first ones.
     """
     without = []
     for record in records:
@@ -99,7 +99,7 @@ def check_records(records: RecordSource) -> None:
         more = f" and {len(without) - _MAX_NAMED} more" if len(without) > _MAX_NAMED else ""
         raise InputError(
             f"{records.name}: no boxes in record {', '.join(without[:_MAX_NAMED])}{more}: finding "
-            "heads needs to know where in each picture the answer lies"
+            "heads needs to know where in each image the answer lies"
         )
 
 
@@ -138,7 +138,7 @@ class Calibration:
     def collect(self) -> Iterator[tuple[list[Sample], list[Prompt]]]:
         """First pass: batches of samples and their prompts, responses included.
 
-        Records without a response are answered by the backbone, as in labelling. A batch may be
+        Records without a response are answered by the backbone, as in labeling. A batch may be
         smaller than ``batch_size``, or empty.
         """
         for start in range(0, len(self.records), self.batch_size):
@@ -159,28 +159,28 @@ class Calibration:
             for sample in batch:
                 record = self.records[sample.index]
                 questions.append(
-                    Question(self._text(record), (_picture(record),), sample.response_ids)
+                    Question(self._text(record), (_image(record),), sample.response_ids)
                 )
             yield batch, self.backbone.encode(questions)
 
     def _show(self, index: int, record: Record) -> _Shown:
-        """Open a record's picture, find its boxes, and make sure that it can be asked.
+        """Open a record's image, find its boxes, and make sure that it can be asked.
 
         Raises:
-            InputError: the picture cannot be read, the backbone cannot take it or the texts, or the
+            InputError: the image cannot be read, the backbone cannot take it or the texts, or the
                 boxes tell no cells apart.
         """
-        picture = _picture(record)
-        target = _target(record, self.backbone.preprocess(picture).geometry)
+        image = _image(record)
+        target = _target(record, self.backbone.preprocess(image).geometry)
         ids = self.backbone.tokenize(self._text(record), 1)
         response: tuple[int, ...] = ()
         n_response = self.max_new_tokens
         if record.response is not None:
             response = self.backbone.tokenize_response(record.response)
             n_response = len(response)
-        # One of the ids stands for the picture.
+        # One of the ids stands for the image.
         self.backbone.check_context(len(ids) - 1 + target.inside.size + n_response)
-        question = Question(self._text(record), (picture,), response)
+        question = Question(self._text(record), (image,), response)
         return _Shown(index, record, question, ids, target)
 
     def _text(self, record: Record) -> str:
@@ -212,7 +212,7 @@ class Calibration:
             return "the response has no token whose attention could be read"
         if self.backbone.image_token_id in prompt.response_ids:
             # Only an own one can: a given one would have been refused.
-            return "the model's response holds the placeholder of a picture"
+            return "the model's response holds the placeholder of an image"
         return ""
 
     def _own_responses(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
@@ -224,9 +224,9 @@ class Calibration:
         return [ids[: self.max_new_tokens - 1] for ids in responses]
 
 
-def _picture(record: Record) -> Image.Image:
+def _image(record: Record) -> Image.Image:
     if record.image is None:  # refused by check_records, which type checkers cannot see
-        raise ImageError(f"record {record.id!r}: the question comes without a picture")
+        raise ImageError(f"record {record.id!r}: the question comes without an image")
     return open_image(record.image)
 
 
@@ -236,7 +236,7 @@ def _target(record: Record, geometry: Geometry) -> Target:
     width, height = geometry.source_size
     listed = ", ".join(str(list(box)) for box in boxes)
     if not inside.any():
-        raise InputError(f"box {listed} lies outside the picture of {width} x {height} pixels")
+        raise InputError(f"box {listed} lies outside the image of {width} x {height} pixels")
     if inside.all():
-        raise InputError(f"box {listed} touches every cell of the picture's grid")
+        raise InputError(f"box {listed} touches every cell of the image's grid")
     return Target(geometry, inside.ravel())

@@ -21,8 +21,8 @@ class HeadTable:
     Attributes:
         pointing: how often the highest cell lies in a box.
         auc: probability that a cell in a box is higher than one outside.
-        mass: share of a response token's attention that goes to the picture at all.
-        peak: share of the attention to the picture that its highest cell has.
+        mass: share of a response token's attention that goes to the image at all.
+        peak: share of the attention to the image that its highest cell has.
         sink: the highest mean share of one and the same cell: near ``peak``, the head looks at the
             same place whatever is asked.
         n: samples.
@@ -71,7 +71,7 @@ class HeadStatistics:
             target: the sample's grid and boxes.
         """
         mass = maps.sum(axis=-1, dtype=np.float64)
-        # A head may give the picture nothing that float32 can hold.
+        # A head may give the image nothing that float32 can hold.
         shares = maps / np.maximum(mass, np.finfo(np.float64).tiny)[..., None]
         for name, values in (
             ("pointing", pointing(maps, target.inside)),
@@ -101,7 +101,7 @@ class HeadStatistics:
 
 
 def laid_over(maps: Maps, grid: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Maps on another grid of the same picture: each cell's value goes where its area lies.
+    """Maps on another grid of the same image: each cell's value goes where its area lies.
 
     Args:
         maps: ``(..., h, w)``.

@@ -1,4 +1,4 @@
-"""The manifest of a label run: what was labelled, by what, and how it is cut into shards."""
+"""The manifest of a label run: what was labeled, by what, and how it is cut into shards."""
 
 from __future__ import annotations
 

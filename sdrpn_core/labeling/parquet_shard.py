@@ -17,7 +17,7 @@ from sdrpn_core.util.atomic_files import atomic_write
 __all__ = ["ShardFile", "shard_name", "shard_number", "write_shard_file"]
 
 ROW_GROUP_ROWS = 8
-"""Rows read to get at one of them: shuffled training reads rows one at a time, and with pictures
+"""Rows read to get at one of them: shuffled training reads rows one at a time, and with images
 inside a row can be a few hundred kilobytes."""
 
 COMPRESSION_LEVEL = 1
@@ -55,7 +55,7 @@ def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow
         SdrpnError: The file cannot be written; nothing half-written is left.
     """
     table = rows_to_table(rows).replace_schema_metadata({_TAG_KEY: _tag(shard, run)})
-    # Encoded pictures do not compress; everything else does a little.
+    # Encoded images do not compress; everything else does a little.
     columns = [column for column in _leaf_columns() if column != "image.bytes"]
     with atomic_write(folder / shard_name(shard)) as file:
         pq.write_table(

@@ -1,4 +1,4 @@
-"""One labelled picture, and its columns in a shard.
+"""One labeled image, and its columns in a shard.
 
 Columns: ``index``, ``image_index``, ``id``, ``status``, ``reason``, ``question``, ``image``,
 ``response``, ``response_ids``, ``grounding``, ``sink``, ``grid_h``, ``grid_w``, ``geometry``. The
@@ -32,7 +32,7 @@ __all__ = ["SCHEMA", "LabelRow", "LabelStatus", "portable_image", "row_from_tabl
 
 
 PNG_COMPRESSION_LEVEL = 1
-"""Twice as fast as Pillow's default, which would take a fifth of the time of labelling with a small
+"""Twice as fast as Pillow's default, which would take a fifth of the time of labeling with a small
 backbone."""
 
 
@@ -41,9 +41,9 @@ class LabelStatus(str, Enum):
 
     OK = "ok"
     UNREADABLE = "unreadable"
-    """The picture is missing or broken."""
+    """The image is missing or broken."""
     INVALID = "invalid"
-    """The record cannot be asked: no question, or no picture."""
+    """The record cannot be asked: no question, or no image."""
     NO_RESPONSE = "no_response"
     """The backbone answered nothing, so there is no response whose attention could be read."""
     NAN_ATTENTION = "nan_attention"
@@ -72,17 +72,17 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class LabelRow:
-    """What the label stage found out about one picture of one record.
+    """What the label stage found out about one image of one record.
 
     Attributes:
         index: Position of the record in its source.
         id: Id of the record.
         question: The question as it was asked.
-        image: Where to get the picture again: an absolute path, or encoded bytes (see
+        image: Where to get the image again: an absolute path, or encoded bytes (see
             :func:`portable_image`); ``None`` if there is none.
         status: Only rows with status ``OK`` carry a response, maps and geometry.
         reason: Why the record was skipped, one line; empty for ``OK``.
-        image_index: Which picture of the record, from 0.
+        image_index: Which image of the record, from 0.
         response: The text whose attention was read.
         response_ids: Its token ids.
         grounding: (h, w) float32, response-to-image attention of the grounding heads.
@@ -115,14 +115,14 @@ class LabelRow:
     def skip(
         cls, index: int, record: Record, status: LabelStatus, reason: str, *, image_index: int = 0
     ) -> LabelRow:
-        """Make the row of a record that could not be labelled.
+        """Make the row of a record that could not be labeled.
 
         Args:
             index: Position of the record in its source.
-            record: The record; of its picture only a path is kept.
+            record: The record; of its image only a path is kept.
             status: Any status but ``OK``.
             reason: Why, for the user; folded into one line.
-            image_index: Which picture of the record failed.
+            image_index: Which image of the record failed.
         """
         image = portable_image(record.image) if isinstance(record.image, Path) else None
         return cls(
@@ -158,7 +158,7 @@ class LabelRow:
 
 
 def portable_image(image: ImageSource | None) -> Path | bytes | None:
-    """Return a picture in the form a shard keeps, from which training can open it again.
+    """Return an image in the form a shard keeps, from which training can open it again.
 
     A path becomes absolute: shards stay small, and the file must stay where it is. Encoded bytes
     are kept as they are. A PIL image becomes PNG bytes of what the backbone saw: RGB, EXIF-rotated.

@@ -1,6 +1,6 @@
 """The result of the label stage on disk: a folder with a manifest and parquet shards.
 
-    manifest.json           what was labelled and by what (:class:`LabelManifest`)
+    manifest.json           what was labeled and by what (:class:`LabelManifest`)
     labels-00012.parquet    the rows of records [12 * shard_size, 13 * shard_size)
 
 Which records a shard holds depends on their index alone, and its bytes on nothing but its rows. So
@@ -113,7 +113,7 @@ class LabelRun:
 
         Args:
             shard: Its number.
-            rows: A row for every picture of every record of the shard, in any order.
+            rows: A row for every image of every record of the shard, in any order.
 
         Raises:
             ShardError: There is no such shard, or a record has no row, too many, or does not
@@ -153,17 +153,17 @@ class LabelRun:
         )
 
     def _check_rows(self, shard: int, rows: Sequence[LabelRow]) -> None:
-        pictures = Counter(row.index for row in rows)
+        counts = Counter(row.index for row in rows)
         expected = self.manifest.shard_records(shard)
-        wrong = sorted(pictures.keys() ^ set(expected))
+        wrong = sorted(counts.keys() ^ set(expected))
         if wrong:
             raise ShardError(
                 f"shard {shard} holds records {expected.start} to {expected.stop - 1}, each at "
                 f"least once: record {wrong[0]} is missing or does not belong"
             )
         images = [(row.index, row.image_index) for row in rows]
-        if images != [(index, image) for index in expected for image in range(pictures[index])]:
-            raise ShardError(f"shard {shard}: the pictures of a record must be numbered 0, 1, ...")
+        if images != [(index, image) for index in expected for image in range(counts[index])]:
+            raise ShardError(f"shard {shard}: the images of a record must be numbered 0, 1, ...")
 
 
 def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = False) -> LabelRun:
@@ -174,7 +174,7 @@ def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = F
 
     Args:
         folder: Created if missing.
-        manifest: What is to be labelled, and how.
+        manifest: What is to be labeled, and how.
         overwrite: Remove the shards of whatever run is there and start anew.
 
     Raises:
@@ -207,7 +207,7 @@ def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = F
 
 
 class LabelDataset(Sequence[LabelRow]):
-    """The labelled rows of a run, read one at a time; map-style, as data loaders expect.
+    """The labeled rows of a run, read one at a time; map-style, as data loaders expect.
 
     Only rows with status ``OK`` count, in the order of the records. The dataset can be sent to
     worker processes; each opens the shards itself.

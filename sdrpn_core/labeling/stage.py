@@ -1,8 +1,8 @@
-"""The label stage: questions about pictures in, shards of attention maps out.
+"""The label stage: questions about images in, shards of attention maps out.
 
 Each record is answered (by the response it comes with, or by the backbone itself), and while the
-response is read or written, the attention of the recipe's heads to the picture is recorded. What is
-stored are the maps, not the labels: thresholds can be changed without labelling again.
+response is read or written, the attention of the recipe's heads to the image is recorded. What is
+stored are the maps, not the labels: thresholds can be changed without labeling again.
 
 Processes share the work shard by shard. A shard's rows depend on its records, the run's settings
 and the batch size alone, so any number of processes, with any number of interruptions, writes the
@@ -148,7 +148,7 @@ class ShardMaker:
 
     def __post_init__(self) -> None:
         _check_positive(batch_size=self.batch_size, max_new_tokens=self.max_new_tokens)
-        self.backbone.check_whole("labelling")
+        self.backbone.check_whole("labeling")
         self.recipe.check_fits(self.backbone.n_layers, self.backbone.n_heads)
 
     def manifest(self, shard_size: int) -> LabelManifest:
@@ -236,15 +236,15 @@ def label_records(
 
 
 def _ask(backbone: Backbone, index: int, record: Record, recipe: LabelRecipe) -> _Asked:
-    """Check a record, open its picture and tokenize it.
+    """Check a record, open its image and tokenize it.
 
     Raises:
-        ImageError: the picture cannot be used.
+        ImageError: the image cannot be used.
         InputError: the question cannot.
     """
     validate_record(record)
     if record.image is None:  # refused above, which type checkers cannot see
-        raise InputError(f"record {record.id!r}: the question comes without a picture")
+        raise InputError(f"record {record.id!r}: the question comes without an image")
     text = record.question
     response_ids: tuple[int, ...] = ()
     if record.response is None:

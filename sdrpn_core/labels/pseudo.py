@@ -37,7 +37,7 @@ class LabelOutcome(str, Enum):
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
-    """Labels of one picture.
+    """Labels of one image.
 
     Attributes:
         labels: (h, w) int64: 1 foreground, 0 background, -100 ignored.
@@ -67,7 +67,7 @@ class PseudoLabeler(ABC):
         sink: npt.ArrayLike | None = None,
         content: npt.ArrayLike | None = None,
     ) -> PseudoLabels:
-        """Label one picture.
+        """Label one image.
 
         Args:
             grounding: (h, w) grounding map, any float dtype.
@@ -82,7 +82,7 @@ class PseudoLabeler(ABC):
 
 
 class ThresholdLabeler(PseudoLabeler):
-    """The published labelling: remove sinks, threshold, box; see `LabelRecipe` for the numbers."""
+    """The published labeling: remove sinks, threshold, box; see `LabelRecipe` for the numbers."""
 
     def __call__(
         self,
@@ -90,7 +90,7 @@ class ThresholdLabeler(PseudoLabeler):
         sink: npt.ArrayLike | None = None,
         content: npt.ArrayLike | None = None,
     ) -> PseudoLabels:
-        """Label one picture; see `PseudoLabeler.__call__`."""
+        """Label one image; see `PseudoLabeler.__call__`."""
         attention = _as_map(grounding, "grounding")
         shape = attention.shape
         is_sink = np.zeros(shape, dtype=np.bool_)
@@ -144,7 +144,7 @@ def pseudo_labels(
     recipe: LabelRecipe,
     content: npt.ArrayLike | None = None,
 ) -> PseudoLabels:
-    """Label one picture by the published method; see `PseudoLabeler.__call__`."""
+    """Label one image by the published method; see `PseudoLabeler.__call__`."""
     return ThresholdLabeler(recipe)(grounding, sink, content)
 
 

@@ -1,4 +1,4 @@
-"""The label recipe: which attention heads are read, and every number of the labelling."""
+"""The label recipe: which attention heads are read, and every number of the labeling."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LabelRecipe:
         response_rows: average the attention over only the first this many response tokens; `None`
             (published) over all of them. For a model whose answers name the object first and
             describe it then, only the naming looks at it.
-        question_template: what the backbone is asked while its own response is labelled, with
+        question_template: what the backbone is asked while its own response is labeled, with
             ``{question}`` for the record's question. A grounding instruction makes the response
             look at one place after the other. Labels keep the record's question, and a given
             response follows it as it is.

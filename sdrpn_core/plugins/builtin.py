@@ -69,12 +69,12 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
     registry.add(
         "heads",
         "sdrpn_core.cli.heads_command:heads",
-        help="Find a backbone's grounding heads and branch layer, on pictures with known boxes.",
+        help="Find a backbone's grounding heads and branch layer, on images with known boxes.",
     )
     registry.add(
         "label",
         "sdrpn_core.cli.label_command:label",
-        help="Turn questions about pictures into pseudo-labels, without annotations.",
+        help="Turn questions about images into pseudo-labels, without annotations.",
     )
     registry.add(
         "train",
@@ -84,7 +84,7 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
     registry.add(
         "ask",
         "sdrpn_core.cli.ask_command:ask",
-        help="Answer a question about a picture, looking at the region it is about.",
+        help="Answer a question about an image, looking at the region it is about.",
     )
     registry.add(
         "roi",

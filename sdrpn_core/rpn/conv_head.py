@@ -17,7 +17,7 @@ from sdrpn_core.rpn.head import HeadInputs, RPNHead, masked_softmax
 
 
 class ConvHead(RPNHead):
-    """Scores a cell from its neighbourhood, which query-key products cannot.
+    """Scores a cell from its neighborhood, which query-key products cannot.
 
     The trunk's visual tokens are projected to ``channels`` feature planes, multiplied by a
     projection of the query, and read by ``depth`` 3x3 convolutions. All R copied layers stay in the
@@ -53,7 +53,7 @@ class ConvHead(RPNHead):
         trunc_normal_(self.score.weight, std=0.02)
 
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
-        """Scores ``(pictures, n)``; pictures of one grid go through the convolutions together."""
+        """Scores ``(images, n)``; images of one grid go through the convolutions together."""
         scores = inputs.visual.new_zeros(inputs.valid.shape, dtype=torch.float32)
         by_grid: dict[tuple[int, int], list[int]] = defaultdict(list)
         for row, grid in enumerate(inputs.grids):

@@ -15,16 +15,16 @@ PositionEmbeddings = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """Hidden states that leave the RPN's trunk, one row per picture.
+    """Hidden states that leave the RPN's trunk, one row per image.
 
     Attributes:
-        visual: ``(pictures, n, hidden)`` visual tokens, row-major, padded at the end.
-        valid: ``(pictures, n)`` bool, False at padding.
-        query: ``(pictures, hidden)`` the last prompt token.
-        grids: per picture ``(h, w)``.
-        visual_rotary: cos and sin ``(pictures, n, dim)`` of the visual tokens' positions; ``None``
+        visual: ``(images, n, hidden)`` visual tokens, row-major, padded at the end.
+        valid: ``(images, n)`` bool, False at padding.
+        query: ``(images, hidden)`` the last prompt token.
+        grids: per image ``(h, w)``.
+        visual_rotary: cos and sin ``(images, n, dim)`` of the visual tokens' positions; ``None``
             where the decoder has no rotary embeddings.
-        query_rotary: the same for the query, ``(pictures, 1, dim)``.
+        query_rotary: the same for the query, ``(images, 1, dim)``.
     """
 
     visual: torch.Tensor
@@ -58,7 +58,7 @@ class RPNHead(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
-        """Scores ``(pictures, n)`` float32: logits, or a distribution over the valid tokens."""
+        """Scores ``(images, n)`` float32: logits, or a distribution over the valid tokens."""
 
 
 def masked_softmax(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

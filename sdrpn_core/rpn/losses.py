@@ -28,8 +28,8 @@ def bce_loss(scores: torch.Tensor, labels: torch.Tensor) -> LossSum:
     """Binary cross-entropy on logits.
 
     Args:
-        scores: ``(pictures, n)`` logits.
-        labels: ``(pictures, n)`` in {-100, 0, 1}; -100 is left out.
+        scores: ``(images, n)`` logits.
+        labels: ``(images, n)`` in {-100, 0, 1}; -100 is left out.
     """
     valid = labels != IGNORE
     losses = F.binary_cross_entropy_with_logits(
@@ -51,11 +51,11 @@ def focal_loss(scores: torch.Tensor, labels: torch.Tensor) -> LossSum:
 def mse_loss(scores: torch.Tensor, labels: torch.Tensor) -> LossSum:
     """Squared error between distributions over the visual tokens, in percent.
 
-    Unlike the published code, ignored cells count neither in the target nor in the loss, and a
-    picture without foreground is left out instead of dividing by zero (see docs/fidelity.md).
+    Unlike the published code, ignored cells count neither in the target nor in the loss, and an
+    image without foreground is left out instead of dividing by zero (see docs/fidelity.md).
 
     Args:
-        scores: ``(pictures, n)`` distributions.
+        scores: ``(images, n)`` distributions.
         labels: as for :func:`bce_loss`.
     """
     foreground = (labels > 0).to(scores.dtype)

@@ -29,7 +29,7 @@ from sdrpn_core.runtime.kv_cache import join_cache, split_cache
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
-    from sdrpn_core.runtime.block import PicturePlace
+    from sdrpn_core.runtime.block import ImagePlace
     from sdrpn_core.taps.feature_tap import Features
 
 
@@ -137,12 +137,12 @@ class RPN(nn.Module):
         """Upload to the Hub; see :func:`~sdrpn_core.rpn.checkpoint.push_rpn`."""
         return push_rpn(self.config, self.state_dict(), repo_id, private=private, **upload)
 
-    def forward(self, features: Features, places: Sequence[PicturePlace]) -> RoIScores:
-        """Score the visual tokens of every picture of a batch, in one pass.
+    def forward(self, features: Features, places: Sequence[ImagePlace]) -> RoIScores:
+        """Score the visual tokens of every image of a batch, in one pass.
 
         Args:
             features: tapped features of the whole sequences.
-            places: one entry per picture.
+            places: one entry per image.
         """
         return self.score(self.trunk(features), places)
 
@@ -176,12 +176,12 @@ class RPN(nn.Module):
             hidden if self.norm is None else self.norm(hidden), kwargs.get("position_embeddings")
         )
 
-    def score(self, states: TrunkStates, places: Sequence[PicturePlace]) -> RoIScores:
-        """Score the visual tokens of every picture of a batch.
+    def score(self, states: TrunkStates, places: Sequence[ImagePlace]) -> RoIScores:
+        """Score the visual tokens of every image of a batch.
 
         Args:
             states: what the trunk makes of the whole sequences.
-            places: one entry per picture.
+            places: one entry per image.
         """
         inputs = _head_inputs(states, places)
         scores = self.head(inputs, self.config.is_distribution)
@@ -218,14 +218,14 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def score_after(
-        self, rows: Sequence[TrunkRow], features: Features | None, places: Sequence[PicturePlace]
+        self, rows: Sequence[TrunkRow], features: Features | None, places: Sequence[ImagePlace]
     ) -> RoIScores:
-        """Score the pictures of prefixes that were read already; equals one pass over everything.
+        """Score the images of prefixes that were read already; equals one pass over everything.
 
         Args:
             rows: per sequence what :meth:`read_prefix` kept.
             features: of what follows the prefixes, left-padded on its own; ``None``: nothing.
-            places: one entry per picture; columns of the left-padded prefixes and, behind these, of
+            places: one entry per image; columns of the left-padded prefixes and, behind these, of
                 what follows.
         """
         states = TrunkStates.padded([row.states for row in rows])
@@ -234,11 +234,11 @@ class RPN(nn.Module):
             states = states.followed_by(self.trunk(features, cache))
         return self.score(states, places)
 
-    def _question_scores(self, states: TrunkStates, place: PicturePlace) -> torch.Tensor:
+    def _question_scores(self, states: TrunkStates, place: ImagePlace) -> torch.Tensor:
         """``(n,)``: the highest score of each cell, one token of the question at a time.
 
         A head scores with one query; side by side, the queries would each need a copy of the
-        picture's hidden states.
+        image's hidden states.
         """
         first = place.query if place.question is None else place.question
         highest: torch.Tensor | None = None
@@ -260,7 +260,7 @@ def _head_options(config: RPNConfig, head_class: type[RPNHead]) -> dict[str, Any
     return {**head_class.defaults, **config.head_options}
 
 
-def _head_inputs(states: TrunkStates, places: Sequence[PicturePlace]) -> HeadInputs:
+def _head_inputs(states: TrunkStates, places: Sequence[ImagePlace]) -> HeadInputs:
     hidden, rotary = states.hidden, states.rotary
     device = hidden.device
     rows = torch.tensor([place.row for place in places], device=device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.backbone.adapter import Question
-from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.block import ImagePlace
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 
@@ -33,16 +33,16 @@ def predict_roi(
 
     Args:
         backbone: the model.
-        image: path, bytes or picture, or a list of these.
+        image: path, bytes or image, or a list of these.
         question: the question.
         rpn: a trained RPN of that backbone.
 
     Returns:
-        One map ``(h, w)`` per picture, equal to those of the two-stage answer.
+        One map ``(h, w)`` per image, equal to those of the two-stage answer.
 
     Raises:
-        ImageError: a picture cannot be read.
-        InputError: empty question, no picture, or a prompt beyond the model's context.
+        ImageError: an image cannot be read.
+        InputError: empty question, no image, or a prompt beyond the model's context.
     """
     prompts = backbone.encode([Question.about(image, question)])
     return predict_prompt_roi(backbone, prompts, rpn)
@@ -55,7 +55,7 @@ def predict_prompt_roi(backbone: Backbone, prompts: Sequence[Prompt], rpn: RPN) 
     Only the decoder layers 0 .. B - 1 run, and no cache is kept.
 
     Returns:
-        One map per picture, prompt by prompt.
+        One map per image, prompt by prompt.
 
     Raises:
         InputError: a prompt beyond the model's context.
@@ -69,8 +69,8 @@ def predict_prompt_roi(backbone: Backbone, prompts: Sequence[Prompt], rpn: RPN) 
 @torch.no_grad()
 def prompt_features(
     backbone: Backbone, prompts: Sequence[Prompt], branch: int
-) -> tuple[Features, list[PicturePlace]]:
-    """Branch features of whole prompts in one pass, and where the pictures lie in them.
+) -> tuple[Features, list[ImagePlace]]:
+    """Branch features of whole prompts in one pass, and where the images lie in them.
 
     Args:
         backbone: the model.
@@ -83,9 +83,9 @@ def prompt_features(
     backbone.check_context(max(map(len, prompts)))
     block = prompt_block(backbone, prompts)
     places = [
-        PicturePlace(row, offset + start, picture.grid, query=block.length - 1)
+        ImagePlace(row, offset + start, image.grid, query=block.length - 1)
         for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
-        for (start, _), picture in zip(prompt.image_spans, prompt.images, strict=True)
+        for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
     ]
     with FeatureTap(backbone.decoder, branch) as tap:
         features = tap.run(

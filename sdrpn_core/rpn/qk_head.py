@@ -94,7 +94,7 @@ class QKHead(RPNHead):
             self.attention = _up_to_query_key(part(layers[0], "self_attn"))
 
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
-        """Scores ``(pictures, n)``; a distribution is softmaxed per head before the mean."""
+        """Scores ``(images, n)``; a distribution is softmaxed per head before the mean."""
         query, key = self._query_key(inputs)
         if self.multi_head:
             scores = (key @ query.transpose(2, 3)).squeeze(-1) / math.sqrt(key.shape[-1])
@@ -105,7 +105,7 @@ class QKHead(RPNHead):
         return scores.float().mean(dim=1)
 
     def _query_key(self, inputs: HeadInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(pictures, heads, 1, d)`` and ``(pictures, heads, n, d)``."""
+        """``(images, heads, 1, d)`` and ``(images, heads, n, d)``."""
         if self.attention is None or self.norm is None:
             return inputs.query[:, None, None], inputs.visual[:, None]
         # The query rides behind the visual tokens, so that one call serves both.

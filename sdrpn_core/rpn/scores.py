@@ -16,15 +16,15 @@ from sdrpn_core.grid.roi_map import RoIMap, ScoreKind
 
 @dataclass(frozen=True)
 class RoIScores:
-    """Scores of several pictures, padded to the largest.
+    """Scores of several images, padded to the largest.
 
     Attributes:
-        scores: ``(pictures, n)`` float32, logits or distributions.
-        valid: ``(pictures, n)`` bool.
-        grids: per picture ``(h, w)``.
+        scores: ``(images, n)`` float32, logits or distributions.
+        valid: ``(images, n)`` bool.
+        grids: per image ``(h, w)``.
         is_distribution: what the scores are.
-        by_question: picture -> ``(n,)`` the highest scores that any token of its question gives;
-            for the pictures whose place asks for them.
+        by_question: image -> ``(n,)`` the highest scores that any token of its question gives;
+            for the images whose place asks for them.
     """
 
     scores: torch.Tensor
@@ -39,7 +39,7 @@ class RoIScores:
         Bilinear with corners unaligned, as published. Scores by question stay behind.
 
         Args:
-            grids: per picture ``(h, w)``; nothing happens to a picture that has it already.
+            grids: per image ``(h, w)``; nothing happens to an image that has it already.
         """
         if tuple(grids) == self.grids:
             return self
@@ -58,7 +58,7 @@ class RoIScores:
         )
 
     def maps(self) -> list[RoIMap]:
-        """One RoI map per picture, on the CPU."""
+        """One RoI map per image, on the CPU."""
         kind: ScoreKind = "distribution" if self.is_distribution else "logit"
 
         def plane(scores: torch.Tensor, grid: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -70,15 +70,15 @@ def join(*blocks: Block) -> Block:
 
 
 @dataclass(frozen=True)
-class PicturePlace:
-    """Where one picture's visual tokens lie in a batch.
+class ImagePlace:
+    """Where one image's visual tokens lie in a batch.
 
     Attributes:
         row: batch row.
         start: column of the first visual token, in the row of all chunks joined.
         grid: ``(h, w)``.
         query: column of the last prompt token.
-        question: column of the first token behind the last picture, if the scores of all tokens
+        question: column of the first token behind the last image, if the scores of all tokens
             from there to ``query`` are wanted, too; ``None`` if not.
     """
 
@@ -90,5 +90,5 @@ class PicturePlace:
 
     @property
     def n_tokens(self) -> int:
-        """Visual tokens of the picture."""
+        """Visual tokens of the image."""
         return self.grid[0] * self.grid[1]

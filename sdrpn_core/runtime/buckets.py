@@ -12,7 +12,7 @@ Lengths: TypeAlias = tuple[int, ...]
 
 #: Largest share of a batch that may be padding. Splitting a batch costs another pass over all
 #: weights for every generated token, so a little padding is cheaper. A prompt beside another one
-#: with a crop as large as the picture makes a quarter: these part.
+#: with a crop as large as the image makes a quarter: these part.
 DEFAULT_MAX_PADDING = 0.2
 
 

@@ -19,7 +19,7 @@ class StageClock:
     """Adds up seconds per stage. Stages may be nested: the time of an inner one is its own alone.
 
     Args:
-        device: where the work runs; on CUDA every stage ends with a synchronisation, or the time
+        device: where the work runs; on CUDA every stage ends with a synchronization, or the time
             of queued kernels would be booked to a later stage.
 
     Attributes:

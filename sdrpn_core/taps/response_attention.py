@@ -43,7 +43,7 @@ class ResponseAttention:
     Attributes:
         response_ids: the response, without the end token.
         n_rows: how many response tokens the maps are averaged over.
-        maps: per picture ``{layer: (heads, h, w)}`` float32 mean rows, in the order of the tapped
+        maps: per image ``{layer: (heads, h, w)}`` float32 mean rows, in the order of the tapped
             heads; empty where ``n_rows`` is 0.
     """
 
@@ -65,7 +65,7 @@ def recipe_heads(recipe: LabelRecipe) -> dict[int, list[int] | None]:
 
 
 def recipe_maps(recipe: LabelRecipe, maps: Mapping[int, Map]) -> tuple[Map, Map]:
-    """Grounding and sink map ``(h, w)`` float32 of one picture: means over the recipe's heads.
+    """Grounding and sink map ``(h, w)`` float32 of one image: means over the recipe's heads.
 
     Args:
         recipe: which heads.
@@ -284,7 +284,7 @@ def _tap(
     queries: slice,
     consume: Callable[[int, AttentionRows], None] | None = None,
 ) -> AttentionTap:
-    """A tap on the columns of all visual tokens; ``block`` is the one that holds the pictures."""
+    """A tap on the columns of all visual tokens; ``block`` is the one that holds the images."""
     n = max(prompt.n_visual_tokens for prompt in prompts)
     keys = torch.zeros(len(prompts), max(n, 1), dtype=torch.long)
     for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True)):

@@ -1,6 +1,6 @@
 """What every backbone adapter must satisfy, as a pytest suite.
 
-May import every room but ``cli``, ``labeling`` and ``head_finding``.
+May import every room but ``cli``, ``labeling``, ``head_finding`` and ``distributed``.
 
 A test module of three lines runs it::
 

@@ -11,7 +11,7 @@ from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.runtime.generation import end_token_ids
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.encoding import encoded
-from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 
@@ -20,18 +20,18 @@ _TOLERANCE = 1e-4
 
 
 class BatchChecks(ContractSubject):
-    """Pictures of different shapes, several of them, none, in one batch."""
+    """Images of different shapes, several of them, none, in one batch."""
 
     @torch.no_grad()
-    def test_pictures_encoded_together_equal_those_alone(self, backbone: Backbone) -> None:
+    def test_images_encoded_together_equal_those_alone(self, backbone: Backbone) -> None:
         """Same order, same numbers, no padding left in."""
-        images = [picture(seed, size) for seed, size in enumerate(self.sizes)]
+        images = [block_image(seed, size) for seed, size in enumerate(self.sizes)]
         for index, (item, found) in enumerate(encoded(backbone, "preprocess", images)):
             (alone,) = backbone.image_features([item])
             demand_close(
                 found,
                 alone,
-                f"image_features: picture {index} of a batch is not encoded as it is alone: they "
+                f"image_features: image {index} of a batch is not encoded as it is alone: they "
                 "must come back in order, each with its own tokens",
                 tolerance=_TOLERANCE,
             )
@@ -59,6 +59,6 @@ class BatchChecks(ContractSubject):
             demand(
                 found == alone,
                 f"image_features or positions: question {index} with "
-                f"{len(questions[index].images)} pictures is answered {found} in a batch, and "
+                f"{len(questions[index].images)} images is answered {found} in a batch, and "
                 f"{alone} alone",
             )

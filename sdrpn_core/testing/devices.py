@@ -17,7 +17,7 @@ from sdrpn_core.taps.attention_tap import AttentionTap
 from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.encoding import PREPROCESSING
-from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_core.testing.taps import decoder_inputs
@@ -57,7 +57,7 @@ class DeviceChecks(ContractSubject):
         half = self.made()
         half.model.to(torch.bfloat16)
         for method in PREPROCESSING:
-            tensors = getattr(half, method)(picture(0, self.sizes[0])).tensors
+            tensors = getattr(half, method)(block_image(0, self.sizes[0])).tensors
             wrong = [
                 name
                 for name, tensor in tensors.items()
@@ -103,5 +103,5 @@ class DeviceChecks(ContractSubject):
             shown = [len(one.proposals) for one in answers]
             demand(
                 shown == [len(question.images) for question in questions],
-                f"encode: proposals for {shown} pictures",
+                f"encode: proposals for {shown} images",
             )

@@ -1,4 +1,4 @@
-"""Pictures through an adapter's preprocessing and encoder, as every check needs them."""
+"""Images through an adapter's preprocessing and encoder, as every check needs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from sdrpn_core.backbone.adapter import Backbone, ImageInput
 from sdrpn_core.testing.demands import demand
 
-#: The two methods that turn pictures into the encoder's input.
+#: The two methods that turn images into the encoder's input.
 PREPROCESSING = ("preprocess", "preprocess_crop")
 
 
@@ -18,15 +18,15 @@ PREPROCESSING = ("preprocess", "preprocess_crop")
 def encoded(
     backbone: Backbone, method: str, images: Sequence[Image.Image]
 ) -> list[tuple[ImageInput, torch.Tensor]]:
-    """Preprocess pictures and encode them together.
+    """Preprocess images and encode them together.
 
     Args:
         backbone: the adapter.
         method: which of :data:`PREPROCESSING`.
-        images: the pictures.
+        images: the images.
 
     Returns:
-        Per picture the encoder's input and the features ``(h * w, hidden)``.
+        Per image the encoder's input and the features ``(h * w, hidden)``.
 
     Raises:
         AssertionError: not one row of finite features per cell of each geometry's grid.
@@ -35,7 +35,7 @@ def encoded(
     features = backbone.image_features(items)
     demand(
         len(features) == len(items),
-        f"image_features: {len(features)} tensors for {len(items)} pictures",
+        f"image_features: {len(features)} tensors for {len(items)} images",
     )
     for image, item, rows in zip(images, items, features, strict=True):
         h, w = item.geometry.grid
@@ -43,10 +43,10 @@ def encoded(
         demand(
             found == expected,
             f"{method}: the geometry's grid {(h, w)} asks for features of shape {expected}, but "
-            f"image_features makes {found} of a picture of {image.size}",
+            f"image_features makes {found} of an image of {image.size}",
         )
         demand(
             bool(torch.isfinite(rows).all()),
-            f"{method}: features of a picture of {image.size} are NaN or infinite",
+            f"{method}: features of an image of {image.size} are NaN or infinite",
         )
     return list(zip(items, features, strict=True))

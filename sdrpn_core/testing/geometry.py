@@ -1,7 +1,7 @@
 """The geometry: which source pixels a visual token sees.
 
 A wrong geometry fails silently: boxes come out plausible, and somewhere else. So a part of the
-picture is repainted, and the token that moves most must be the one whose cell it lies in.
+image is repainted, and the token that moves most must be the one whose cell it lies in.
 """
 
 from __future__ import annotations
@@ -15,33 +15,31 @@ from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.grid.geometry import Box, Geometry
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
-from sdrpn_core.testing.pictures import picture, repainted
+from sdrpn_core.testing.images import block_image, repainted
 from sdrpn_core.testing.subject import ContractSubject
 
-#: Moves are summed over so many pictures: attention to one picture's colours evens out.
-_N_PICTURES = 4
+#: Moves are summed over so many images: attention to one image's colors evens out.
+_N_IMAGES = 4
 #: A cell with a smaller share of the largest cell's source pixels lies mostly in the padding.
 _MIN_VISIBLE = 0.5
 
 
 class GeometryChecks(ContractSubject):
-    """The geometry covers the picture, and visual tokens move where it says."""
+    """The geometry covers the image, and visual tokens move where it says."""
 
-    def test_the_geometry_covers_the_picture(
-        self, backbone: Backbone, size: tuple[int, int]
-    ) -> None:
-        """The whole grid is the whole picture; as plain data it stays the same."""
+    def test_the_geometry_covers_the_image(self, backbone: Backbone, size: tuple[int, int]) -> None:
+        """The whole grid is the whole image; as plain data it stays the same."""
         for name in PREPROCESSING:
-            ((item, _),) = encoded(backbone, name, [picture(0, size)])
+            ((item, _),) = encoded(backbone, name, [block_image(0, size)])
             geometry = item.geometry
             h, w = geometry.grid
             whole = geometry.to_source([[0, 0, w, h]])[0].tolist()
             demand(
                 whole == [0, 0, *size],
-                f"{name}: the grid of {h}x{w} cells covers the source box {whole} of a picture of "
+                f"{name}: the grid of {h}x{w} cells covers the source box {whole} of an image of "
                 f"{size}, not all of it",
             )
-            demand(bool(geometry.content().any()), f"{name}: no cell shows any of the picture")
+            demand(bool(geometry.content().any()), f"{name}: no cell shows any of the image")
             demand(
                 Geometry.from_dict(geometry.to_dict()) == geometry,
                 f"{name}: the geometry does not survive to_dict and from_dict: its fields must be "
@@ -51,7 +49,7 @@ class GeometryChecks(ContractSubject):
     def test_tokens_move_where_the_geometry_says(
         self, backbone: Backbone, size: tuple[int, int]
     ) -> None:
-        """Of whole pictures, on cells in the corners and in the middle."""
+        """Of whole images, on cells in the corners and in the middle."""
         _check_moves(backbone, "preprocess", size)
 
     def test_tokens_of_a_crop_move_where_its_geometry_says(
@@ -62,12 +60,12 @@ class GeometryChecks(ContractSubject):
 
 
 def _check_moves(backbone: Backbone, method: str, size: tuple[int, int]) -> None:
-    ((item, _),) = encoded(backbone, method, [picture(0, size)])
+    ((item, _),) = encoded(backbone, method, [block_image(0, size)])
     geometry = item.geometry
     paints = list(_paints(geometry))
     moves = torch.zeros(len(paints), geometry.grid[0] * geometry.grid[1])
-    for seed in range(_N_PICTURES):
-        image = picture(seed, size)
+    for seed in range(_N_IMAGES):
+        image = block_image(seed, size)
         changed = [repainted(image, box) for _, box in paints]
         before, *after = (rows for _, rows in encoded(backbone, method, [image, *changed]))
         moves += torch.stack([(one - before).norm(dim=-1) for one in after]).float().cpu()
@@ -77,7 +75,7 @@ def _check_moves(backbone: Backbone, method: str, size: tuple[int, int]) -> None
             strongest == cell,
             f"{method}: the geometry {geometry} says that source pixels {box} lie in "
             f"cell (row, column) {cell}, but repainting them moves the token of cell {strongest} "
-            "most: the geometry is not what happens to the picture, or image_features returns "
+            "most: the geometry is not what happens to the image, or image_features returns "
             "tokens that are not row-major",
         )
 

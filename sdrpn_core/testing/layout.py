@@ -8,7 +8,7 @@ from sdrpn_core.backbone.prompt import TextSegment
 from sdrpn_core.errors import InputError, SdrpnError
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
-from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.subject import ContractSubject
 
 
@@ -45,16 +45,16 @@ class LayoutChecks(ContractSubject):
         free = [name for name, p in backbone.model.named_parameters() if p.requires_grad]
         demand(not free, f"__init__: {len(free)} parameters require gradients, such as {free[:1]}")
 
-    def test_a_picture_has_one_token_per_cell(
+    def test_an_image_has_one_token_per_cell(
         self, backbone: Backbone, size: tuple[int, int]
     ) -> None:
-        """Whole pictures and crops: ``(h * w, hidden)`` finite features in the decoder's dtype."""
+        """Whole images and crops: ``(h * w, hidden)`` finite features in the decoder's dtype."""
         for method in PREPROCESSING:
-            ((item, features),) = encoded(backbone, method, [picture(0, size)])
+            ((item, features),) = encoded(backbone, method, [block_image(0, size)])
             demand(
                 item.geometry.source_size == size,
-                f"{method}: the geometry's source_size is {item.geometry.source_size} for a "
-                f"picture of {size}: it is (width, height)",
+                f"{method}: the geometry's source_size is {item.geometry.source_size} for an "
+                f"image of {size}: it is (width, height)",
             )
             demand(
                 features.dtype == backbone.embedding.weight.dtype,
@@ -62,15 +62,15 @@ class LayoutChecks(ContractSubject):
                 f"{backbone.embedding.weight.dtype}",
             )
 
-    def test_prompts_hold_their_pictures_in_order(self, backbone: Backbone) -> None:
-        """Pictures of a batch come back in the prompt, and at the place, that showed them."""
+    def test_prompts_hold_their_images_in_order(self, backbone: Backbone) -> None:
+        """Images of a batch come back in the prompt, and at the place, that showed them."""
         questions = self.questions()
         for question, prompt in zip(questions, backbone.encode(questions), strict=True):
             expected = [image.size for image in question.images]
             found = [geometry.source_size for geometry in prompt.geometries]
             demand(
                 found == expected,
-                f"chat_text: a question about pictures of {expected} became a prompt with pictures "
+                f"chat_text: a question about images of {expected} became a prompt with images "
                 f"of {found}",
             )
             shape = tuple(backbone.embed(prompt).shape)
@@ -92,7 +92,7 @@ class LayoutChecks(ContractSubject):
 
     def test_a_response_follows_its_prompt(self, backbone: Backbone) -> None:
         """Teacher forcing appends the response's tokens to the prompt, and nothing else."""
-        images = (picture(0, self.sizes[0]),)
+        images = (block_image(0, self.sizes[0]),)
         response = backbone.tokenize_response("the red circle")
         demand(bool(response), "tokenize_response: 'the red circle' has no token")
         bare, longer = backbone.encode(
@@ -112,7 +112,7 @@ class LayoutChecks(ContractSubject):
             f"{bare.query_index} without, expected the last of the prompt, {len(bare) - 1}",
         )
 
-    def test_a_question_cannot_smuggle_a_picture_in(self, backbone: Backbone) -> None:
+    def test_a_question_cannot_smuggle_an_image_in(self, backbone: Backbone) -> None:
         """The image placeholder is one token, and a question that spells it out is refused."""
         placeholder = backbone.tokenizer.convert_ids_to_tokens(backbone.image_token_id)
         try:
@@ -120,6 +120,6 @@ class LayoutChecks(ContractSubject):
         except InputError:
             return
         raise AssertionError(
-            f"image_token_id: the placeholder {placeholder!r} inside a question is not seen as a "
-            "picture: is that the token that chat_text puts in a picture's place?"
+            f"image_token_id: the placeholder {placeholder!r} inside a question is not seen as an "
+            "image: is that the token that chat_text puts in an image's place?"
         )

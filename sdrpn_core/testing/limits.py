@@ -1,4 +1,4 @@
-"""Limits: pictures of any size are encoded within the processor's bounds, or refused in words."""
+"""Limits: images of any size are encoded within the processor's bounds, or refused in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import Geometry
 from sdrpn_core.testing.demands import demand
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
-from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 
@@ -19,14 +19,14 @@ from sdrpn_core.testing.subject import ContractSubject
 _EXTREMES = ((1, 1), (1, 40), (40, 1), (2, 3), (8, 8), (1500, 5), (5, 1500), (1500, 1000))
 #: Those of a usual shape, which are enlarged or reduced.
 _SMALL_AND_LARGE = _EXTREMES[-4], _EXTREMES[-1]
-#: A policy may single out a region of that size, as shares of the picture.
+#: A policy may single out a region of that size, as shares of the image.
 _PIXEL, _SLIVER = (0.5, 0.5, 0.5, 0.5), (0.0, 0.5, 1.0, 0.5)
 
 
 class LimitChecks(ContractSubject):
-    """Whole pictures and crops, small, long and large."""
+    """Whole images and crops, small, long and large."""
 
-    def test_extreme_pictures_are_encoded_or_refused(self, backbone: Backbone) -> None:
+    def test_extreme_images_are_encoded_or_refused(self, backbone: Backbone) -> None:
         """What the family cannot encode is an ``ImageError``, never its processor's exception."""
         _check_extremes(backbone, "preprocess")
 
@@ -35,23 +35,23 @@ class LimitChecks(ContractSubject):
         _check_extremes(backbone, "preprocess_crop")
 
     def test_visual_tokens_stay_within_the_limits(self, backbone: Backbone) -> None:
-        """Large pictures are reduced and small ones enlarged to what the processor is set to."""
+        """Large images are reduced and small ones enlarged to what the processor is set to."""
         most = self.max_visual_tokens or backbone.text_config.max_position_embeddings
         for method in PREPROCESSING:
             for size in (*_SMALL_AND_LARGE, *self.sizes):
-                geometry = _geometry(backbone, method, picture(0, size))
+                geometry = _geometry(backbone, method, block_image(0, size))
                 if geometry is None:
                     continue
                 h, w = geometry.grid
                 demand(
                     self.min_visual_tokens <= h * w <= most,
-                    f"{method}: a picture of {size} becomes {h}x{w} visual tokens, the processor's "
+                    f"{method}: an image of {size} becomes {h}x{w} visual tokens, the processor's "
                     f"limits are {self.min_visual_tokens} to {most}",
                 )
 
     def test_a_region_too_small_to_encode_leaves_the_plain_answer(self, backbone: Backbone) -> None:
         """A crop of one pixel, and one of one row, are cropped or ``too_small``, never an error."""
-        question = Question("what is it ?", (picture(0, self.sizes[0]),))
+        question = Question("what is it ?", (block_image(0, self.sizes[0]),))
         (plain,) = answer_batch(backbone, [question], max_new_tokens=2)
         for box in (_PIXEL, _SLIVER):
             (found,) = answer_batch(backbone, [question], FixedRegion(box), max_new_tokens=2)
@@ -67,19 +67,19 @@ class LimitChecks(ContractSubject):
 
 def _check_extremes(backbone: Backbone, method: str) -> None:
     for size in _EXTREMES:
-        geometry = _geometry(backbone, method, picture(0, size))
+        geometry = _geometry(backbone, method, block_image(0, size))
         if geometry is None:
             continue
         h, w = geometry.grid
         whole = geometry.to_source([[0, 0, w, h]])[0].tolist()
         demand(
             whole == [0, 0, *size],
-            f"{method}: the grid covers the source box {whole} of a picture of {size}",
+            f"{method}: the grid covers the source box {whole} of an image of {size}",
         )
 
 
 def _geometry(backbone: Backbone, method: str, image: Image.Image) -> Geometry | None:
-    """Of a picture that a method can encode; ``None`` if it refuses it in words."""
+    """Of an image that a method can encode; ``None`` if it refuses it in words."""
     try:
         ((item, _),) = encoded(backbone, method, [image])
     except ImageError:
@@ -88,7 +88,7 @@ def _geometry(backbone: Backbone, method: str, image: Image.Image) -> Geometry |
         raise
     except Exception as error:  # whatever a processor raises
         raise AssertionError(
-            f"{method}: a picture of {image.size} raises {type(error).__name__} ({error}): raise "
-            "ImageError where the family cannot encode a picture"
+            f"{method}: an image of {image.size} raises {type(error).__name__} ({error}): raise "
+            "ImageError where the family cannot encode an image"
         ) from error
     return item.geometry

@@ -10,14 +10,14 @@ from sdrpn_core.backbone.prompt import ImageSegment, Prompt
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.encoding import encoded
-from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.subject import ContractSubject
 
 _TOLERANCE = 1e-3
 
 
 class PositionChecks(ContractSubject):
-    """The whole way in, from text and pictures to logits, against the model's own."""
+    """The whole way in, from text and images to logits, against the model's own."""
 
     @torch.no_grad()
     def test_logits_equal_the_stock_forward(self, backbone: Backbone) -> None:
@@ -29,8 +29,8 @@ class PositionChecks(ContractSubject):
             for token in backbone.tokenize(question.text, len(question.images)):
                 copies = len(next(images)) if token == backbone.image_token_id else 1
                 ids.extend([token] * copies)
-            pictures = [backbone.preprocess(image) for image in question.images]
-            inputs = self.stock_inputs(backbone, prompt, torch.tensor([ids]), pictures)
+            image_inputs = [backbone.preprocess(image) for image in question.images]
+            inputs = self.stock_inputs(backbone, prompt, torch.tensor([ids]), image_inputs)
             expected = backbone.model(**inputs).logits
             block = prompt_block(backbone, [prompt])
             found = backbone.model(
@@ -40,7 +40,7 @@ class PositionChecks(ContractSubject):
                 found,
                 expected,
                 f"positions (or image_features): the logits of a prompt with "
-                f"{len(question.images)} pictures are not those of the stock forward on ids and "
+                f"{len(question.images)} images are not those of the stock forward on ids and "
                 "pixels",
                 tolerance=_TOLERANCE,
             )
@@ -72,12 +72,12 @@ class PositionChecks(ContractSubject):
             torch.equal(
                 backbone.positions(prompt)[..., :stop], backbone.positions(cropped)[..., :stop]
             ),
-            "positions: those up to a picture's end change when a crop follows it: they may depend "
+            "positions: those up to an image's end change when a crop follows it: they may depend "
             "on what comes before a token only",
         )
 
     def test_dropped_tokens_leave_the_others_in_place(self, backbone: Backbone) -> None:
-        """Row and column of a visual token stay its own when its neighbours are dropped."""
+        """Row and column of a visual token stay its own when its neighbors are dropped."""
         prompt = self._prompt(backbone)
         ((start, stop),) = prompt.image_spans
         keep = _checkerboard(prompt.images[0].grid)
@@ -93,24 +93,24 @@ class PositionChecks(ContractSubject):
         expected = whole[:, start:stop][:, torch.from_numpy(keep.flatten())]
         demand(
             torch.equal(found, expected),
-            "positions: the kept tokens of a picture moved when others were dropped "
+            "positions: the kept tokens of an image moved when others were dropped "
             "(ImageSegment.keep): row and column count the cells of the whole grid",
         )
         demand(
             torch.equal(pruned[:, start + int(keep.sum()) :], whole[:, stop:]),
-            "positions: the text behind a picture moved when some of the picture's tokens were "
-            "dropped (ImageSegment.keep): a picture takes up the room of its whole grid",
+            "positions: the text behind an image moved when some of the image's tokens were "
+            "dropped (ImageSegment.keep): an image takes up the room of its whole grid",
         )
 
     def _prompt(self, backbone: Backbone) -> Prompt:
-        image = picture(0, self.sizes[0])
+        image = block_image(0, self.sizes[0])
         encoded(backbone, "preprocess", [image])  # what follows needs a token per cell
         return backbone.encode([Question("what is it ?", (image,))])[0]
 
     def _prompts_with_crops(self, backbone: Backbone) -> list[Prompt]:
         """A prompt, the same with a framed crop, and with one of which tokens are dropped."""
         prompt = self._prompt(backbone)
-        ((item, features),) = encoded(backbone, "preprocess_crop", [picture(1, self.sizes[-1])])
+        ((item, features),) = encoded(backbone, "preprocess_crop", [block_image(1, self.sizes[-1])])
         crop = ImageSegment(features, item.geometry.grid)
         part = crop.masked(_checkerboard(crop.grid))
         framed = [prompt.with_crops((backbone.frame_crop(one),)) for one in (crop, part)]

@@ -13,7 +13,7 @@ from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import end_token_ids, prompt_block
 from sdrpn_core.testing.demands import demand, demand_close
 from sdrpn_core.testing.encoding import encoded
-from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 
@@ -26,7 +26,7 @@ class PrefixChecks(ContractSubject):
 
     def test_a_framed_crop_holds_the_crop(self, backbone: Backbone) -> None:
         """The framing puts text around a crop's tokens, and leaves these as they are."""
-        ((item, features),) = encoded(backbone, "preprocess_crop", [picture(0, self.sizes[0])])
+        ((item, features),) = encoded(backbone, "preprocess_crop", [block_image(0, self.sizes[0])])
         crop = ImageSegment(features, item.geometry.grid)
         framed = backbone.frame_crop(crop)
         demand(
@@ -44,7 +44,7 @@ class PrefixChecks(ContractSubject):
 
     @torch.no_grad()
     def test_logits_on_a_reused_prefix_equal_those_without(self, backbone: Backbone) -> None:
-        """Up to the last picture once and cached, then the rest: as in one pass."""
+        """Up to the last image once and cached, then the rest: as in one pass."""
         state = prefill(backbone, self.questions())
         rest = state.rest()
         found = backbone.model(
@@ -67,7 +67,7 @@ class PrefixChecks(ContractSubject):
             )
 
     def test_an_answer_on_a_reused_prefix_equals_recomputation(self, backbone: Backbone) -> None:
-        """Token for token, with a crop behind every picture."""
+        """Token for token, with a crop behind every image."""
         ends = sorted(end_token_ids(backbone)) or None
         for question in self.questions():
             (found,) = answer_batch(
@@ -80,7 +80,7 @@ class PrefixChecks(ContractSubject):
             expected = recomputed(backbone, question)
             demand(
                 found.ids == expected,
-                f"frame_crop or positions: an answer about {len(question.images)} pictures with a "
+                f"frame_crop or positions: an answer about {len(question.images)} images with a "
                 f"crop behind each is {found.ids} on the cached prefix, and {expected} when the "
                 "whole sequence is computed anew for every token: neither may depend on what "
                 "follows",

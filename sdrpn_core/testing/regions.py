@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class FixedRegion(Proposer):
-    """Crops the same part of every picture.
+    """Crops the same part of every image.
 
     Args:
-        box: half-open (x0, y0, x1, y1) as shares of the picture's width and height; at least one
+        box: half-open (x0, y0, x1, y1) as shares of the image's width and height; at least one
             source pixel is cropped.
     """
 
@@ -24,7 +24,7 @@ class FixedRegion(Proposer):
         self.box = box
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """One crop per picture, whatever the question."""
+        """One crop per image, whatever the question."""
         return [
             [self._proposal(geometry.source_size, geometry.grid) for geometry in prompt.geometries]
             for prompt in state.prompts

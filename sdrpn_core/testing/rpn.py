@@ -50,7 +50,7 @@ class RPNChecks(ContractSubject):
         for one, other, geometry in zip(maps, again, geometries, strict=True):
             demand(
                 one.grid == geometry.grid,
-                f"preprocess: an RoI map has the grid {one.grid}, its picture {geometry.grid}",
+                f"preprocess: an RoI map has the grid {one.grid}, its image {geometry.grid}",
             )
             demand(
                 np.array_equal(one.scores, other.scores),

@@ -11,14 +11,14 @@ import torch
 
 from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
 from sdrpn_core.testing.demands import demand
-from sdrpn_core.testing.pictures import picture
+from sdrpn_core.testing.images import block_image
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.prompt import Prompt
 
 #: Encoded together; the words may be unknown to a small tokenizer, their number matters.
 _TEXTS = (
-    "what colour is the square ?",
+    "what color is the square ?",
     "how many ?",
     "which letter is on the left of the small circle ?",
     "what is near the red dot ?",
@@ -31,15 +31,15 @@ class ContractSubject:
     Attributes:
         make: ``(attn_implementation="sdpa") -> Backbone``: the adapter on a small model of the
             family's real class with random weights, in float32 on the CPU. It needs at least
-            ``branch + n_rpn_layers + 1`` decoder layers. With the usual small initialisation most
+            ``branch + n_rpn_layers + 1`` decoder layers. With the usual small initialization most
             mistakes hide below the tolerances: spread the weights so that attention is peaked, e.g.
             with a standard deviation of 0.2.
-        sizes: (width, height) of ordinary pictures, at least two of different shapes, which the
+        sizes: (width, height) of ordinary images, at least two of different shapes, which the
             family must encode. At least eight pixels per visual token in each direction.
-        supports_text_only: whether the family answers questions without a picture.
-        supports_several_pictures: whether a question may have several pictures.
-        max_visual_tokens: most visual tokens that the small model's processor may make of a
-            picture; ``None``: whatever its context holds.
+        supports_text_only: whether the family answers questions without an image.
+        supports_several_images: whether a question may have several images.
+        max_visual_tokens: most visual tokens that the small model's processor may make of an
+            image; ``None``: whatever its context holds.
         min_visual_tokens: fewest visual tokens that it may make of one.
         branch: B of the checks.
         n_rpn_layers: R of the checks.
@@ -48,7 +48,7 @@ class ContractSubject:
     make: ClassVar[Callable[..., Backbone]]
     sizes: ClassVar[Sequence[tuple[int, int]]] = ((240, 160), (160, 240), (150, 150), (320, 80))
     supports_text_only: ClassVar[bool] = True
-    supports_several_pictures: ClassVar[bool] = True
+    supports_several_images: ClassVar[bool] = True
     max_visual_tokens: ClassVar[int | None] = None
     min_visual_tokens: ClassVar[int] = 1
     branch: ClassVar[int] = 2
@@ -78,25 +78,25 @@ class ContractSubject:
         return backbone
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One test per picture size."""
+        """One test per image size."""
         if "size" in metafunc.fixturenames:
             names = [f"{width}x{height}" for width, height in self.sizes]
             metafunc.parametrize("size", list(self.sizes), ids=names)
 
     @classmethod
     def questions(cls) -> list[Question]:
-        """A batch: pictures of different shapes, several of them, none, as far as supported."""
-        pictures = [picture(seed, size) for seed, size in enumerate(cls.sizes)]
-        asked = [Question(_TEXTS[0], (pictures[0],)), Question(_TEXTS[3], (pictures[-1],))]
-        if cls.supports_several_pictures:
-            asked.append(Question(_TEXTS[1], (pictures[1], pictures[0])))
+        """A batch: images of different shapes, several of them, none, as far as supported."""
+        images = [block_image(seed, size) for seed, size in enumerate(cls.sizes)]
+        asked = [Question(_TEXTS[0], (images[0],)), Question(_TEXTS[3], (images[-1],))]
+        if cls.supports_several_images:
+            asked.append(Question(_TEXTS[1], (images[1], images[0])))
         if cls.supports_text_only:
             asked.append(Question(_TEXTS[2]))
         return asked
 
     @classmethod
     def stock_inputs(
-        cls, backbone: Backbone, prompt: Prompt, ids: torch.Tensor, pictures: Sequence[ImageInput]
+        cls, backbone: Backbone, prompt: Prompt, ids: torch.Tensor, images: Sequence[ImageInput]
     ) -> dict[str, Any]:
         """Arguments of the stock ``forward`` for one question; override for a family that differs.
 
@@ -104,11 +104,11 @@ class ContractSubject:
             backbone: the adapter.
             prompt: the question, encoded.
             ids: ``(1, length)``, with as many image tokens as ``prompt`` has visual tokens.
-            pictures: its pictures, preprocessed.
+            images: its images, preprocessed.
         """
         inputs: dict[str, Any] = {"input_ids": ids}
-        for name in pictures[0].tensors if pictures else ():
-            inputs[name] = torch.cat([item.tensors[name] for item in pictures])
+        for name in images[0].tensors if images else ():
+            inputs[name] = torch.cat([item.tensors[name] for item in images])
         # Where positions depend on the modality, the stock processor marks the image tokens.
         if "mm_token_type_ids" in inspect.signature(backbone.model.forward).parameters:
             inputs["mm_token_type_ids"] = (ids == backbone.image_token_id).int()

@@ -1,4 +1,4 @@
-"""From samples to what the RPN is trained on: branch features, places of the pictures, labels.
+"""From samples to what the RPN is trained on: branch features, places of the images, labels.
 
 The backbone is frozen: it runs without gradients, once per sample, and the backward pass of the RPN
 never comes back to it.
@@ -17,7 +17,7 @@ import torch
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import InputError
 from sdrpn_core.labels.pseudo import IGNORE
-from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.block import ImagePlace
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 from sdrpn_core.taps.response_attention import (
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """One micro-batch, one picture per row.
+    """One micro-batch, one image per row.
 
     Attributes:
         features: what reached the branch layer.
         block: the sequences whose features these are.
-        places: where the pictures and the queries lie in it.
-        labels: ``(pictures, n)`` int64 in {-100, 0, 1}, row-major, -100 behind smaller grids.
-        grids: per picture the ``(h, w)`` of its labels. It need not be that of its visual tokens:
+        places: where the images and the queries lie in it.
+        labels: ``(images, n)`` int64 in {-100, 0, 1}, row-major, -100 behind smaller grids.
+        grids: per image the ``(h, w)`` of its labels. It need not be that of its visual tokens:
             labels may come from another resolution.
     """
 
     features: Features
     block: Block
-    places: list[PicturePlace]
+    places: list[ImagePlace]
     labels: torch.Tensor
     grids: list[tuple[int, int]]
 
@@ -75,7 +75,7 @@ class StoredLabelBatcher:
         """Make a batch.
 
         Raises:
-            InputError: a sample comes without labels, or the backbone cannot take its picture, its
+            InputError: a sample comes without labels, or the backbone cannot take its image, its
                 question or their length.
         """
         prompts = self.backbone.encode([Question(s.question, (s.image,)) for s in samples])
@@ -119,7 +119,7 @@ class AnsweredRecordBatcher:
         """Make a batch.
 
         Raises:
-            InputError: the backbone cannot take a picture, a question, a response or their length.
+            InputError: the backbone cannot take an image, a question, a response or their length.
             AttentionError: the attention of a sample is NaN or infinite.
         """
         questions = [
@@ -151,7 +151,7 @@ class AnsweredRecordBatcher:
 def make_batch(
     features: Features,
     block: Block,
-    places: list[PicturePlace],
+    places: list[ImagePlace],
     labels: Sequence[npt.NDArray[np.int64]],
 ) -> TrainingBatch:
     """A batch from its parts.
@@ -159,8 +159,8 @@ def make_batch(
     Args:
         features: what reached the branch layer.
         block: the sequences whose features these are.
-        places: where the pictures and the queries lie in it, one per row.
-        labels: per picture ``(h, w)`` int64.
+        places: where the images and the queries lie in it, one per row.
+        labels: per image ``(h, w)`` int64.
     """
     padded = np.full((len(labels), max(grid.size for grid in labels)), IGNORE, dtype=np.int64)
     for row, grid in enumerate(labels):
@@ -174,9 +174,9 @@ def make_batch(
     )
 
 
-def _places(prompts: Sequence[Prompt], block: Block) -> list[PicturePlace]:
+def _places(prompts: Sequence[Prompt], block: Block) -> list[ImagePlace]:
     return [
-        PicturePlace(
+        ImagePlace(
             row,
             offset + prompt.image_spans[0][0],
             prompt.images[0].grid,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.runtime.block import PicturePlace, left_pad
+from sdrpn_core.runtime.block import ImagePlace, left_pad
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 from sdrpn_core.training.batches import TrainingBatch, make_batch
 from sdrpn_core.training.bypass_layers import skipped_layers
@@ -70,7 +70,7 @@ class CachedFeatureBatcher:
                 use_cache=False,
             )
         places = [
-            PicturePlace(row, first + sample.start, sample.grid, block.length - 1)
+            ImagePlace(row, first + sample.start, sample.grid, block.length - 1)
             for row, (sample, first) in enumerate(zip(samples, block.starts.tolist(), strict=True))
         ]
         # Not the tapped states: some decoders scale their inputs before the first layer.

@@ -1,6 +1,6 @@
 """Batches of the samples that the backbone takes; those that it refuses are named and left out.
 
-A data set knows whether a picture can be opened, but not whether the backbone can encode it, or
+A data set knows whether an image can be opened, but not whether the backbone can encode it, or
 whether the prompt fits its context: that shows when a batch is made.
 """
 

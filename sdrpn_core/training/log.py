@@ -63,7 +63,7 @@ class TrainingLog:
         entry: dict[str, Any] = {
             "step": step,
             "loss": sums.mean_loss if sums.cells else None,
-            "labelled_cells": int(sums.cells),
+            "labeled_cells": int(sums.cells),
             "foreground_cells": int(sums.foreground),
             "samples": int(sums.samples),
             "skipped": int(sums.skipped),

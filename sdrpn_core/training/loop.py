@@ -83,7 +83,7 @@ class TrainingLoop:
                 bar.set_postfix(loss=f"{self.log.last_loss:.4f}", refresh=False)
         if not (totals.cells or had_labels) and first < last:
             raise SdrpnError(
-                f"none of the first {int(totals.samples + totals.skipped)} samples has a labelled "
+                f"none of the first {int(totals.samples + totals.skipped)} samples has a labeled "
                 f"cell ({int(totals.skipped)} could not be used): check the label recipe and the "
                 "data"
             )

@@ -1,4 +1,4 @@
-"""What is trained on, one picture at a time, and how it is loaded in batches."""
+"""What is trained on, one image at a time, and how it is loaded in batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture to train on.
+    """One image to train on.
 
     Attributes:
         id: of the record.
@@ -102,13 +102,13 @@ class StoredLabels(Dataset[Item]):
         row = self.rows[index]
         try:
             if row.image is None or row.grounding is None or row.geometry is None:
-                raise InputError("the picture or its maps were not stored")
+                raise InputError("the image or its maps were not stored")
             image = open_image(row.image)
             if image.size != row.geometry.source_size:
-                found, labelled = (f"{w}x{h}" for w, h in (image.size, row.geometry.source_size))
+                found, labeled = (f"{w}x{h}" for w, h in (image.size, row.geometry.source_size))
                 raise ShardError(
-                    f"record {row.id!r} was labelled on a picture of {labelled} pixels, now it has "
-                    f"{found}: the picture changed, label again"
+                    f"record {row.id!r} was labeled on an image of {labeled} pixels, now it has "
+                    f"{found}: the image changed, label again"
                 )
             labels = self.labeler(row.grounding, row.sink, row.geometry.content()).labels
         except (InputError, AttentionError) as error:

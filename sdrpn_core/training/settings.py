@@ -43,9 +43,9 @@ class TrainingSettings:
             to whole steps. Published: 3%. From there it falls along a cosine to 0.
         epochs: passes over the labels. Published: 1.
         max_steps: optimizer steps; overrides ``epochs``.
-        global_batch_size: pictures per optimizer step, over all processes. Published: 512
+        global_batch_size: images per optimizer step, over all processes. Published: 512
             (padded-square models), 128 (dynamic resolution).
-        micro_batch_size: pictures per forward pass of one process. Changes memory and speed, not
+        micro_batch_size: images per forward pass of one process. Changes memory and speed, not
             the result.
         max_grad_norm: gradients are scaled down to this norm; ``None``: never. Published: 1, the
             default of the trainer used there.
@@ -54,7 +54,7 @@ class TrainingSettings:
         gradient_checkpointing: recompute the RPN's layers in the backward pass, to save memory.
         mixed_precision: ``bf16`` (CUDA only), ``no``, or ``auto``: bf16 where the device has it.
             The trained weights are float32 either way.
-        num_workers: processes that read labels and decode pictures; 0: the training process itself.
+        num_workers: processes that read labels and decode images; 0: the training process itself.
         checkpoint_every: optimizer steps between checkpoints; ``None``: only at the end.
         keep_checkpoints: how many checkpoints stay on disk.
         log_every: optimizer steps between log entries.

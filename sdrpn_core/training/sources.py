@@ -68,13 +68,13 @@ def stored_labels(
             f"{'; '.join(different)}"
         )
     if not len(rows):
-        raise ShardError(f"{rows.folder} holds no label: every record was skipped when labelling")
+        raise ShardError(f"{rows.folder} holds no label: every record was skipped when labeling")
     stored = LabelRecipe.from_dict(provenance.get("recipe", {}))
     recipe = recipe or stored
     recipe.check_fits(backbone.n_layers, backbone.n_heads)
     if (recipe.grounding, recipe.sink) != (stored.grounding, stored.sink):
         raise ConfigError(
-            f"{rows.folder} was labelled with heads {_heads(stored)}, the recipe reads "
+            f"{rows.folder} was labeled with heads {_heads(stored)}, the recipe reads "
             f"{_heads(recipe)}: label again, or keep the heads and change thresholds alone"
         )
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)

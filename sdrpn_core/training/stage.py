@@ -65,8 +65,8 @@ class TrainingResult:
         rpn: the same, attached to the backbone, in its dtype.
         steps: optimizer steps of the whole run.
         resumed_from: steps that an earlier session had done.
-        loss: mean over the labelled cells of the last log entry; NaN if there were none.
-        samples: pictures that this session trained on.
+        loss: mean over the labeled cells of the last log entry; NaN if there were none.
+        samples: images that this session trained on.
         skipped: records that this session could not use.
         peak_memory: bytes, of this process; ``None`` where the system does not tell. See
             :func:`~sdrpn_core.util.memory.peak_memory`.

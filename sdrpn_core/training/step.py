@@ -1,7 +1,7 @@
 """One optimizer step over a global batch, split over micro-batches and processes.
 
 The published loss is the mean over all valid cells of the *global* batch. A mean of means would
-weigh cells by how many neighbours happen to share their micro-batch, so sums are accumulated: each
+weigh cells by how many neighbors happen to share their micro-batch, so sums are accumulated: each
 process adds up the gradients of summed losses, gradients and cell counts are summed over the
 processes, and the division comes last. DistributedDataParallel is not used for this: it averages
 over the processes and needs a backward pass in each of them, whereas here a process may have
@@ -41,8 +41,8 @@ class StepSums:
     Attributes:
         loss: summed over the valid cells.
         cells: valid cells.
-        foreground: cells labelled 1.
-        samples: pictures that went through the model.
+        foreground: cells labeled 1.
+        samples: images that went through the model.
         skipped: records that could not be used.
     """
 
@@ -93,7 +93,7 @@ class TrainingStep:
     def __call__(self, micro_batches: Iterable[list[Item]], where: str) -> tuple[StepSums, float]:
         """Run one step on this process's micro-batches.
 
-        A global batch without a single labelled cell leaves the weights alone.
+        A global batch without a single labeled cell leaves the weights alone.
 
         Args:
             micro_batches: what this process contributes; may be empty.

@@ -27,8 +27,8 @@ def wilson(correct: float, n: int, z: float = Z95) -> tuple[float, float]:
     if not 0 <= correct <= n or n < 1:
         raise ValueError(f"{correct} of {n} is not a proportion")
     p = correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
     # At the ends the exact limits are 0 and 1, which rounding would miss.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    return low, 1.0 if correct == n else min(1.0, centre + half)
+    low = 0.0 if correct == 0 else max(0.0, center - half)
+    return low, 1.0 if correct == n else min(1.0, center + half)

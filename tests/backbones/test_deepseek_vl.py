@@ -24,7 +24,7 @@ from sdrpn_core.rpn.prediction import predict_roi
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
 from tests.stage_data import RECIPE, records
-from tests.tiny import tiny_picture
+from tests.tiny import tiny_image
 from tests.tiny_deepseek_vl import (
     GRID,
     HIGH_RES_SIDE,
@@ -35,11 +35,11 @@ from tests.tiny_deepseek_vl import (
 )
 
 MAKERS = {"deepseek_vl": tiny_deepseek_vl, "deepseek_vl_hybrid": tiny_deepseek_vl_hybrid}
-QUESTION = "what colour is the square ?"
+QUESTION = "what color is the square ?"
 CONVERSATION = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
     "content that the user provides, and assist the user with a variety of tasks using natural "
-    "language.\n\nUser: {pictures}what colour is the square ?\n\nAssistant:"
+    "language.\n\nUser: {images}what color is the square ?\n\nAssistant:"
 )
 #: Finds regions in nearly every random map.
 POLICY = {"threshold": 0.5, "max_crops": 99, "max_area_fraction": 1.0, "keep_single": True}
@@ -53,7 +53,7 @@ def backbone(request):
 
 
 def squares(backbone, image: Image.Image) -> dict[str, np.ndarray]:
-    """Per vision encoder (side, side) float32: the pixels that it sees, summed over the colours."""
+    """Per vision encoder (side, side) float32: the pixels that it sees, summed over the colors."""
     return {
         name: pixels[0].sum(0).numpy()
         for name, pixels in backbone.preprocess(image).tensors.items()
@@ -63,7 +63,7 @@ def squares(backbone, image: Image.Image) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("n_images", [0, 1, 2])
 def test_the_prompt_is_the_published_conversation_with_a_template_or_without(backbone, n_images):
     make = MAKERS[backbone.model.config.model_type]
-    expected = CONVERSATION.format(pictures="<image_placeholder>" * n_images)
+    expected = CONVERSATION.format(images="<image_placeholder>" * n_images)
     for each in (backbone, make(chat_template=None)):
         assert each.chat_text(QUESTION, n_images) == expected
         ids = each.tokenize(QUESTION, n_images)
@@ -81,7 +81,7 @@ def test_a_template_of_the_users_own_is_followed(backbone):
 @pytest.mark.parametrize("sizes", [[(90, 60)], [(40, 120), (333, 77)], []])
 @torch.no_grad()
 def test_prompts_and_logits_are_those_of_the_stock_processor_and_model(backbone, sizes):
-    images = [tiny_picture(index, size) for index, size in enumerate(sizes)]
+    images = [tiny_image(index, size) for index, size in enumerate(sizes)]
     stock = backbone.processor(
         images=images or None, text=backbone.chat_text(QUESTION, len(images)), return_tensors="pt"
     )
@@ -108,10 +108,10 @@ def test_prompts_and_logits_are_those_of_the_stock_processor_and_model(backbone,
 
 
 @torch.no_grad()
-def test_every_encoder_sees_the_picture():
+def test_every_encoder_sees_the_image():
     """A hybrid whose second encoder were lost would still give features of the right shape."""
     backbone = tiny_deepseek_vl_hybrid()
-    item = backbone.preprocess(tiny_picture(0))
+    item = backbone.preprocess(tiny_image(0))
     features = backbone.image_features([item])[0]
     for name, pixels in item.tensors.items():
         blank = type(item)({**item.tensors, name: torch.zeros_like(pixels)}, item.geometry)
@@ -119,8 +119,8 @@ def test_every_encoder_sees_the_picture():
 
 
 @torch.no_grad()
-def test_pictures_of_several_shapes_encoded_together_equal_those_alone(backbone):
-    inputs = [backbone.preprocess(tiny_picture(i, size)) for i, size in enumerate(SIZES)]
+def test_images_of_several_shapes_encoded_together_equal_those_alone(backbone):
+    inputs = [backbone.preprocess(tiny_image(i, size)) for i, size in enumerate(SIZES)]
     for item, together in zip(inputs, backbone.image_features(inputs), strict=True):
         assert together.shape == (GRID * GRID, backbone.hidden_size)
         (alone,) = backbone.image_features([item])
@@ -128,20 +128,20 @@ def test_pictures_of_several_shapes_encoded_together_equal_those_alone(backbone)
 
 
 @torch.no_grad()
-def test_half_precision_pictures_meet_half_precision_weights(backbone):
+def test_half_precision_images_meet_half_precision_weights(backbone):
     half = MAKERS[backbone.model.config.model_type]()
     half.model.to(torch.bfloat16)
-    item = half.preprocess(tiny_picture(0))
+    item = half.preprocess(tiny_image(0))
     assert {pixels.dtype for pixels in item.tensors.values()} == {torch.bfloat16}
     (features,) = half.image_features([item])
-    (exact,) = backbone.image_features([backbone.preprocess(tiny_picture(0))])
+    (exact,) = backbone.image_features([backbone.preprocess(tiny_image(0))])
     assert features.dtype == torch.bfloat16
     similarity = torch.nn.functional.cosine_similarity(features.float(), exact, dim=-1)
     assert similarity.min() > 0.99
 
 
-def test_crops_are_letterboxed_like_pictures(backbone):
-    image = tiny_picture(3, (100, 30))
+def test_crops_are_letterboxed_like_images(backbone):
+    image = tiny_image(3, (100, 30))
     whole, crop = backbone.preprocess(image), backbone.preprocess_crop(image)
     assert crop.geometry == whole.geometry
     for name, pixels in whole.tensors.items():
@@ -149,8 +149,8 @@ def test_crops_are_letterboxed_like_pictures(backbone):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_picture_lies_where_its_geometry_says_to_the_pixel(backbone, size):
-    """White against black: only the picture's pixels of the larger square change."""
+def test_the_image_lies_where_its_geometry_says_to_the_pixel(backbone, size):
+    """White against black: only the image's pixels of the larger square change."""
     white, black = (squares(backbone, Image.new("RGB", size, c)) for c in ("white", "black"))
     largest = max(white, key=lambda name: white[name].shape)
     assert white[largest].shape == (backbone.preprocess(Image.new("RGB", size)).geometry.side,) * 2
@@ -207,7 +207,7 @@ def test_a_cell_of_the_geometry_is_the_part_of_the_square_that_its_pixels_move(b
         painted.paste((250, 10, 250), (x0, y0, x1, y1))
         for name, square in squares(backbone, painted).items():
             change = np.abs(square - before[name])
-            # Of pixels that straddle two cells (256 / 6 is not whole) the one of their centre.
+            # Of pixels that straddle two cells (256 / 6 is not whole) the one of their center.
             cell = ((np.arange(len(change)) + 0.5) * GRID / len(change)).astype(int)
             moved = np.zeros((GRID, GRID))
             np.add.at(moved, (cell[:, None], cell[None, :]), change)
@@ -231,14 +231,14 @@ def test_the_checkpoints_sizes_are_the_defaults_of_the_stock_processors(processo
     base = tiny_deepseek_vl() if side == 384 else tiny_deepseek_vl_hybrid()
     base.processor.image_processor = processor
     base.model.config.vision_config.image_size = 384
-    geometry = base.preprocess(tiny_picture(0, (640, 427))).geometry
+    geometry = base.preprocess(tiny_image(0, (640, 427))).geometry
     assert geometry == Letterboxed((640, 427), (24, 24), side, (side, round(427 * side / 640)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 1), (1, 5000)])
-def test_pictures_of_extreme_shapes_are_answered(backbone, size):
+def test_images_of_extreme_shapes_are_answered(backbone, size):
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, policy_options=POLICY)
-    found = answer(backbone, tiny_picture(0, size), QUESTION, rpn=rpn, max_new_tokens=2)
+    found = answer(backbone, tiny_image(0, size), QUESTION, rpn=rpn, max_new_tokens=2)
     assert found.ids
     for x0, y0, x1, y1 in found.boxes:
         assert 0 <= x0 < x1 <= size[0]
@@ -248,15 +248,15 @@ def test_pictures_of_extreme_shapes_are_answered(backbone, size):
 def test_more_tokens_than_the_context_is_an_error_that_says_both(backbone):
     short = MAKERS[backbone.model.config.model_type](max_position_embeddings=80)
     with pytest.raises(InputError, match=r"8[0-9] tokens .* exceeds the context of 80 tokens"):
-        answer(short, tiny_picture(0), QUESTION, max_new_tokens=2)
+        answer(short, tiny_image(0), QUESTION, max_new_tokens=2)
 
 
 def test_a_question_that_spells_out_the_placeholder_is_refused(backbone):
     with pytest.raises(InputError, match="must not contain '<image_placeholder>'"):
-        backbone.encode([Question("what is <image_placeholder> ?", (tiny_picture(0),))])
+        backbone.encode([Question("what is <image_placeholder> ?", (tiny_image(0),))])
 
 
-def test_a_saved_folder_is_labelled_trained_and_asked(backbone, tmp_path):
+def test_a_saved_folder_is_labeled_trained_and_asked(backbone, tmp_path):
     hybrid = "hybrid" in backbone.model.config.model_type
     loaded = load_backbone(write_tiny_deepseek_vl(tmp_path / "model", hybrid=hybrid))
     assert type(loaded) is type(backbone)
@@ -274,15 +274,15 @@ def test_a_saved_folder_is_labelled_trained_and_asked(backbone, tmp_path):
     )
     assert result.steps == 2
     rpn = RPN.from_pretrained(result.folder, backbone=loaded)
-    (roi,) = predict_roi(loaded, tiny_picture(0), QUESTION, rpn)
+    (roi,) = predict_roi(loaded, tiny_image(0), QUESTION, rpn)
     assert roi.scores.shape == (GRID, GRID)
-    plain = answer(loaded, tiny_picture(0), QUESTION, max_new_tokens=4)
+    plain = answer(loaded, tiny_image(0), QUESTION, max_new_tokens=4)
     stock = loaded.processor(
-        images=tiny_picture(0), text=loaded.chat_text(QUESTION, 1), return_tensors="pt"
+        images=tiny_image(0), text=loaded.chat_text(QUESTION, 1), return_tensors="pt"
     )
     tokens = loaded.model.generate(**stock, max_new_tokens=4)[0, stock["input_ids"].shape[1] :]
     assert list(plain.ids) == tokens.tolist()
-    found = answer(loaded, tiny_picture(0), QUESTION, rpn=rpn, max_new_tokens=4)
+    found = answer(loaded, tiny_image(0), QUESTION, rpn=rpn, max_new_tokens=4)
     assert found.outcome is Outcome.OK
     assert found.n_visual_tokens == GRID * GRID * (1 + len(found.boxes))
 

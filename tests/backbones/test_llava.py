@@ -1,4 +1,4 @@
-"""The LLaVA adapter: pictures, geometry, prompt and presets as LLaVA-1.5 has them."""
+"""The LLaVA adapter: images, geometry, prompt and presets as LLaVA-1.5 has them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sdrpn_core.errors import ConfigError
 from sdrpn_core.grid.geometry import PaddedSquare
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_llava.backbone import SYSTEM_MESSAGE
-from tests.tiny import CHAT_TEMPLATE, CLIP_MEAN, PATCH, tiny_config, tiny_llava, tiny_picture
+from tests.tiny import CHAT_TEMPLATE, CLIP_MEAN, PATCH, tiny_config, tiny_image, tiny_llava
 
 GRID = 4
 SIDE = GRID * PATCH
-#: One grey level, of the 255, in units of the normalised pixel values.
-GREY_LEVEL = 1 / 255 / 0.26
+#: One gray level, of the 255, in units of the normalized pixel values.
+GRAY_LEVEL = 1 / 255 / 0.26
 
 
 @pytest.fixture(scope="module")
@@ -35,31 +35,31 @@ def stock_pixels(backbone, image: Image.Image) -> torch.Tensor:
 
 @pytest.mark.parametrize("side", [56, 57, 30, 200])
 def test_a_square_is_what_the_stock_processor_makes_of_it(backbone, side):
-    image = tiny_picture(0, (side, side))
+    image = tiny_image(0, (side, side))
     found, expected = pixels(backbone, image), stock_pixels(backbone, image)
     assert found.shape == expected.shape == (1, 3, SIDE, SIDE)
-    # Two bicubic filters: a grey level here and there, two at the hard edges of a small picture.
-    assert (found - expected).abs().max() <= 2.01 * GREY_LEVEL
+    # Two bicubic filters: a gray level here and there, two at the hard edges of a small image.
+    assert (found - expected).abs().max() <= 2.01 * GRAY_LEVEL
 
 
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (61, 90), (7, 100), (3, 2), (1, 1)])
-def test_other_pictures_are_padded_to_a_centred_square(backbone, size):
-    image = tiny_picture(1, size)
+def test_other_images_are_padded_to_a_centerd_square(backbone, size):
+    image = tiny_image(1, size)
     side = max(size)
     square = Image.new("RGB", (side, side), tuple(int(255 * mean) for mean in CLIP_MEAN))
     assert square.getpixel((0, 0)) == (122, 116, 104)  # published
     square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
     found = pixels(backbone, image)
-    assert (found - stock_pixels(backbone, square)).abs().max() <= 1.01 * GREY_LEVEL
+    assert (found - stock_pixels(backbone, square)).abs().max() <= 1.01 * GRAY_LEVEL
 
 
-def test_padding_is_nearly_zero_after_normalisation(backbone):
-    found = pixels(backbone, tiny_picture(2, (200, 20)))
-    assert found[0, :, 0].abs().max() <= 1.01 * GREY_LEVEL  # whole grey levels, cut off
+def test_padding_is_nearly_zero_after_normalization(backbone):
+    found = pixels(backbone, tiny_image(2, (200, 20)))
+    assert found[0, :, 0].abs().max() <= 1.01 * GRAY_LEVEL  # whole gray levels, cut off
 
 
 def test_crops_are_stretched(backbone):
-    image = tiny_picture(3, (100, 30))
+    image = tiny_image(3, (100, 30))
     found = backbone.preprocess_crop(image)
     stretched = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     expected = stock_pixels(backbone, stretched)
@@ -86,7 +86,7 @@ def test_a_cell_of_the_geometry_is_the_patch_that_its_pixels_move(backbone, size
         change = (pixels(backbone, painted) - before).abs().sum(1)[0]
         patches = change.unflatten(0, (GRID, PATCH)).unflatten(2, (GRID, PATCH)).sum((1, 3))
         assert patches.argmax() == row * GRID + column
-        # Interpolation reaches into the neighbours, and no further.
+        # Interpolation reaches into the neighbors, and no further.
         rows, columns = np.nonzero(patches.numpy() > 1e-3 * patches.max().item())
         assert abs(rows - row).max() <= 1
         assert abs(columns - column).max() <= 1
@@ -96,7 +96,7 @@ def test_a_cell_of_the_geometry_is_the_patch_that_its_pixels_move(backbone, size
 
 # Even differences: with odd ones the published geometry is half a source pixel off the padding.
 @pytest.mark.parametrize("size", [(9, 5), (5, 9), (2, 4)])
-def test_a_pixel_of_a_tiny_picture_moves_a_patch_of_its_cells(backbone, size):
+def test_a_pixel_of_a_tiny_image_moves_a_patch_of_its_cells(backbone, size):
     image = Image.new("RGB", size, (90, 90, 90))
     item = backbone.preprocess(image)
     for x in range(size[0]):
@@ -110,8 +110,8 @@ def test_a_pixel_of_a_tiny_picture_moves_a_patch_of_its_cells(backbone, size):
 
 
 @pytest.mark.parametrize("size", [(160, 80), (80, 160)])
-def test_padding_cells_do_not_depend_on_the_picture(backbone, size):
-    one, other = (Image.new("RGB", size, colour) for colour in ("white", "black"))
+def test_padding_cells_do_not_depend_on_the_image(backbone, size):
+    one, other = (Image.new("RGB", size, color) for color in ("white", "black"))
     change = (pixels(backbone, one) - pixels(backbone, other)).abs().sum(1)[0]
     patches = change.unflatten(0, (GRID, PATCH)).unflatten(2, (GRID, PATCH)).sum((1, 3)).numpy()
     content = backbone.preprocess(one).geometry.content()
@@ -125,8 +125,8 @@ def test_padding_cells_do_not_depend_on_the_picture(backbone, size):
 def test_the_prompt_is_the_vicuna_conversation(template, n_images):
     backbone = tiny_llava(chat_template=template)
     text = backbone.chat_text("what is it ?", n_images)
-    pictures = "<image>\n" * n_images
-    assert text == f"{SYSTEM_MESSAGE} USER: {pictures}what is it ? ASSISTANT:"
+    images = "<image>\n" * n_images
+    assert text == f"{SYSTEM_MESSAGE} USER: {images}what is it ? ASSISTANT:"
     ids = backbone.tokenize("what is it ?", n_images)
     assert ids[0] == backbone.tokenizer.bos_token_id
     assert ids.count(backbone.tokenizer.bos_token_id) == 1
@@ -142,8 +142,8 @@ def test_the_system_message_is_the_published_one():
 def test_logits_are_those_of_the_stock_model_and_processor():
     """The whole way in: stock processor and forward on a square, against segments."""
     backbone = tiny_llava(chat_template=CHAT_TEMPLATE)
-    image = tiny_picture(4, (SIDE, SIDE))  # no resizing, so that pixels agree exactly
-    question = "what colour is the square ?"
+    image = tiny_image(4, (SIDE, SIDE))  # no resizing, so that pixels agree exactly
+    question = "what color is the square ?"
     inputs = backbone.processor(
         images=image, text=backbone.chat_text(question, 1), return_tensors="pt"
     )

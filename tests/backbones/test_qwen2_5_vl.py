@@ -1,4 +1,4 @@
-"""The Qwen2.5-VL adapter: pictures, positions, prompt, errors, presets; against stock classes."""
+"""The Qwen2.5-VL adapter: images, positions, prompt, errors, presets; against stock classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.runtime.generation import generate, prompt_block
 from sdrpn_core.training.settings import TrainingSettings
-from tests.tiny import tiny_picture
+from tests.tiny import tiny_image
 from tests.tiny_qwen2_5_vl import (
     CELL,
     MAX_TOKENS,
@@ -49,12 +49,12 @@ def stock_inputs(backbone, question, images):
     )
 
 
-# -- pictures ------------------------------------------------------------------------------------
+# -- images ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_picture_is_what_the_stock_processor_makes_of_it(backbone, size):
-    image = tiny_picture(0, size)
+def test_an_image_is_what_the_stock_processor_makes_of_it(backbone, size):
+    image = tiny_image(0, size)
     item = backbone.preprocess(image)
     expected = backbone.processor.image_processor(images=image, return_tensors="pt")
     assert torch.equal(item.tensors["pixel_values"], expected["pixel_values"])
@@ -69,9 +69,9 @@ def test_a_picture_is_what_the_stock_processor_makes_of_it(backbone, size):
     ("least", "most", "grid"),
     [(1, 4, (2, 1)), (1, 16, (4, 3)), (4, 30, (6, 5)), (40, 60, (7, 6))],
 )
-def test_the_budget_of_the_processor_is_honoured(least, most, grid):
+def test_the_budget_of_the_processor_is_honored(least, most, grid):
     backbone = tiny_qwen2_5_vl(min_pixels=least * CELL**2, max_pixels=most * CELL**2)
-    image = tiny_picture(0, (5 * CELL, 6 * CELL))  # 30 tokens as it is
+    image = tiny_image(0, (5 * CELL, 6 * CELL))  # 30 tokens as it is
     assert backbone.preprocess(image).geometry.grid == grid
     crop = backbone.preprocess_crop(image.crop((0, 0, CELL, CELL)))
     rows, columns = crop.geometry.grid
@@ -79,10 +79,10 @@ def test_the_budget_of_the_processor_is_honoured(least, most, grid):
 
 
 @torch.no_grad()
-def test_features_of_several_pictures_are_the_stock_encoders(backbone):
+def test_features_of_several_images_are_the_stock_encoders(backbone):
     """Merged 2 x 2, windows undone, each with its own grid."""
     sizes = [(300, 250), (90, 60), (60, 400)]
-    images = [tiny_picture(seed, size) for seed, size in enumerate(sizes)]
+    images = [tiny_image(seed, size) for seed, size in enumerate(sizes)]
     items = [backbone.preprocess(image) for image in images]
     inputs = backbone.processor.image_processor(images=images, return_tensors="pt")
     stock = backbone.model.model.visual(
@@ -97,7 +97,7 @@ def test_features_of_several_pictures_are_the_stock_encoders(backbone):
 def test_windows_matter():
     """The tiny encoder attends within windows: without them its features differ."""
     windowed = tiny_qwen2_5_vl()
-    item = windowed.preprocess(tiny_picture(0, (8 * CELL, 8 * CELL)))
+    item = windowed.preprocess(tiny_image(0, (8 * CELL, 8 * CELL)))
     assert item.geometry.grid == (8, 8)  # four windows
     (before,) = windowed.image_features([item])
     windowed.model.model.visual.fullatt_block_indexes = [0, 1, 2]
@@ -128,22 +128,22 @@ def test_a_cell_of_the_geometry_is_the_token_that_its_pixels_move(backbone, size
 @pytest.mark.parametrize("size", [(3000, 10), (1, 500)])
 def test_an_aspect_ratio_beyond_the_processors_limit(backbone, size):
     width, height = size
-    message = rf"a picture of {width}x{height} pixels is refused: .*aspect ratio.*200"
-    picture = Image.new("RGB", size)
+    message = rf"an image of {width}x{height} pixels is refused: .*aspect ratio.*200"
+    image = Image.new("RGB", size)
     with pytest.raises(ImageError, match=message):
-        backbone.preprocess(picture)
+        backbone.preprocess(image)
     with pytest.raises(ImageError, match=message):
-        answer(backbone, picture, "what is it ?")
-    record = Record(id="long", question="what is it ?", image=picture)
+        answer(backbone, image, "what is it ?")
+    record = Record(id="long", question="what is it ?", image=image)
     recipe = get_plugins().presets.get("qwen2.5-vl-3b").recipe("text")
     (row,) = label_records(backbone, [(0, record)], recipe, max_new_tokens=2)
     assert "aspect ratio" in row.reason
 
 
-def test_a_picture_of_one_pixel_is_enlarged(backbone):
+def test_an_image_of_one_pixel_is_enlarged(backbone):
     """As the stock processor does; a crop that small is refused."""
     pixel = Image.new("RGB", (1, 1), (200, 10, 10))
-    found = answer(backbone, pixel, "what colour is it ?", max_new_tokens=4)
+    found = answer(backbone, pixel, "what color is it ?", max_new_tokens=4)
     assert found.n_visual_tokens == MIN_TOKENS
     with pytest.raises(ImageError, match=r"1x1 pixels is shorter than a visual token \(28\)"):
         backbone.preprocess_crop(pixel)
@@ -163,14 +163,14 @@ def test_smaller_crops_are_refused(backbone, size):
 def test_more_visual_tokens_than_the_context():
     backbone = tiny_qwen2_5_vl(max_position_embeddings=64)
     with pytest.raises(InputError, match=r"exceeds the context of 64 tokens.*smaller or fewer"):
-        answer(backbone, tiny_picture(0, (300, 300)), "what is it ?", max_new_tokens=4)
+        answer(backbone, tiny_image(0, (300, 300)), "what is it ?", max_new_tokens=4)
 
 
 # -- positions -----------------------------------------------------------------------------------
 
 
 def stock_positions(backbone, ids, grids):
-    """``get_rope_index`` of a sequence whose pictures have these grids, in tokens."""
+    """``get_rope_index`` of a sequence whose images have these grids, in tokens."""
     kinds = [int(token == backbone.image_token_id) for token in ids]
     merge = backbone.model.config.vision_config.spatial_merge_size
     thw = torch.tensor([(1, h * merge, w * merge) for h, w in grids])
@@ -185,7 +185,7 @@ def stock_positions(backbone, ids, grids):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_positions_are_the_stock_ones(backbone, seed):
-    """Random texts and grids, up to four pictures, some of them crops."""
+    """Random texts and grids, up to four images, some of them crops."""
     draw = random.Random(seed)
     segments, ids, grids = [], [], []
     for index in range(draw.randint(1, 4)):
@@ -193,8 +193,8 @@ def test_positions_are_the_stock_ones(backbone, seed):
         grid = (draw.randint(1, 9), draw.randint(1, 9))
         n = grid[0] * grid[1]
         geometry = None if index % 2 else Resized((100, 100), grid, CELL)
-        picture = ImageSegment(torch.zeros(n, 64), grid, geometry)
-        segments += [TextSegment(text), picture]
+        image = ImageSegment(torch.zeros(n, 64), grid, geometry)
+        segments += [TextSegment(text), image]
         ids += [*text, *[backbone.image_token_id] * n]
         grids.append(grid)
     tail = (21, 22, 23)
@@ -223,14 +223,14 @@ def test_text_alone_has_one_position_for_all_axes(backbone):
 
 # -- prompts and answers -------------------------------------------------------------------------
 
-PICTURES = (tiny_picture(1, (200, 90)), tiny_picture(2, (90, 160)), tiny_picture(3, (60, 60)))
+IMAGES = (tiny_image(1, (200, 90)), tiny_image(2, (90, 160)), tiny_image(3, (60, 60)))
 
 
 def test_the_prompt_is_the_processors_chat(backbone):
     text = backbone.chat_text("what is it ?", 2)
-    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
     assert text.endswith(
-        f"<|im_start|>user\n{picture * 2}what is it ?<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>user\n{image * 2}what is it ?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert text.startswith("<|im_start|>system\n")
 
@@ -242,7 +242,7 @@ def test_logits_and_answers_are_those_of_the_stock_model_and_processor(
     attn_implementation, n_images
 ):
     backbone = tiny_qwen2_5_vl(attn_implementation=attn_implementation)
-    images, text = PICTURES[:n_images], "what colour is the square ?"
+    images, text = IMAGES[:n_images], "what color is the square ?"
     inputs = stock_inputs(backbone, text, images)
     question = Question(text, images)
     (prompt,) = backbone.encode([question])
@@ -260,7 +260,7 @@ def test_logits_and_answers_are_those_of_the_stock_model_and_processor(
 
 def test_decoding_goes_on_behind_the_highest_position(backbone):
     """In every row of a batch its own, whatever the padding."""
-    questions = [Question("what is it ?", PICTURES[:2]), Question("how many ?", PICTURES[2:])]
+    questions = [Question("what is it ?", IMAGES[:2]), Question("how many ?", IMAGES[2:])]
     questions.append(Question("which one ?"))
     prompts = backbone.encode(questions)
     seen = []
@@ -279,7 +279,7 @@ def test_decoding_goes_on_behind_the_highest_position(backbone):
 def test_one_answer_leaves_nothing_behind_for_the_next(backbone):
     """The stock model remembers an offset of positions; ours are given every time."""
     fresh = tiny_qwen2_5_vl()
-    questions = [Question("what is it ?", PICTURES[:1]), Question("how many ?")]
+    questions = [Question("what is it ?", IMAGES[:1]), Question("how many ?")]
     expected = [answer_batch(fresh, [question], max_new_tokens=6)[0].ids for question in questions]
     for question, ids in [*zip(questions, expected, strict=True)] * 2:
         assert answer_batch(backbone, [question], max_new_tokens=6)[0].ids == ids
@@ -358,10 +358,10 @@ def test_the_high_resolution_rules_are_on_in_the_presets_and_off_by_default(size
     assert (MaskPolicy().corner_sink_above, MaskPolicy().prune_above) == (None, None)
 
 
-# -- labelling -----------------------------------------------------------------------------------
+# -- labeling -----------------------------------------------------------------------------------
 
 
-def test_natural_pictures_are_asked_for_the_place_and_keep_their_question():
+def test_natural_images_are_asked_for_the_place_and_keep_their_question():
     """The instruction to be brief gives way to that of the recipe, for own responses alone."""
     natural = get_plugins().presets.get("qwen2.5-vl-3b").recipe("natural")
     brief = "Answer the question using a single word or phrase."

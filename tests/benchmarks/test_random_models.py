@@ -6,13 +6,13 @@ from random_llava import write_random_llava
 from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
 
 from sdrpn_core import Question, answer_batch, load_backbone
-from tests.tiny import tiny_picture
+from tests.tiny import tiny_image
 
 
 def answered(folder, size):
     backbone = load_backbone(folder, device="cpu")
     assert len(list(folder.glob("*.safetensors"))) > 1
-    question = Question.about(tiny_picture(size=size), "what is written there ?")
+    question = Question.about(tiny_image(size=size), "what is written there ?")
     (prompt,) = backbone.encode([question])
     (answer,) = answer_batch(backbone, [question], None, max_new_tokens=3, min_new_tokens=3)
     assert len(answer.ids) == 3

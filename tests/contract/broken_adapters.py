@@ -50,7 +50,7 @@ class Broken(BackboneContract):
 
     @classmethod
     def questions(cls) -> list[Question]:
-        """One with a picture less, to save time: a mistake shows in those that are left."""
+        """One with an image less, to save time: a mistake shows in those that are left."""
         first, _, *others = super().questions()
         return [first, *others]
 
@@ -147,30 +147,30 @@ class TestOneRowTooMany(Broken):
     adapter = OneRowTooMany
     noticed: ClassVar = dict.fromkeys(
         (
-            "test_a_picture_has_one_token_per_cell",
-            "test_the_geometry_covers_the_picture",
+            "test_an_image_has_one_token_per_cell",
+            "test_the_geometry_covers_the_image",
             "test_tokens_move_where_the_geometry_says",
             "test_positions_advance",
             "test_a_crop_leaves_the_positions_before_it",
             "test_dropped_tokens_leave_the_others_in_place",
-            "test_pictures_encoded_together_equal_those_alone",
-            "test_extreme_pictures_are_encoded_or_refused",
+            "test_images_encoded_together_equal_those_alone",
+            "test_extreme_images_are_encoded_or_refused",
             "test_visual_tokens_stay_within_the_limits",
         ),
         r"preprocess: the geometry's grid \(5, 4\) asks for",
     )
 
 
-class PicturesReversed(LlavaBackbone):
+class ImagesReversed(LlavaBackbone):
     def encode_ids(self, ids: Any, questions: Any) -> list[Prompt]:
         return super().encode_ids(ids, [replace(q, images=q.images[::-1]) for q in questions])
 
 
-class TestPicturesReversed(Broken):
-    adapter = PicturesReversed
+class TestImagesReversed(Broken):
+    adapter = ImagesReversed
     noticed: ClassVar = {
-        "test_prompts_hold_their_pictures_in_order": "chat_text: a question about",
-        "test_logits_equal_the_stock_forward": "2 pictures",
+        "test_prompts_hold_their_images_in_order": "chat_text: a question about",
+        "test_logits_equal_the_stock_forward": "2 images",
     }
 
 
@@ -206,7 +206,7 @@ class Unguarded(LlavaBackbone):
 
 class TestUnguarded(Broken):
     adapter = Unguarded
-    noticed: ClassVar = {"test_a_question_cannot_smuggle_a_picture_in": "image_token_id: "}
+    noticed: ClassVar = {"test_a_question_cannot_smuggle_an_image_in": "image_token_id: "}
 
 
 # -- geometry ------------------------------------------------------------
@@ -231,14 +231,14 @@ class Shifted(LlavaBackbone):
 class TestShifted(Broken):
     adapter = Shifted
     noticed: ClassVar = {
-        "test_the_geometry_covers_the_picture": "preprocess_crop: the grid of 4x4 cells covers",
+        "test_the_geometry_covers_the_image": "preprocess_crop: the grid of 4x4 cells covers",
         "test_tokens_of_a_crop_move_where_its_geometry_says": "preprocess_crop: the geometry",
         "test_extreme_crops_are_encoded_or_refused": "preprocess_crop: the grid covers",
     }
 
 
 class CutToASquare(LlavaBackbone):
-    """The middle of the picture, as the stock processor does it, called a padded square."""
+    """The middle of the image, as the stock processor does it, called a padded square."""
 
     def preprocess(self, image: Image.Image) -> ImageInput:
         side = min(image.size)
@@ -300,7 +300,7 @@ class TestColumnMajor(Broken):
 # -- positions ------------------------------------------------------------
 
 
-class GapBehindPictures(LlavaBackbone):
+class GapBehindImages(LlavaBackbone):
     def positions(self, prompt: Prompt) -> torch.Tensor:
         positions = super().positions(prompt)
         for _, stop in prompt.image_spans:
@@ -308,8 +308,8 @@ class GapBehindPictures(LlavaBackbone):
         return positions
 
 
-class TestGapBehindPictures(Broken):
-    adapter = GapBehindPictures
+class TestGapBehindImages(Broken):
+    adapter = GapBehindImages
     noticed: ClassVar = {"test_logits_equal_the_stock_forward": "positions .* stock forward"}
 
 
@@ -334,14 +334,14 @@ class CountedFromTheEnd(LlavaBackbone):
 class TestCountedFromTheEnd(Broken):
     adapter = CountedFromTheEnd
     noticed: ClassVar = {
-        "test_a_crop_leaves_the_positions_before_it": "positions: those up to a picture's end",
+        "test_a_crop_leaves_the_positions_before_it": "positions: those up to an image's end",
         "test_logits_on_a_reused_prefix_equal_those_without": "positions: logits behind",
         "test_an_answer_on_a_reused_prefix_equals_recomputation": "frame_crop or positions",
     }
 
 
 class NoGapsWhereTokensWereDropped(Qwen2_5VLBackbone):
-    """A pruned picture is placed like a row of what is left of it."""
+    """A pruned image is placed like a row of what is left of it."""
 
     def positions(self, prompt: Prompt) -> torch.Tensor:
         segments = tuple(
@@ -459,7 +459,7 @@ class SortedBySize(LlavaBackbone):
 class TestSortedBySize(Broken):
     adapter = SortedBySize
     noticed: ClassVar = {
-        "test_pictures_encoded_together_equal_those_alone": "image_features: picture 0",
+        "test_images_encoded_together_equal_those_alone": "image_features: image 0",
         "test_a_batch_of_answers_equals_one_by_one": "image_features or positions",
         "test_logits_equal_the_stock_forward": "image_features",
     }
@@ -561,7 +561,7 @@ class RawRefusal(LlavaBackbone):
 class TestRawRefusal(Broken):
     adapter = RawRefusal
     noticed: ClassVar = {
-        "test_extreme_pictures_are_encoded_or_refused": "preprocess: .* raises ValueError"
+        "test_extreme_images_are_encoded_or_refused": "preprocess: .* raises ValueError"
     }
 
 

@@ -28,7 +28,7 @@ from sdrpn_core.plugins.manager import Plugins
 from sdrpn_core.rpn.prediction import predict_prompt_roi, prompt_features
 from sdrpn_core.runtime.generation import generate, prompt_block
 from tests.docs.fences import ROOT, run_blocks_alone, shown_files
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 CONTRIBUTING = "CONTRIBUTING.md"
 EXAMPLE = ROOT / "examples" / "sdrpn-internvl"
@@ -107,14 +107,14 @@ def test_policy_crops_at_the_peak(plugins: Plugins) -> None:
 
 
 def test_two_stages_with_the_policy_equal_a_full_recompute(backbone: Backbone) -> None:
-    picture, question = tiny_picture(), "what is it"
+    image, question = tiny_image(), "what is it"
     rpn = RPN.from_backbone(
         backbone, branch=2, n_layers=2, policy="peak", policy_options={"radius": 1}
     )
-    found = answer(backbone, picture, question, rpn=rpn, max_new_tokens=5)
+    found = answer(backbone, image, question, rpn=rpn, max_new_tokens=5)
     assert found.outcome == "ok"
-    prompt = backbone.encode([Question(question, (picture,))])[0]
-    crop = backbone.preprocess_crop(picture.crop(found.boxes[0]))
+    prompt = backbone.encode([Question(question, (image,))])[0]
+    crop = backbone.preprocess_crop(image.crop(found.boxes[0]))
     segment = ImageSegment(backbone.image_features([crop])[0], crop.geometry.grid)
     spliced = prompt.with_crops(((segment,),))
     expected = generate(backbone, prompt_block(backbone, [spliced]), max_new_tokens=5)
@@ -125,7 +125,7 @@ def test_head_learns(backbone: Backbone) -> None:
     rpn = RPN.from_backbone(
         backbone, branch=2, n_layers=2, head="linear", head_options={"bias": False}
     )
-    prompts = backbone.encode([Question("what is it", (tiny_picture(),))])
+    prompts = backbone.encode([Question("what is it", (tiny_image(),))])
     features, places = prompt_features(backbone, prompts, rpn.branch)
     target = torch.zeros(1, 16)
     target[0, 5] = 1
@@ -143,11 +143,11 @@ def test_head_learns(backbone: Backbone) -> None:
 
 
 def test_method_looks_at_the_middle(plugins: Plugins, backbone: Backbone) -> None:
-    record = Record("0", tiny_picture(size=(80, 40)), "what is it", answer="red")
+    record = Record("0", tiny_image(size=(80, 40)), "what is it", answer="red")
     context = MethodContext(backbone, max_new_tokens=3)
-    method = plugins.methods.get("centre").from_options({})
+    method = plugins.methods.get("center").from_options({})
     proposer = method.proposer(context, [record])
-    question = Question(record.question, (tiny_picture(size=(80, 40)),))
+    question = Question(record.question, (tiny_image(size=(80, 40)),))
     found = answer_batch(backbone, [question], proposer, max_new_tokens=3)[0]
     assert found.boxes == [(20, 10, 60, 30)]
     assert found.n_visual_tokens == 32

@@ -31,7 +31,7 @@ def test_commands(
     jsonl = export(tmp_path, "glyphs/small", 6)
     shutil.copy(jsonl, tmp_path / "DATA.jsonl")
     shutil.copy(jsonl, tmp_path / "test.jsonl")
-    shutil.copy(tmp_path / "pictures/00000.png", tmp_path / "photo.jpg")
+    shutil.copy(tmp_path / "images/00000.png", tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     commands = [line for line in shell_lines("README.md") if line.startswith("sdrpn ")]
     assert {shlex.split(line)[1] for line in commands} >= {
@@ -49,6 +49,6 @@ def test_commands(
         assert not end.value.code, f"{line}: {capsys.readouterr().err}"
     for made in ("runs/labels/manifest.json", "runs/rpn/rpn/model.safetensors", "out.png"):
         assert (tmp_path / made).is_file()
-    for made in ("heat.png", "runs/bench/report.md", "runs/pictures/data.jsonl"):
+    for made in ("heat.png", "runs/bench/report.md", "runs/images/data.jsonl"):
         assert (tmp_path / made).is_file()
     assert str(rpn_dir()) in capsys.readouterr().out

@@ -17,7 +17,7 @@ PROJECT = ROOT / "examples" / "sdrpn-internvl"
 MAX_ADAPTER_LINES = 100
 
 #: What the walkthrough's words stand for here.
-STANDS_FOR = {"DATA.jsonl": "data.jsonl", "photo.jpg": "pictures/00000.png", "200": "16"}
+STANDS_FOR = {"DATA.jsonl": "data.jsonl", "photo.jpg": "images/00000.png", "200": "16"}
 #: A random model says much, and looks everywhere: short responses, and boxes of any size.
 BRIEF = ("--max-new-tokens", "4")
 ANYWHERE = ("--recipe-option", "foreground=0.9", "--recipe-option", "max_box_fraction=1")

@@ -25,7 +25,7 @@ LOGITS = 1e-3
 
 
 class BlackCropLlava(LlavaBackbone):
-    """The published defect: a crop without pixels becomes a black picture."""
+    """The published defect: a crop without pixels becomes a black image."""
 
     def preprocess_crop(self, image: Image.Image) -> ImageInput:
         return super().preprocess_crop(image if all(image.size) else Image.new("RGB", (1, 1)))

@@ -31,14 +31,14 @@ BLURRED = 1e-5
 
 @dataclass(frozen=True)
 class Case:
-    """One golden picture and question.
+    """One golden image and question.
 
     Attributes:
         name: as in ``cases.json``.
         settings: what ``cases.json`` says about it.
         data: its arrays.
         backbone: the golden model with the case's budget of pixels.
-        question: the prompt, and the picture.
+        question: the prompt, and the image.
     """
 
     name: str
@@ -98,7 +98,7 @@ def golden_rpn(folder: Path, backbone: Qwen2_5VLBackbone, **overrides: Any) -> R
 
 
 def prompt_text(ids: np.ndarray, image_token_id: int) -> str:
-    """Golden ids as a question: one placeholder for the visual tokens of each picture."""
+    """Golden ids as a question: one placeholder for the visual tokens of each image."""
     collapsed: list[int] = []
     for token, run in groupby(ids.tolist()):
         collapsed.extend([token] if token == image_token_id else run)

@@ -1,6 +1,6 @@
 """Thresholds, regions, crops and geometry against the published numbers.
 
-Two published behaviours are defects and are corrected (docs/fidelity.md): a grown box at the far
+Two published behaviors are defects and are corrected (docs/fidelity.md): a grown box at the far
 border loses its last row or column, and a box without source pixels becomes a black crop. The tests
 derive from the published value what the corrected one must be, and accept nothing else.
 """
@@ -83,7 +83,7 @@ def check_regions(scores, options, published):
 
 @pytest.fixture
 def square(golden):
-    """Makes the padded-square geometry of the golden model for a picture size."""
+    """Makes the padded-square geometry of the golden model for an image size."""
     config = json.loads((golden / "llava/base_hf/config.json").read_text())["vision_config"]
     side, cells = config["image_size"], config["image_size"] // config["patch_size"]
     return lambda size: PaddedSquare(tuple(int(v) for v in size), (cells, cells), side)
@@ -166,7 +166,7 @@ def check_plan(policy: CropPolicy, scores, geometry, published, published_source
 
 
 def kept_counts(plan: CropPlan, grid):
-    """Tokens that each crop contributes where a crop has the grid of the whole picture."""
+    """Tokens that each crop contributes where a crop has the grid of the whole image."""
     return [
         int(keep_tokens(crop.keep, grid).sum())
         if crop.keep is not None
@@ -296,7 +296,7 @@ def test_forced_map_in_the_padding_is_dropped(golden_file, load, golden, square)
 
 @pytest.mark.golden_files("qwen2_5_vl/case_*.npz")
 def test_dynamic_resolution_masks(golden_file, load):
-    """One box around everything above the threshold, on pictures stretched to the grid."""
+    """One box around everything above the threshold, on images stretched to the grid."""
     data = load(golden_file)
     settings = json.loads((golden_file.parent / "cases.json").read_text())
     case = settings[golden_file.stem.removeprefix("case_")]

@@ -166,8 +166,8 @@ def test_given_responses(any_llava, golden_runs):
 
 
 @attention
-def test_prompt_rows_after_the_picture(any_llava, golden_runs):
-    """``question2images``: all rows behind the picture, the last prompt token included."""
+def test_prompt_rows_after_the_image(any_llava, golden_runs):
+    """``question2images``: all rows behind the image, the last prompt token included."""
     for name, arrays, question in golden_runs:
         layers = layers_of(arrays)
         if not layers:

@@ -1,4 +1,4 @@
-"""LLaVA: from the picture to projected features, against the published numbers."""
+"""LLaVA: from the image to projected features, against the published numbers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FEATURES = 1e-4
 
 
 @pytest.fixture
-def picture(golden_file, llava):
-    """The published numbers' picture, preprocessed: ``(channels, side, side)`` and geometry."""
+def preprocessed(golden_file, llava):
+    """The published numbers' image, preprocessed: ``(channels, side, side)`` and geometry."""
     image = open_image(str(golden_file).replace("_pixels.npz", ".png"))
     inputs = llava.preprocess(image)
     return image, inputs
 
 
-def grey_levels(llava, pixels):
-    """The picture that was normalised, undone to whole grey levels."""
+def gray_levels(llava, pixels):
+    """The image that was normalized, undone to whole gray levels."""
     processor = llava.processor.image_processor
     mean, std = (
         torch.tensor(values)[:, None, None]
@@ -36,20 +36,20 @@ def grey_levels(llava, pixels):
 
 
 @pytest.mark.golden_files("llava/images/*_pixels.npz")
-def test_the_padded_picture_is_the_published_one(golden_file, load, llava, picture):
-    image, inputs = picture
+def test_the_padded_image_is_the_published_one(golden_file, load, llava, preprocessed):
+    image, inputs = preprocessed
     data = load(golden_file)
     assert image.size == tuple(data["size_wh"])
     assert inputs.geometry.source_size == image.size
     with Image.open(str(golden_file).replace("_pixels.npz", "_pad336.png")) as published:
         expected = np.asarray(published)
     (pixels,) = inputs.tensors["pixel_values"]
-    np.testing.assert_array_equal(grey_levels(llava, pixels), expected)
+    np.testing.assert_array_equal(gray_levels(llava, pixels), expected)
 
 
 @pytest.mark.golden_files("llava/images/*_pixels.npz")
-def test_pixel_values(golden_file, load, llava, picture):
-    _, inputs = picture
+def test_pixel_values(golden_file, load, llava, preprocessed):
+    _, inputs = preprocessed
     data = load(golden_file)
     (pixels,) = inputs.tensors["pixel_values"]
     rows = pixels[:, data["rows_idx"]].numpy()
@@ -66,8 +66,8 @@ def test_pixel_values(golden_file, load, llava, picture):
 
 
 @pytest.mark.golden_files("llava/images/*_pixels.npz")
-def test_features_of_the_encoder_and_of_the_projector(golden_file, load, llava, picture):
-    _, inputs = picture
+def test_features_of_the_encoder_and_of_the_projector(golden_file, load, llava, preprocessed):
+    _, inputs = preprocessed
     data = load(golden_file)
     places = data["clip_feat_idx"]
     config = llava.model.config

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from sdrpn_core import FeatureTap
 from sdrpn_core.labels.pseudo import IGNORE
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
-from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.block import ImagePlace
 from sdrpn_core.runtime.generation import prompt_block
 from tests.golden.llava import golden_rpn, question_of
 from tests.golden.runs import rpn_name
@@ -33,7 +33,7 @@ def data(golden_file, load):
 
 @pytest.fixture
 def batch(data, load, llava, llava_folder):
-    """The features of the golden batch at the branch, and where its pictures lie."""
+    """The features of the golden batch at the branch, and where its images lie."""
     samples = sorted((llava_folder / "samples").glob("*.npz"))
     ids, questions = [], []
     for sample, row, real, labels in zip(
@@ -56,7 +56,7 @@ def batch(data, load, llava, llava_folder):
             inputs_embeds=block.embeds, attention_mask=block.mask, position_ids=block.positions
         )
     places = [
-        PicturePlace(
+        ImagePlace(
             row,
             int(offset) + prompt.image_spans[0][0],
             prompt.images[0].grid,
@@ -185,7 +185,7 @@ def test_mse_leaves_ignored_cells_out(data, batch, trainable):
     assert mean_loss("mse", scores, full).item() == pytest.approx(
         published_mse(scores, full).item(), rel=LOSS
     )
-    # Without foreground the published one divides by zero; here the picture is left out.
+    # Without foreground the published one divides by zero; here the image is left out.
     nothing = torch.zeros_like(full)
     assert not torch.isfinite(published_mse(scores, nothing))
     assert mean_loss("mse", scores, nothing).item() == 0

@@ -29,7 +29,7 @@ MAX_CROPS = 2
 CROP_MEANS = 1e-5
 INSERTED = 2e-3
 
-#: Older ones, which Python 3.10 is left with, round single pixels to the next grey level.
+#: Older ones, which Python 3.10 is left with, round single pixels to the next gray level.
 same_pixels = pytest.mark.skipif(
     int(PIL.__version__.split(".")[0]) < 13, reason="the published crops were resized by Pillow 13"
 )
@@ -140,7 +140,7 @@ def check_published(llava, question, plan, case):
 
 
 def check_inserted(llava, question, plan, segments, case):
-    """The pictures that are encoded again, and the tokens that come of them."""
+    """The images that are encoded again, and the tokens that come of them."""
     if "ins_feat" in case:
         inserted = np.concatenate([segment.features.numpy() for segment in segments])
         ours = inserted[case["ins_idx"]]

@@ -148,7 +148,7 @@ def test_dynamic_resolution_labels(golden_file, load):
 
 @pytest.mark.golden_files("qwen2_5_vl/pseudo_labels.npz")
 def test_content_covers_the_published_padding_rule(golden_file, load):
-    """The published rule rounds down to whole cells; ours counts every cell the picture touches."""
+    """The published rule rounds down to whole cells; ours counts every cell the image touches."""
     pixels_per_cell = 28
     for case, arrays in dynamic_cases(golden_file, load):
         if "known_fg" not in arrays or case["image_size_wh"] is None:

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: from the picture to the RoI map, against the published numbers."""
+"""Qwen2.5-VL: from the image to the RoI map, against the published numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_pixels(pixels: torch.Tensor, arrays, prefix=""):
 
 
 @cases
-def test_the_picture(case):
+def test_the_image(case):
     data, settings = case.data, case.settings
     (image,) = case.question.images
     assert image.size == tuple(settings["image_size_wh"])
@@ -56,7 +56,7 @@ def test_the_picture(case):
 
 @cases
 def test_the_prompt(case):
-    """Ids, positions and the logits behind the picture, in one forward pass."""
+    """Ids, positions and the logits behind the image, in one forward pass."""
     data = case.data
     (prompt,) = case.backbone.encode([case.question])
     assert len(prompt) == len(data["input_ids"])

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: prompts without a picture and with several, and maps that are distributions."""
+"""Qwen2.5-VL: prompts without an image and with several, and maps that are distributions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_plain(result, data, prefix):
 
 
 @extra
-def test_without_a_picture(golden_extra, any_qwen, qwen_folder):
+def test_without_an_image(golden_extra, any_qwen, qwen_folder):
     data, settings = golden_extra
     backbone = with_budget(any_qwen, settings)
     text = prompt_text(data["text_only/input_ids"], backbone.image_token_id)
@@ -50,10 +50,10 @@ def test_without_a_picture(golden_extra, any_qwen, qwen_folder):
 
 @extra
 @pytest.mark.parametrize("name", ["multi2", "multi3"])
-def test_several_pictures(golden_extra, any_qwen, qwen_folder, name):
-    """The plain model's answer, and with a proposer a region for every picture.
+def test_several_images(golden_extra, any_qwen, qwen_folder, name):
+    """The plain model's answer, and with a proposer a region for every image.
 
-    The published two-stage code fails on two pictures, and on three it reads logits and cache of
+    The published two-stage code fails on two images, and on three it reads logits and cache of
     the branch instead of the model's own.
     """
     data, settings = golden_extra
@@ -93,6 +93,6 @@ def test_a_map_that_is_a_distribution(golden_extra, any_qwen, qwen_folder, load)
     np.testing.assert_allclose(
         roi.scores, data["mse_infer/roi_logits"], rtol=DISTRIBUTION, atol=1e-8
     )
-    # Published: every cell lies above -0.15, so that the box is the whole picture.
+    # Published: every cell lies above -0.15, so that the box is the whole image.
     h, w = roi.grid
     assert data["mse_infer/box_grid"].tolist() == [0, 0, w, h]

@@ -12,7 +12,7 @@ from sdrpn_core import open_image
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.labels.pseudo import IGNORE
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
-from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.block import ImagePlace
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_published.layouts import published_name
@@ -34,7 +34,7 @@ def golden_training(golden_file, load):
 
 @pytest.fixture
 def batch(golden_training, any_qwen, qwen_folder):
-    """Backbone, branch features of the two samples, and where their pictures lie."""
+    """Backbone, branch features of the two samples, and where their images lie."""
     data, settings = golden_training
     cases = json.loads((qwen_folder / "cases.json").read_text())
     samples = [cases[name] for name in settings["samples"]]
@@ -61,7 +61,7 @@ def batch(golden_training, any_qwen, qwen_folder):
             inputs_embeds=block.embeds, attention_mask=block.mask, position_ids=block.positions
         )
     places = [
-        PicturePlace(
+        ImagePlace(
             row,
             int(offset) + prompt.image_spans[0][0],
             prompt.images[0].grid,

@@ -1,6 +1,6 @@
 """Qwen2.5-VL: the two-stage answer, against the published numbers.
 
-Nothing of the published run goes in but the picture and the prompt: map, plan, crop, pruning and
+Nothing of the published run goes in but the image and the prompt: map, plan, crop, pruning and
 answer are ours, and every number on the way is compared.
 """
 
@@ -55,7 +55,7 @@ def kept_flags(prompt: Prompt) -> np.ndarray:
 
 
 def check_crop(backbone, image, crop, segment, arrays):
-    """The picture that is encoded again, and which of its tokens stay."""
+    """The image that is encoded again, and which of its tokens stay."""
     item = backbone.preprocess_crop(image.crop(crop.box))
     assert item.tensors["image_grid_thw"].tolist() == arrays["crop_grid_thw"].tolist()
     check_pixels(item.tensors["pixel_values"], arrays, "crop_")
@@ -135,7 +135,7 @@ def test_every_threshold(case, case_rpn):
 def test_all_cases_in_one_batch(qwen_folder, load, attn_implementation):
     """Pruned, cropped and plain answers side by side: each is the one that its question gets alone.
 
-    One budget of pixels serves them all, so that some pictures are pruned and some are not.
+    One budget of pixels serves them all, so that some images are pruned and some are not.
     """
     files = sorted(qwen_folder.glob("case_*.npz"))
     if not files:

@@ -15,11 +15,11 @@ from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.errors import ConfigError
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 RECIPE = LabelRecipe(grounding={2: (0, 1)}, foreground=0.3)
 GRID = (12, 12)
-#: A random model's attention is spread over the picture: only a high share singles places out.
+#: A random model's attention is spread over the image: only a high share singles places out.
 SHARE = 0.9
 
 
@@ -48,7 +48,7 @@ def proposer(method, backbone, policy, **options) -> AttentionProposer:
 
 @pytest.mark.parametrize("whole_grid", [False, True])
 def test_under_a_mask_it_crops_only_where_the_map_is_high(backbone, whole_grid):
-    """Also where the RPN's own policy, of a published model, looks at the whole picture again."""
+    """Also where the RPN's own policy, of a published model, looks at the whole image again."""
     attention = proposer(
         RawAttention(threshold=SHARE),
         backbone,
@@ -59,7 +59,7 @@ def test_under_a_mask_it_crops_only_where_the_map_is_high(backbone, whole_grid):
         min_regions=1,
         blur=False,
     )
-    question = Question("which colour ?", (tiny_picture(0, (120, 120)),))
+    question = Question("which color ?", (tiny_image(0, (120, 120)),))
     (found,) = answer_batch(backbone, [question], attention, max_new_tokens=3)
     (proposal,) = found.proposals
     assert proposal.roi is not None
@@ -75,15 +75,15 @@ def test_under_a_mask_it_crops_only_where_the_map_is_high(backbone, whole_grid):
     assert (y1 - y0) * (x1 - x0) < high.size
 
 
-def test_other_pictures_are_cropped_elsewhere(backbone):
+def test_other_images_are_cropped_elsewhere(backbone):
     attention = proposer(
         RawAttention(threshold=SHARE), backbone, "mask", threshold=0.15, min_regions=1
     )
-    pictures = [tiny_picture(seed, (120, 120)) for seed in range(3)]
+    images = [tiny_image(seed, (120, 120)) for seed in range(3)]
     with torch.no_grad():
         found = answer_batch(
             backbone,
-            [Question("which colour ?", (picture,)) for picture in pictures],
+            [Question("which color ?", (image,)) for image in images],
             attention,
             max_new_tokens=3,
         )

@@ -20,7 +20,7 @@ from sdrpn_core.cli.main import app
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, InputError, UnknownNameError
 from sdrpn_core.runtime.clock import ANSWER_STAGES
-from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
+from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
 N = 7
 BOX = (10, 10, 30, 30)
@@ -48,7 +48,7 @@ def model():
 def records():
     return [
         Record(
-            f"r{i}", tiny_picture(i, (60 + 7 * i, 60)), "which colour ?", answer="red", boxes=(BOX,)
+            f"r{i}", tiny_image(i, (60 + 7 * i, 60)), "which color ?", answer="red", boxes=(BOX,)
         )
         for i in range(N)
     ]
@@ -214,7 +214,7 @@ def test_an_item_one_method_fails_on_is_wrong_for_that_method_alone(model, recor
     assert (oracle["correct"], oracle["n"], oracle["errors"]) == (2, 3, 1)
     assert oracle["outcomes"] == {"ok": 2, "error": 1}
     (failed,) = [row for row in rows(tmp_path) if row["id"] == "outside"]
-    assert "outside the picture" in failed["methods"]["oracle"]["error"]
+    assert "outside the image" in failed["methods"]["oracle"]["error"]
     assert "oracle (tiny-llava-0) 1" in (tmp_path / "report.md").read_text()
 
 
@@ -234,7 +234,7 @@ def third_party(fresh_plugins):
     @hookimpl
     def sdrpn_register_methods(registry):
         registry.add("misconfigured", Misconfigured)
-        registry.add("mine", "tests.plugins.centre_method:Centre", help="crops the middle")
+        registry.add("mine", "tests.plugins.center_method:Center", help="crops the middle")
 
     module = types.ModuleType("theirs")
     module.SDRPN_API = 1
@@ -330,8 +330,8 @@ def files(tmp_path_factory):
     make_rpn(tiny_llava()).save_pretrained(root / "rpn")
     lines = []
     for i in range(5):
-        tiny_picture(i).save(root / f"{i}.png")
-        record = {"image": f"{i}.png", "question": "which colour ?", "answer": "red"}
+        tiny_image(i).save(root / f"{i}.png")
+        record = {"image": f"{i}.png", "question": "which color ?", "answer": "red"}
         lines.append(json.dumps({**record, "boxes": [list(BOX)]}))
     (root / "data.jsonl").write_text("\n".join(lines))
     return root

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdrpn_bench.scoring import exact_match, find_scorer, normalise
+from sdrpn_bench.scoring import exact_match, find_scorer, normalize
 from sdrpn_core import hookimpl
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import InputError, PluginError
@@ -34,13 +34,13 @@ def test_exact_match(prediction, answer, right):
 
 
 @given(st.text(max_size=40))
-def test_normalising_twice_changes_nothing(text):
-    assert normalise(normalise(text)) == normalise(text)
+def test_normalizing_twice_changes_nothing(text):
+    assert normalize(normalize(text)) == normalize(text)
 
 
 @given(st.text(max_size=40))
 def test_case_and_outer_space_never_matter(text):
-    assert normalise(f"  {text}\t") == normalise(text)
+    assert normalize(f"  {text}\t") == normalize(text)
 
 
 def test_a_record_without_answer_cannot_be_scored():
@@ -64,8 +64,8 @@ def lenient(prediction: str, record: Record) -> bool:
 
 
 def test_a_dataset_brings_its_scorer(fresh_plugins):
-    register(fresh_plugins, scorer="sdrpn_bench.scoring:normalise")
-    assert find_scorer("mine") is normalise
+    register(fresh_plugins, scorer="sdrpn_bench.scoring:normalize")
+    assert find_scorer("mine") is normalize
 
 
 def test_a_scorer_may_be_an_object(fresh_plugins):

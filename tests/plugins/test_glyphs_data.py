@@ -13,7 +13,7 @@ from sdrpn_core.grid.geometry import Resized
 from sdrpn_glyphs.dataset import SPLITS, is_correct, items, make_item
 from sdrpn_glyphs.families.base import CELL_PIXELS, INPUT_SIZE
 from sdrpn_glyphs.questions import FORMS, ask, vocabulary
-from sdrpn_glyphs.scenes import KINDS, PICTURE_SIZE, SceneSpec, make_scene, render, render_index
+from sdrpn_glyphs.scenes import IMAGE_SIZE, KINDS, SceneSpec, make_scene, render, render_index
 from sdrpn_glyphs.views import CELL, FULL_BOX, GRID, MIN_CROP, patch_labels, training_crop
 
 SEEDS = range(20)
@@ -65,7 +65,7 @@ def _area(mask: np.ndarray, box: tuple[int, int, int, int]) -> int:
 
 
 def test_the_dot_is_about_a_pixel_on_small_objects_and_seen_in_a_crop() -> None:
-    scale = INPUT_SIZE / PICTURE_SIZE
+    scale = INPUT_SIZE / IMAGE_SIZE
     for item in items("glyphs/small", 50):
         shape = next(s for s in item.scene.shapes if s.box == item.boxes[0])
         dot_width = shape.dot_box[2] - shape.dot_box[0]
@@ -103,7 +103,7 @@ def test_patch_labels_follow_the_view() -> None:
     rng = random.Random(0)
     scene = make_scene(rng, SceneSpec(count=(1, 1), width=(0.25, 0.25)))
     shape = scene.shapes[0]
-    whole = Resized((PICTURE_SIZE, PICTURE_SIZE), (GRID, GRID), CELL_PIXELS)
+    whole = Resized((IMAGE_SIZE, IMAGE_SIZE), (GRID, GRID), CELL_PIXELS)
     flat, counted = patch_labels(scene, render_index(scene), FULL_BOX, whole)
     labels = flat.reshape(GRID, GRID, -1)
     center_x, center_y = (int(c / CELL) for c in shape.center)
@@ -118,13 +118,13 @@ def test_patch_labels_follow_the_view() -> None:
     assert crop_labels.reshape(GRID, GRID, -1)[GRID // 2, GRID // 2].any()
 
 
-def test_training_crops_lie_in_the_picture() -> None:
+def test_training_crops_lie_in_the_image() -> None:
     rng = random.Random(0)
     scene = make_scene(rng, SceneSpec(count=(4, 6), width=(0.05, 0.2)))
     for _ in range(200):
         x0, y0, x1, y1 = training_crop(rng, rng.choice(scene.shapes))
-        assert 0 <= x0 <= x1 - MIN_CROP <= PICTURE_SIZE - MIN_CROP
-        assert 0 <= y0 <= y1 - MIN_CROP <= PICTURE_SIZE - MIN_CROP
+        assert 0 <= x0 <= x1 - MIN_CROP <= IMAGE_SIZE - MIN_CROP
+        assert 0 <= y0 <= y1 - MIN_CROP <= IMAGE_SIZE - MIN_CROP
 
 
 def test_every_kind_is_drawn() -> None:

@@ -58,7 +58,7 @@ def test_the_tokenizer_knows_every_word(fresh) -> None:
         assert tokenizer.decode(fresh.tokenize_response(item.answer)) == item.answer
 
 
-def test_a_square_picture_has_a_hundred_tokens(fresh) -> None:
+def test_a_square_image_has_a_hundred_tokens(fresh) -> None:
     item = next(items("glyphs/small", 1))
     assert show(fresh, item.image, FULL_BOX).geometry.grid == (10, 10)
 
@@ -112,7 +112,7 @@ def test_a_teacher_sees_the_same_cells(fresh) -> None:
     assert len(batch.labels) == sum(h * w for h, w in batch.views.grids)
     assert batch.teacher_views is not None
     assert int(batch.shared.sum()) == sum(h * w for h, w in batch.teacher_views.grids)
-    assert len(batch.teacher_views.grids) >= 3  # the whole pictures, at least
+    assert len(batch.teacher_views.grids) >= 3  # the whole images, at least
 
 
 def _scene(x: int, y: int, size: int) -> Scene:
@@ -203,7 +203,7 @@ def test_a_shipped_backbone_reads_visible_dots_and_crops(name) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_shipped_backbone_answers_about_a_picture_that_is_not_square(name) -> None:
+def test_a_shipped_backbone_answers_about_an_image_that_is_not_square(name) -> None:
     backbone = load_backbone(backbone_dir(name), device="cpu")
     item = next(items("glyphs/visible", 1, seed=3))
     wide = Image.new("RGB", (960, 480), item.scene.background)

@@ -1,4 +1,4 @@
-"""Labelling on a local Ray cluster: the bytes of one process, whichever workers die on the way."""
+"""Labeling on a local Ray cluster: the bytes of one process, whichever workers die on the way."""
 
 from __future__ import annotations
 

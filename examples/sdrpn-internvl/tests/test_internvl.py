@@ -14,7 +14,7 @@ class TestInternVL(BackboneContract):
 
 @pytest.mark.parametrize("n_images", [0, 1, 2])
 def test_the_prompt_is_the_stock_processors(n_images):
-    """Tokens around pictures are added by the processor, not by the chat template."""
+    """Tokens around images are added by the processor, not by the chat template."""
     backbone = tiny_internvl()
     content = [{"type": "image", "image": Image.new("RGB", (90, 60))}] * n_images
     messages = [{"role": "user", "content": [*content, {"type": "text", "text": "what is it ?"}]}]

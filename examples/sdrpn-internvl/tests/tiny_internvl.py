@@ -28,11 +28,11 @@ PAD, END, UNK, START, IMAGE_START, IMAGE_END, IMAGE, VIDEO = SPECIAL = (
     "<video>",
 )
 WORDS = (
-    "user assistant what which colour letter number is the a of on in it and how many there "
+    "user assistant what which color letter number is the a of on in it and how many there "
     "red green blue left right square circle small"
 )
 
-#: As the checkpoints on the Hub do it: no default system message, a line end after each picture.
+#: As the checkpoints on the Hub do it: no default system message, a line end after each image.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% for part in message['content'] %}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 8
 INPUT_SIZE = 80
-"""Sides of the model input for a square picture, in pixels."""
+"""Sides of the model input for a square image, in pixels."""
 CELL_PIXELS = 8
 """Side of the patch of the model input that one visual token stands for, in pixels."""
 WIDTH = 128
@@ -52,7 +52,7 @@ class Family:
 
     Attributes:
         name: of its folders: ``NAME`` and ``NAME-rpn``.
-        build: a freshly initialised backbone with its processor; seed torch before.
+        build: a freshly initialized backbone with its processor; seed torch before.
         projector: the part of the model that turns vision features into visual tokens.
         teacher: the embedded family whose visual tokens the vision encoder learns to give, and
             from which ``inherit`` copies; ``None`` to start from nothing.

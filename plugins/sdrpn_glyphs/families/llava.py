@@ -60,7 +60,7 @@ def build() -> LlavaBackbone:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """The stock processor: pictures to INPUT_SIZE pixels, one ``<image>`` token per patch."""
+    """The stock processor: images to INPUT_SIZE pixels, one ``<image>`` token per patch."""
     size = {"height": INPUT_SIZE, "width": INPUT_SIZE}
     image_processor = CLIPImageProcessor(
         size=size,

@@ -99,7 +99,7 @@ def build() -> Qwen2_5VLBackbone:
 
 
 def _image_processor() -> Qwen2VLImageProcessor:
-    """About ``INPUT_SIZE ** 2`` pixels for every picture, whatever its shape."""
+    """About ``INPUT_SIZE ** 2`` pixels for every image, whatever its shape."""
     return Qwen2VLImageProcessor(
         size={"shortest_edge": INPUT_SIZE**2, "longest_edge": INPUT_SIZE**2},
         patch_size=CELL_PIXELS // MERGE,

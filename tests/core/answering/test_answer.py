@@ -21,8 +21,8 @@ from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError, ImageError, InputError
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.rpn.model import RPN
-from tests.scripted import GRID, N_CROPS, PICTURES, QUESTIONS, Scripted
-from tests.tiny import tiny_llava, tiny_picture
+from tests.scripted import GRID, IMAGES, N_CROPS, QUESTIONS, Scripted
+from tests.tiny import tiny_image, tiny_llava
 
 pytestmark = pytest.mark.usefixtures("question_pass")
 
@@ -40,11 +40,11 @@ def recompute(backbone, question, proposer):
     groups = []
     if proposer is not None:
         (proposals,) = proposer.propose(prefill(backbone, [question], proposer.reader))
-        for picture, proposal in zip(question.images, proposals, strict=True):
+        for image, proposal in zip(question.images, proposals, strict=True):
             segments = []
             for crop in proposal.plan.crops:
                 plan = replace(proposal.plan, crops=(crop,))
-                ((_, found),) = encode_crops(backbone, [(picture, plan)])
+                ((_, found),) = encode_crops(backbone, [(image, plan)])
                 segments.extend(found)
             groups.append(tuple(segments))
         prompt = prompt.with_crops(tuple(groups))
@@ -67,8 +67,8 @@ def test_an_answer_equals_full_recomputation(backbone, name):
     assert found.ids == ids
     assert found.n_visual_tokens == n_visual_tokens
     assert len(found.boxes) == N_CROPS[name]
-    pictures = len(QUESTIONS[name].images)
-    assert n_visual_tokens == (pictures + N_CROPS[name]) * GRID**2
+    images = len(QUESTIONS[name].images)
+    assert n_visual_tokens == (images + N_CROPS[name]) * GRID**2
 
 
 def test_crops_change_answers(backbone):
@@ -117,14 +117,14 @@ def test_outcomes(backbone):
         "two crops": Outcome.OK,
         "too many": Outcome.TOO_MANY,
         "nothing": Outcome.NO_ROI,
-        "no picture": None,
+        "no image": None,
         "both": Outcome.OK,
         "first only": Outcome.OK,
         "second only": Outcome.OK,
     }
     outcomes = [p.plan.outcome for p in found["second only"].proposals]
     assert outcomes == [Outcome.TOO_MANY, Outcome.OK]
-    assert found["no picture"].proposals == ()
+    assert found["no image"].proposals == ()
     assert found["nothing"].proposals[0].plan.reason
 
 
@@ -135,7 +135,7 @@ def test_mask_crops_keep_only_the_tokens_of_the_region(backbone):
         ids, n_visual_tokens = recompute(backbone, QUESTIONS[name], proposer)
         assert found.ids == ids
         assert found.n_visual_tokens == n_visual_tokens
-    # "both" crops one picture by its box and masks the other.
+    # "both" crops one image by its box and masks the other.
     keeps = [crop.keep is None for p in found.proposals for crop in p.plan.crops]
     assert keeps == [True, False]
     assert 3 * GRID**2 < found.n_visual_tokens < 4 * GRID**2
@@ -149,8 +149,8 @@ def test_max_ratio_resizes_the_tokens_of_a_crop(backbone):
         assert found.ids == ids
         sizes = [crop.grid_box for p in found.proposals for crop in p.plan.crops]
         cells = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in sizes)
-        pictures = len(QUESTIONS[name].images)
-        assert found.n_visual_tokens == n_visual_tokens == pictures * GRID**2 + cells
+        images = len(QUESTIONS[name].images)
+        assert found.n_visual_tokens == n_visual_tokens == images * GRID**2 + cells
 
 
 def test_an_rpn_is_a_proposer(backbone):
@@ -159,7 +159,7 @@ def test_an_rpn_is_a_proposer(backbone):
     proposer = RPNProposer(rpn, policy)
     outcomes = set()
     for seed in range(4):
-        question = Question("which letter is near the dot ?", (tiny_picture(seed, (80, 60)),))
+        question = Question("which letter is near the dot ?", (tiny_image(seed, (80, 60)),))
         found = answer(
             backbone,
             question.images[0],
@@ -185,9 +185,9 @@ def test_the_rpns_own_policy_is_the_default(backbone):
     assert RPNProposer(rpn).policy == MaskPolicy(threshold=0.6, min_regions=1)
 
 
-def test_an_rpn_leaves_a_question_without_pictures_alone(backbone):
+def test_an_rpn_leaves_a_question_without_images_alone(backbone):
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
-    question = QUESTIONS["no picture"]
+    question = QUESTIONS["no image"]
     (found,) = answer_batch(backbone, [question], RPNProposer(rpn), max_new_tokens=N_NEW)
     assert found.ids == recompute(backbone, question, None)[0]
     assert (found.outcome, found.n_visual_tokens) == (None, 0)
@@ -242,7 +242,7 @@ def test_fields_of_an_answer(backbone):
     }
     assert all(seconds > 0 for seconds in found.seconds.values())
     ((x0, y0, x1, y1),) = found.boxes
-    width, height = PICTURES[0].size
+    width, height = IMAGES[0].size
     assert 0 <= x0 < x1 <= width
     assert 0 <= y0 < y1 <= height
     (plain,) = answer_batch(backbone, [QUESTIONS["ok"]], max_new_tokens=2)
@@ -324,32 +324,32 @@ def test_an_empty_batch_has_no_answers(backbone):
     assert answer_batch(backbone, [], Scripted()) == []
 
 
-def test_pictures_come_as_files_bytes_or_lists(backbone, tmp_path):
-    path = tmp_path / "picture.png"
-    PICTURES[0].save(path)
-    text = "what colour is the square ?"
-    expected = answer(backbone, PICTURES[0], text, max_new_tokens=N_NEW)
-    for source in (path, str(path), path.read_bytes(), [path], (PICTURES[0],)):
+def test_images_come_as_files_bytes_or_lists(backbone, tmp_path):
+    path = tmp_path / "image.png"
+    IMAGES[0].save(path)
+    text = "what color is the square ?"
+    expected = answer(backbone, IMAGES[0], text, max_new_tokens=N_NEW)
+    for source in (path, str(path), path.read_bytes(), [path], (IMAGES[0],)):
         assert answer(backbone, source, text, max_new_tokens=N_NEW).ids == expected.ids
 
 
 @pytest.mark.parametrize("question", ["", " \n"])
 def test_an_empty_question_is_refused(backbone, question):
     with pytest.raises(InputError, match="the question is empty"):
-        answer(backbone, PICTURES[0], question)
+        answer(backbone, IMAGES[0], question)
 
 
 def test_a_question_that_spells_the_placeholder_is_refused(backbone):
     with pytest.raises(InputError, match="must not contain '<image>'"):
-        answer(backbone, PICTURES[0], "what is <image> ?")
+        answer(backbone, IMAGES[0], "what is <image> ?")
 
 
-def test_a_list_without_pictures_is_refused(backbone):
-    with pytest.raises(InputError, match="no picture"):
+def test_a_list_without_images_is_refused(backbone):
+    with pytest.raises(InputError, match="no image"):
         answer(backbone, [], "how many ?")
 
 
-def test_a_picture_that_is_none_is_refused(backbone, tmp_path):
+def test_an_image_that_is_none_is_refused(backbone, tmp_path):
     with pytest.raises(ImageError):
         answer(backbone, tmp_path / "missing.png", "how many ?")
 

@@ -10,7 +10,7 @@ from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.rpn.model import RPN
-from tests.scripted import GRID, PICTURES, QUESTIONS, Scripted
+from tests.scripted import GRID, IMAGES, QUESTIONS, Scripted
 from tests.tiny import tiny_llava
 
 pytestmark = pytest.mark.usefixtures("question_pass")
@@ -50,7 +50,7 @@ def test_nothing_is_left_behind_when_the_plain_answer_is_interrupted(backbone, q
 
 
 def test_a_batch_without_a_region_takes_the_plain_pass_alone(backbone, question_pass):
-    questions = [Question("none : how many ?", (picture,)) for picture in PICTURES]
+    questions = [Question("none : how many ?", (image,)) for image in IMAGES]
     found = answer_batch(backbone, questions, Scripted(), max_new_tokens=N_NEW)
     plain = answer_batch(backbone, questions, max_new_tokens=N_NEW)
     assert [one.ids for one in found] == [one.ids for one in plain]

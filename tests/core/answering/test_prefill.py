@@ -11,12 +11,12 @@ from sdrpn_core.errors import InputError
 from sdrpn_core.runtime.compat import CACHE_NAME, cache_argument
 from sdrpn_core.runtime.generation import prompt_block
 from tests.readers import KeepsHidden
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 BRANCH, N_LAYERS = 3, 6
 QUESTIONS = (
-    Question("what colour is the square ?", (tiny_picture(0),)),
-    Question("how many ?", (tiny_picture(1), tiny_picture(2, (30, 80)))),
+    Question("what color is the square ?", (tiny_image(0),)),
+    Question("how many ?", (tiny_image(1), tiny_image(2, (30, 80)))),
     Question("which letter is on the left of the small circle ?"),
 )
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

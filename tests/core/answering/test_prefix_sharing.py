@@ -1,4 +1,4 @@
-"""Questions about one picture pay for it once; work is at the floor of what has to run."""
+"""Questions about one image pay for it once; work is at the floor of what has to run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.testing.regions import FixedRegion
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
 pytestmark = pytest.mark.usefixtures("question_pass")
 
 BRANCH, N_NEW = 2, 5
-TEXTS = ("what colour is the square ?", "how many ?", "which letter is near the dot ?")
-PICTURE = tiny_picture(0, (60, 90))
+TEXTS = ("what color is the square ?", "how many ?", "which letter is near the dot ?")
+IMAGE = tiny_image(0, (60, 90))
 
 
 @pytest.fixture(scope="module", params=[tiny_llava, tiny_qwen2_5_vl], ids=["one grid", "own grids"])
@@ -45,10 +45,10 @@ def ids_alone(backbone, question, proposer):
 
 
 @pytest.mark.parametrize("two_stage", [True, False])
-def test_questions_about_one_picture_prefill_it_once(backbone, proposer, two_stage):
+def test_questions_about_one_image_prefill_it_once(backbone, proposer, two_stage):
     asked = proposer if two_stage else None
     store = PrefixStore()
-    questions = [Question.about(PICTURE, text) for text in TEXTS]
+    questions = [Question.about(IMAGE, text) for text in TEXTS]
     calls = []
     features = backbone.image_features
 
@@ -67,7 +67,7 @@ def test_questions_about_one_picture_prefill_it_once(backbone, proposer, two_sta
     finally:
         del backbone.image_features
     n_crops = [len(found.boxes) for found in together]
-    # The picture once; the crops of the batch, then those of each question asked again.
+    # The image once; the crops of the batch, then those of each question asked again.
     assert sum(calls) == 1 + 2 * sum(n_crops)
     assert (store.misses, store.hits, len(store)) == (1, len(TEXTS), 1)
     for question, found in zip(questions, together, strict=True):
@@ -77,7 +77,7 @@ def test_questions_about_one_picture_prefill_it_once(backbone, proposer, two_sta
 @pytest.mark.parametrize("two_stage", [True, False])
 def test_without_a_store_a_batch_shares_all_the_same(backbone, rpn, proposer, two_stage):
     asked = proposer if two_stage else None
-    questions = [Question.about(PICTURE, text) for text in TEXTS]
+    questions = [Question.about(IMAGE, text) for text in TEXTS]
     (prompt, *_) = backbone.encode(questions)
     with WorkCounter(backbone, rpn) as two:
         answer_batch(backbone, [questions[0]] * 2, asked, max_new_tokens=1)
@@ -92,11 +92,11 @@ def test_without_a_store_a_batch_shares_all_the_same(backbone, rpn, proposer, tw
         assert found.ids == ids_alone(backbone, question, asked)
 
 
-def test_other_pictures_of_the_same_size_are_not_shared(backbone, proposer):
-    others = [tiny_picture(seed, PICTURE.size) for seed in (1, 2)]
+def test_other_images_of_the_same_size_are_not_shared(backbone, proposer):
+    others = [tiny_image(seed, IMAGE.size) for seed in (1, 2)]
     store = PrefixStore()
-    for picture in (PICTURE, *others, PICTURE):
-        question = Question.about(picture, TEXTS[0])
+    for image in (IMAGE, *others, IMAGE):
+        question = Question.about(image, TEXTS[0])
         (found,) = answer_batch(backbone, [question], proposer, store=store, max_new_tokens=N_NEW)
         assert found.ids == ids_alone(backbone, question, proposer)
     assert (store.misses, store.hits) == (3, 1)
@@ -108,34 +108,34 @@ def test_an_rpn_reads_its_own_prefixes(backbone, rpn, proposer):
     torch.manual_seed(1)
     other = RPN.from_backbone(backbone, branch=BRANCH + 1, n_layers=2)
     for chosen in (rpn, other, None):
-        found = answer(backbone, PICTURE, TEXTS[0], rpn=chosen, store=store, max_new_tokens=N_NEW)
-        fresh = answer(backbone, PICTURE, TEXTS[0], rpn=chosen, max_new_tokens=N_NEW)
+        found = answer(backbone, IMAGE, TEXTS[0], rpn=chosen, store=store, max_new_tokens=N_NEW)
+        fresh = answer(backbone, IMAGE, TEXTS[0], rpn=chosen, max_new_tokens=N_NEW)
         assert (found.ids, found.boxes) == (fresh.ids, fresh.boxes)
     assert (store.misses, store.hits, len(store)) == (2, 1, 1)
 
 
 def test_a_store_keeps_to_its_limit(backbone):
-    pictures = [tiny_picture(seed, PICTURE.size) for seed in range(3)]
+    images = [tiny_image(seed, IMAGE.size) for seed in range(3)]
 
-    def ask(store, picture):
-        answer(backbone, picture, TEXTS[0], store=store, max_new_tokens=1)
+    def ask(store, image):
+        answer(backbone, image, TEXTS[0], store=store, max_new_tokens=1)
 
     unlimited = PrefixStore()
-    ask(unlimited, pictures[0])
+    ask(unlimited, images[0])
     size = unlimited.nbytes
     keys = backbone.text_config.num_key_value_heads * backbone.layers[0].self_attn.head_dim
-    (prompt,) = backbone.encode([Question.about(pictures[0], TEXTS[0])])
+    (prompt,) = backbone.encode([Question.about(images[0], TEXTS[0])])
     assert size > 4 * 2 * keys * backbone.n_layers * prompt.prefix_length  # float32
     store = PrefixStore(max_bytes=2 * size)
-    for picture in (*pictures[:2], pictures[0], pictures[2]):  # the second is the least recent
-        ask(store, picture)
+    for image in (*images[:2], images[0], images[2]):  # the second is the least recent
+        ask(store, image)
     assert (len(store), store.nbytes) == (2, 2 * size)
-    ask(store, pictures[0])
+    ask(store, images[0])
     assert store.hits == 2
-    ask(store, pictures[1])
+    ask(store, images[1])
     assert store.misses == 4
     small = PrefixStore(max_bytes=size - 1)
-    ask(small, pictures[0])
+    ask(small, images[0])
     assert (len(small), small.nbytes) == (0, 0)
     store.clear()
     assert len(store) == 0
@@ -143,12 +143,12 @@ def test_a_store_keeps_to_its_limit(backbone):
 
 def test_a_store_belongs_to_one_backbone(backbone):
     store = PrefixStore()
-    answer(backbone, PICTURE, TEXTS[0], store=store, max_new_tokens=1)
+    answer(backbone, IMAGE, TEXTS[0], store=store, max_new_tokens=1)
     other = tiny_llava()
     with pytest.raises(ConfigError, match="use one store per backbone"):
-        answer(other, PICTURE, TEXTS[0], store=store, max_new_tokens=1)
+        answer(other, IMAGE, TEXTS[0], store=store, max_new_tokens=1)
     store.clear()
-    assert answer(other, PICTURE, TEXTS[0], store=store, max_new_tokens=1)
+    assert answer(other, IMAGE, TEXTS[0], store=store, max_new_tokens=1)
     with pytest.raises(ConfigError, match="0 or more"):
         PrefixStore(-1)
 
@@ -165,7 +165,7 @@ def test_an_answer_takes_no_more_than_it_says(backbone, rpn, crop, question_pass
             return FixedRegion().propose(state) if crop else plans
 
     nothing = BboxPolicy(threshold=0.9999999)
-    question = Question.about(PICTURE, TEXTS[0])
+    question = Question.about(IMAGE, TEXTS[0])
     (prompt,) = backbone.encode([question])
     options = {"max_new_tokens": N_NEW, "min_new_tokens": N_NEW}
     with WorkCounter(backbone, rpn) as work:
@@ -173,7 +173,7 @@ def test_an_answer_takes_no_more_than_it_says(backbone, rpn, crop, question_pass
     assert bool(found.boxes) == crop
     inserted = 0
     if crop:
-        grid = backbone.preprocess_crop(PICTURE.crop(found.boxes[0])).geometry.grid
+        grid = backbone.preprocess_crop(IMAGE.crop(found.boxes[0])).geometry.grid
         framing = len(backbone.frame_crop(prompt.images[0])) - 1
         inserted = grid[0] * grid[1] + framing
     shape = AnswerShape(

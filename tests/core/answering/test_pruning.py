@@ -1,4 +1,4 @@
-"""High-resolution rules: sinks in the corner, and tokens of the whole picture that are dropped."""
+"""High-resolution rules: sinks in the corner, and tokens of the whole image that are dropped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sdrpn_core.grid.roi_map import RoIMap, gaussian_blur
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.runtime.generation import generate, prompt_block
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
 GRID = (8, 12)
@@ -138,15 +138,15 @@ def test_a_map_checks_its_scores_by_question():
 
 # -- the scores ----------------------------------------------------------------------------------
 
-SMALL, LARGE = tiny_picture(1, (60, 60)), tiny_picture(2, (240, 180))
+SMALL, LARGE = tiny_image(1, (60, 60)), tiny_image(2, (240, 180))
 QUESTIONS = (
-    Question("what colour is the square ?", (LARGE,)),
+    Question("what color is the square ?", (LARGE,)),
     Question("how many ?", (SMALL,)),
     Question("which letter is on the left of the small circle ?", (SMALL, LARGE)),
     Question("what is it ?", (LARGE, SMALL)),
     Question("which word ?"),
 )
-#: Between the grids of the two pictures.
+#: Between the grids of the two images.
 LIMIT = 20
 
 
@@ -164,7 +164,7 @@ def rpn(backbone):
 
 @torch.no_grad()
 @pytest.mark.parametrize("settings", [{}, {"head": "conv"}, {"loss": "mse"}])
-def test_the_highest_score_of_any_token_behind_the_last_picture(backbone, settings):
+def test_the_highest_score_of_any_token_behind_the_last_image(backbone, settings):
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, **settings)
     state = prefill(backbone, QUESTIONS, rpn)
     features, readings = state.question_features(2), state.readings(rpn)
@@ -242,17 +242,17 @@ def test_pruning_changes_what_is_seen(backbone, rpn):
     assert kept.n_visual_tokens - pruned.n_visual_tokens == dropped > 0
 
 
-class PictureFirst(Qwen2_5VLBackbone):
-    """Nothing comes before the picture: not a token of the prefix survives its pruning."""
+class ImageFirst(Qwen2_5VLBackbone):
+    """Nothing comes before the image: not a token of the prefix survives its pruning."""
 
     def chat_text(self, question: str, n_images: int) -> str:
         return "<|image_pad|>" * n_images + question
 
 
 @pytest.mark.usefixtures("question_pass")
-def test_a_picture_in_front_of_everything():
+def test_an_image_in_front_of_everything():
     tiny = tiny_qwen2_5_vl()
-    backbone = PictureFirst(tiny.model, tiny.processor)
+    backbone = ImageFirst(tiny.model, tiny.processor)
     proposer = RPNProposer(RPN.from_backbone(backbone, branch=2, n_layers=2), policy_for())
     (question,) = QUESTIONS[:1]
     (found,) = answer_batch(backbone, [question], proposer, max_new_tokens=6)
@@ -261,7 +261,7 @@ def test_a_picture_in_front_of_everything():
 
 
 @pytest.mark.usefixtures("question_pass")
-def test_a_picture_of_which_nothing_stays(backbone, rpn):
+def test_an_image_of_which_nothing_stays(backbone, rpn):
     """All of its own tokens dropped: the crop alone is left."""
     policy = replace(policy_for(), prune_threshold=0.9999999)
     (question,) = QUESTIONS[:1]

@@ -1,4 +1,4 @@
-"""Crops and pictures that a backbone cannot encode."""
+"""Crops and images that a backbone cannot encode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.policy import Crop, CropPlan
 from sdrpn_core.errors import ImageError
 from sdrpn_llava.backbone import LlavaBackbone
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 SMALLEST = 20
 
@@ -40,10 +40,10 @@ GOOD, BAD, WORSE = (0, 0, 40, 40), (0, 0, 40, 5), (0, 0, 3, 40)
 
 
 def test_a_refused_crop_is_left_out_and_the_others_stay(backbone):
-    picture = tiny_picture()
+    image = tiny_image()
     results = encode_crops(
         backbone,
-        [(picture, plan(BAD, GOOD)), (picture, plan(BAD, WORSE)), (picture, plan(GOOD))],
+        [(image, plan(BAD, GOOD)), (image, plan(BAD, WORSE)), (image, plan(GOOD))],
     )
     plans, segments = zip(*results, strict=True)
     assert [[crop.box for crop in p.crops] for p in plans] == [[GOOD], [], [GOOD]]
@@ -59,7 +59,7 @@ def test_the_answer_is_then_the_plain_one(backbone):
         def propose(self, state):
             return [[Proposal(plan(BAD))] for _ in state.prompts]
 
-    question = Question("what colour is the square ?", (tiny_picture(),))
+    question = Question("what color is the square ?", (tiny_image(),))
     (plain,) = answer_batch(backbone, [question], max_new_tokens=5)
     (found,) = answer_batch(backbone, [question], Refused(), max_new_tokens=5)
     assert (found.ids, found.n_visual_tokens) == (plain.ids, plain.n_visual_tokens)

@@ -15,14 +15,14 @@ from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.runtime.buckets import padding
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
 pytestmark = pytest.mark.usefixtures("question_pass")
 
 N_NEW = 4
 SIZES = ((60, 90), (80, 60), (200, 40), (30, 30), (120, 100))
-TEXTS = ("how many ?", "what colour is the small square on the left ?", "read the sign")
+TEXTS = ("how many ?", "what color is the small square on the left ?", "read the sign")
 
 
 @pytest.fixture(scope="module", params=[tiny_llava, tiny_qwen2_5_vl], ids=["one grid", "own grids"])
@@ -38,8 +38,8 @@ def proposer(backbone):
 
 def asked(n):
     for index in range(n):
-        pictures = [tiny_picture(index % 7, SIZES[index % len(SIZES)])] * (index % 4 != 3)
-        yield Question(TEXTS[index % len(TEXTS)], tuple(pictures))
+        images = [tiny_image(index % 7, SIZES[index % len(SIZES)])] * (index % 4 != 3)
+        yield Question(TEXTS[index % len(TEXTS)], tuple(images))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_batches_are_full_and_of_one_length_as_far_as_possible(backbone, propose
 
 
 @pytest.mark.parametrize(
-    "bad", [Question(" ", (tiny_picture(0),)), Question("<image> <|image_pad|>")]
+    "bad", [Question(" ", (tiny_image(0),)), Question("<image> <|image_pad|>")]
 )
 def test_a_bad_question_is_named_or_left_out(backbone, proposer, bad):
     questions = [*asked(3), bad, *asked(2)]
@@ -140,7 +140,7 @@ def test_a_bad_question_is_named_or_left_out(backbone, proposer, bad):
 
 def test_an_answer_beyond_the_context_is_one_bad_question():
     small = tiny_llava(max_position_embeddings=80)
-    questions = [Question("how many ?", (tiny_picture(0),)), Question("how " * 90)]
+    questions = [Question("how many ?", (tiny_image(0),)), Question("how " * 90)]
     errors = []
     found = answer_stream(
         small, questions, max_new_tokens=2, on_error=lambda index, error: errors.append(str(error))

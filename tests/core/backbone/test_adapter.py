@@ -1,4 +1,4 @@
-"""What every adapter inherits: prompts from tokens and pictures, presets by config, context."""
+"""What every adapter inherits: prompts from tokens and images, presets by config, context."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_llava.presets import LLAVA_1_5_7B
 from tests.stage_data import RECIPE
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 MATCH = {"text_config.num_hidden_layers": 6, "text_config.hidden_size": 64}
 
@@ -95,11 +95,11 @@ def test_a_field_that_the_config_lacks_does_not_match(backbone):
     assert not replace(LLAVA_1_5_7B, match={"nothing.of.it": 1}).matches(backbone.model.config)
 
 
-def test_tokens_and_pictures_become_segments(backbone):
-    pictures = (tiny_picture(0), tiny_picture(1))
+def test_tokens_and_images_become_segments(backbone):
+    images = (tiny_image(0), tiny_image(1))
     marker = backbone.image_token_id
     (prompt,) = backbone.encode_ids(
-        [[1, 7, marker, marker, 9]], [Question("", pictures, response_ids=(30, 31))]
+        [[1, 7, marker, marker, 9]], [Question("", images, response_ids=(30, 31))]
     )
     kinds = [type(segment) for segment in prompt.segments]
     assert kinds == [TextSegment, ImageSegment, ImageSegment, TextSegment]
@@ -140,6 +140,6 @@ def test_facts_of_the_model(backbone):
 
 def test_placeholders_in_a_given_response_are_refused():
     backbone = tiny_llava()
-    question = Question("what", (tiny_picture(),), (7, backbone.image_token_id))
-    with pytest.raises(InputError, match="2 image placeholders for 1 pictures"):
+    question = Question("what", (tiny_image(),), (7, backbone.image_token_id))
+    with pytest.raises(InputError, match="2 image placeholders for 1 images"):
         backbone.encode([question])

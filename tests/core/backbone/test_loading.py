@@ -16,7 +16,7 @@ from sdrpn_core.answering.answer import answer
 from sdrpn_core.backbone.loading import find_adapter, load_backbone
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_llava.backbone import LlavaBackbone
-from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
+from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
 WEIGHTS = "model.safetensors"
 
@@ -43,8 +43,8 @@ def test_a_folder_gives_the_model_that_was_saved(original):
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert loaded.name == str(original)
-    question = "what colour is the square ?"
-    answers = [answer(b, tiny_picture(), question, max_new_tokens=8) for b in (saved, loaded)]
+    question = "what color is the square ?"
+    answers = [answer(b, tiny_image(), question, max_new_tokens=8) for b in (saved, loaded)]
     assert answers[0].ids == answers[1].ids
 
 

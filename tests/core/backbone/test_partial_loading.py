@@ -23,11 +23,11 @@ from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.runtime.generation import prompt_block
 from tests.families import FAMILIES
 from tests.stage_data import RECIPE, records
-from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
+from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
 N_LAYERS = 3
 BRANCH = 2
-QUESTION = "what colour is the square ?"
+QUESTION = "what color is the square ?"
 
 #: A tensor of a decoder layer, by any name that checkpoints have for it.
 DECODER_LAYER = re.compile(r"^(?:model\.|language_model\.)+layers\.(\d+)\.")
@@ -89,7 +89,7 @@ each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def branch_features(backbone):
-    prompts = backbone.encode([Question.about(tiny_picture(), QUESTION)])
+    prompts = backbone.encode([Question.about(tiny_image(), QUESTION)])
     block = prompt_block(backbone, prompts)
     with torch.no_grad(), FeatureTap(backbone.decoder, BRANCH) as tap:
         return tap.run(
@@ -200,7 +200,7 @@ def test_options_reach_transformers_all_the_same(folders):
 @pytest.mark.parametrize("n_layers", [6, 60])
 def test_from_the_last_layer_on_it_is_the_whole_model(folders, n_layers):
     backbone = load_backbone(folders("llava"), n_layers=n_layers)
-    assert answer(backbone, tiny_picture(), QUESTION, max_new_tokens=2).ids
+    assert answer(backbone, tiny_image(), QUESTION, max_new_tokens=2).ids
 
 
 @pytest.mark.parametrize("n_layers", [0, -1])
@@ -218,8 +218,8 @@ def test_a_loaded_model_cannot_be_loaded_in_part():
 def test_a_part_refuses_to_answer_and_to_label(folders, tmp_path):
     first = load_backbone(folders("llava"), n_layers=N_LAYERS)
     with pytest.raises(ConfigError, match=r"answering needs all 6 decoder layers of .* only 3"):
-        answer(first, tiny_picture(), QUESTION)
-    with pytest.raises(ConfigError, match="labelling needs all 6 decoder layers"):
+        answer(first, tiny_image(), QUESTION)
+    with pytest.raises(ConfigError, match="labeling needs all 6 decoder layers"):
         label(first, records(1), tmp_path, recipe=RECIPE)
     assert not list(tmp_path.iterdir())
 

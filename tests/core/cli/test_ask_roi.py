@@ -12,31 +12,31 @@ from typer.testing import CliRunner
 from sdrpn_core import RPN, load_backbone, open_image
 from sdrpn_core.answering.answer import answer
 from sdrpn_core.cli.main import app
-from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
+from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
-QUESTION = "which colour is the circle ?"
+QUESTION = "which color is the circle ?"
 POLICY = {"threshold": 0.5, "max_crops": 9, "max_area_fraction": 1.0}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A backbone, its RPN, an RPN of another backbone, and pictures, as files."""
+    """A backbone, its RPN, an RPN of another backbone, and images, as files."""
     root = tmp_path_factory.mktemp("ask")
     write_tiny_llava(root / "model", grid=8)
     for name, backbone in (("rpn", tiny_llava(grid=8)), ("other", tiny_llava(seed=1, grid=8))):
         rpn = RPN.from_backbone(backbone, branch=3, n_layers=2, policy_options=POLICY)
         rpn.save_pretrained(root / name)
-    tiny_picture(1).save(root / "a.png")
-    tiny_picture(2, (60, 200)).save(root / "b.png")
+    tiny_image(1).save(root / "a.png")
+    tiny_image(2, (60, 200)).save(root / "b.png")
     (root / "empty.png").write_bytes(b"")
-    (root / "text.png").write_text("no picture")
+    (root / "text.png").write_text("no image")
     (root / "cut.png").write_bytes((root / "a.png").read_bytes()[:-30])
     return root
 
 
-def picture_size(path):
-    with Image.open(path, formats=["PNG"]) as picture:
-        return picture.size
+def image_size(path):
+    with Image.open(path, formats=["PNG"]) as image:
+        return image.size
 
 
 def run(folder, *words):
@@ -76,20 +76,20 @@ def test_ask_without_an_rpn_gives_the_plain_answer_and_says_so(folder):
     assert "plain answer, no region was looked for (no --rpn)" in result.stderr
 
 
-def test_ask_json_about_several_pictures(folder, tmp_path):
+def test_ask_json_about_several_images(folder, tmp_path):
     result = ask(folder, "-i", "{f}/b.png", "--json", "--save-overlay", tmp_path / "o.png")
     facts = json.loads(result.stdout)
     backbone, rpn = loaded(folder)
     paths = [folder / "a.png", folder / "b.png"]
     expected = answer(backbone, paths, QUESTION, rpn=rpn, max_new_tokens=5)
     assert facts["answer"] == expected.text
-    assert len(facts["pictures"]) == 2
-    boxes = [tuple(crop["box"]) for picture in facts["pictures"] for crop in picture["crops"]]
+    assert len(facts["images"]) == 2
+    boxes = [tuple(crop["box"]) for image in facts["images"] for crop in image["crops"]]
     assert boxes == expected.boxes
     assert facts["visual_tokens"] == expected.n_visual_tokens
     assert facts["overlays"] == [str(tmp_path / "o-1.png"), str(tmp_path / "o-2.png")]
     for path in facts["overlays"]:
-        assert picture_size(path) > (400, 400)
+        assert image_size(path) > (400, 400)
 
 
 def test_stream_prints_the_same_answer(folder):
@@ -100,7 +100,7 @@ def test_threshold_and_policy_change_what_is_cropped(folder):
     none = json.loads(ask(folder, "--threshold", 0.9999, "--json").stdout)
     assert (none["outcome"], none["visual_tokens"]) == ("no_roi", 64)
     masked = ask(folder, "--policy", "mask", "--policy-option", "min_regions=1", "--json")
-    assert len(json.loads(masked.stdout)["pictures"][0]["crops"]) == 1
+    assert len(json.loads(masked.stdout)["images"][0]["crops"]) == 1
 
 
 def test_roi_is_the_map_of_the_answer(folder, tmp_path):
@@ -108,7 +108,7 @@ def test_roi_is_the_map_of_the_answer(folder, tmp_path):
         folder, "roi", "{f}/model", "{f}/a.png", QUESTION, "--rpn", "{f}/rpn", "--json",
         "--npy", tmp_path / "m.npy", "--save", tmp_path / "h.png",
     )  # fmt: skip
-    facts = json.loads(result.stdout)["pictures"][0]
+    facts = json.loads(result.stdout)["images"][0]
     backbone, rpn = loaded(folder)
     expected = answer(backbone, folder / "a.png", QUESTION, rpn=rpn, max_new_tokens=1)
     (proposal,) = expected.proposals
@@ -116,13 +116,13 @@ def test_roi_is_the_map_of_the_answer(folder, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "m.npy"), np.float32(facts["scores"]))
     assert [tuple(crop["box"]) for crop in facts["crops"]] == expected.boxes
     assert facts["geometry"]["source_size"] == list(open_image(folder / "a.png").size)
-    assert picture_size(tmp_path / "h.png") > (400, 400)
+    assert image_size(tmp_path / "h.png") > (400, 400)
 
 
 def test_roi_draws_the_map_with_characters(folder):
     words = ("roi", "{f}/model", "{f}/a.png", QUESTION, "-i", "{f}/b.png", "--rpn", "{f}/rpn")
     lines = run(folder, *words).stdout.splitlines()
-    assert lines[0] == "picture 1:"
+    assert lines[0] == "image 1:"
     assert max(map(len, lines[1:9])) <= 16
     assert any("@@" in line for line in lines[1:9])
 
@@ -130,11 +130,11 @@ def test_roi_draws_the_map_with_characters(folder):
 ASK, ROI = ("ask", "{f}/model"), ("roi", "{f}/model")
 RPN_OPTION = ("--rpn", "{f}/rpn")
 BAD = {
-    "missing picture": ((*ASK, "{f}/none.png", QUESTION), "none.png"),
+    "missing image": ((*ASK, "{f}/none.png", QUESTION), "none.png"),
     "zero bytes": ((*ASK, "{f}/empty.png", QUESTION), "zero bytes"),
-    "not a picture": ((*ROI, "{f}/text.png", QUESTION, *RPN_OPTION), "text.png"),
+    "not an image": ((*ROI, "{f}/text.png", QUESTION, *RPN_OPTION), "text.png"),
     "truncated": ((*ASK, "{f}/cut.png", QUESTION), "cut.png"),
-    "second picture": ((*ASK, "{f}/a.png", QUESTION, "-i", "{f}/empty.png"), "empty.png"),
+    "second image": ((*ASK, "{f}/a.png", QUESTION, "-i", "{f}/empty.png"), "empty.png"),
     "empty question": ((*ASK, "{f}/a.png", "  "), "the question is empty"),
     "placeholder": ((*ASK, "{f}/a.png", "what <image> ?"), "must not contain '<image>'"),
     "no model": (("ask", "{f}/nothing", "{f}/a.png", QUESTION), "cannot load the model"),
@@ -171,7 +171,7 @@ BAD = {
     "stream and json": ((*ASK, "{f}/a.png", QUESTION, "--stream", "--json"), "exclude each other"),
     "overlay format": (
         (*ASK, "{f}/a.png", QUESTION, "--save-overlay", "{f}/o.xyz"),
-        "cannot write .xyz pictures",
+        "cannot write .xyz images",
     ),
     "overlay folder": (
         (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, "--save", "{f}/no/o.png"),

@@ -33,7 +33,7 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A folder with ``records.jsonl``, its pictures, and ``recipe.json``."""
+    """A folder with ``records.jsonl``, its images, and ``recipe.json``."""
     folder = tmp_path_factory.mktemp("data")
     lines = []
     for record in records(12):

@@ -72,9 +72,9 @@ def test_oversized_region_outranks_a_speck_beside_it():
 
 
 def test_a_region_in_the_padding_is_dropped():
-    """A picture three times as high as wide covers the middle third of the square."""
+    """An image three times as high as wide covers the middle third of the square."""
     geometry = PaddedSquare((240, 720), GRID, 336)
-    in_padding, in_picture = (0, 2, 3, 6), (5, 2, 8, 6)
+    in_padding, in_image = (0, 2, 3, 6), (5, 2, 8, 6)
     for policy in (BboxPolicy(**sharp()), MaskPolicy(**sharp())):
         plan = policy.plan(region_map(in_padding), geometry)
         assert (plan.outcome, plan.crops) == (Outcome.TOO_SMALL, ())
@@ -85,10 +85,10 @@ def test_a_region_in_the_padding_is_dropped():
     ):
         plan = policy.plan(region_map(*boxes), geometry)
         assert (plan.outcome, plan.crops) == (Outcome.TOO_SMALL, ())
-    plan = BboxPolicy(**sharp()).plan(region_map(in_padding, in_picture), geometry)
-    assert [crop.grid_box for crop in plan.crops] == [in_picture]
-    # Dropped before counting: two regions of the picture remain.
-    three = region_map(in_padding, in_picture, (5, 8, 8, 11))
+    plan = BboxPolicy(**sharp()).plan(region_map(in_padding, in_image), geometry)
+    assert [crop.grid_box for crop in plan.crops] == [in_image]
+    # Dropped before counting: two regions of the image remain.
+    three = region_map(in_padding, in_image, (5, 8, 8, 11))
     assert BboxPolicy(**sharp()).plan(three, geometry).outcome is Outcome.OK
 
 
@@ -102,13 +102,13 @@ def test_a_region_in_the_padding_is_dropped():
         ([(0, 11), (1, 11)], (10, 0, 12, 2)),
     ],
 )
-def test_small_regions_grow_around_their_centre(cells, expected):
+def test_small_regions_grow_around_their_center(cells, expected):
     above = np.zeros(GRID, dtype=bool)
     above[tuple(zip(*cells, strict=True))] = True
     assert RegionRule().regions(above).boxes == (expected,)
 
 
-def test_diagonal_neighbours_are_one_region():
+def test_diagonal_neighbors_are_one_region():
     assert RegionRule(min_area=1).regions(np.eye(5, dtype=bool)).boxes == ((0, 0, 5, 5),)
 
 
@@ -171,7 +171,7 @@ def test_mask_with_a_relative_threshold_holds_the_cells_above_the_share():
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_whole_grid_looks_at_the_whole_picture_again(relative):
+def test_whole_grid_looks_at_the_whole_image_again(relative):
     policy = MaskPolicy(threshold=0.5, relative=relative, whole_grid=True)
     scores = np.zeros(GRID)
     scores[1:4, 1:4] = 1
@@ -190,7 +190,7 @@ def test_whole_grid_looks_at_the_whole_picture_again(relative):
 
 @st.composite
 def problems(draw):
-    """A map with connected patches, a geometry of any picture size, and a policy."""
+    """A map with connected patches, a geometry of any image size, and a policy."""
     rows, columns = draw(st.integers(1, 16)), draw(st.integers(1, 16))
     width, height = draw(st.integers(1, 3000)), draw(st.integers(1, 3000))
     if draw(st.booleans()):
@@ -367,7 +367,7 @@ def test_a_single_cell_counts_only_if_it_is_kept() -> None:
     margin=st.floats(0, 3),
     size=st.tuples(st.integers(20, 500), st.integers(20, 500)),
 )
-def test_a_margin_grows_the_box_inside_the_picture(row, column, margin, size) -> None:
+def test_a_margin_grows_the_box_inside_the_image(row, column, margin, size) -> None:
     scores = np.full((10, 10), -9.0, np.float32)
     scores[row, column] = 9.0
     geometry = Resized(size, (10, 10), cell=8)

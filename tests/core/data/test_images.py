@@ -30,13 +30,13 @@ def pixels(image):
 
 
 def corners():
-    """Four corners of four colours, three wide and two high: no rotation maps it onto itself."""
+    """Four corners of four colors, three wide and two high: no rotation maps it onto itself."""
     array = np.zeros((2, 3, 3), dtype=np.uint8)
     array[0, 0], array[0, 2], array[1, 0], array[1, 2] = RED, BLUE, (0, 255, 0), (255, 255, 0)
     return array
 
 
-# Where the first pixel of the upright picture is stored, and whether rows are stored as columns.
+# Where the first pixel of the upright image is stored, and whether rows are stored as columns.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -70,7 +70,7 @@ def test_broken_exif_says_nothing_about_rotation():
     np.testing.assert_array_equal(pixels(open_image(data)), corners())
 
 
-def test_grey_and_one_bit():
+def test_gray_and_one_bit():
     np.testing.assert_array_equal(
         pixels(open_image(encoded(Image.new("L", (2, 1), 77)))), np.full((1, 2, 3), 77)
     )
@@ -86,10 +86,10 @@ def test_transparency_is_laid_on_white():
     rgba.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 51)])
     expected = [RED, (255, 255, 255), (204, 204, 204)]
     np.testing.assert_array_equal(pixels(open_image(encoded(rgba)))[0], expected)
-    grey = Image.new("LA", (2, 1))
-    grey.putdata([(10, 255), (10, 0)])
+    gray = Image.new("LA", (2, 1))
+    gray.putdata([(10, 255), (10, 0)])
     np.testing.assert_array_equal(
-        pixels(open_image(encoded(grey)))[0], [(10, 10, 10), (255, 255, 255)]
+        pixels(open_image(encoded(gray)))[0], [(10, 10, 10), (255, 255, 255)]
     )
 
 
@@ -104,7 +104,7 @@ def test_palette_with_and_without_transparency():
     np.testing.assert_array_equal(pixels(open_image(gif))[0], [RED, (255, 255, 255)])
 
 
-def test_transparent_colour_of_an_rgb_picture():
+def test_transparent_color_of_an_rgb_image():
     data = encoded(Image.fromarray(corners()), transparency=RED)
     opened = pixels(open_image(data))
     assert opened[0, 0].tolist() == [255, 255, 255]
@@ -125,7 +125,7 @@ def test_sixteen_bits_are_scaled(kind):
     assert (opened == opened[..., :1]).all()
 
 
-def test_integer_grey_of_a_pillow_image():
+def test_integer_gray_of_a_pillow_image():
     values = Image.fromarray(np.array([[0, 65535]], dtype=np.int32))
     assert pixels(open_image(values))[0, :, 0].tolist() == [0, 255]
     with pytest.raises(ImageError, match=r"outside 0\.\.65535"):
@@ -147,7 +147,7 @@ def test_any_mode_and_size_becomes_rgb(mode, data):
 
 
 def test_paths(tmp_path):
-    path = tmp_path / "a picture.png"
+    path = tmp_path / "an image.png"
     path.write_bytes(encoded(Image.fromarray(corners())))
     np.testing.assert_array_equal(pixels(open_image(path)), corners())
     np.testing.assert_array_equal(pixels(open_image(str(path))), corners())
@@ -175,17 +175,17 @@ def bomb(width, height):
 
 BAD = {
     "zero bytes": (b"", "zero bytes"),
-    "text": (b"this is not a picture", "not a picture"),
-    "header only": (b"\x89PNG\r\n\x1a\n", "not a picture"),
+    "text": (b"this is not an image", "not an image"),
+    "header only": (b"\x89PNG\r\n\x1a\n", "not an image"),
     "bomb over our limit": (bomb(10_000, 10_000), "over the limit of 89478485 pixels"),
     "bomb over Pillow's limit": (bomb(60_000, 60_000), "too large for Pillow"),
-    "no pixel data": (bomb(64, 64), "broken picture"),
-    **{f"truncated {kind}": (data, "broken picture") for kind, data in truncated().items()},
+    "no pixel data": (bomb(64, 64), "broken image"),
+    **{f"truncated {kind}": (data, "broken image") for kind, data in truncated().items()},
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_pictures_are_one_line_errors(name, tmp_path):
+def test_bad_images_are_one_line_errors(name, tmp_path):
     data, message = BAD[name]
     path = tmp_path / "bad.png"
     path.write_bytes(data)

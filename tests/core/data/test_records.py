@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROWS = [
     {
         "id": "first",
-        "image": "pictures/a.png",
+        "image": "images/a.png",
         "question": "Which color?",
         "response": "red",
         "answer": "blue",
@@ -56,10 +56,10 @@ def questions(n: int, **columns: list[Any]) -> pa.Table:
 def test_jsonl_rows_become_records_with_paths_beside_the_file(tmp_path: Path):
     records = read_records(write_jsonl(tmp_path / "a.jsonl", ROWS))
     boxes = ((0, 0, 3, 4), (1, 1, 2, 2))
-    picture = tmp_path / "pictures" / "a.png"
+    image = tmp_path / "images" / "a.png"
     assert list(records) == [
-        Record("first", picture, "Which color?", "red", "blue", boxes),
-        Record("00000001", type(picture)("/absolute/b.png"), "How many?", None, "3", None),
+        Record("first", image, "Which color?", "red", "blue", boxes),
+        Record("00000001", type(image)("/absolute/b.png"), "How many?", None, "3", None),
         Record("7", None, "", None, None, None),
     ]
     assert records[-1] == records[2]
@@ -251,7 +251,7 @@ def test_a_truncated_parquet_file_is_one_line(tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
-def test_opening_parquet_does_not_read_the_pictures(tmp_path: Path):
+def test_opening_parquet_does_not_read_the_images(tmp_path: Path):
     path = tmp_path / "a.parquet"
     rows, size = 40, 1 << 20
     table = questions(rows, image=pa.array([bytes([i]) * size for i in range(rows)]))
@@ -380,7 +380,7 @@ def test_validate_record(tmp_path: Path):
     validate_record(Record("a", None, "q"), needs_image=False)
     with pytest.raises(InputError, match="record 'a': the question is empty"):
         validate_record(Record("a", tmp_path / "a.png", " \n"))
-    with pytest.raises(InputError, match="record 'a': the question comes without a picture"):
+    with pytest.raises(InputError, match="record 'a': the question comes without an image"):
         validate_record(Record("a", None, "q"))
 
 

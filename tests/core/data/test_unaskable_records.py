@@ -1,4 +1,4 @@
-"""Texts with the placeholder of a picture: a skipped record with a reason, in every command."""
+"""Texts with the placeholder of an image: a skipped record with a reason, in every command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdrpn_core.labeling.row import LabelStatus
 from sdrpn_core.labeling.stage import label
 from tests.families import FAMILIES
 from tests.stage_data import RECIPE
-from tests.tiny import tiny_picture
+from tests.tiny import tiny_image
 
 N = 6
 SIDE = 84
@@ -44,8 +44,8 @@ def make_records(answered: bool = True) -> list[Record]:
     return [
         Record(
             f"r{index}",
-            tiny_picture(index, (SIDE, SIDE)),
-            "what colour is the dot?",
+            tiny_image(index, (SIDE, SIDE)),
+            "what color is the dot?",
             response="red dot" if answered else None,
             answer="red",
             boxes=(BOX,),
@@ -57,7 +57,7 @@ def make_records(answered: bool = True) -> list[Record]:
 @pytest.mark.parametrize("answered", [True, False], ids=["given", "own"])
 def test_heads_skips_them(backbone, token, answered):
     good = make_records(answered)
-    long = {"response": "red dot " * 400} if answered else {"question": "what colour ? " * 200}
+    long = {"response": "red dot " * 400} if answered else {"question": "what color ? " * 200}
     mixed = [
         good[0],
         replace(good[0], id="question", question=f"what is {token} ?"),

@@ -133,7 +133,7 @@ def same_weights(run: Path, other: Path) -> None:
 
 def log(run: Path) -> list[tuple[int, int, int]]:
     entries = map(json.loads, (run / "train_log.jsonl").read_text().splitlines())
-    return [(e["step"], e["samples"], e["labelled_cells"]) for e in entries]
+    return [(e["step"], e["samples"], e["labeled_cells"]) for e in entries]
 
 
 def items(run: Path) -> list[dict]:
@@ -208,7 +208,7 @@ def test_a_process_that_fails_ends_the_job_and_names_itself(folder):
 
 
 @pytest.mark.slow
-def test_labelling_survives_a_killed_process(folder, deadly):
+def test_labeling_survives_a_killed_process(folder, deadly):
     (folder / "armed").write_text(str(folder))
     words = ["-m", "sdrpn_core", *label_words(folder, "killed", deadly_data.NAME)]
     code, _, errors = run(folder, [*command(2), *words])

@@ -53,7 +53,7 @@ def intervals(draw, length):
 
 @st.composite
 def cases(draw, of_source=False):
-    """A geometry, and a box on its grid or, if `of_source`, in its picture."""
+    """A geometry, and a box on its grid or, if `of_source`, in its image."""
     geometry = draw(geometries)
     width, height = geometry.source_size if of_source else geometry.grid[::-1]
     (x0, x1), (y0, y1) = draw(intervals(width)), draw(intervals(height))
@@ -70,7 +70,7 @@ def float32_error(geometry):
     """Bound in source pixels on the float32 rounding of `to_source`.
 
     Three operations on numbers no larger than the model's side (in its pixels) or, after the
-    division, the picture's side; each rounds by at most half a unit in the last place.
+    division, the image's side; each rounds by at most half a unit in the last place.
     """
     epsilon = np.finfo(np.float32).eps
     if isinstance(geometry, PaddedSquare):
@@ -90,7 +90,7 @@ def published_offset(geometry):
 
 
 @given(cases())
-def test_source_boxes_stay_inside_the_picture(case):
+def test_source_boxes_stay_inside_the_image(case):
     geometry, box = case
     ((x0, y0, x1, y1),) = geometry.to_source([box])
     width, height = geometry.source_size
@@ -100,7 +100,7 @@ def test_source_boxes_stay_inside_the_picture(case):
 
 @given(cases())
 def test_round_trip_from_the_grid(case):
-    """Truncation moves a coordinate by less than one source pixel, towards the origin.
+    """Truncation moves a coordinate by less than one source pixel, toward the origin.
 
     The padded square adds its published offset, in either direction.
     """
@@ -146,7 +146,7 @@ def test_to_source_is_monotone(case, data):
 
 
 @given(cases(of_source=True))
-def test_cells_of_a_part_are_cells_of_the_picture(case):
+def test_cells_of_a_part_are_cells_of_the_image(case):
     geometry, box = case
     cells = geometry.cells_of(box)
     assert cells.shape == geometry.grid
@@ -155,7 +155,7 @@ def test_cells_of_a_part_are_cells_of_the_picture(case):
 
 
 @given(geometries)
-def test_content_is_centred_and_whole(geometry):
+def test_content_is_centerd_and_whole(geometry):
     content = geometry.content()
     rows, columns = np.flatnonzero(content.any(1)), np.flatnonzero(content.any(0))
     assert content.sum() == rows.size * columns.size
@@ -163,7 +163,7 @@ def test_content_is_centred_and_whole(geometry):
     if isinstance(geometry, Resized):
         assert content.all()
         return
-    if isinstance(geometry, PaddedSquare):  # letterboxes with odd padding are a pixel off centre
+    if isinstance(geometry, PaddedSquare):  # letterboxes with odd padding are a pixel off center
         np.testing.assert_array_equal(content, content[::-1, ::-1])
     width, height = geometry.source_size
     assert content.all(0).any() or height < width
@@ -172,9 +172,9 @@ def test_content_is_centred_and_whole(geometry):
 
 @given(letterboxed(), st.data())
 def test_a_letterbox_holds_what_its_pixels_hold(geometry, data):
-    """Paste a picture of whole pixels as preprocessing does, and look which cells they touch.
+    """Paste an image of whole pixels as preprocessing does, and look which cells they touch.
 
-    The picture has the size that it takes in the square, so that its pixels are the square's.
+    The image has the size that it takes in the square, so that its pixels are the square's.
     """
     width, height = geometry.scaled_size
     rows, columns = data.draw(st.sampled_from(_divisors(geometry.side)))
@@ -185,7 +185,7 @@ def test_a_letterbox_holds_what_its_pixels_hold(geometry, data):
     square[top : top + height, left : left + width][y0:y1, x0:x1] = True
     cells = square.reshape(rows, geometry.side // rows, columns, geometry.side // columns)
     np.testing.assert_array_equal(whole.cells_of((x0, y0, x1, y1)), cells.any((1, 3)))
-    # And back: the part of every cell that shows the picture, to the pixel.
+    # And back: the part of every cell that shows the image, to the pixel.
     row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
     tall, wide = geometry.side // rows, geometry.side // columns
     edges = np.array([column * wide, row * tall, (column + 1) * wide, (row + 1) * tall])
@@ -233,7 +233,7 @@ def test_letterboxed_by_hand():
 
 
 def test_the_grid_need_not_divide_a_letterbox():
-    """24 cells of 42 2/3 px: three of them are 128 px, which the picture's left edge is at."""
+    """24 cells of 42 2/3 px: three of them are 128 px, which the image's left edge is at."""
     geometry = Letterboxed((768, 1024), (24, 24), 1024, (768, 1024))
     np.testing.assert_array_equal(geometry.to_source([(3, 0, 6, 3)]), [(0, 0, 128, 128)])
     np.testing.assert_allclose(geometry.to_grid([(0, 0, 128, 128)]), [(3, 0, 6, 3)])
@@ -254,7 +254,7 @@ def test_touching_an_edge_is_no_overlap():
     assert not geometry.cells_of((10, 20, 10, 30)).any()
 
 
-def test_one_pixel_picture():
+def test_one_pixel_image():
     geometry = PaddedSquare((1, 1), (24, 24), 336)
     assert geometry.content().all()
     np.testing.assert_array_equal(geometry.to_source([(0, 0, 24, 24)]), [(0, 0, 1, 1)])

@@ -1,4 +1,4 @@
-"""Heatmaps land where the geometry says, and every picture can be shown."""
+"""Heatmaps land where the geometry says, and every image can be shown."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_the_brightest_pixel_lies_in_the_brightest_cell(geometry, data):
         return
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     x0, y0, x1, y1 = geometry.to_grid([(x, y, x + 1, y + 1)])[0]
-    # The nearest pixel centre may lie up to a pixel outside a cell that pixels hardly resolve.
+    # The nearest pixel center may lie up to a pixel outside a cell that pixels hardly resolve.
     assert column - (x1 - x0) <= (x0 + x1) / 2 <= column + 1 + (x1 - x0)
     assert row - (y1 - y0) <= (y0 + y1) / 2 <= row + 1 + (y1 - y0)
 
 
 def test_padding_is_not_shown():
-    """In a picture twice as wide as high, the upper quarter of the square grid is padding."""
+    """In an image twice as wide as high, the upper quarter of the square grid is padding."""
     geometry = PaddedSquare((400, 200), (8, 8), side=112)
     in_padding = heatmap(peak_at((8, 8), (0, 3)), geometry, (400, 200))
     assert in_padding.max() == 0
@@ -64,9 +64,9 @@ def test_heat_is_clear_at_the_minimum_and_strong_at_the_peak():
     image = Image.new("RGB", (480, 480), (0, 90, 200))
     geometry = Resized(image.size, (8, 8), cell=28)
     shown = np.asarray(draw_overlay(image, peak_at((8, 8), (1, 6)), geometry))
-    picture = shown[16 : 16 + 480, 16 : 16 + 480]
-    assert tuple(picture[450, 30]) == (0, 90, 200)
-    assert picture[90, 390, 0] > 150  # the peak is a light yellow
+    inside = shown[16 : 16 + 480, 16 : 16 + 480]
+    assert tuple(inside[450, 30]) == (0, 90, 200)
+    assert inside[90, 390, 0] > 150  # the peak is a light yellow
 
 
 def test_boxes_are_drawn_where_they_are_and_crops_beside():
@@ -87,7 +87,7 @@ def test_boxes_are_drawn_where_they_are_and_crops_beside():
     st.lists(st.tuples(st.floats(0, 0.9), st.floats(0, 0.9)), max_size=3),
     st.lists(st.text(max_size=90), max_size=3),
 )
-def test_every_picture_can_be_shown(size, corners, captions):
+def test_every_image_can_be_shown(size, corners, captions):
     boxes = []
     for x, y in corners:
         x0, y0 = int(x * size[0]), int(y * size[1])
@@ -99,7 +99,7 @@ def test_every_picture_can_be_shown(size, corners, captions):
     assert shown.height >= 24
 
 
-def test_large_pictures_are_reduced():
+def test_large_images_are_reduced():
     shown = draw_overlay(Image.new("RGB", (6000, 4000)))
     assert shown.size == (480 + 32, 320 + 32)
 
@@ -114,8 +114,8 @@ def test_long_captions_wrap_and_add_lines():
     assert unbroken.height > short.height + 60
 
 
-def ink(image: Image.Image, colour: tuple[int, int, int]) -> int:
-    return int((np.asarray(image) == colour).all(axis=-1).sum())
+def ink(image: Image.Image, color: tuple[int, int, int]) -> int:
+    return int((np.asarray(image) == color).all(axis=-1).sum())
 
 
 def test_before_and_after_show_right_and_wrong():

@@ -31,7 +31,7 @@ def test_distribution_is_thresholded_as_it_is():
 
 @given(maps)
 def test_blur_is_the_mirrored_three_by_three_average(scores):
-    """Against a direct sum over the nine neighbours, mirrored without repeating the edge."""
+    """Against a direct sum over the nine neighbors, mirrored without repeating the edge."""
     side = np.exp(-0.5)
     weights = np.array([side, 1, side]) / (1 + 2 * side)
     rows, columns = scores.shape

@@ -18,7 +18,7 @@ from sdrpn_core.errors import AttentionError, ConfigError, InputError
 from sdrpn_core.head_finding.figure import draw_head_map
 from sdrpn_core.head_finding.measures import box_auc, pointing
 from sdrpn_core.runtime.generation import prompt_block
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 GRID = (6, 6)
 N_CELLS = 36
@@ -33,7 +33,7 @@ def backbone():
 
 
 def boxed_records(n: int, seed: int = 0, response: str | None = "red dot yes") -> list[Record]:
-    """Square pictures, each with a box over two cells of the 6 x 6 grid."""
+    """Square images, each with a box over two cells of the 6 x 6 grid."""
     rng = np.random.default_rng(seed)
     records = []
     for index in range(n):
@@ -41,8 +41,8 @@ def boxed_records(n: int, seed: int = 0, response: str | None = "red dot yes") -
         records.append(
             Record(
                 f"r{index}",
-                tiny_picture(index, (SIDE, SIDE)),
-                "what colour is the dot?",
+                tiny_image(index, (SIDE, SIDE)),
+                "what color is the dot?",
                 response=response,
                 boxes=((x, y, x + 28, y + 14),),
             )
@@ -315,9 +315,9 @@ def test_the_map_is_drawn(plant, tmp_path):
 
     report = plant({(2, 1): drained(looks(), 35, 0.6), (0, 3): drained(nothing, 35, 2.0)})
     draw_head_map(report, tmp_path / "map.png")
-    with Image.open(tmp_path / "map.png") as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
-    assert {(34, 211, 238), (74, 222, 128)} <= colours  # a grounding head and a sink are marked
+    with Image.open(tmp_path / "map.png") as image:
+        colors = {color for _, color in image.convert("RGB").getcolors(2**24)}
+    assert {(34, 211, 238), (74, 222, 128)} <= colors  # a grounding head and a sink are marked
     assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
 
 
@@ -336,10 +336,10 @@ def test_records_without_boxes_are_named(backbone):
         find_heads(backbone, bare, **SIZES)
 
 
-def test_records_without_picture_or_question_are_named(backbone):
+def test_records_without_image_or_question_are_named(backbone):
     first, *rest = boxed_records(5)
     for broken, message in (
-        (replace(first, image=None), "'r0': the question comes without a picture"),
+        (replace(first, image=None), "'r0': the question comes without an image"),
         (replace(first, question=" "), "'r0': the question is empty"),
     ):
         with pytest.raises(InputError, match=message):
@@ -357,7 +357,7 @@ def test_records_that_cannot_be_measured_are_skipped_with_a_reason(backbone, tmp
     reasons = {record.id: record.reason for record in report.skipped}
     assert set(reasons) == {"r1", "r2", "r4", "r5"}
     assert "missing.png" in reasons["r1"]
-    assert "[200, 200, 220, 220] lies outside the picture of 84 x 84" in reasons["r2"]
+    assert "[200, 200, 220, 220] lies outside the image of 84 x 84" in reasons["r2"]
     assert "every cell" in reasons["r4"]
     assert "no token" in reasons["r5"]
 
@@ -377,7 +377,7 @@ def test_too_few_usable_records_say_why(backbone):
         ({"max_heads": 0}, "max_heads must be 1 or more"),
         ({"max_new_tokens": 1}, "the last token is never read"),
         ({"recipe_options": {"sink": {}}}, "recipe option sink cannot be given"),
-        ({"recipe_options": {"colour": 1}}, "unknown field colour"),
+        ({"recipe_options": {"color": 1}}, "unknown field color"),
         ({"recipe_options": {"foreground": 2}}, "needs 0 < background"),
     ],
 )

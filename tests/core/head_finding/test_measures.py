@@ -104,7 +104,7 @@ def test_a_sink_is_found_through_grids_of_several_sizes():
         n = grid[0] * grid[1]
         maps = np.zeros((2, 2, n), np.float32)
         maps[:, 0, -1] = 0.5  # head 0: always the last cell
-        maps[:, 1, (i * 7) % n] = 0.5  # head 1: elsewhere in each picture
+        maps[:, 1, (i * 7) % n] = 0.5  # head 1: elsewhere in each image
         inside = np.arange(n) == 0
         statistics.add_sample(i % 2)
         statistics.add_layer(i % 2, 0, maps, Target(Resized((40, 40), grid, cell=10), inside))
@@ -114,7 +114,7 @@ def test_a_sink_is_found_through_grids_of_several_sizes():
     np.testing.assert_allclose(table.peak, [[1.0, 1.0]])
 
 
-def test_a_head_that_ignores_the_picture_is_no_error():
+def test_a_head_that_ignores_the_image_is_no_error():
     statistics = HeadStatistics(n_layers=1, n_heads=1, grid=GRID)
     statistics.add_sample(0)
     statistics.add_layer(0, 0, np.zeros((2, 1, N_CELLS), np.float32), target([0, 1, 2]))

@@ -9,7 +9,7 @@ from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labeling.stage import label_records
 from sdrpn_core.labels.recipe import LabelRecipe
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 PLAIN = LabelRecipe(grounding={3: (0, 1)}, sink={2: (3,)})
 GROUNDING = LabelRecipe(
@@ -25,17 +25,17 @@ def backbone():
     return tiny_llava()
 
 
-def labelled(backbone, recipe, question, response=None):
-    record = Record(id="one", question=question, image=tiny_picture(), response=response)
+def labeled(backbone, recipe, question, response=None):
+    record = Record(id="one", question=question, image=tiny_image(), response=response)
     (row,) = label_records(backbone, [(0, record)], recipe, max_new_tokens=5)
     return row
 
 
 def test_own_responses_follow_the_template_and_the_question_is_kept(backbone):
-    question = "what colour is it ? name one word."
-    found = labelled(backbone, GROUNDING, question)
-    spelled = labelled(backbone, PLAIN, "where : what colour is it ? left or right ?")
-    plain = labelled(backbone, PLAIN, question)
+    question = "what color is it ? name one word."
+    found = labeled(backbone, GROUNDING, question)
+    spelled = labeled(backbone, PLAIN, "where : what color is it ? left or right ?")
+    plain = labeled(backbone, PLAIN, question)
     assert found.question == question
     assert found.response_ids == spelled.response_ids
     assert np.array_equal(found.grounding, spelled.grounding)
@@ -43,9 +43,9 @@ def test_own_responses_follow_the_template_and_the_question_is_kept(backbone):
 
 
 def test_given_responses_follow_the_question_as_it_is(backbone):
-    question = "what colour is it ?"
+    question = "what color is it ?"
     found, plain = (
-        labelled(backbone, recipe, question, "red square") for recipe in (GROUNDING, PLAIN)
+        labeled(backbone, recipe, question, "red square") for recipe in (GROUNDING, PLAIN)
     )
     assert np.array_equal(found.grounding, plain.grounding)
     assert np.array_equal(found.sink, plain.sink)

@@ -94,7 +94,7 @@ def same(a: LabelRow, b: LabelRow) -> bool:
 @st.composite
 def label_rows(draw: st.DrawFn) -> LabelRow:
     text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
-    image = draw(st.none() | st.binary(max_size=30) | st.just(Path("/pictures/é b.png")))
+    image = draw(st.none() | st.binary(max_size=30) | st.just(Path("/images/é b.png")))
     common = {
         "index": draw(st.integers(0, 2**40)),
         "id": draw(text),
@@ -166,10 +166,10 @@ def test_portable_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert portable_image(None) is None
     assert portable_image(b"jpeg") == b"jpeg"
     assert portable_image(Path("x/../a.png")) == tmp_path / "a.png"
-    picture = Image.new("L", (3, 2), 7)
-    encoded = portable_image(picture)
+    image = Image.new("L", (3, 2), 7)
+    encoded = portable_image(image)
     assert isinstance(encoded, bytes)
-    assert np.array_equal(open_image(encoded), open_image(picture))
+    assert np.array_equal(open_image(encoded), open_image(image))
 
 
 def test_a_run_is_written_and_read_back(tmp_path: Path):
@@ -215,7 +215,7 @@ def test_rows_are_read_lazily_across_row_groups(tmp_path: Path):
         assert same(data[index], row(int(index)))
 
 
-def test_several_pictures_of_a_record(tmp_path: Path):
+def test_several_images_of_a_record(tmp_path: Path):
     run = open_run(tmp_path, manifest(records=2))
     run.write_shard(0, [row(0), row(1, image_index=1), row(1)])
     assert [(r.index, r.image_index) for r in LabelDataset(tmp_path)] == [(0, 0), (1, 0), (1, 1)]

@@ -1,4 +1,4 @@
-"""Labelling: what a row holds, which records are skipped, and that interruptions leave no trace."""
+"""Labeling: what a row holds, which records are skipped, and that interruptions leave no trace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sdrpn_core.taps.response_attention import (
     recipe_maps,
 )
 from tests.stage_data import RECIPE, files, records
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 SIZES = {"batch_size": 2, "shard_size": 3, "max_new_tokens": 4}
 WHITE = Image.new("RGB", (56, 56), "white")
@@ -61,7 +61,7 @@ class Source(RecordSource):
 
 @pytest.fixture
 def nan_for_white(backbone, monkeypatch) -> Iterator[None]:
-    """Pictures that are white all over make the model compute NaN."""
+    """Images that are white all over make the model compute NaN."""
     original = backbone.image_features
 
     def features(inputs):
@@ -109,14 +109,14 @@ def test_records_that_cannot_be_used_are_counted_and_spare_the_others(
 ):
     good = records(2)
     broken = [
-        Record("bytes", b"no picture", "what?"),
+        Record("bytes", b"no image", "what?"),
         Record("gone", tmp_path / "gone.png", "what?"),
-        Record("blank", tiny_picture(), "  "),
+        Record("blank", tiny_image(), "  "),
         Record("blind", None, "what?"),
-        Record("placeholder", tiny_picture(), "what is an <image>?"),
-        Record("silent", tiny_picture(), "what?", response=""),
+        Record("placeholder", tiny_image(), "what is an <image>?"),
+        Record("silent", tiny_image(), "what?", response=""),
         Record("nan", WHITE, "what?", response="red"),
-        Record("long", tiny_picture(), "what? " * 300, response="red"),
+        Record("long", tiny_image(), "what? " * 300, response="red"),
     ]
     mixed = [good[0], *broken, good[1]]
     summary = label(backbone, mixed, tmp_path / "a", recipe=RECIPE, batch_size=10)

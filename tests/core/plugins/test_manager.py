@@ -77,7 +77,7 @@ def test_get_plugins_loads_once(fresh_plugins):
     assert get_plugins() is fresh_plugins
 
 
-def test_get_plugins_honours_the_environment(monkeypatch):
+def test_get_plugins_honors_the_environment(monkeypatch):
     monkeypatch.setattr(sdrpn_core.plugins.manager, "_plugins", None)
     monkeypatch.setenv("SDRPN_PLUGINS", "")
     assert [info.name for info in get_plugins().infos if info.status == "ok"] == ["core"]

@@ -19,9 +19,9 @@ from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
-QUESTION = Question("what colour is the square ?", (tiny_picture(0),))
+QUESTION = Question("what color is the square ?", (tiny_image(0),))
 SETTINGS = {
     "branch": 2,
     "n_layers": 2,

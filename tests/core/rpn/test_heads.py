@@ -41,7 +41,7 @@ def inputs_for(backbone, grids, seed=0) -> HeadInputs:
 
 
 def row(inputs: HeadInputs, index: int) -> HeadInputs:
-    """One picture alone, without padding."""
+    """One image alone, without padding."""
     n = inputs.grids[index][0] * inputs.grids[index][1]
 
     def cut(rotary, n=None):
@@ -98,7 +98,7 @@ def test_rotary_embeddings_matter_only_where_they_are_asked_for(backbone):
     assert torch.equal(without(inputs, False), without(moved, False))
 
 
-def test_a_convolution_learns_what_a_query_asks_of_neighbours(backbone):
+def test_a_convolution_learns_what_a_query_asks_of_neighbors(backbone):
     """Cells to the left of a marked one, if the query says so: no product of two tokens knows."""
     generator = torch.Generator().manual_seed(1)
     n, (h, w) = 48, (3, 4)

@@ -50,7 +50,7 @@ def test_mse_compares_distributions_in_percent(scores):
     assert count == 7
 
 
-def test_mse_leaves_a_picture_without_foreground_out(scores):
+def test_mse_leaves_an_image_without_foreground_out(scores):
     labels = LABELS.clone()
     labels[1, 3] = 0
     total, count = LOSS_FUNCTIONS["mse"](scores.softmax(1), labels)

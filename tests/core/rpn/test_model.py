@@ -15,17 +15,17 @@ from sdrpn_core.errors import ConfigError, UnknownNameError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
 from sdrpn_core.rpn.model import RPN
-from sdrpn_core.runtime.block import PicturePlace
+from sdrpn_core.runtime.block import ImagePlace
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 BRANCH, N_LAYERS = 2, 3
 N_HEADS, HEAD_DIM = 4, 16
 GRID = (4, 4)
 QUESTIONS = (
-    Question("what colour is the square ?", (tiny_picture(0),)),
-    Question("how many ?", (tiny_picture(1), tiny_picture(2, (30, 80)))),
+    Question("what color is the square ?", (tiny_image(0),)),
+    Question("how many ?", (tiny_image(1), tiny_image(2, (30, 80)))),
     Question("which letter is on the left of the small circle ?"),
 )
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -41,7 +41,7 @@ def make(backbone, **settings) -> RPN:
 
 
 def features_of(backbone, questions, branch=BRANCH):
-    """Tapped features of whole prompts, and where their pictures lie."""
+    """Tapped features of whole prompts, and where their images lie."""
     prompts = backbone.encode(questions)
     block = prompt_block(backbone, prompts)
     with torch.no_grad(), FeatureTap(backbone.decoder, branch) as tap:
@@ -52,7 +52,7 @@ def features_of(backbone, questions, branch=BRANCH):
             use_cache=False,
         )
     places = [
-        PicturePlace(row, int(offset) + start, image.grid, block.length - 1)
+        ImagePlace(row, int(offset) + start, image.grid, block.length - 1)
         for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True))
         for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
     ]
@@ -73,7 +73,7 @@ def loss_of(rpn: RPN, features, places) -> torch.Tensor:
 
 
 def by_hand(backbone, question, *, rope, multi_head, final_norm, distribution) -> torch.Tensor:
-    """Scores ``(pictures, n)`` from stock layers alone: what a new RPN must give."""
+    """Scores ``(images, n)`` from stock layers alone: what a new RPN must give."""
     (prompt,) = backbone.encode([question])
     embeds = backbone.embed(prompt)[None]
     hidden = backbone.decoder(inputs_embeds=embeds, output_hidden_states=True).hidden_states[

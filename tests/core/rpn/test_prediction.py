@@ -13,12 +13,12 @@ from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import InputError
 from sdrpn_core.rpn.prediction import predict_prompt_roi, predict_roi
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 BRANCH = 2
 QUESTIONS = [
-    Question("which colour is the circle ?", (tiny_picture(0),)),
-    Question("how many ?", (tiny_picture(1, (40, 90)), tiny_picture(2))),
+    Question("which color is the circle ?", (tiny_image(0),)),
+    Question("how many ?", (tiny_image(1, (40, 90)), tiny_image(2))),
     Question("yes or no ?"),
 ]
 
@@ -52,7 +52,7 @@ def test_only_the_layers_below_the_branch_run(backbone, rpn):
         for i, layer in enumerate(backbone.layers)
     ]
     try:
-        (roi,) = predict_roi(backbone, tiny_picture(0), QUESTIONS[0].text, rpn)
+        (roi,) = predict_roi(backbone, tiny_image(0), QUESTIONS[0].text, rpn)
     finally:
         for handle in handles:
             handle.remove()
@@ -60,9 +60,9 @@ def test_only_the_layers_below_the_branch_run(backbone, rpn):
     assert roi.grid == (4, 4)
 
 
-def test_a_question_without_a_picture_has_no_map(backbone, rpn):
+def test_a_question_without_an_image_has_no_map(backbone, rpn):
     assert predict_prompt_roi(backbone, backbone.encode([QUESTIONS[2]]), rpn) == []
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         predict_roi(backbone, [], "what ?", rpn)
     with pytest.raises(InputError, match="empty"):
-        predict_roi(backbone, tiny_picture(0), " ", rpn)
+        predict_roi(backbone, tiny_image(0), " ", rpn)

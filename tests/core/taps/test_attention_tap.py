@@ -11,15 +11,15 @@ from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.attention_tap import AttentionTap
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 N_LAYERS, N_HEADS = 6, 4
 #: float32, several layers deep, another order of summation.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 ALL_LAYERS = dict.fromkeys(range(N_LAYERS))
 QUESTIONS = (
-    Question("what colour is the square ?", (tiny_picture(0),)),
-    Question("how many ?", (tiny_picture(1), tiny_picture(2, (30, 80)))),
+    Question("what color is the square ?", (tiny_image(0),)),
+    Question("how many ?", (tiny_image(1), tiny_image(2, (30, 80)))),
 )
 
 

@@ -12,7 +12,7 @@ from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 N_LAYERS = 6
 
@@ -24,10 +24,10 @@ def backbone(request):
 
 @pytest.fixture(scope="module")
 def inputs(backbone):
-    """Three prompts of different length and number of pictures, left-padded."""
+    """Three prompts of different length and number of images, left-padded."""
     questions = [
-        Question("what colour is the square ?", (tiny_picture(0),)),
-        Question("how many ?", (tiny_picture(1), tiny_picture(2, (30, 80)))),
+        Question("what color is the square ?", (tiny_image(0),)),
+        Question("how many ?", (tiny_image(1), tiny_image(2, (30, 80)))),
         Question("which letter is on the left of the small circle ?"),
     ]
     block = prompt_block(backbone, backbone.encode(questions))

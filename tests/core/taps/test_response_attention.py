@@ -19,12 +19,12 @@ from sdrpn_core.taps.response_attention import (
     recipe_heads,
     recipe_maps,
 )
-from tests.tiny import tiny_llava, tiny_picture
+from tests.tiny import tiny_image, tiny_llava
 
 HEADS = {1: (0, 2), 4: None}
 GRID = (4, 4)
-ONE = Question("what colour is the square ?", (tiny_picture(0),))
-TWO = Question("how many ?", (tiny_picture(1), tiny_picture(2, (30, 80))))
+ONE = Question("what color is the square ?", (tiny_image(0),))
+TWO = Question("how many ?", (tiny_image(1), tiny_image(2, (30, 80))))
 NONE = Question("which letter is on the left of the small circle ?")
 N_NEW = 6
 #: float32 through several layers, in another order of summation.
@@ -78,11 +78,11 @@ def test_own_rows_are_those_of_stock_eager_generation(backbone):
     )
     assert found.response_ids == tuple(output.sequences[0].tolist())
     assert found.n_rows == N_NEW - 1
-    for picture, (start, stop) in enumerate(prompt.image_spans):
+    for image, (start, stop) in enumerate(prompt.image_spans):
         for layer, heads in HEADS.items():
             rows = [step[layer][0, :, 0, start:stop] for step in output.attentions[1:]]
             expected = torch.stack(rows).mean(0)[list(heads or range(4))].unflatten(1, GRID)
-            np.testing.assert_allclose(found.maps[picture][layer], expected, **CLOSE)
+            np.testing.assert_allclose(found.maps[image][layer], expected, **CLOSE)
 
 
 def test_a_given_response_has_the_rows_of_the_same_own_response(backbone):
@@ -246,13 +246,13 @@ def test_maps_of_other_heads_are_refused():
 
 
 def test_only_the_first_rows_count_where_the_recipe_says_so(backbone):
-    prompts = backbone.encode([Question("what colour is the dot", (tiny_picture(),))])
+    prompts = backbone.encode([Question("what color is the dot", (tiny_image(),))])
     (whole,) = read_own_responses(backbone, prompts, HEADS, max_new_tokens=4)
     (first,) = read_own_responses(backbone, prompts, HEADS, max_new_tokens=4, max_rows=1)
     assert first.response_ids == whole.response_ids
     assert (first.n_rows, whole.n_rows) == (1, len(whole.response_ids[:3]))
     given = [
-        replace(Question("what colour is the dot", (tiny_picture(),)), response_ids=ids)
+        replace(Question("what color is the dot", (tiny_image(),)), response_ids=ids)
         for ids in (whole.response_ids, whole.response_ids[:1])
     ]
     answered = backbone.encode(given)

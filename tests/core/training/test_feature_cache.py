@@ -30,7 +30,7 @@ from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
 from tests.families import FAMILIES
 from tests.stage_data import LINEAR, RECIPE, SAME_UP_TO_LAST_BITS, files, records
-from tests.tiny import tiny_llava, tiny_picture, write_tiny_llava
+from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
 CONFIG = RPNConfig(branch=2, n_layers=2, head_options={"rope": False})
 #: 7 samples in batches of 4 and 3, in shards of 3, 3 and 1.
@@ -149,7 +149,7 @@ def test_labels_made_on_the_way_are_cached_as_well(backbone, tmp_path):
 
 def test_records_that_cannot_be_used_are_skipped_and_counted(backbone, tmp_path):
     mixed = records(5)
-    mixed[1] = replace(mixed[1], image=b"no picture")
+    mixed[1] = replace(mixed[1], image=b"no image")
     mixed[3] = replace(mixed[3], response=None)
     results = [
         train(backbone, mixed, tmp_path / name, LINEAR_SETTINGS, CONFIG, recipe=RECIPE, **options)
@@ -181,16 +181,16 @@ def test_the_frozen_layers_run_once_per_sample(labels, tmp_path):
             calls[index] += 1
 
         chosen.layers[index].register_forward_hook(count, with_kwargs=True)
-    pictures = []
+    images = []
     original = chosen.image_features
-    chosen.image_features = lambda inputs: pictures.extend(inputs) or original(inputs)
+    chosen.image_features = lambda inputs: images.extend(inputs) or original(inputs)
 
     options = {"feature_cache": tmp_path / "cache"}
     train(chosen, labels, tmp_path / "a", SETTINGS, CONFIG, **options)
-    assert (calls[:3], len(pictures)) == ([N, N, 0], N)
+    assert (calls[:3], len(images)) == ([N, N, 0], N)
     other = replace(SETTINGS, learning_rate=1e-4, seed=3, epochs=5)
     train(chosen, labels, tmp_path / "b", other, CONFIG, **options)
-    assert (calls[:3], len(pictures)) == ([N, N, 0], N)
+    assert (calls[:3], len(images)) == ([N, N, 0], N)
 
 
 def test_the_size_is_printed_before_anything_is_written(
@@ -308,7 +308,7 @@ def other_thresholds(arguments):
     arguments["recipe"] = replace(RECIPE, foreground=0.5)
 
 
-def other_pictures(arguments):
+def other_images(arguments):
     chosen = tiny_llava()
     chosen.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     arguments["backbone"] = chosen
@@ -328,7 +328,7 @@ STALE = {
     "other data and weights": (other_weights, "backbone.attention_weights"),
     "another branch layer": (other_branch, "branch is 2 there and 1 here"),
     "other thresholds": (other_thresholds, "labels.recipe.foreground is 0.2 there and 0.5 here"),
-    "other picture settings": (other_pictures, "preprocessing.image_processor"),
+    "other image settings": (other_images, "preprocessing.image_processor"),
     "another prompt": (other_prompt, "preprocessing.prompt"),
     "another dtype": (other_dtype, "stored_in"),
 }
@@ -425,8 +425,8 @@ def test_two_processes_fill_one_cache_and_train_like_one(tmp_path):
 def test_a_decoder_prepares_the_same_for_layers_that_are_passed_over(family, tmp_path):
     backbone = load_backbone(FAMILIES[family](tmp_path / "model"), device="cpu")
     questions = [
-        Question.about(tiny_picture(0), "what colour is the square ?"),
-        Question.about(tiny_picture(1, (60, 90)), "what ?"),
+        Question.about(tiny_image(0), "what color is the square ?"),
+        Question.about(tiny_image(1, (60, 90)), "what ?"),
     ]
     block = prompt_block(backbone, backbone.encode(questions))
     inputs = {

@@ -45,14 +45,14 @@ def backbone(request, tmp_path_factory):
 
 @pytest.fixture
 def strict(backbone, monkeypatch):
-    """Call it, and the backbone refuses pictures of one size."""
+    """Call it, and the backbone refuses images of one size."""
 
     def make_strict():
         original = backbone.preprocess
 
         def preprocess(image):
             if image.size == REFUSED:
-                raise ImageError("a picture of 61x47 pixels is refused")
+                raise ImageError("an image of 61x47 pixels is refused")
             return original(image)
 
         monkeypatch.setattr(backbone, "preprocess", preprocess)
@@ -104,7 +104,7 @@ def test_records_that_the_backbone_refuses_are_left_out(backbone, strict, tmp_pa
     assert (result.samples, result.skipped) == (N * epochs, len(bad) * epochs)
     found = reasons(caplog)
     assert found.keys() == {record.id for record in bad}
-    assert found["refused"] == "a picture of 61x47 pixels is refused"
+    assert found["refused"] == "an image of 61x47 pixels is refused"
     assert f"must not contain {token!r}" in found["question"]
     assert f"must not contain {token!r}" in found["response"]
     assert "exceeds the context of" in found["long"]
@@ -112,7 +112,7 @@ def test_records_that_the_backbone_refuses_are_left_out(backbone, strict, tmp_pa
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
-def test_a_labelled_picture_that_is_refused_later_is_left_out(
+def test_a_labeled_image_that_is_refused_later_is_left_out(
     backbone, strict, tmp_path, caplog, cached
 ):
     """As after an update of the adapter or of the processor's limits."""
@@ -129,7 +129,7 @@ def test_a_labelled_picture_that_is_refused_later_is_left_out(
         **options,
     )  # fmt: skip
     assert (result.samples, result.skipped) == (N * ONE_STEP.epochs, ONE_STEP.epochs)
-    assert reasons(caplog) == {"refused": "a picture of 61x47 pixels is refused"}
+    assert reasons(caplog) == {"refused": "an image of 61x47 pixels is refused"}
     assert_same(tmp_path / "mixed", tmp_path / "good")
 
 
@@ -144,7 +144,7 @@ def test_a_run_in_which_every_record_is_refused_ends_with_an_error(
     assert not (tmp_path / "run" / "rpn").exists()
 
 
-def test_attention_that_is_nan_is_left_out_as_in_labelling(tmp_path, caplog, monkeypatch):
+def test_attention_that_is_nan_is_left_out_as_in_labeling(tmp_path, caplog, monkeypatch):
     backbone = tiny_llava()
     features = backbone.image_features
 

@@ -1,4 +1,4 @@
-"""Labels from another resolution than the pictures are trained at."""
+"""Labels from another resolution than the images are trained at."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sdrpn_core.rpn.scores import RoIScores
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.samples import StoredLabels
 from sdrpn_core.training.step import TrainingStep
-from tests.tiny import tiny_picture
+from tests.tiny import tiny_image
 from tests.tiny_qwen2_5_vl import CELL, tiny_qwen2_5_vl
 
 RECIPE = LabelRecipe(grounding={3: (0, 1)}, max_box_fraction=1.0)
@@ -46,13 +46,13 @@ def test_scores_on_other_grids():
 
 @pytest.fixture(scope="module")
 def coarse_labels(tmp_path_factory):
-    """Labelled with at most 12 tokens a picture."""
+    """Labeled with at most 12 tokens an image."""
     folder = tmp_path_factory.mktemp("labels")
     backbone = tiny_qwen2_5_vl(max_pixels=12 * CELL**2)
     records = []
     for index, size in enumerate(SIZES):
         path = folder / f"{index}.png"
-        tiny_picture(index, size).save(path)
+        tiny_image(index, size).save(path)
         records.append(Record(id=str(index), question="what is it ?", image=path, response="red"))
     label(backbone, records, folder / "run", recipe=RECIPE, progress=False)
     return folder / "run"
@@ -80,11 +80,11 @@ def test_training_compares_on_the_grid_of_the_labels(coarse_labels, loss):
     assert norm > 0
 
 
-def test_a_picture_that_changed_is_refused(coarse_labels):
+def test_an_image_that_changed_is_refused(coarse_labels):
     samples = StoredLabels(LabelDataset(coarse_labels), ThresholdLabeler(RECIPE))
     path = samples.rows[1].image
     before = path.read_bytes()
-    tiny_picture(0, (100, 100)).save(path)
+    tiny_image(0, (100, 100)).save(path)
     with pytest.raises(ShardError, match=r"of 90x180 pixels, now it has 100x100: .*label again"):
         samples[1]
     path.write_bytes(before)

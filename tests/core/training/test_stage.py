@@ -416,9 +416,9 @@ def test_labels_of_another_backbone_are_refused(labels, tmp_path):
         train(tiny_llava(1), labels, tmp_path, SETTINGS, CONFIG)
 
 
-def test_thresholds_may_change_after_labelling_but_not_heads(backbone, labels, tmp_path):
+def test_thresholds_may_change_after_labeling_but_not_heads(backbone, labels, tmp_path):
     other = replace(RECIPE, grounding={2: (0,)})
-    with pytest.raises(ConfigError, match="was labelled with heads"):
+    with pytest.raises(ConfigError, match="was labeled with heads"):
         train(backbone, labels, tmp_path, SETTINGS, CONFIG, recipe=other)
     once = replace(SETTINGS, max_steps=1)
     strict = replace(RECIPE, foreground=0.9)
@@ -462,7 +462,7 @@ def test_a_run_without_a_single_label_ends_with_an_error(
     fresh_plugins.pseudo_labelers.add("ignore-all", IgnoreAll)
     chosen = replace(SETTINGS, labeler="ignore-all")
     seen = 4 if limit == 1 else 2 * N
-    with pytest.raises(SdrpnError, match=f"none of the first {seen} samples has a labelled cell"):
+    with pytest.raises(SdrpnError, match=f"none of the first {seen} samples has a labeled cell"):
         train(backbone, labels, tmp_path, chosen, CONFIG)
     assert not (tmp_path / "rpn").exists()
 
@@ -503,7 +503,7 @@ def test_records_that_cannot_be_used_are_skipped_and_counted(backbone, tmp_path,
     mixed = [
         *records(3),
         replace(records(1)[0], id="mute", response=None),
-        replace(records(1)[0], id="broken", image=b"no picture"),
+        replace(records(1)[0], id="broken", image=b"no image"),
     ]
     chosen = replace(SETTINGS, epochs=1)
     result = train(backbone, mixed, tmp_path, chosen, CONFIG, recipe=RECIPE)
@@ -512,9 +512,9 @@ def test_records_that_cannot_be_used_are_skipped_and_counted(backbone, tmp_path,
     assert "'broken' is skipped" in caplog.text
 
 
-def test_a_picture_that_is_gone_is_skipped(backbone, tmp_path):
+def test_an_image_that_is_gone_is_skipped(backbone, tmp_path):
     first, *rest = records(3)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     first.image.save(path)
     label(backbone, [replace(first, image=path), *rest], tmp_path / "labels", recipe=RECIPE)
     path.unlink()

@@ -12,5 +12,5 @@ def sdrpn_register_backbones(registry):
         "internvl",
         "sdrpn_internvl.backbone:InternVLBackbone",
         model_types=("internvl",),
-        help="InternVL: one stretched tile per picture",
+        help="InternVL: one stretched tile per image",
     )

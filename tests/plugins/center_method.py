@@ -10,15 +10,15 @@ from sdrpn_core.answering.proposer import Proposal, Proposer
 
 
 @dataclass(frozen=True)
-class Centre(Method):
+class Center(Method):
     side: float = 0.25
 
     def proposer(self, context, records):
-        return CentreProposer(self.side)
+        return CenterProposer(self.side)
 
 
 @dataclass
-class CentreProposer(Proposer):
+class CenterProposer(Proposer):
     side: float
 
     def propose(self, state):

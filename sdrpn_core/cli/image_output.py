@@ -1,4 +1,4 @@
-"""Pictures that a command writes."""
+"""Images that a command writes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["check_folder", "check_picture_path", "numbered", "save_picture"]
+__all__ = ["check_folder", "check_image_path", "numbered", "save_image"]
 
 
 def numbered(path: Path, index: int, n: int) -> Path:
-    """``out.png`` for a single picture; ``out-1.png``, ``out-2.png`` ... for several."""
+    """``out.png`` for a single image; ``out-1.png``, ``out-2.png`` ... for several."""
     return path if n == 1 else path.with_stem(f"{path.stem}-{index + 1}")
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture, atomically, in the format that the file's name says.
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image, atomically, in the format that the file's name says.
 
     Raises:
         InputError: no such format.
@@ -34,8 +34,8 @@ def save_picture(image: Image.Image, path: Path) -> None:
         file.write(buffer.getvalue())
 
 
-def check_picture_path(path: Path) -> None:
-    """Find out before anything slow whether a picture can be written under a name.
+def check_image_path(path: Path) -> None:
+    """Find out before anything slow whether an image can be written under a name.
 
     Raises:
         InputError: no such format, or no such folder.
@@ -59,6 +59,6 @@ def _format(path: Path) -> str:
 
     name = Image.registered_extensions().get(path.suffix.lower())
     if name is None or name not in Image.SAVE:
-        kind = f"{path.suffix} pictures" if path.suffix else "a picture without a suffix"
+        kind = f"{path.suffix} images" if path.suffix else "an image without a suffix"
         raise InputError(f"{path}: cannot write {kind}: use .png")
     return name

@@ -1,16 +1,16 @@
-"""Pictures that no two visual tokens of see the same."""
+"""Images that no two visual tokens of see the same."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-#: Coloured blocks of a picture: rows, columns, channels. Neither divides usual grids.
+#: Colored blocks of an image: rows, columns, channels. Neither divides usual grids.
 _BLOCKS = (5, 7, 3)
 
 
-def picture(seed: int, size: tuple[int, int]) -> Image.Image:
-    """Random coloured blocks, ``size`` (width, height), the same for the same arguments."""
+def block_image(seed: int, size: tuple[int, int]) -> Image.Image:
+    """Random colored blocks, ``size`` (width, height), the same for the same arguments."""
     blocks = np.random.default_rng(seed).integers(0, 256, _BLOCKS, dtype=np.uint8)
     return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
 
