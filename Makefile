@@ -26,7 +26,7 @@ lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.installed-dev  ## Mend what can be mended
+format: $(VENV)/.installed-dev  ## Apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

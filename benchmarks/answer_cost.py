@@ -8,8 +8,8 @@ answers of one length. The LLaVA-shaped one also does so as its preset would, wi
 ``mask``: half of the crop's tokens are dropped before the decoder.
 
 - baseline: the plain answer;
-- two-stage: the RPN runs, and a fixed box is cropped. The prefix is kept between the two looks;
-- recomputed: the same, but nothing is kept, as in the published code: the second look encodes and
+- two-stage: the RPN runs, and a fixed box is cropped. The prefix is kept between the two passes;
+- recomputed: the same, but nothing is kept, as in the published code: the second pass encodes and
   runs everything again;
 - no region: the RPN runs and finds nothing to crop.
 
@@ -45,7 +45,7 @@ from sdrpn_core import RPN, Answer, Backbone, Question, answer_batch, load_backb
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.proposer import Proposal
-from sdrpn_core.answering.token_layers import AnswerShape, WorkCounter
+from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
 from sdrpn_core.grid.geometry import Box
 from sdrpn_core.rpn.prediction import predict_prompt_roi
 from sdrpn_core.runtime.generation import generate, prompt_block
@@ -192,7 +192,7 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
     }
     work = {}
     for case, run in cases.items():
-        with WorkCounter(backbone, rpn) as counter:
+        with TokenLayerCounter(backbone, rpn) as counter:
             run()
         work[case] = counter
     for kept in answers.values():

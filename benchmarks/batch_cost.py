@@ -39,7 +39,7 @@ from sdrpn_core import (
     load_backbone,
 )
 from sdrpn_core.answering.prefill import Prefill
-from sdrpn_core.answering.token_layers import WorkCounter
+from sdrpn_core.answering.token_layers import TokenLayerCounter
 
 BENCHMARK = "batch_cost"
 BATCH = 8
@@ -125,7 +125,7 @@ def measure(backbone: Backbone, rpn: RPN, size: Size) -> None:
         }
         work = {}
         for case, run in cases.items():
-            with WorkCounter(backbone, rpn) as work[case]:
+            with TokenLayerCounter(backbone, rpn) as work[case]:
                 run()
         times = in_turns(cases, size.rounds, warm_up=False)
         first = next(iter(cases))

@@ -137,7 +137,7 @@ class Measured:
     Attributes:
         series: what was measured.
         times: of the cases ``name(case, size)``.
-        crop_tokens: by size, visual tokens that the second look adds in all.
+        crop_tokens: by size, visual tokens that the second pass adds in all.
     """
 
     series: Series

@@ -43,7 +43,7 @@ from sdrpn_core.training.cache_shards import CachedSamples, write_shard
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
 from sdrpn_core.training.free_layers import truncate
 from sdrpn_core.training.optim import make_optimizer
-from sdrpn_core.training.samples import Item, Sample
+from sdrpn_core.training.samples import Item, TrainingSample
 from sdrpn_core.training.stage import layers_to_load
 from sdrpn_core.training.step import TrainingStep
 
@@ -97,12 +97,12 @@ def load(folder: Path, case: str, size: Size) -> Backbone:
     return load_backbone(folder, device="cpu", n_layers=n_layers)
 
 
-def samples(size: Size) -> list[Sample]:
+def samples(size: Size) -> list[TrainingSample]:
     """Images of noise with labels of noise."""
     draw = np.random.default_rng(0)
     side = PATCH * size.grid
     return [
-        Sample(str(index), QUESTION, image, draw.integers(0, 2, (size.grid, size.grid)))
+        TrainingSample(str(index), QUESTION, image, draw.integers(0, 2, (size.grid, size.grid)))
         for index, image in enumerate(noise_images(size.batch, (side, side)))
     ]
 

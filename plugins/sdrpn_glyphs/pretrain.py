@@ -184,12 +184,12 @@ class Trainer:
         visual = torch.cat(visual_tokens(self.backbone, batch.views))
         colors = self.backbone.tokenizer.convert_tokens_to_ids(list(COLORS))
         kinds = self.backbone.tokenizer.convert_tokens_to_ids(list(KINDS))
-        heard = self.backbone.embedding.weight
-        said = self.backbone.model.get_output_embeddings().weight
+        input_embeddings = self.backbone.embedding.weight
+        output_embeddings = self.backbone.model.get_output_embeddings().weight
         words = {
-            "color": heard[colors] @ word_rotation(WIDTH).T,
-            "dot here": said[colors],
-            "kind": said[kinds],
+            "color": input_embeddings[colors] @ word_rotation(WIDTH).T,
+            "dot here": output_embeddings[colors],
+            "kind": output_embeddings[kinds],
         }
         visual = F.normalize(visual, dim=-1)
         scores = {g: ALIGN_SCALE * visual @ F.normalize(w, dim=-1).T for g, w in words.items()}

@@ -47,7 +47,7 @@ def _print(results: dict[str, Any], out: Path) -> None:
 
     console = Console()
     console.print(results_table(results))
-    console.print("Looking again, where the model itself proposes:")
+    console.print("Gain from RPN crops:")
     for name, model in results["models"].items():
         console.print(gain_line(name, model, "sdrpn"), soft_wrap=True)
     console.print(

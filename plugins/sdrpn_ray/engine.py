@@ -72,7 +72,7 @@ class RayEngine(LabelEngine):
                 "--engine ray starts its own workers: run it without accelerate launch"
             )
         job.records()  # a mistake in the data is found here at once
-        job = job.anywhere()
+        job = job.with_absolute_paths()
         with self._cluster():
             try:
                 return self._label(job, overwrite, progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.passes import Looked, first_look, second_look
+from sdrpn_core.answering.passes import Looked, first_pass, second_pass
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
@@ -147,7 +147,7 @@ def answer_batch(
     if not questions:
         return []
     generation = {"max_new_tokens": max_new_tokens, **options}
-    looked = first_look(
+    looked = first_pass(
         backbone,
         questions,
         proposer,
@@ -157,7 +157,7 @@ def answer_batch(
     )
     left = [index for index, one in enumerate(looked) if one.response is None]
     for batch in buckets([looked[index].lengths for index in left], len(left), max_padding):
-        rows = second_look(backbone, [looked[left[place]] for place in batch], **generation)
+        rows = second_pass(backbone, [looked[left[place]] for place in batch], **generation)
         for place, row in zip(batch, rows, strict=True):
             looked[left[place]] = row
     return [finished(backbone, one) for one in looked]
@@ -171,7 +171,7 @@ def finished(backbone: Backbone, looked: Looked) -> Answer:
     """
     ids = looked.response
     if ids is None:
-        raise ValueError("the second look is still to come")
+        raise ValueError("the second pass is still to come")
     return Answer(
         backbone.tokenizer.decode(ids, skip_special_tokens=True).strip(),
         ids,

@@ -1,4 +1,4 @@
-"""From crop plans to the visual tokens that are inserted for the second look."""
+"""From crop plans to the visual tokens that are inserted for the second pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two looks of an answer: up to the proposed regions, and from there to the response.
+"""The two passes of an answer: up to the proposed regions, and from there to the response.
 
 Between them a question is a :class:`Looked`, which is free to be answered with whichever others.
 """
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """A question after the first look.
+    """A question after the first pass.
 
     Attributes:
         prompt: what is to be answered, crops included.
         prefix: its beginning, as far as that has run; ``None`` if nothing has.
         n_reused: how many tokens of the prefix are those of the prompt.
         proposals: one per image; empty for a plain answer.
-        first_stage: what the first pass of the second look is called in ``Answer.seconds``.
+        first_stage: what the first pass of the second pass is called in ``Answer.seconds``.
         seconds: its share of the time so far, by stage.
-        response: ids of the response, where the first look was all that it took; else ``None``.
+        response: ids of the response, where the first pass was all that it took; else ``None``.
     """
 
     prompt: Prompt
@@ -57,7 +57,7 @@ class Looked:
 
 
 @torch.no_grad()
-def first_look(
+def first_pass(
     backbone: Backbone,
     questions: Sequence[Question],
     proposer: Proposer | None,
@@ -150,7 +150,7 @@ def _with_crops(
 
 
 @torch.no_grad()
-def second_look(backbone: Backbone, rows: Sequence[Looked], **options: Any) -> list[Looked]:
+def second_pass(backbone: Backbone, rows: Sequence[Looked], **options: Any) -> list[Looked]:
     """Generate the responses of a batch, on what is left of the prefixes.
 
     Args:
@@ -213,7 +213,7 @@ def _insert_crops(
 
 
 def _n_reused(prompt: Prompt, prefix: Prefix, proposals: Sequence[Proposal]) -> int:
-    """How many tokens of what has run of a prompt the second look leaves as they were.
+    """How many tokens of what has run of a prompt the second pass leaves as they were.
 
     Those after a crop attend to it: with several images, the later ones run again. A pruned
     image runs again itself, as its tokens attended to those that are gone.

@@ -1,4 +1,4 @@
-"""A first look that is the beginning of the plain answer.
+"""A first pass that is the beginning of the plain answer.
 
 Where whole prompts run at once, ``generate()`` runs them. The proposer is asked before the first
 token: if it finds nothing to look at, the plain answer is the answer, and just goes on.

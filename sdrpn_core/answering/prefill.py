@@ -1,4 +1,4 @@
-"""The first look: prefixes that have run, and the questions that follow them."""
+"""The first pass: prefixes that have run, and the questions that follow them."""
 
 from __future__ import annotations
 

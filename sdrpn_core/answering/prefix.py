@@ -17,7 +17,7 @@ from sdrpn_core.runtime.block import Block, left_pad
 from sdrpn_core.runtime.buckets import buckets
 from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import prompt_block
-from sdrpn_core.runtime.kv_cache import KVRow, n_bytes, split_cache, unpadded
+from sdrpn_core.runtime.kv_cache import SequenceKV, n_bytes, split_cache, unpadded
 from sdrpn_core.taps.feature_tap import FeatureTap
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Prefix:
     prompt: Prompt
     embeds: torch.Tensor
     positions: torch.Tensor
-    keys_values: KVRow
+    keys_values: SequenceKV
     reader: PrefixReader | None = None
     reading: Any = None
 

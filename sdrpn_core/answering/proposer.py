@@ -1,4 +1,4 @@
-"""What proposes regions between the first and the second look."""
+"""What proposes regions between the first and the second pass."""
 
 from __future__ import annotations
 

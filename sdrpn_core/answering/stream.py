@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.answer import DEFAULT_MAX_NEW_TOKENS, Answer, finished
-from sdrpn_core.answering.passes import Looked, first_look, second_look
+from sdrpn_core.answering.passes import Looked, first_pass, second_pass
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
 from sdrpn_core.runtime.generate_options import check_generate_options
@@ -30,7 +30,7 @@ OnError = Callable[[int, InputError], object]
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """A question between its two looks."""
+    """A question between its two passes."""
 
     index: int
     looked: Looked
@@ -50,7 +50,7 @@ def answer_stream(
 ) -> Iterator[tuple[int, Answer]]:
     """Answer questions one batch at a time; every answer equals that of its question alone.
 
-    The questions of a batch take the first look together. For the second, each waits until enough
+    The questions of a batch take the first pass together. For the second, each waits until enough
     others are as long as it has become: some have crops, some have none, some are pruned. So a
     batch is seldom padded, and at most three batches' worth of keys and values are held (and those
     of the store).
@@ -126,9 +126,9 @@ class _Stream:
             yield from self._leave()
 
     def _look(self, batch: list[tuple[int, Question]], on_error: OnError) -> None:
-        """The first look; if one question spoils the batch, one by one."""
+        """The first pass; if one question spoils the batch, one by one."""
         try:
-            looked = first_look(
+            looked = first_pass(
                 self.backbone,
                 [question for _, question in batch],
                 self.proposer,
@@ -171,7 +171,7 @@ class _Stream:
         return taken
 
     def _finish(self, batch: list[_Waiting]) -> None:
-        rows = second_look(self.backbone, [one.looked for one in batch], **self.generation)
+        rows = second_pass(self.backbone, [one.looked for one in batch], **self.generation)
         for one, row in zip(batch, rows, strict=True):
             self.done[one.index] = finished(self.backbone, row)
 

@@ -24,7 +24,7 @@ class AnswerShape:
     Attributes:
         prefix: up to the end of the image.
         question: all that follows it in the prompt.
-        crop: what is inserted for the second look, framing included; 0 without a region.
+        crop: what is inserted for the second pass, framing included; 0 without a region.
         response: generated tokens that are fed back; the last one never is.
     """
 
@@ -55,7 +55,7 @@ class AnswerShape:
         return self.baseline(n_layers) + again * n_layers
 
     def recomputed(self, n_layers: int, branch: int) -> int:
-        """Token-layers when nothing is kept between the two looks, as in the published code."""
+        """Token-layers when nothing is kept between the two passes, as in the published code."""
         first = (self.prefix + self.question) * branch
         second = self.prefix + self.crop + self.question + self.response
         return first + second * n_layers
@@ -65,7 +65,7 @@ class AnswerShape:
         return (self.prefix + self.question) * n_trunk_layers
 
 
-class WorkCounter:
+class TokenLayerCounter:
     """Context manager that counts the token-layers that really run.
 
     Args:
@@ -84,7 +84,7 @@ class WorkCounter:
         self._trunk: list[nn.Module] = [] if rpn is None else list(rpn.layers)
         self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> WorkCounter:
+    def __enter__(self) -> TokenLayerCounter:
         for modules, count in ((self._layers, self._decoder), (self._trunk, self._rpn)):
             self._handles += [m.register_forward_hook(count, with_kwargs=True) for m in modules]
         return self

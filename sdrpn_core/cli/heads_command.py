@@ -46,7 +46,7 @@ def heads(
         int | None, typer.Option(min=1, help="Records per forward pass; default 8.")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Limit of an own response; default 64.")
+        int | None, typer.Option(min=2, help="Max new tokens per generated response; default 64.")
     ] = None,
     max_heads: Annotated[
         int | None, typer.Option(min=1, help="At most this many grounding heads; default 8.")

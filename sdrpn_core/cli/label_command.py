@@ -45,7 +45,7 @@ def label(
         int | None, typer.Option(min=1, help="Records per shard; default 256.")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Limit of an own response; default 64.")
+        int | None, typer.Option(min=1, help="Max new tokens per generated response; default 64.")
     ] = None,
     engine: Annotated[str, typer.Option(help="Registered label engine: local, ray ...")] = "local",
     engine_option: Annotated[

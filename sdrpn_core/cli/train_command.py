@@ -83,7 +83,7 @@ def train(
         bool | None,
         typer.Option(
             "--resume/--no-resume",
-            help="Insist that OUT holds this run, or none; default: resume if it does.",
+            help="Require a run to resume in OUT; default: resume if there is one.",
         ),
     ] = None,
     dtype: DType = None,

@@ -1,4 +1,4 @@
-"""Which tokens of the whole image stay for the second look, where an image has very many."""
+"""Which tokens of the whole image stay for the second pass, where an image has very many."""
 
 from __future__ import annotations
 

@@ -144,7 +144,9 @@ def _rotated(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
-        raise ImageError(f"{name}: floating-point gray has no white; save it with 8 or 16 bits")
+        raise ImageError(
+            f"{name}: value range of a float image is unknown; save it with 8 or 16 bits"
+        )
     if image.mode == "I" or image.mode.startswith("I;16"):
         rgb = _gray_8_bit(image, name).convert("RGB")
     elif image.has_transparency_data:

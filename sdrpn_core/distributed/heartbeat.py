@@ -18,7 +18,7 @@ from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined] 
 
 from sdrpn_core.errors import SdrpnError
 
-__all__ = ["ProcessWatch"]
+__all__ = ["Heartbeat"]
 
 #: Heartbeats within the time after which a process counts as dead: a few may come late.
 _BEATS_PER_TIMEOUT = 10
@@ -28,7 +28,7 @@ _FIRST_POLL_SECONDS = 0.01
 _MAX_POLL_SECONDS = 1.0
 
 
-class ProcessWatch:
+class Heartbeat:
     """The heartbeat of this process, and an eye on the others'.
 
     Args:
@@ -75,7 +75,7 @@ class ProcessWatch:
             silent = [rank for rank in late if now - last[rank][1] > self.timeout]
             if silent:
                 raise SdrpnError(
-                    f"{_ranks(silent)} of {self.world_size} gave no sign of life for "
+                    f"{_ranks(silent)} of {self.world_size} sent no heartbeat for "
                     f"{self.timeout:g} s: dead, or cut off; run the command again to finish"
                 )
             time.sleep(poll)

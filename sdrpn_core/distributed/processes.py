@@ -16,7 +16,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sdrpn_core.distributed.heartbeat import ProcessWatch
+    from sdrpn_core.distributed.heartbeat import Heartbeat
 
 __all__ = [
     "TIMEOUT_VARIABLE",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 TIMEOUT_VARIABLE = "SDRPN_PROCESS_TIMEOUT"
-"""Environment variable: seconds after which a process that gives no sign of life counts as dead."""
+"""Environment variable: seconds after which a process that sends no heartbeat counts as dead."""
 
 RESTART_VARIABLE = "TORCHELASTIC_RESTART_COUNT"
 """Environment variable that the launcher sets: how often it has started the processes again."""
@@ -138,7 +138,7 @@ def progress_bar(wanted: bool, **options: Any) -> Any:
 
 
 @functools.cache
-def _watch(rank: int, world_size: int, timeout: float) -> ProcessWatch:
-    from sdrpn_core.distributed.heartbeat import ProcessWatch
+def _watch(rank: int, world_size: int, timeout: float) -> Heartbeat:
+    from sdrpn_core.distributed.heartbeat import Heartbeat
 
-    return ProcessWatch(rank, world_size, timeout)
+    return Heartbeat(rank, world_size, timeout)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdrpn_core.head_finding.measures import Cells, Scores, box_auc, pointing
-from sdrpn_core.head_finding.samples import Sample, Target
+from sdrpn_core.head_finding.samples import CalibrationSample, Target
 
 #: (layer, head)
 Head = tuple[int, int]
@@ -71,7 +71,7 @@ class CandidateMaps:
     """
 
     def __init__(
-        self, heads: Sequence[Head], samples: Sequence[Sample], maps: Sequence[Map]
+        self, heads: Sequence[Head], samples: Sequence[CalibrationSample], maps: Sequence[Map]
     ) -> None:
         self.heads = tuple(heads)
         # Grids of one size are measured together: one by one, most of the time is overhead.

@@ -21,7 +21,7 @@ from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.head_finding.candidates import CandidateMaps, Head, Map
 from sdrpn_core.head_finding.report import HeadReport, JointScore
-from sdrpn_core.head_finding.samples import Calibration, Sample, check_records
+from sdrpn_core.head_finding.samples import Calibration, CalibrationSample, check_records
 from sdrpn_core.head_finding.selection import (
     CONFIRM,
     Selection,
@@ -75,7 +75,7 @@ def find_heads(
         n: at most this many records.
         seed: selects or generates them.
         batch_size: records that go through the model together.
-        max_new_tokens: upper limit of an own response, in tokens.
+        max_new_tokens: max new tokens per generated response.
         max_heads: upper limit of the grounding heads.
         recipe_options: other fields of the :class:`~sdrpn_core.labels.recipe.LabelRecipe`, such as
             ``question_template`` or thresholds.
@@ -167,7 +167,7 @@ def _measure(calibration: Calibration, advance: Callable[[int], Any]) -> HeadSta
 
 
 def _add_batch(
-    statistics: HeadStatistics, backbone: Backbone, samples: list[Sample], prompts: Any
+    statistics: HeadStatistics, backbone: Backbone, samples: list[CalibrationSample], prompts: Any
 ) -> None:
     def visit(layer: int, rows: list[torch.Tensor]) -> None:
         for sample, own in zip(samples, rows, strict=True):

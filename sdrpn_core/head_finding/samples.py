@@ -49,7 +49,7 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class CalibrationSample:
     """A record that is measured. Its image is opened anew when it is needed.
 
     Attributes:
@@ -109,9 +109,9 @@ class Calibration:
     Args:
         backbone: the model.
         records: with boxes, see :func:`check_records`.
-        recipe: says how the backbone is asked for its own responses.
+        recipe: says how the backbone is asked for its generated responses.
         batch_size: records that go through the model together.
-        max_new_tokens: limit of an own response.
+        max_new_tokens: max new tokens per generated response.
 
     Attributes:
         samples: those of the first pass so far.
@@ -132,10 +132,10 @@ class Calibration:
         self.recipe = recipe
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
-        self.samples: list[Sample] = []
+        self.samples: list[CalibrationSample] = []
         self.skipped: list[SkippedRecord] = []
 
-    def collect(self) -> Iterator[tuple[list[Sample], list[Prompt]]]:
+    def collect(self) -> Iterator[tuple[list[CalibrationSample], list[Prompt]]]:
         """First pass: batches of samples and their prompts, responses included.
 
         Records without a response are answered by the backbone, as in labeling. A batch may be
@@ -151,7 +151,7 @@ class Calibration:
                     self.skipped.append(SkippedRecord(record.id, str(error)))
             yield self._answered(shown)
 
-    def repeat(self) -> Iterator[tuple[list[Sample], list[Prompt]]]:
+    def repeat(self) -> Iterator[tuple[list[CalibrationSample], list[Prompt]]]:
         """A later pass: the same samples and responses again, in batches."""
         for start in range(0, len(self.samples), self.batch_size):
             batch = self.samples[start : start + self.batch_size]
@@ -188,7 +188,7 @@ class Calibration:
             record.question if record.response is not None else self.recipe.asked(record.question)
         )
 
-    def _answered(self, shown: Sequence[_Shown]) -> tuple[list[Sample], list[Prompt]]:
+    def _answered(self, shown: Sequence[_Shown]) -> tuple[list[CalibrationSample], list[Prompt]]:
         prompts = self.backbone.encode_ids(
             [one.ids for one in shown], [one.question for one in shown]
         )
@@ -201,7 +201,7 @@ class Calibration:
                 self.skipped.append(SkippedRecord(one.record.id, reason))
                 continue
             half = len(self.samples) % N_HALVES
-            samples.append(Sample(one.index, half, prompt.response_ids, one.target))
+            samples.append(CalibrationSample(one.index, half, prompt.response_ids, one.target))
             self.samples.append(samples[-1])
             answered.append(prompt)
         return samples, answered

@@ -80,7 +80,7 @@ class HeadStatistics:
             ("peak", shares.max(axis=-1)),
         ):
             self._sums[name][half, :, layer] += values
-        self._shares[:, layer] += laid_over(
+        self._shares[:, layer] += resample_area(
             shares.reshape(*shares.shape[:-1], *target.grid), self.grid
         )
 
@@ -100,7 +100,7 @@ class HeadStatistics:
         return HeadTable(sink=cells.max(axis=(-2, -1)), n=n, **means)
 
 
-def laid_over(maps: Maps, grid: tuple[int, int]) -> npt.NDArray[np.float64]:
+def resample_area(maps: Maps, grid: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Maps on another grid of the same image: each cell's value goes where its area lies.
 
     Args:

@@ -33,7 +33,7 @@ class LabelJob:
         load_options: arguments of ``load_backbone``.
         batch_size: records that go through the model together.
         shard_size: records per shard.
-        max_new_tokens: upper limit of an own response, in tokens.
+        max_new_tokens: max new tokens per generated response.
         dataset: what the manifest calls the data; ``None``: as it is spelt in ``data``.
     """
 
@@ -49,7 +49,7 @@ class LabelJob:
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     dataset: str | None = None
 
-    def anywhere(self) -> LabelJob:
+    def with_absolute_paths(self) -> LabelJob:
         """The same job for a process that runs in another folder: paths are absolute.
 
         It writes the same manifest: the data keeps the name that the user gave it.

@@ -90,7 +90,7 @@ def label(
         batch_size: records that go through the model together. Moves the last bits of the maps, by
             padding, so it is free to change when a run is continued.
         shard_size: records per shard, which is what a kill can lose.
-        max_new_tokens: upper limit of an own response, in tokens.
+        max_new_tokens: max new tokens per generated response.
         overwrite: remove the run that is in ``folder``.
         progress: show a bar on the main process.
 
@@ -133,7 +133,7 @@ class ShardMaker:
         source: all records of the run.
         recipe: which heads are read.
         batch_size: records that go through the model together.
-        max_new_tokens: upper limit of an own response, in tokens.
+        max_new_tokens: max new tokens per generated response.
 
     Raises:
         ConfigError: a size is not positive, the recipe names layers or heads which the backbone
@@ -213,7 +213,7 @@ def label_records(
         backbone: the model.
         records: each with its index in the source.
         recipe: which heads are read.
-        max_new_tokens: upper limit of an own response.
+        max_new_tokens: max new tokens per generated response.
 
     Returns:
         One row per record, those that were skipped with a reason.

@@ -49,7 +49,7 @@ class LabelRecipe:
         response_rows: average the attention over only the first this many response tokens; `None`
             (published) over all of them. For a model whose answers name the object first and
             describe it then, only the naming looks at it.
-        question_template: what the backbone is asked while its own response is labeled, with
+        question_template: what the backbone is asked while its generated response is labeled, with
             ``{question}`` for the record's question. A grounding instruction makes the response
             look at one place after the other. Labels keep the record's question, and a given
             response follows it as it is.
@@ -112,7 +112,7 @@ class LabelRecipe:
         return tuple(sorted({*self.grounding, *self.sink}))
 
     def asked(self, question: str) -> str:
-        """What the backbone is asked for its own response to a record's question."""
+        """What the backbone is asked for its generated response to a record's question."""
         if self.drop_instruction:
             question = question.replace(self.drop_instruction, "").strip()
         return self.question_template.replace(_QUESTION, question)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.runtime.kv_cache import KVRow, left_padded, n_bytes, unpadded
+from sdrpn_core.runtime.kv_cache import SequenceKV, left_padded, n_bytes, unpadded
 
 if TYPE_CHECKING:
     from sdrpn_core.rpn.head import PositionEmbeddings
@@ -73,7 +73,7 @@ class TrunkRow:
     """
 
     states: TrunkStates
-    keys_values: KVRow
+    keys_values: SequenceKV
 
     @property
     def nbytes(self) -> int:

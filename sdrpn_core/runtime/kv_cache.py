@@ -15,11 +15,11 @@ from transformers import DynamicCache
 if TYPE_CHECKING:
     from transformers import Cache
 
-KVRow: TypeAlias = Mapping[int, tuple[torch.Tensor, torch.Tensor]]
+SequenceKV: TypeAlias = Mapping[int, tuple[torch.Tensor, torch.Tensor]]
 """``{layer: (keys, values)}``, each ``(heads, length, head_dim)``, of one sequence, unpadded."""
 
 
-def split_cache(cache: Cache, starts: Sequence[int]) -> list[KVRow]:
+def split_cache(cache: Cache, starts: Sequence[int]) -> list[SequenceKV]:
     """The rows of a left-padded cache.
 
     Args:
@@ -47,7 +47,7 @@ def unpadded(batch: torch.Tensor, row: int, start: int) -> torch.Tensor:
 
 
 def join_cache(
-    rows: Sequence[KVRow], lengths: Sequence[int] | None = None, n_layers: int | None = None
+    rows: Sequence[SequenceKV], lengths: Sequence[int] | None = None, n_layers: int | None = None
 ) -> DynamicCache:
     """A left-padded cache of several rows; these stay as they are when it grows.
 
@@ -89,6 +89,6 @@ def left_padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     return padded
 
 
-def n_bytes(row: KVRow) -> int:
+def n_bytes(row: SequenceKV) -> int:
     """Memory that a row takes."""
     return sum(part.nbytes for layer in row.values() for part in layer)

@@ -262,7 +262,7 @@ def _run_layers(
 def _averages(
     tap: AttentionTap, heads: TappedHeads, prompts: Sequence[Prompt], max_rows: int | None
 ) -> list[ResponseAttention]:
-    """Per prompt the mean over its own response rows, which are the last of those tapped."""
+    """Per prompt the mean over its generated response rows, which are the last of those tapped."""
     n_rows = tap.weights(min(heads)).shape[2]
     readings = []
     for row, prompt in enumerate(prompts):

@@ -9,7 +9,7 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.runtime.generation import end_token_ids
-from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.regions import FixedRegion
@@ -28,7 +28,7 @@ class BatchChecks(ContractSubject):
         images = [block_image(seed, size) for seed, size in enumerate(self.sizes)]
         for index, (item, found) in enumerate(encoded(backbone, "preprocess", images)):
             (alone,) = backbone.image_features([item])
-            demand_close(
+            check_close(
                 found,
                 alone,
                 f"image_features: image {index} of a batch is not encoded as it is alone: they "
@@ -56,7 +56,7 @@ class BatchChecks(ContractSubject):
 
         for index, found in enumerate(ask(list(range(len(questions))))):
             (alone,) = ask([index])
-            demand(
+            check(
                 found == alone,
                 f"image_features or positions: question {index} with "
                 f"{len(questions[index].images)} images is answered {found} in a batch, and "

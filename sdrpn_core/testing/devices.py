@@ -15,7 +15,7 @@ from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.taps.attention_tap import AttentionTap
 from sdrpn_core.taps.feature_tap import FeatureTap
-from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import PREPROCESSING
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.regions import FixedRegion
@@ -46,7 +46,7 @@ class DeviceChecks(ContractSubject):
 
     def test_it_runs_in_float32_on_the_cpu(self, backbone: Backbone) -> None:
         """What the other checks take for granted."""
-        demand(
+        check(
             backbone.model.dtype == torch.float32 and backbone.device.type == "cpu",
             f"make: the model is {backbone.model.dtype} on {backbone.device}, expected float32 on "
             "the CPU",
@@ -63,7 +63,7 @@ class DeviceChecks(ContractSubject):
                 for name, tensor in tensors.items()
                 if tensor.is_floating_point() and tensor.dtype != torch.bfloat16
             ]
-            demand(
+            check(
                 not wrong,
                 f"{method}: {wrong} are not in the model's dtype: pass them through to_model",
             )
@@ -76,7 +76,7 @@ class DeviceChecks(ContractSubject):
         states = cuda_backbone.decoder(**inputs, output_hidden_states=True).hidden_states
         with FeatureTap(cuda_backbone.decoder, self.branch) as features:
             found = features.run(**inputs).hidden
-        demand_close(
+        check_close(
             found[mask],
             states[self.branch][mask],
             f"decoder: the states tapped at layer {self.branch} are not its hidden_states",
@@ -85,14 +85,14 @@ class DeviceChecks(ContractSubject):
         with AttentionTap(cuda_backbone.decoder, {0: None}, queries=slice(-1, None)) as attention:
             cuda_backbone.decoder(**inputs)
         rows = attention.weights(0)[:, :, 0]
-        demand_close(
+        check_close(
             rows.sum(-1),
             torch.ones_like(rows[..., 0]),
             "decoder: attention rows do not sum to one",
             tolerance=_BFLOAT16_TOLERANCE,
         )
         padding = ~mask[:, None].expand_as(rows)
-        demand(not rows[padding].any(), "decoder: attention rows reach into the padding")
+        check(not rows[padding].any(), "decoder: attention rows reach into the padding")
 
     def test_two_stage_answers_work_in_bfloat16_on_cuda(self, cuda_backbone: Backbone) -> None:
         """With crops of a fixed region, and with those that an RPN proposes."""
@@ -101,7 +101,7 @@ class DeviceChecks(ContractSubject):
         for proposer in (FixedRegion(), RPNProposer(rpn)):
             answers = answer_batch(cuda_backbone, questions, proposer, max_new_tokens=2)
             shown = [len(one.proposals) for one in answers]
-            demand(
+            check(
                 shown == [len(question.images) for question in questions],
                 f"encode: proposals for {shown} images",
             )

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sdrpn_core.backbone.adapter import Backbone, ImageInput
-from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.checks import check
 
 #: The two methods that turn images into the encoder's input.
 PREPROCESSING = ("preprocess", "preprocess_crop")
@@ -33,19 +33,19 @@ def encoded(
     """
     items: list[ImageInput] = [getattr(backbone, method)(image) for image in images]
     features = backbone.image_features(items)
-    demand(
+    check(
         len(features) == len(items),
         f"image_features: {len(features)} tensors for {len(items)} images",
     )
     for image, item, rows in zip(images, items, features, strict=True):
         h, w = item.geometry.grid
         expected, found = (h * w, backbone.hidden_size), tuple(rows.shape)
-        demand(
+        check(
             found == expected,
             f"{method}: the geometry's grid {(h, w)} asks for features of shape {expected}, but "
             f"image_features makes {found} of an image of {image.size}",
         )
-        demand(
+        check(
             bool(torch.isfinite(rows).all()),
             f"{method}: features of an image of {image.size} are NaN or infinite",
         )

@@ -13,7 +13,7 @@ import torch
 
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.grid.geometry import Box, Geometry
-from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.images import block_image, repainted
 from sdrpn_core.testing.subject import ContractSubject
@@ -34,13 +34,13 @@ class GeometryChecks(ContractSubject):
             geometry = item.geometry
             h, w = geometry.grid
             whole = geometry.to_source([[0, 0, w, h]])[0].tolist()
-            demand(
+            check(
                 whole == [0, 0, *size],
                 f"{name}: the grid of {h}x{w} cells covers the source box {whole} of an image of "
                 f"{size}, not all of it",
             )
-            demand(bool(geometry.content().any()), f"{name}: no cell shows any of the image")
-            demand(
+            check(bool(geometry.content().any()), f"{name}: no cell shows any of the image")
+            check(
                 Geometry.from_dict(geometry.to_dict()) == geometry,
                 f"{name}: the geometry does not survive to_dict and from_dict: its fields must be "
                 "plain JSON values",
@@ -71,7 +71,7 @@ def _check_moves(backbone: Backbone, method: str, size: tuple[int, int]) -> None
         moves += torch.stack([(one - before).norm(dim=-1) for one in after]).float().cpu()
     for (cell, box), moved in zip(paints, moves, strict=True):
         strongest = divmod(int(moved.argmax()), geometry.grid[1])
-        demand(
+        check(
             strongest == cell,
             f"{method}: the geometry {geometry} says that source pixels {box} lie in "
             f"cell (row, column) {cell}, but repainting them moves the token of cell {strongest} "

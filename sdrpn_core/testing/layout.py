@@ -6,7 +6,7 @@ from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.backbone.loading import find_adapter
 from sdrpn_core.backbone.prompt import TextSegment
 from sdrpn_core.errors import InputError, SdrpnError
-from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.subject import ContractSubject
@@ -18,7 +18,7 @@ class LayoutChecks(ContractSubject):
     def test_model_types_lead_to_the_adapter(self, backbone: Backbone) -> None:
         """Loading finds the adapter by ``config.model_type``."""
         own = backbone.model.config.model_type
-        demand(
+        check(
             own in backbone.model_types,
             f"model_types: {backbone.model_types} lacks the model's own type {own!r}",
         )
@@ -30,7 +30,7 @@ class LayoutChecks(ContractSubject):
                     f"sdrpn_register_backbones: {model_type!r} does not lead to the adapter: "
                     f"register it with model_types, and its plugin as an entry point ({error})"
                 ) from error
-            demand(
+            check(
                 found is type(backbone),
                 f"sdrpn_register_backbones: {model_type!r} leads to {found.__name__}, not to "
                 f"{type(backbone).__name__}",
@@ -38,12 +38,12 @@ class LayoutChecks(ContractSubject):
 
     def test_the_model_is_frozen(self, backbone: Backbone) -> None:
         """Nothing but an RPN is ever trained."""
-        demand(
+        check(
             not backbone.model.training,
             "__init__: the model is in training mode: leave it as Backbone.__init__ sets it",
         )
         free = [name for name, p in backbone.model.named_parameters() if p.requires_grad]
-        demand(not free, f"__init__: {len(free)} parameters require gradients, such as {free[:1]}")
+        check(not free, f"__init__: {len(free)} parameters require gradients, such as {free[:1]}")
 
     def test_an_image_has_one_token_per_cell(
         self, backbone: Backbone, size: tuple[int, int]
@@ -51,12 +51,12 @@ class LayoutChecks(ContractSubject):
         """Whole images and crops: ``(h * w, hidden)`` finite features in the decoder's dtype."""
         for method in PREPROCESSING:
             ((item, features),) = encoded(backbone, method, [block_image(0, size)])
-            demand(
+            check(
                 item.geometry.source_size == size,
                 f"{method}: the geometry's source_size is {item.geometry.source_size} for an "
                 f"image of {size}: it is (width, height)",
             )
-            demand(
+            check(
                 features.dtype == backbone.embedding.weight.dtype,
                 f"image_features: features are {features.dtype}, the decoder's embeddings "
                 f"{backbone.embedding.weight.dtype}",
@@ -68,13 +68,13 @@ class LayoutChecks(ContractSubject):
         for question, prompt in zip(questions, backbone.encode(questions), strict=True):
             expected = [image.size for image in question.images]
             found = [geometry.source_size for geometry in prompt.geometries]
-            demand(
+            check(
                 found == expected,
                 f"chat_text: a question about images of {expected} became a prompt with images "
                 f"of {found}",
             )
             shape = tuple(backbone.embed(prompt).shape)
-            demand(
+            check(
                 shape == (len(prompt), backbone.hidden_size),
                 f"embed: {shape} for a prompt of {len(prompt)} tokens of width "
                 f"{backbone.hidden_size}",
@@ -84,7 +84,7 @@ class LayoutChecks(ContractSubject):
         """The last token, the RPN's query, belongs to the template, not to the question."""
         n_images = 0 if self.supports_text_only else 1
         ends = {backbone.tokenize(text, n_images)[-1] for text in ("is it red", "is it blue")}
-        demand(
+        check(
             len(ends) == 1,
             "chat_text: the prompt ends with the question's last word: it must end with what "
             "announces the response (add_generation_prompt=True)",
@@ -94,19 +94,19 @@ class LayoutChecks(ContractSubject):
         """Teacher forcing appends the response's tokens to the prompt, and nothing else."""
         images = (block_image(0, self.sizes[0]),)
         response = backbone.tokenize_response("the red circle")
-        demand(bool(response), "tokenize_response: 'the red circle' has no token")
+        check(bool(response), "tokenize_response: 'the red circle' has no token")
         bare, longer = backbone.encode(
             [Question("what is it ?", images), Question("what is it ?", images, response)]
         )
         last = longer.segments[-1]
-        demand(
+        check(
             longer.response_length == len(longer) - len(bare) == len(response)
             and isinstance(last, TextSegment)
             and last.ids[-len(response) :] == response,
             f"encode: a prompt of {len(bare)} tokens with a response of {len(response)} has "
             f"{len(longer)} tokens, of which {longer.response_length} count as the response",
         )
-        demand(
+        check(
             longer.query_index == bare.query_index == len(bare) - 1,
             f"encode: the query is token {longer.query_index} with a response and "
             f"{bare.query_index} without, expected the last of the prompt, {len(bare) - 1}",

@@ -9,7 +9,7 @@ from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import Geometry
-from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.regions import FixedRegion
@@ -43,7 +43,7 @@ class LimitChecks(ContractSubject):
                 if geometry is None:
                     continue
                 h, w = geometry.grid
-                demand(
+                check(
                     self.min_visual_tokens <= h * w <= most,
                     f"{method}: an image of {size} becomes {h}x{w} visual tokens, the processor's "
                     f"limits are {self.min_visual_tokens} to {most}",
@@ -55,11 +55,11 @@ class LimitChecks(ContractSubject):
         (plain,) = answer_batch(backbone, [question], max_new_tokens=2)
         for box in (_PIXEL, _SLIVER):
             (found,) = answer_batch(backbone, [question], FixedRegion(box), max_new_tokens=2)
-            demand(
+            check(
                 found.outcome in (Outcome.OK, Outcome.TOO_SMALL),
                 f"preprocess_crop: a region of {found.boxes} has the outcome {found.outcome}",
             )
-            demand(
+            check(
                 found.outcome is Outcome.OK or found.ids == plain.ids,
                 "preprocess_crop: a refused crop changes the answer",
             )
@@ -72,7 +72,7 @@ def _check_extremes(backbone: Backbone, method: str) -> None:
             continue
         h, w = geometry.grid
         whole = geometry.to_source([[0, 0, w, h]])[0].tolist()
-        demand(
+        check(
             whole == [0, 0, *size],
             f"{method}: the grid covers the source box {whole} of an image of {size}",
         )

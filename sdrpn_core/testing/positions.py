@@ -8,7 +8,7 @@ import torch
 from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt
 from sdrpn_core.runtime.generation import prompt_block
-from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.subject import ContractSubject
@@ -36,7 +36,7 @@ class PositionChecks(ContractSubject):
             found = backbone.model(
                 inputs_embeds=block.embeds, position_ids=block.positions, attention_mask=block.mask
             ).logits
-            demand_close(
+            check_close(
                 found,
                 expected,
                 f"positions (or image_features): the logits of a prompt with "
@@ -49,7 +49,7 @@ class PositionChecks(ContractSubject):
         """One position per token; every segment lies behind those before it, crops included."""
         for prompt in self._prompts_with_crops(backbone):
             positions = backbone.positions(prompt)
-            demand(
+            check(
                 positions.shape[-1] == len(prompt) and not positions.is_floating_point(),
                 f"positions: {positions.dtype} of shape {tuple(positions.shape)} for a prompt of "
                 f"{len(prompt)} tokens: expected whole numbers, (length,) or (axes, length)",
@@ -57,7 +57,7 @@ class PositionChecks(ContractSubject):
             reached, start = -1, 0
             for segment in prompt.segments:
                 part = positions[..., start : start + len(segment)]
-                demand(
+                check(
                     int(part.min()) > reached,
                     f"positions: a segment of {len(segment)} tokens at token {start} begins at "
                     f"position {int(part.min())}, but those before it reach {reached}",
@@ -68,7 +68,7 @@ class PositionChecks(ContractSubject):
         """Or the prefix that is cached before the crop is known would be wrong."""
         prompt, cropped, *_ = self._prompts_with_crops(backbone)
         stop = prompt.image_spans[0][1]
-        demand(
+        check(
             torch.equal(
                 backbone.positions(prompt)[..., :stop], backbone.positions(cropped)[..., :stop]
             ),
@@ -82,7 +82,7 @@ class PositionChecks(ContractSubject):
         ((start, stop),) = prompt.image_spans
         keep = _checkerboard(prompt.images[0].grid)
         whole, pruned = (backbone.positions(one) for one in (prompt, prompt.pruned((keep,))))
-        demand(
+        check(
             pruned.shape[-1] == whole.shape[-1] - int((~keep).sum()),
             f"positions: {pruned.shape[-1]} positions for a prompt of which {int((~keep).sum())} "
             f"of {whole.shape[-1]} tokens were dropped",
@@ -91,12 +91,12 @@ class PositionChecks(ContractSubject):
             return  # one axis counts tokens, whichever they are
         found = pruned[:, start : start + int(keep.sum())]
         expected = whole[:, start:stop][:, torch.from_numpy(keep.flatten())]
-        demand(
+        check(
             torch.equal(found, expected),
             "positions: the kept tokens of an image moved when others were dropped "
             "(ImageSegment.keep): row and column count the cells of the whole grid",
         )
-        demand(
+        check(
             torch.equal(pruned[:, start + int(keep.sum()) :], whole[:, stop:]),
             "positions: the text behind an image moved when some of the image's tokens were "
             "dropped (ImageSegment.keep): an image takes up the room of its whole grid",

@@ -1,4 +1,4 @@
-"""The reused prefix: the second look starts from a cache, and must not be able to tell."""
+"""The reused prefix: the second pass starts from a cache, and must not be able to tell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.backbone.prompt import ImageSegment, TextSegment
 from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import end_token_ids, prompt_block
-from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.regions import FixedRegion
@@ -29,14 +29,14 @@ class PrefixChecks(ContractSubject):
         ((item, features),) = encoded(backbone, "preprocess_crop", [block_image(0, self.sizes[0])])
         crop = ImageSegment(features, item.geometry.grid)
         framed = backbone.frame_crop(crop)
-        demand(
+        check(
             [segment for segment in framed if isinstance(segment, ImageSegment)] == [crop],
             f"frame_crop: must return the crop's own segment once, with text around it; got "
             f"{[type(segment).__name__ for segment in framed]}",
         )
         ids = [token for part in framed if isinstance(part, TextSegment) for token in part.ids]
         n_ids = backbone.embedding.num_embeddings
-        demand(
+        check(
             backbone.image_token_id not in ids and all(0 <= token < n_ids for token in ids),
             f"frame_crop: {ids} around a crop: these must be ids below {n_ids} other than the "
             f"placeholder {backbone.image_token_id}",
@@ -58,7 +58,7 @@ class PrefixChecks(ContractSubject):
             expected = backbone.model(
                 inputs_embeds=whole.embeds, attention_mask=whole.mask, position_ids=whole.positions
             ).logits[0, prompt.prefix_length :]
-            demand_close(
+            check_close(
                 found[row][rest.mask[row].bool()],
                 expected,
                 "positions: logits behind a cached prefix differ from those of one pass over the "
@@ -78,7 +78,7 @@ class PrefixChecks(ContractSubject):
                 suppress_tokens=ends,  # random weights may end an answer before it begins
             )
             expected = recomputed(backbone, question)
-            demand(
+            check(
                 found.ids == expected,
                 f"frame_crop or positions: an answer about {len(question.images)} images with a "
                 f"crop behind each is {found.ids} on the cached prefix, and {expected} when the "

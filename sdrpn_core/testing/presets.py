@@ -12,7 +12,7 @@ from sdrpn_core.crops.policy import make_policy
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.rpn.config import RPNConfig
-from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_core.training.settings import TrainingSettings
 
@@ -43,7 +43,7 @@ class PresetChecks(ContractSubject):
                 ) from error
             options = get_plugins().rpn_heads.get(config.head).defaults
             unknown = sorted(config.head_options.keys() - options.keys())
-            demand(
+            check(
                 not unknown,
                 f"sdrpn_register_presets: {preset.name!r} sets {unknown} of the head "
                 f"{config.head!r}, which has {sorted(options)}",
@@ -53,7 +53,7 @@ class PresetChecks(ContractSubject):
         """No model may match two of them."""
         for one, other in itertools.combinations(_presets(backbone), 2):
             shared = one.match.keys() & other.match.keys()
-            demand(
+            check(
                 any(one.match[field] != other.match[field] for field in shared),
                 f"sdrpn_register_presets: a model may match both {one.name!r} and {other.name!r}: "
                 "give their match a field in which they differ",

@@ -1,4 +1,4 @@
-"""Regions that do not depend on any weights, for checks of the second look."""
+"""Regions that do not depend on any weights, for checks of the second pass."""
 
 from __future__ import annotations
 

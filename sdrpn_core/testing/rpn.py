@@ -15,7 +15,7 @@ from sdrpn_core.errors import CheckpointError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.rpn.prediction import predict_prompt_roi, prompt_features
-from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.subject import ContractSubject
 
 #: Ways to score that rely on different parts of the decoder.
@@ -40,19 +40,19 @@ class RPNChecks(ContractSubject):
         features, places = prompt_features(backbone, prompts, self.branch)
         rpn(features, places).scores.square().sum().backward()
         idle = [name for name, p in rpn.named_parameters() if p.grad is None]
-        demand(not idle, f"layers: no gradient reaches {idle[:3]} of the RPN")
+        check(not idle, f"layers: no gradient reaches {idle[:3]} of the RPN")
         touched = [name for name, p in backbone.model.named_parameters() if p.grad is not None]
-        demand(not touched, f"__init__: training an RPN left gradients on the model: {touched[:3]}")
+        check(not touched, f"__init__: training an RPN left gradients on the model: {touched[:3]}")
         rpn.eval().save_pretrained(tmp_path)
         loaded = RPN.from_pretrained(tmp_path, backbone=backbone)
         maps, again = (predict_prompt_roi(backbone, prompts, one) for one in (rpn, loaded))
         geometries = [geometry for prompt in prompts for geometry in prompt.geometries]
         for one, other, geometry in zip(maps, again, geometries, strict=True):
-            demand(
+            check(
                 one.grid == geometry.grid,
                 f"preprocess: an RoI map has the grid {one.grid}, its image {geometry.grid}",
             )
-            demand(
+            check(
                 np.array_equal(one.scores, other.scores),
                 "layers: an RPN that was saved and loaded scores differently",
             )

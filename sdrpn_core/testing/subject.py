@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
-from sdrpn_core.testing.demands import demand
+from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.images import block_image
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ class ContractSubject:
     @classmethod
     def made(cls, **options: Any) -> Backbone:
         """What ``make`` returns, if it can be tested at all."""
-        demand(hasattr(cls, "make"), "make: set it to a function that returns the adapter")
+        check(hasattr(cls, "make"), "make: set it to a function that returns the adapter")
         backbone = cls.make(**options)
-        demand(
+        check(
             isinstance(backbone, Backbone),
             f"make: returned a {type(backbone).__name__}, not an adapter (a Backbone)",
         )
         needed = cls.branch + cls.n_rpn_layers + 1
-        demand(
+        check(
             backbone.n_layers >= needed,
             f"make: the checks need {needed} decoder layers or more, the model has "
             f"{backbone.n_layers}: make it deeper, or lower branch and n_rpn_layers",

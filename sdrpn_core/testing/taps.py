@@ -10,7 +10,7 @@ from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.attention_tap import AttentionTap
 from sdrpn_core.taps.feature_tap import FeatureTap
-from sdrpn_core.testing.demands import demand, demand_close
+from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.subject import ContractSubject
 
 _TOLERANCE = 1e-5
@@ -28,7 +28,7 @@ class TapChecks(ContractSubject):
         for layer in (1, self.branch, backbone.n_layers - 1):
             with FeatureTap(backbone.decoder, layer) as tap:
                 found = tap.run(**inputs).hidden
-            demand_close(
+            check_close(
                 found[mask],
                 hidden[layer][mask],
                 f"decoder: the states tapped at layer {layer} are not hidden_states[{layer}]: "
@@ -51,7 +51,7 @@ class TapChecks(ContractSubject):
         finally:
             for handle in handles:
                 handle.remove()
-        demand(
+        check(
             ran == list(range(self.branch)),
             f"decoder: stopped at layer {self.branch}, the layers {ran} ran: layers must be those "
             "that the decoder calls, each once and in order",
@@ -62,7 +62,7 @@ class TapChecks(ContractSubject):
         """Rows tapped under sdpa are eager's ``attentions``; the tap changes no output."""
         eager = self.made(attn_implementation="eager")
         used = eager.decoder.config._attn_implementation
-        demand(
+        check(
             used == "eager",
             f"make: asked for attn_implementation='eager', the decoder has {used!r}: pass it on",
         )
@@ -72,7 +72,7 @@ class TapChecks(ContractSubject):
         before = backbone.decoder(**inputs).last_hidden_state
         with AttentionTap(backbone.decoder, dict.fromkeys(layers)) as tap:
             output = backbone.decoder(**inputs).last_hidden_state
-        demand(
+        check(
             torch.equal(output, before),
             "decoder: its output changes while attention is tapped: every layer's self_attn must "
             "compute attention through transformers' AttentionInterface",
@@ -88,14 +88,14 @@ class TapChecks(ContractSubject):
             ).attentions
             for layer in layers:
                 tapped = tap.weights(layer)[row][:, real]
-                demand_close(
+                check_close(
                     tapped[..., real],
                     expected[layer][0].float(),  # as the tap computes them
                     f"decoder: attention rows tapped in layer {layer} of a left-padded batch "
                     "differ from eager attention of the prompt alone",
                     tolerance=_TOLERANCE,
                 )
-                demand(
+                check(
                     not tapped[..., ~real].any(),
                     f"decoder: attention rows tapped in layer {layer} reach into the padding",
                 )

@@ -25,7 +25,7 @@ from sdrpn_core.taps.response_attention import (
     recipe_heads,
     recipe_maps,
 )
-from sdrpn_core.training.samples import Sample
+from sdrpn_core.training.samples import TrainingSample
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -71,7 +71,7 @@ class StoredLabelBatcher:
         self.branch = branch
 
     @torch.no_grad()
-    def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
+    def __call__(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
         """Make a batch.
 
         Raises:
@@ -115,7 +115,7 @@ class AnsweredRecordBatcher:
         self.labeler = labeler
 
     @torch.no_grad()
-    def __call__(self, samples: Sequence[Sample]) -> TrainingBatch:
+    def __call__(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
         """Make a batch.
 
         Raises:

@@ -11,14 +11,14 @@ from sdrpn_core.runtime.block import ImagePlace, left_pad
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 from sdrpn_core.training.batches import TrainingBatch, make_batch
 from sdrpn_core.training.bypass_layers import skipped_layers
-from sdrpn_core.training.samples import CachedSample, Sample
+from sdrpn_core.training.samples import CachedSample, TrainingSample
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
 
 
 def to_cached(
-    batch: TrainingBatch, samples: Sequence[Sample | CachedSample], dtype: torch.dtype
+    batch: TrainingBatch, samples: Sequence[TrainingSample | CachedSample], dtype: torch.dtype
 ) -> Iterator[CachedSample]:
     """Take a batch apart, on the CPU; padding and what follows the queries stay behind.
 

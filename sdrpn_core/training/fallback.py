@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdrpn_core.errors import AttentionError, InputError
-from sdrpn_core.training.samples import CachedSample, Sample, SkippedSample, warn_of
+from sdrpn_core.training.samples import CachedSample, SkippedSample, TrainingSample, warn_of
 
 if TYPE_CHECKING:
     from sdrpn_core.training.batches import Batcher, TrainingBatch
@@ -26,12 +26,12 @@ class UsableBatch:
         batch: their features, places and labels.
     """
 
-    samples: Sequence[Sample | CachedSample]
+    samples: Sequence[TrainingSample | CachedSample]
     batch: TrainingBatch
 
 
 def usable_batches(
-    batcher: Batcher, samples: Sequence[Sample | CachedSample]
+    batcher: Batcher, samples: Sequence[TrainingSample | CachedSample]
 ) -> Iterator[UsableBatch | SkippedSample]:
     """Make one batch of all samples; if one of them spoils it, one batch of each that is fine.
 

@@ -34,7 +34,7 @@ from sdrpn_core.training.cache_shards import (
 )
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
 from sdrpn_core.training.fallback import usable_batches
-from sdrpn_core.training.samples import CachedSample, Sample, SkippedSample, load_batches
+from sdrpn_core.training.samples import CachedSample, SkippedSample, TrainingSample, load_batches
 from sdrpn_core.util.formatting import readable_bytes
 from sdrpn_core.util.run_manifest import RunRecord
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from sdrpn_core.training.sources import TrainingSource
 
 RECORD_NAME = "features.json"
-HOLDS = "feature cache"
+KIND = "feature cache"
 
 STORAGE_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -121,7 +121,7 @@ class FeatureCache:
                 "versions": {name: version(name) for name in _VERSIONED},
             },
             name=RECORD_NAME,
-            holds=HOLDS,
+            kind=KIND,
         )
 
     @property
@@ -167,14 +167,14 @@ class FeatureCache:
         batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
         results: list[CachedSample | SkippedSample] = []
         for items in load_batches(self._uncached.samples, batches, self._settings.num_workers):
-            samples = [item for item in items if isinstance(item, Sample)]
+            samples = [item for item in items if isinstance(item, TrainingSample)]
             computed = self._cached(samples)
             results += [
                 item if isinstance(item, SkippedSample) else next(computed) for item in items
             ]
         return results
 
-    def _cached(self, samples: list[Sample]) -> Iterator[CachedSample | SkippedSample]:
+    def _cached(self, samples: list[TrainingSample]) -> Iterator[CachedSample | SkippedSample]:
         """The samples as they are cached, one each and in order."""
         for part in usable_batches(self._uncached.batcher, samples):
             if isinstance(part, SkippedSample):
@@ -185,7 +185,7 @@ class FeatureCache:
     def _announce(self, n_missing: int, state: PartialState) -> None:
         """Say how large the cache is or will be, and refuse to begin what cannot be finished."""
         dtype = str(self.dtype).removeprefix("torch.")
-        text = f"{HOLDS} {self.folder}: {dtype} features of {len(self._uncached.samples)} samples"
+        text = f"{KIND} {self.folder}: {dtype} features of {len(self._uncached.samples)} samples"
         if not n_missing:
             size = sum(path.stat().st_size for path in shard_paths(self.folder))
             text += f", complete ({readable_bytes(size)})"
@@ -210,7 +210,7 @@ class FeatureCache:
         tokens = sum(
             _n_tokens(self.backbone, item)
             for (item,) in load_batches(self._uncached.samples, one_by_one, num_workers=0)
-            if isinstance(item, Sample)
+            if isinstance(item, TrainingSample)
         )
         item_size = torch.empty(0, dtype=self.dtype).element_size()
         return tokens * self.backbone.hidden_size * item_size * n / n_measured
@@ -232,7 +232,7 @@ class FeatureCache:
             self._record.write(self.folder)
 
 
-def _n_tokens(backbone: Backbone, sample: Sample) -> int:
+def _n_tokens(backbone: Backbone, sample: TrainingSample) -> int:
     """Tokens of a sample's prompt, response left out; none of one that the backbone refuses."""
     try:
         h, w = backbone.preprocess(sample.image).geometry.grid

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class TrainingSample:
     """One image to train on.
 
     Attributes:
@@ -80,7 +80,7 @@ def warn_of(skipped: SkippedSample) -> None:
     logger.warning("record %r is skipped: %s", skipped.id, skipped.reason)
 
 
-Item: TypeAlias = "Sample | CachedSample | SkippedSample"
+Item: TypeAlias = "TrainingSample | CachedSample | SkippedSample"
 
 
 class StoredLabels(Dataset[Item]):
@@ -113,7 +113,7 @@ class StoredLabels(Dataset[Item]):
             labels = self.labeler(row.grounding, row.sink, row.geometry.content()).labels
         except (InputError, AttentionError) as error:
             return SkippedSample(row.id, str(error))
-        return Sample(row.id, row.question, image, labels)
+        return TrainingSample(row.id, row.question, image, labels)
 
 
 class AnsweredRecords(Dataset[Item]):
@@ -138,7 +138,7 @@ class AnsweredRecords(Dataset[Item]):
             image = open_image(record.image)
         except InputError as error:
             return SkippedSample(record.id, str(error))
-        return Sample(record.id, record.question, image, response=record.response)
+        return TrainingSample(record.id, record.question, image, response=record.response)
 
 
 def load_batches(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "no", "bf16")
 
 #: Fields that change how fast a run goes, not where it arrives: they may differ when it is resumed.
-_HARMLESS = frozenset(
+_RESUME_SAFE = frozenset(
     {
         "micro_batch_size",
         "gradient_checkpointing",
@@ -142,6 +142,6 @@ class TrainingSettings:
         """Plain JSON values."""
         return {**asdict(self), "betas": list(self.betas)}
 
-    def decisive(self) -> dict[str, Any]:
+    def resume_fields(self) -> dict[str, Any]:
         """The fields that decide the trained weights, and so must agree when a run is resumed."""
-        return {name: value for name, value in self.to_dict().items() if name not in _HARMLESS}
+        return {name: value for name, value in self.to_dict().items() if name not in _RESUME_SAFE}

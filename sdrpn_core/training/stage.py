@@ -270,7 +270,7 @@ def _record(settings: TrainingSettings, config: RPNConfig, source: TrainingSourc
         {
             "data": source.facts,
             "rpn": {k: v for k, v in config.to_dict().items() if k != "versions"},
-            "settings": settings.decisive(),
+            "settings": settings.resume_fields(),
             "versions": {name: version(name) for name in _VERSIONED},
         }
     )

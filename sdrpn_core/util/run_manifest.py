@@ -33,12 +33,12 @@ class RunRecord:
     Attributes:
         values: nested mappings; see :func:`sdrpn_core.training.stage.train`.
         name: of the file.
-        holds: what a folder with such a file holds, in messages.
+        kind: what it describes, in messages.
     """
 
     values: Mapping[str, Any]
     name: str = RECORD_NAME
-    holds: str = "training run"
+    kind: str = "training run"
 
     @property
     def digest(self) -> str:
@@ -85,7 +85,7 @@ class RunRecord:
             more = len(different) - _SHOWN_DIFFERENCES
             shown = "; ".join(different[:_SHOWN_DIFFERENCES])
             raise CheckpointError(
-                f"{folder} holds another {self.holds}: {shown}"
+                f"{folder} holds another {self.kind}: {shown}"
                 f"{f'; {more} more' if more > 0 else ''}: choose another folder"
             )
 

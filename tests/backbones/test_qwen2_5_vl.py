@@ -362,7 +362,7 @@ def test_the_high_resolution_rules_are_on_in_the_presets_and_off_by_default(size
 
 
 def test_natural_images_are_asked_for_the_place_and_keep_their_question():
-    """The instruction to be brief gives way to that of the recipe, for own responses alone."""
+    """For generated responses alone, the recipe's instruction replaces the one to be brief."""
     natural = get_plugins().presets.get("qwen2.5-vl-3b").recipe("natural")
     brief = "Answer the question using a single word or phrase."
     asked = natural.asked(f"What is it?\n{brief}")

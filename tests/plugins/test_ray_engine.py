@@ -149,7 +149,7 @@ def test_a_worker_in_another_folder_opens_the_same_run(folder, monkeypatch, tmp_
         max_new_tokens=3,
     )
     LocalEngine().run(job, overwrite=False, progress=False)
-    elsewhere = replace(job, folder=Path("there")).anywhere()
+    elsewhere = replace(job, folder=Path("there")).with_absolute_paths()
     monkeypatch.chdir(tmp_path)
     elsewhere.open_run(elsewhere.maker())
     manifests = [(folder / name / "manifest.json").read_bytes() for name in ("here", "there")]

@@ -1,4 +1,4 @@
-"""Where the time of an answer goes, and what a first look leaves to the second."""
+"""Where the time of an answer goes, and what a first pass leaves to the second."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 from sdrpn_core.answering.answer import answer, answer_batch
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.answering.token_layers import AnswerShape, WorkCounter
+from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.errors import ConfigError
@@ -79,9 +79,9 @@ def test_without_a_store_a_batch_shares_all_the_same(backbone, rpn, proposer, tw
     asked = proposer if two_stage else None
     questions = [Question.about(IMAGE, text) for text in TEXTS]
     (prompt, *_) = backbone.encode(questions)
-    with WorkCounter(backbone, rpn) as two:
+    with TokenLayerCounter(backbone, rpn) as two:
         answer_batch(backbone, [questions[0]] * 2, asked, max_new_tokens=1)
-    with WorkCounter(backbone, rpn) as four:
+    with TokenLayerCounter(backbone, rpn) as four:
         answer_batch(backbone, [questions[0]] * 4, asked, max_new_tokens=1)
     prefix = prompt.prefix_length
     assert 2 * two.token_layers - four.token_layers == prefix * backbone.n_layers
@@ -168,7 +168,7 @@ def test_an_answer_takes_no_more_than_it_says(backbone, rpn, crop, question_pass
     question = Question.about(IMAGE, TEXTS[0])
     (prompt,) = backbone.encode([question])
     options = {"max_new_tokens": N_NEW, "min_new_tokens": N_NEW}
-    with WorkCounter(backbone, rpn) as work:
+    with TokenLayerCounter(backbone, rpn) as work:
         (found,) = answer_batch(backbone, [question], Looks(rpn, nothing), **options)
     assert bool(found.boxes) == crop
     inserted = 0
@@ -184,7 +184,7 @@ def test_an_answer_takes_no_more_than_it_says(backbone, rpn, crop, question_pass
     else:
         assert work.token_layers == shape.floor(backbone.n_layers, BRANCH)
     assert work.rpn_token_layers == shape.rpn(len(rpn.layers))
-    with WorkCounter(backbone) as plain:
+    with TokenLayerCounter(backbone) as plain:
         answer_batch(backbone, [question], **options)
     assert plain.token_layers == shape.baseline(backbone.n_layers)
     saved = shape.recomputed(backbone.n_layers, BRANCH) - shape.floor(backbone.n_layers, BRANCH)

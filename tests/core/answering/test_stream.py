@@ -83,14 +83,14 @@ def test_plain_answers_stream_as_well(backbone):
 
 def test_batches_are_full_and_of_one_length_as_far_as_possible(backbone, proposer, monkeypatch):
     batches, taken, done, most_waiting = [], 0, 0, 0
-    second_look, finished = (
-        sdrpn_core.answering.stream.second_look,
+    second_pass, finished = (
+        sdrpn_core.answering.stream.second_pass,
         sdrpn_core.answering.stream.finished,
     )
 
     def watched(backbone, rows, **options):
         batches.append([row.lengths for row in rows])
-        return second_look(backbone, rows, **options)
+        return second_pass(backbone, rows, **options)
 
     def counted_answers(backbone, row):
         nonlocal done
@@ -104,12 +104,12 @@ def test_batches_are_full_and_of_one_length_as_far_as_possible(backbone, propose
             most_waiting = max(most_waiting, taken - done)
             yield question
 
-    monkeypatch.setattr(sdrpn_core.answering.stream, "second_look", watched)
+    monkeypatch.setattr(sdrpn_core.answering.stream, "second_pass", watched)
     monkeypatch.setattr(sdrpn_core.answering.stream, "finished", counted_answers)
     questions = counted_questions()
     answers = [a for _, a in answer_stream(backbone, questions, proposer, batch_size=4)]
     assert len(answers) == done == 32
-    # Those of a first look that found nothing take no second one.
+    # Those of a first pass that found nothing take no second one.
     assert sum(map(len, batches)) == sum("roi_prefill" in one.seconds for one in answers) > 16
     assert all(len(batch) <= 4 and padding(batch) <= 0.2 for batch in batches)
     assert max(map(len, batches)) == 4

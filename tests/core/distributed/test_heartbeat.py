@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import TCPStore
 
-from sdrpn_core.distributed.heartbeat import ProcessWatch
+from sdrpn_core.distributed.heartbeat import Heartbeat
 from sdrpn_core.distributed.processes import TIMEOUT_VARIABLE, processes
 from sdrpn_core.errors import ConfigError, SdrpnError
 
@@ -27,7 +27,7 @@ def store(monkeypatch) -> TCPStore:
 
 
 def test_a_late_process_is_waited_for_while_its_heart_beats(store):
-    first, late = (ProcessWatch(rank, 2, TIMEOUT) for rank in (0, 1))
+    first, late = (Heartbeat(rank, 2, TIMEOUT) for rank in (0, 1))
     begin = time.monotonic()
     thread = threading.Timer(2.5 * TIMEOUT, late.wait)
     thread.start()
@@ -42,11 +42,11 @@ def test_a_late_process_is_waited_for_while_its_heart_beats(store):
 
 
 def test_silent_processes_are_named(store):
-    watch = ProcessWatch(1, 4, TIMEOUT)
+    watch = Heartbeat(1, 4, TIMEOUT)
     store.set("sdrpn/0/beat/2", "1")  # a heart that beat once
     store.set("sdrpn/0/arrived/1/3", "")
     begin = time.monotonic()
-    with pytest.raises(SdrpnError, match="ranks 0, 2 of 4 gave no sign of life for 1 s"):
+    with pytest.raises(SdrpnError, match="ranks 0, 2 of 4 sent no heartbeat for 1 s"):
         watch.wait()
     assert time.monotonic() - begin < 10 * TIMEOUT
 
@@ -55,7 +55,7 @@ def test_a_restarted_job_does_not_take_old_arrivals_for_new(store, monkeypatch):
     store.set("sdrpn/0/arrived/1/0", "")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     with pytest.raises(SdrpnError, match="rank 0 of 2"):
-        ProcessWatch(1, 2, TIMEOUT).wait()
+        Heartbeat(1, 2, TIMEOUT).wait()
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", ""])

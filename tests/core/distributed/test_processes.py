@@ -28,7 +28,7 @@ from tests import deadly_data
 from tests.stage_data import LINEAR, RECIPE, SAME_UP_TO_LAST_BITS, files, records
 from tests.tiny import write_tiny_llava
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LIMIT = 300  # seconds; a loaded machine takes many to import torch several times
 SIZES = {"batch_size": 2, "shard_size": 3, "max_new_tokens": 3}
 N = 7
@@ -286,7 +286,7 @@ def test_a_machine_that_is_lost_is_missed(folder, deadly):
         for launcher in launchers:
             launcher.kill()
     assert launchers[0].returncode != 0
-    assert "error on rank 0 of 2: rank 1 of 2 gave no sign of life for 20 s" in errors
+    assert "error on rank 0 of 2: rank 1 of 2 sent no heartbeat for 20 s" in errors
     assert time.monotonic() - died < 60
     assert "labels-00000.parquet" in files(folder / "lost")
     assert "labels-00001.parquet" not in files(folder / "lost")

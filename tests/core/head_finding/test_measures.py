@@ -12,7 +12,7 @@ from scipy.stats import mannwhitneyu
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_core.head_finding.measures import box_auc, pointing
 from sdrpn_core.head_finding.samples import Target
-from sdrpn_core.head_finding.statistics import HeadStatistics, laid_over
+from sdrpn_core.head_finding.statistics import HeadStatistics, resample_area
 from sdrpn_core.util.wilson import wilson
 
 GRID = (3, 4)
@@ -55,15 +55,15 @@ def test_a_constant_map_scores_by_chance():
 
 def test_a_map_on_a_finer_grid_keeps_its_sums_where_they_lie():
     fine = np.arange(24, dtype=np.float32).reshape(4, 6)
-    found = laid_over(fine, (2, 3))
+    found = resample_area(fine, (2, 3))
     np.testing.assert_allclose(found, fine.reshape(2, 2, 3, 2).sum(axis=(1, 3)))
-    np.testing.assert_array_equal(laid_over(fine, (4, 6)), fine)
+    np.testing.assert_array_equal(resample_area(fine, (4, 6)), fine)
 
 
 def test_a_cell_on_the_border_of_two_is_split_by_area():
-    np.testing.assert_allclose(laid_over(np.array([[0.0, 3.0, 0.0]]), (1, 2)), [[1.5, 1.5]])
+    np.testing.assert_allclose(resample_area(np.array([[0.0, 3.0, 0.0]]), (1, 2)), [[1.5, 1.5]])
     np.testing.assert_allclose(
-        laid_over(np.array([[0.0, 6.0]]), (1, 3)), [[0.0, 2.0, 4.0]], atol=1e-12
+        resample_area(np.array([[0.0, 6.0]]), (1, 3)), [[0.0, 2.0, 4.0]], atol=1e-12
     )
 
 

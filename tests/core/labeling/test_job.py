@@ -10,7 +10,7 @@ from sdrpn_core.labeling.job import LabelJob
 def test_a_path_becomes_absolute_and_keeps_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data.jsonl").touch()
-    job = LabelJob("./data.jsonl", "hub/model", Path("out")).anywhere()
+    job = LabelJob("./data.jsonl", "hub/model", Path("out")).with_absolute_paths()
     assert (job.data, job.dataset) == (str(tmp_path / "data.jsonl"), "data.jsonl")
     assert (job.model, job.folder) == ("hub/model", tmp_path / "out")
 
@@ -18,6 +18,6 @@ def test_a_path_becomes_absolute_and_keeps_its_name(tmp_path, monkeypatch):
 def test_a_dataset_is_no_folder_of_the_same_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("glyphs/small").mkdir(parents=True)
-    job = LabelJob("glyphs/small", "model", Path("out"), n=2).anywhere()
+    job = LabelJob("glyphs/small", "model", Path("out"), n=2).with_absolute_paths()
     assert (job.data, job.dataset) == ("glyphs/small", "glyphs/small")
     assert len(job.records()) == 2

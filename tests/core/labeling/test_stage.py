@@ -75,7 +75,7 @@ def nan_for_white(backbone, monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(backbone, "image_features", features)
 
 
-@pytest.mark.parametrize("answered", [True, False], ids=["given responses", "own responses"])
+@pytest.mark.parametrize("answered", [True, False], ids=["given responses", "generated responses"])
 def test_rows_hold_what_the_taps_read(backbone, tmp_path, answered):
     given = records(3, answered=answered)
     label(backbone, given, tmp_path, recipe=RECIPE, **SIZES)
@@ -157,7 +157,7 @@ def test_an_interrupted_run_continues_with_the_same_bytes(backbone, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-@pytest.mark.parametrize("answered", [True, False], ids=["given responses", "own responses"])
+@pytest.mark.parametrize("answered", [True, False], ids=["given responses", "generated responses"])
 def test_an_interrupted_run_continues_with_another_batch_size(
     backbone, tmp_path, answered, batch_size
 ):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-def demand(holds: bool, message: str) -> None:
+def check(holds: bool, message: str) -> None:
     """Fail a check unless something holds.
 
     Args:
@@ -22,7 +22,7 @@ def demand(holds: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def demand_close(
+def check_close(
     found: torch.Tensor, expected: torch.Tensor, message: str, *, tolerance: float
 ) -> None:
     """Fail a check unless two tensors agree in shape, dtype and, within a tolerance, in value.
@@ -30,7 +30,7 @@ def demand_close(
     Args:
         found: what the adapter led to.
         expected: what it should have been.
-        message: as of :func:`demand`.
+        message: as of :func:`check`.
         tolerance: relative and absolute.
 
     Raises:
