@@ -35,7 +35,7 @@ PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 _SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)
 #: What tiny tokenizers know beside their special tokens.
 WORDS = (
-    "USER ASSISTANT what which is the of in on a an there how many color color shape letter "
+    "USER ASSISTANT what which is the of in on a an there how many color hue shape letter "
     "number left right top bottom middle near and or not red green blue yellow black white "
     "gray square circle triangle small large dot yes no zero one two three four five six "
     "seven eight nine ten read see image word text sign price name under above "

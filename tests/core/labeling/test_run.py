@@ -262,7 +262,7 @@ WORKER = """
     import os, sys, time
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    import test_label_shards as t
+    import test_run as t
 
     def hang(where):
         print(where, flush=True)
@@ -468,7 +468,7 @@ def test_a_disk_that_fills_while_rows_are_written(tmp_path: Path):
         import resource, signal, sys
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import test_label_shards as t
+        import test_run as t
         run = t.open_run(Path({str(tmp_path)!r}), t.manifest())
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
