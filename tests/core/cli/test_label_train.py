@@ -146,6 +146,15 @@ def test_train_stores_features_and_says_what_it_took(model, labels, tmp_path):
     assert re.search(r"peak memory [\d.]+ [MG]B", second.stdout)
 
 
+def test_train_starts_over_when_asked(model, labels, tmp_path):
+    words = ("train", str(labels), "-m", model, *SHAPE, *FAST, "--out", str(tmp_path), "--json")
+    assert sdrpn(*words).exit_code == 0
+    assert json.loads(sdrpn(*words).stdout)["resumed_from"] == 1
+    assert "holds another training run" in sdrpn(*words, "--seed", "7").stderr
+    again = sdrpn(*words, "--seed", "7", "--overwrite")
+    assert json.loads(again.stdout)["resumed_from"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
