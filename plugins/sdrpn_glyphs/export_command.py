@@ -59,7 +59,7 @@ def export(folder: Path, split: str, n: int, seed: int = 0) -> Path:
     try:
         images.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SdrpnError(f"cannot make the folder {images}: {error.strerror}") from error
+        raise SdrpnError(f"cannot create the folder {images}: {error.strerror}") from error
     lines = []
     for index in range(n):
         item = make_item(split, index, seed)

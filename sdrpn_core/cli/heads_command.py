@@ -151,7 +151,7 @@ def _print(report: HeadReport, out: Path, map_path: Path) -> None:
     lines = [
         f"grounding: {recipe.grounding}, over {rows}; sinks: {sinks}",
         together,
-        f"labels: {joint.usable:.1%} of the samples, {precision} in a box",
+        f"labels: {joint.labeled:.1%} of the samples, {precision} in a box",
         f"branch layer B = {report.branch}, RPN layers R = {report.n_layers}",
         *(f"skipped {record.id}: {record.reason}" for record in report.skipped[:_MAX_LISTED]),
         *([f"{len(report.skipped)} records skipped in all"] if report.skipped else []),

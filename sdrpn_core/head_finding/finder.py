@@ -2,7 +2,7 @@
 
 Two passes over a small calibration set. The first answers the questions and measures every head of
 every layer while the rows go by, see :mod:`sdrpn_core.head_finding.statistics`. The second reads
-the same responses again for the few heads that come into question, whose maps can be kept.
+the same responses again for the few candidate heads, whose maps fit in memory.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def find_heads(
         backbone, source, asking, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
     with progress_bar(progress, total=2 * len(source), desc="heads", unit="record") as bar:
-        statistics = _measure(calibration, bar.update)
-        maps = _keep(calibration, candidate_heads(statistics), bar.update)
+        statistics = _measure_all_heads(calibration, bar.update)
+        maps = _candidate_maps(calibration, candidate_heads(statistics), bar.update)
     chosen = select(statistics, maps, max_heads)
     branch, n_layers = choose_branch(maps, chosen, backbone.n_layers)
     recipe = LabelRecipe.from_dict({**options, **_recipe_fields(chosen)})
@@ -148,7 +148,7 @@ def find_heads(
     )
 
 
-def _measure(calibration: Calibration, advance: Callable[[int], Any]) -> HeadStatistics:
+def _measure_all_heads(calibration: Calibration, advance: Callable[[int], Any]) -> HeadStatistics:
     """First pass: the statistics of all heads.
 
     Raises:
@@ -185,7 +185,7 @@ def _add_batch(
     stream_given_responses(backbone, prompts, dict.fromkeys(range(backbone.n_layers)), visit)
 
 
-def _keep(
+def _candidate_maps(
     calibration: Calibration, heads: tuple[Head, ...], advance: Callable[[int], Any]
 ) -> CandidateMaps:
     """Second pass: the maps of some heads."""
@@ -236,7 +236,7 @@ def _preset_labeler(backbone: Backbone) -> str:
 
 def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler) -> JointScore:
     pointing = chosen.confirmed.pointing
-    usable, shares = 0, []
+    n_labeled, shares = 0, []
     joint = list(maps.joint_maps(chosen.grounding, chosen.row_choice, CONFIRM))
     sinks: list[Map | None] = [None] * len(joint)
     if chosen.sinks.heads:
@@ -244,7 +244,7 @@ def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler)
     for (target, grounding), sink in zip(joint, sinks, strict=True):
         made = labeler(grounding, sink, target.geometry.content())
         if made.outcome is LabelOutcome.OK:
-            usable += 1
+            n_labeled += 1
             shares.append(target.inside[made.labels.ravel() == FOREGROUND].mean())
     n = len(pointing)
     return JointScore(
@@ -252,6 +252,6 @@ def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler)
         pointing=float(pointing.mean()),
         interval=wilson(float(pointing.sum()), n),
         auc=float(chosen.confirmed.auc.mean()),
-        usable=usable / n,
+        labeled=n_labeled / n,
         precision=float(np.mean(shares)) if shares else None,
     )

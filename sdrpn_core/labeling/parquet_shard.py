@@ -46,13 +46,13 @@ def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow
     """Write the rows of a shard.
 
     Args:
-        folder: Folder of the run.
-        shard: Number of the shard.
-        run: Digest of the run's manifest.
-        rows: All its rows, in order.
+        folder: folder of the run.
+        shard: number of the shard.
+        run: digest of the run's manifest.
+        rows: all its rows, in order.
 
     Raises:
-        SdrpnError: The file cannot be written; nothing half-written is left.
+        SdrpnError: the file cannot be written; nothing half-written is left.
     """
     table = rows_to_table(rows).replace_schema_metadata({_TAG_KEY: _tag(shard, run)})
     # Encoded images do not compress; everything else does a little.
@@ -74,12 +74,12 @@ class ShardFile:
     """A shard opened for reading; what it holds is checked as it is read.
 
     Args:
-        folder: Folder of the run.
-        shard: Number of the shard.
-        run: Digest of the run's manifest.
+        folder: folder of the run.
+        shard: number of the shard.
+        run: digest of the run's manifest.
 
     Raises:
-        ShardError: The file is missing, broken, or belongs elsewhere; says which file and what to
+        ShardError: the file is missing, broken, or belongs elsewhere; says which file and what to
             do.
     """
 
@@ -107,7 +107,7 @@ class ShardFile:
         """Return whole columns as Python lists.
 
         Raises:
-            ShardError: The file is broken.
+            ShardError: the file is broken.
         """
         try:
             table = self._parquet.read(columns=list(names), use_threads=False)
@@ -119,7 +119,7 @@ class ShardFile:
         """Return the row group that holds row ``position``, and the row's position in it.
 
         Raises:
-            ShardError: The file is broken.
+            ShardError: the file is broken.
         """
         size = self._parquet.metadata.row_group(0).num_rows  # all but the last have this many
         try:
@@ -133,7 +133,7 @@ class ShardFile:
         """Read everything once, which checks every page against its checksum.
 
         Raises:
-            ShardError: The file is broken.
+            ShardError: the file is broken.
         """
         for group in range(self._parquet.num_row_groups):
             try:

@@ -58,9 +58,9 @@ class LabelSummary:
     """What a label run holds so far.
 
     Attributes:
-        counts: Rows per status, all statuses included.
-        skipped: The rows that are not ``OK``, in order.
-        missing_shards: Shards still to be made; 0 for a complete run.
+        counts: rows per status, all statuses included.
+        skipped: the rows that are not ``OK``, in order.
+        missing_shards: shards still to be made; 0 for a complete run.
     """
 
     counts: dict[LabelStatus, int]
@@ -84,8 +84,8 @@ class LabelRun:
         replaced, with a warning. What a killed process left beside a finished shard is removed.
 
         Args:
-            process_index: This process, from 0.
-            num_processes: How many share the work.
+            process_index: this process, from 0.
+            num_processes: how many share the work.
         """
         stale = leftovers(self.folder)
         missing = []
@@ -112,12 +112,12 @@ class LabelRun:
         """Write a shard in one step: afterwards it is there complete, or it is not there.
 
         Args:
-            shard: Its number.
-            rows: One row per record of the shard, in any order.
+            shard: its number.
+            rows: one row per record of the shard, in any order.
 
         Raises:
-            ShardError: There is no such shard, or a record has no row, several, or does not belong.
-            SdrpnError: The file cannot be written; nothing half-written is left.
+            ShardError: there is no such shard, or a record has no row, several, or does not belong.
+            SdrpnError: the file cannot be written; nothing half-written is left.
         """
         ordered = sorted(rows, key=lambda row: row.index)
         self._check_rows(shard, ordered)
@@ -169,14 +169,14 @@ def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = F
     overwrite.
 
     Args:
-        folder: Created if missing.
-        manifest: What is to be labeled, and how.
-        overwrite: Remove the shards of whatever run is there and start anew.
+        folder: created if missing.
+        manifest: what is to be labeled, and how.
+        overwrite: remove the shards of whatever run is there and start anew.
 
     Raises:
-        ShardError: The folder holds a run with another manifest (names the fields that differ), or
+        ShardError: the folder holds a run with another manifest (names the fields that differ), or
             shards without a manifest.
-        SdrpnError: The folder cannot be made or written to.
+        SdrpnError: the folder cannot be made or written to.
     """
     folder = Path(folder)
     try:
@@ -207,13 +207,13 @@ class LabelDataset(Sequence[LabelRow]):
     worker processes; each opens the shards itself.
 
     Args:
-        folder: Folder of the run.
+        folder: folder of the run.
 
     Attributes:
-        manifest: The run's manifest.
+        manifest: the run's manifest.
 
     Raises:
-        ShardError: No run, a missing shard, or a corrupt one; names the file and what to do.
+        ShardError: no run, a missing shard, or a corrupt one; names the file and what to do.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -247,8 +247,8 @@ class LabelDataset(Sequence[LabelRow]):
         """Return one row, or a list of them for a slice.
 
         Raises:
-            IndexError: There is no such row.
-            ShardError: The row's shard is corrupt.
+            IndexError: there is no such row.
+            ShardError: the row's shard is corrupt.
         """
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
@@ -270,7 +270,7 @@ class LabelDataset(Sequence[LabelRow]):
 
 
 def _remove_run(folder: Path) -> None:
-    """Remove a run's files and nothing else; the manifest last, so that a kill leaves no riddle."""
+    """Remove a run's files and nothing else; the manifest last: it says what is left."""
     for name, temporaries in leftovers(folder).items():
         if shard_number(name) is not None or name == MANIFEST.name:
             for temporary in temporaries:

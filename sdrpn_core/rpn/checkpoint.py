@@ -57,7 +57,7 @@ def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise SdrpnError(f"cannot create the folder {folder}: {error.strerror}") from error
     with atomic_write(folder / WEIGHTS_NAME) as file:
         file.write(to_safetensors(tensors, metadata={"format": "pt"}))
     for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""A decoder whose first layers are passed over, for hidden states that have been through them."""
+"""Bypass the first layers of a decoder, for hidden states that have been through them already."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from sdrpn_core.backbone.decoder import decoder_layers
 
 
-class _SkippedLayer(nn.Module):
-    """Hands its input on; every attribute is that of the layer it stands for.
+class _BypassedLayer(nn.Module):
+    """Returns its input; every attribute is that of the layer it replaces.
 
     Decoders read attributes of their layers, such as the kind of attention, before they call them.
     """
@@ -33,20 +33,20 @@ class _SkippedLayer(nn.Module):
 
 
 @contextmanager
-def skipped_layers(decoder: nn.Module, n_layers: int) -> Iterator[None]:
-    """Pass over the first decoder layers within the block; afterwards they are back in place.
+def bypassed_layers(decoder: nn.Module, n_layers: int) -> Iterator[None]:
+    """Bypass the first decoder layers within the block; afterwards they are back in place.
 
     What the decoder itself computes for a layer (mask, rotary embeddings) reaches the next layer as
     ever. Not for several threads at a time on one decoder.
 
     Args:
         decoder: a decoder with a ``layers`` list.
-        n_layers: how many to pass over.
+        n_layers: how many to bypass.
     """
     layers = decoder_layers(decoder)
     originals = list(layers[:n_layers])
     for index, layer in enumerate(originals):
-        layers[index] = _SkippedLayer(layer)
+        layers[index] = _BypassedLayer(layer)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ import torch
 from sdrpn_core.runtime.block import ImagePlace, left_pad
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 from sdrpn_core.training.batches import TrainingBatch, make_batch
-from sdrpn_core.training.bypass_layers import skipped_layers
+from sdrpn_core.training.bypass_layers import bypassed_layers
 from sdrpn_core.training.samples import CachedSample, TrainingSample
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class CachedFeatureBatcher:
             [sample.positions for sample in samples],
         )
         decoder = self.backbone.decoder
-        with skipped_layers(decoder, self.branch), FeatureTap(decoder, self.branch) as tap:
+        with bypassed_layers(decoder, self.branch), FeatureTap(decoder, self.branch) as tap:
             tapped = tap.run(
                 inputs_embeds=block.embeds,
                 attention_mask=block.mask,

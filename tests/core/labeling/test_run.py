@@ -565,7 +565,7 @@ def test_shards_without_a_manifest_are_refused(tmp_path: Path):
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(ShardError, match=r"without a manifest\.json"):
         open_run(tmp_path, manifest())
-    with pytest.raises(ShardError, match=r"is no label run: it has no manifest\.json"):
+    with pytest.raises(ShardError, match=r"is not a label run: it has no manifest\.json"):
         LabelDataset(tmp_path)
 
 

@@ -25,7 +25,7 @@ from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError, ShardErr
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.runtime.generation import prompt_block
-from sdrpn_core.training.bypass_layers import skipped_layers
+from sdrpn_core.training.bypass_layers import bypassed_layers
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
 from tests.families import FAMILIES
@@ -437,7 +437,7 @@ def test_a_decoder_prepares_the_same_for_layers_that_are_passed_over(family, tmp
     }
     with torch.no_grad(), FeatureTap(backbone.decoder, 3) as tap:
         expected = tap.run(**inputs)
-        with skipped_layers(backbone.decoder, 3):
+        with bypassed_layers(backbone.decoder, 3):
             found = tap.run(**inputs)
     assert torch.equal(found.hidden, block.embeds)
     assert found.layer_kwargs.keys() == expected.layer_kwargs.keys()
@@ -447,7 +447,7 @@ def test_a_decoder_prepares_the_same_for_layers_that_are_passed_over(family, tmp
 
 def test_the_layers_come_back_whatever_happens(backbone):
     before = list(backbone.layers)
-    with suppress(Killed), skipped_layers(backbone.decoder, 2):
+    with suppress(Killed), bypassed_layers(backbone.decoder, 2):
         assert backbone.layers[1].self_attn is before[1].self_attn
         assert not list(backbone.layers[1].parameters())
         raise Killed

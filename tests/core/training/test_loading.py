@@ -111,7 +111,7 @@ def test_mistakes_are_found_before_any_weight_is_read(model, monkeypatch, argume
     def never(*args):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(sdrpn_core.training.loading, "load_here", never)
+    monkeypatch.setattr(sdrpn_core.training.loading, "load_for_process", never)
     with pytest.raises(ConfigError, match=message):
         load_for_training(model, **arguments)
 
