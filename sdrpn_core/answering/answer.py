@@ -14,7 +14,7 @@ from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, buckets, check_max_padding
-from sdrpn_core.runtime.generate_options import check_generate_options
+from sdrpn_core.runtime.generation import check_generate_options
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from sdrpn_core.answering.answer import DEFAULT_MAX_NEW_TOKENS, Answer, finished
 from sdrpn_core.answering.passes import Looked, first_pass, second_pass
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
-from sdrpn_core.runtime.generate_options import check_generate_options
+from sdrpn_core.runtime.generation import check_generate_options
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix_store import PrefixStore

@@ -168,7 +168,7 @@ def test_the_highest_score_of_any_token_behind_the_last_image(backbone, settings
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, **settings)
     state = prefill(backbone, QUESTIONS, rpn)
     features, readings = state.question_features(2), state.readings(rpn)
-    places = state.places(with_question=lambda grid: grid[0] * grid[1] > LIMIT)
+    places = state.places(wants_question=lambda grid: grid[0] * grid[1] > LIMIT)
     found = rpn.score_after(readings, features, places).maps()
     seen = 0
     for place, roi in zip(places, found, strict=True):
