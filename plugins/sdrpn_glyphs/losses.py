@@ -59,12 +59,7 @@ def answer_logits(backbone: Backbone, batch: QuestionBatch) -> tuple[torch.Tenso
     features = iter(zip(visual_tokens(backbone, batch.views), batch.views.grids, strict=True))
     prompts = [_prompt(backbone, sample, features) for sample in batch.samples]
     block = prompt_block(backbone, prompts)
-    hidden = backbone.decoder(
-        inputs_embeds=block.embeds,
-        attention_mask=block.mask,
-        position_ids=block.positions,
-        use_cache=False,
-    ).last_hidden_state
+    hidden = backbone.decoder(**block.model_inputs()).last_hidden_state
     # Every row ends with its answer, whose tokens the positions before them predict.
     wanted = [
         hidden[row, -len(sample.answer_ids) - 1 : -1] for row, sample in enumerate(batch.samples)

@@ -25,7 +25,7 @@ from sdrpn_core.errors import ConfigError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_core.answering.answer import Answer
+    from sdrpn_core.answering.results import Answer
     from sdrpn_core.backbone.adapter import Backbone
 
 __all__ = ["ask"]

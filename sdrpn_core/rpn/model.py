@@ -24,8 +24,7 @@ from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
 from sdrpn_core.rpn.scores import RoIScores
 from sdrpn_core.rpn.trunk_states import TrunkRow, TrunkStates
-from sdrpn_core.runtime.compat import cache_argument
-from sdrpn_core.runtime.kv_cache import join_cache, split_cache
+from sdrpn_core.runtime.kv_cache import cache_argument, join_cache, split_cache
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone

@@ -63,12 +63,7 @@ class CachedFeatureBatcher:
         )
         decoder = self.backbone.decoder
         with bypassed_layers(decoder, self.branch), FeatureTap(decoder, self.branch) as tap:
-            tapped = tap.run(
-                inputs_embeds=block.embeds,
-                attention_mask=block.mask,
-                position_ids=block.positions,
-                use_cache=False,
-            )
+            tapped = tap.run(**block.model_inputs())
         places = [
             ImagePlace(row, first + sample.start, sample.grid, block.length - 1)
             for row, (sample, first) in enumerate(zip(samples, block.starts.tolist(), strict=True))
