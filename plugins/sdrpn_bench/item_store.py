@@ -71,7 +71,7 @@ class ItemStore:
             if found.get(key) != config.get(key):
                 raise ConfigError(
                     f"{self.folder}: holds a run with {key} = {found.get(key)!r}, not "
-                    f"{config.get(key)!r}: choose another folder, or start over (--restart)"
+                    f"{config.get(key)!r}: choose another folder, or start over with --overwrite"
                 )
 
     def read(self) -> list[Row]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import Looked, first_pass, second_pass
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.crops.policy import CropPolicy
     from sdrpn_core.rpn.model import RPN
-
-#: Response length that fits the short answers of fine-grained question answering.
-DEFAULT_MAX_NEW_TOKENS = 128
 
 
 @dataclass(frozen=True)

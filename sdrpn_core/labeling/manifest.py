@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdrpn_core.errors import ShardError
+from sdrpn_core.labeling.defaults import DEFAULT_SHARD_SIZE
 from sdrpn_core.util.atomic_files import atomic_write
 
 __all__ = ["FORMAT_VERSION", "MANIFEST_NAME", "LabelManifest"]
@@ -18,9 +19,6 @@ FORMAT_VERSION = 1
 """Of manifest and shards together; raised when older folders can no longer be continued or read."""
 
 MANIFEST_NAME = "manifest.json"
-
-DEFAULT_SHARD_SIZE = 256
-"""Records per shard: the work a kill can lose, minutes for a 7B backbone on one GPU."""
 
 _SHOWN_DIFFERENCES = 3
 _UNCOMPARED = frozenset({"dataset"})  # the same data may be spelt as another path
