@@ -45,7 +45,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|FILE.json",
-            help="Label recipe; default: that of the labels. A file of `sdrpn heads` also sets B, R.",
+            help="Label recipe; default: the labels'. A file of `sdrpn heads` sets B and R, too.",
         ),
     ] = None,
     steps: Annotated[
