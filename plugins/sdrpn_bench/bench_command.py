@@ -64,7 +64,7 @@ def bench(
         DEFAULT_MAX_NEW_TOKENS
     ),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start over: delete the run in OUT.")
+        bool, typer.Option("--overwrite", help="Start over: delete the benchmark run in OUT.")
     ] = False,
     dtype: DType = None,
     device: Device = None,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sdrpn_bench.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.util.dataclass_options import from_options
+from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.proposer import Proposer
@@ -101,4 +101,4 @@ class Method(ABC):
         Raises:
             ConfigError: unknown option (names the near ones).
         """
-        return from_options(cls, options)
+        return read_dataclass(cls, options, cls.__name__)

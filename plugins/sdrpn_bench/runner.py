@@ -11,7 +11,7 @@ from sdrpn_bench.bench_model import BenchModel, fingerprint, with_names
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.environment import environment
 from sdrpn_bench.figures import write_figures
-from sdrpn_bench.item_store import ItemStore, Row, write_json
+from sdrpn_bench.item_store import CONFIG, ItemStore, Row
 from sdrpn_bench.measure import measure, open_items
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_bench.report import write_report
@@ -22,6 +22,7 @@ from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.util.json_files import write_json
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -205,8 +206,8 @@ def _run_model(
     mark = fingerprint(backbone, rpn)
     if any(row["fingerprint"] != mark for row in own):
         raise ConfigError(
-            f"{run.store.folder}: holds results of other weights of model {model.name!r}: choose "
-            "another folder, or start over with --overwrite"
+            f"{run.store.folder} holds results of other weights of model {model.name!r}: "
+            f"{CONFIG.remedy}"
         )
     context = MethodContext(backbone, rpn, run.seed, run.max_new_tokens)
     for number, batch in enumerate(_chunks(mine, run.batch_size)):

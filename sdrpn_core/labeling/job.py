@@ -17,6 +17,7 @@ from sdrpn_core.labeling.defaults import (
     DEFAULT_MAX_NEW_TOKENS,
     DEFAULT_SHARD_SIZE,
 )
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.run import LabelRun, open_run
 from sdrpn_core.labeling.stage import ShardMaker
 
@@ -38,7 +39,7 @@ class LabelJob:
         batch_size: records that go through the model together.
         shard_size: records per shard.
         max_new_tokens: max new tokens per generated response.
-        dataset: what the manifest calls the data; ``None``: as it is spelt in ``data``.
+        dataset: what the manifest calls the data; ``None``: as it is spelled in ``data``.
     """
 
     data: str
@@ -87,16 +88,21 @@ class LabelJob:
         recipe = read_recipe(self.recipe, backbone).recipe or backbone.preset.recipe()
         return ShardMaker(backbone, source, recipe, self.batch_size, self.max_new_tokens)
 
+    def manifest(self, maker: ShardMaker) -> LabelManifest:
+        """What decides the content of the run, made by ``maker``.
+
+        Raises:
+            ConfigError: the shard size is not positive.
+        """
+        return maker.manifest(self.shard_size, dataset=self.dataset)
+
     def open_run(self, maker: ShardMaker, *, overwrite: bool = False) -> LabelRun:
         """Open the folder for shards of ``maker``.
 
         Raises:
             ShardError: it holds a run that ``maker`` would not continue; names what differs.
         """
-        manifest = maker.manifest(self.shard_size)
-        if self.dataset is not None:
-            manifest = replace(manifest, dataset=self.dataset)
-        return open_run(self.folder, manifest, overwrite=overwrite)
+        return open_run(self.folder, self.manifest(maker), overwrite=overwrite)
 
 
 def _absolute(text: str) -> str:

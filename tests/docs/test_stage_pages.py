@@ -38,10 +38,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_training_page_runs_in_python(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sdrpn(LABEL, capsys)
     names = run_blocks(TRAINING, {})
-    config = names["config"]
+    inputs = names["inputs"]
     whole = load_backbone("MODEL")
-    assert len(whole.layers) > config.branch + config.n_layers >= len(names["backbone"].layers)
-    assert RPN.from_pretrained("runs/rpn/rpn", backbone=whole).branch == config.branch
+    assert len(whole.layers) > len(inputs.backbone.layers)
+    assert RPN.from_pretrained("runs/rpn/rpn", backbone=whole).branch == inputs.config.branch
 
 
 def test_the_training_page_runs_on_the_command_line(
