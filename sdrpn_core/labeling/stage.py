@@ -24,7 +24,12 @@ from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource, validate_record
 from sdrpn_core.distributed.processes import processes, progress_bar, wait_for_everyone
 from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError, SdrpnError
-from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE, LabelManifest
+from sdrpn_core.labeling.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_SHARD_SIZE,
+)
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image
 from sdrpn_core.labeling.run import LabelRun, LabelSummary, open_run
 from sdrpn_core.taps.response_attention import (
@@ -48,9 +53,6 @@ logger = logging.getLogger(__name__)
 
 Advance: TypeAlias = Callable[[int], object]
 """Called after each batch with the number of its records."""
-
-DEFAULT_BATCH_SIZE = 8
-DEFAULT_MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
