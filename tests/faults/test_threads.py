@@ -11,16 +11,27 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 import sdrpn_core.plugins.manager
-from sdrpn_core import RPNProposer, answer, answer_stream, get_plugins
+from sdrpn_core import (
+    RPNConfig,
+    RPNProposer,
+    TrainingSettings,
+    answer_stream,
+    get_plugins,
+    label,
+    train,
+)
 from sdrpn_core.backbone.adapter import Backbone
 from tests.environments import ROOT
 from tests.faults.calls import (
+    BRANCH,
     N_NEW,
+    N_TRUNK,
     POLICY,
     QUESTIONS,
     Call,
@@ -30,6 +41,7 @@ from tests.faults.calls import (
     run,
     traces,
 )
+from tests.stage_data import RECIPE, records
 from tests.tiny import tiny_llava
 from tests.tiny_deepseek_vl import tiny_deepseek_vl
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
@@ -158,7 +170,7 @@ def test_tasks_of_an_event_loop(subject: Subject) -> None:
     assert asyncio.run(serve()) == [subject.expected[name] for name in [*names, "failure:"]]
 
 
-def test_an_error_in_one_thread_is_that_thread_s_alone(subject: Subject) -> None:
+def test_an_error_in_one_thread_stays_there(subject: Subject) -> None:
     """Each of the others is in the middle of its pass when one fails."""
     before = traces(subject.backbone)
     failing = [subject.calls["failure:"]] * 12
@@ -173,30 +185,36 @@ def test_an_error_in_one_thread_is_that_thread_s_alone(subject: Subject) -> None
     assert traces(subject.backbone) == before
 
 
-def test_training_in_one_thread_keeps_its_gradients(subject: Subject) -> None:
-    """Grad mode is a thread's own, and an RPN of one thread trains while others answer."""
-    question = QUESTIONS[0]
-    rpn = make_rpn(subject.backbone)
-    stop = threading.Event()
+@pytest.mark.parametrize("cached", [True, False], ids=["cached features", "live features"])
+def test_training_in_one_thread_while_others_answer(
+    subject: Subject, tmp_path: Path, *, cached: bool
+) -> None:
+    """What the training runs of the decoder, and its gradients, are its thread's alone."""
+    backbone = subject.backbone
+    label(backbone, records(4), tmp_path / "labels", recipe=RECIPE, progress=False)
 
-    def answers() -> int:
-        n = 0
-        while not stop.is_set():
-            found = answer(subject.backbone, question.images[0], question.text, max_new_tokens=1)
-            n += len(found.ids)
-        return n
+    def weights(name: str) -> dict[str, bytes]:
+        settings = TrainingSettings(learning_rate=1e-3, epochs=2, global_batch_size=2)
+        result = train(
+            backbone,
+            tmp_path / "labels",
+            tmp_path / name,
+            settings,
+            RPNConfig(branch=BRANCH, n_layers=N_TRUNK),
+            feature_cache=tmp_path / f"features-{name}" if cached else None,
+            progress=False,
+        )
+        state = result.rpn.state_dict()
+        return {name: tensor.cpu().numpy().tobytes() for name, tensor in state.items()}
 
-    with ThreadPoolExecutor(2) as pool:
-        others = [pool.submit(answers) for _ in range(2)]
-        try:
-            for _ in range(20):
-                batch_states = torch.randn(1, 4, subject.backbone.hidden_size)
-                rpn.zero_grad()
-                rpn.layers[0].mlp(batch_states).square().mean().backward()
-                assert all(p.grad is not None for p in rpn.layers[0].mlp.parameters())
-        finally:
-            stop.set()
-        assert all(other.result() for other in others)
+    expected = weights("alone")
+    training = ThreadPoolExecutor(1)
+    trained = training.submit(weights, "beside others")
+    while not trained.done():
+        outcome = subject.run(12, 2)
+        assert not outcome.differences, outcome
+    assert trained.result() == expected
+    training.shutdown()
 
 
 def test_plugins_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
