@@ -32,6 +32,7 @@ from sdrpn_core.labeling.defaults import (
 from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image
 from sdrpn_core.labeling.run import LabelRun, LabelSummary, open_run
+from sdrpn_core.taps.attention_tap import attention_implementation
 from sdrpn_core.taps.response_attention import (
     ResponseAttention,
     read_given_responses,
@@ -196,7 +197,7 @@ class ShardMaker:
                 "max_new_tokens": self.max_new_tokens,
                 "dtype": str(self.backbone.model.dtype).removeprefix("torch."),
                 "device": self.backbone.device.type,
-                "attn_implementation": self.backbone.text_config._attn_implementation,
+                "attn_implementation": attention_implementation(self.backbone.text_config),
             },
             "versions": package_versions(),
         }
