@@ -36,30 +36,8 @@ _TRAINING = {
     "epochs": 1,
 }
 
-#: The published RoI threshold per benchmark. The presets set 0.1, which most of them use.
-THRESHOLDS_3B = {
-    "TextVQA": 0.15,
-    "InfoVQA": 0.1,
-    "ChartQA": 0.1,
-    "POPE": 0.1,
-    "DocVQA": 0.1,
-    "V*": 0.175,
-    "HR-Bench": 0.1,
-    "OCRBench": 0.03,
-}
-#: HR-Bench was run with 0.03 to 0.05.
-THRESHOLDS_7B = {
-    "TextVQA": 0.075,
-    "InfoVQA": 0.1,
-    "ChartQA": 0.1,
-    "POPE": 0.1,
-    "DocVQA": 0.1,
-    "V*": 0.075,
-    "HR-Bench": 0.05,
-    "OCRBench": 0.05,
-}
-
-#: The published evaluation masks a single crop around everything above the threshold.
+#: The published evaluation masks a single crop around everything above the threshold, which most
+#: benchmarks set to 0.1.
 _POLICY_OPTIONS = {"threshold": 0.1, "min_regions": 1, **HIGH_RESOLUTION}
 
 _LABELS: dict[str, Any] = {

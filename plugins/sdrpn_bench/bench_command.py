@@ -83,7 +83,7 @@ def bench(
             max_new_tokens=max_new_tokens,
             method_options=options,
             load_options=load_options(dtype, device, attn_implementation, revision),
-            restart=restart,
+            overwrite=restart,
             progress=progress,
         )
     if not is_main_process():

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.util.dataclass_options import from_options
+from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.proposer import Proposer
@@ -100,4 +100,4 @@ class Method(ABC):
         Raises:
             ConfigError: unknown option (names the near ones).
         """
-        return from_options(cls, options)
+        return read_dataclass(cls, options, cls.__name__)

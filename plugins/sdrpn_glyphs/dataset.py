@@ -27,20 +27,13 @@ class SplitSpec:
 
     scenes: SceneSpec
     topics: tuple[tuple[str, float], ...] = (("dot", 1.0),)
-    description: str = ""
 
 
 SPLITS: MappingProxyType[str, SplitSpec] = MappingProxyType(
     {
-        "glyphs/train": SplitSpec(
-            SMALL, description="small objects, for pseudo-labels and RPN training"
-        ),
-        "glyphs/small": SplitSpec(
-            SMALL, description="test: small objects, their dots vanish at model resolution"
-        ),
-        "glyphs/visible": SplitSpec(
-            VISIBLE, description="test: large objects, their dots stay visible"
-        ),
+        "glyphs/train": SplitSpec(SMALL),
+        "glyphs/small": SplitSpec(SMALL),
+        "glyphs/visible": SplitSpec(VISIBLE),
     }
 )
 

@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdrpn_core import load_backbone
+from sdrpn_core.errors import CheckpointError
 from sdrpn_core.training.optimizer_state import restore_state, split_state
 from sdrpn_core.util.atomic_files import atomic_write
 
@@ -51,6 +52,8 @@ TEACHER_WEIGHT = 10.0
 """Weight of the teacher's visual tokens: mean squared error, relative to their mean square."""
 CHECKPOINT = "checkpoint.safetensors"
 _OPTIMIZER = "optimizer."
+FORMAT_VERSION = 2
+"""Of the checkpoint."""
 
 
 StepLoss = Callable[[Any], tuple[torch.Tensor, Measures]]
@@ -98,6 +101,10 @@ class Trainer:
     def _load(self, path: Path) -> _State:
         with safe_open(path, "pt") as file:
             values = json.loads(file.metadata()["state"])
+            if values.get("format_version") != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{path} was written by another version of sdrpn: delete it to start over"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         weights = {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}
         self.trained.load_state_dict(weights)
@@ -108,7 +115,12 @@ class Trainer:
 
     def _save(self, stage: str, step: int, optimizer: torch.optim.Optimizer) -> None:
         tensors, numbers = split_state(self.trained, optimizer)
-        values = {"stage": stage, "step": step, "optimizer": numbers}
+        values = {
+            "format_version": FORMAT_VERSION,
+            "stage": stage,
+            "step": step,
+            "optimizer": numbers,
+        }
         everything = {
             **{name: tensor.contiguous() for name, tensor in self.trained.state_dict().items()},
             **{_OPTIMIZER + name: tensor for name, tensor in tensors.items()},

@@ -100,7 +100,7 @@ def run_quickstart(
         seed=seed,
         batch_size=BENCH_BATCH,
         max_new_tokens=MAX_NEW_TOKENS,
-        restart=True,
+        overwrite=True,
     )
     seconds["bench"] = time.perf_counter() - start
 

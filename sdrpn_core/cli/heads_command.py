@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -81,7 +81,7 @@ def heads(
     from sdrpn_core.head_finding.finder import find_heads
 
     backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
-    sizes = {
+    sizes: dict[str, Any] = {
         "n": n,
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,

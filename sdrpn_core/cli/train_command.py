@@ -80,12 +80,14 @@ def train(
         typer.Option(help="float32, bfloat16 or float16; default: the backbone's, which is exact."),
     ] = None,
     resume: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--resume/--no-resume",
-            help="Require a run to resume in OUT; default: resume if there is one.",
+            "--resume", help="Require a run to resume in OUT; default: resume if there is one."
         ),
-    ] = None,
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard the training run in OUT.")
+    ] = False,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -111,31 +113,27 @@ def train(
     head_options = parse_options(head_option or [], "--head-option")
     records = _records(data, n, seed) if lazy else data
 
-    from sdrpn_core.backbone.loading import load_here, load_outline
-    from sdrpn_core.backbone.recipe_option import read_recipe
     from sdrpn_core.distributed.processes import is_main_process
-    from sdrpn_core.rpn.config import RPNConfig
-    from sdrpn_core.training.settings import TrainingSettings
-    from sdrpn_core.training.stage import layers_to_load
+    from sdrpn_core.training.loading import load_for_training
     from sdrpn_core.training.stage import train as run
 
-    outline = load_outline(model, revision=revision)
-    settings = TrainingSettings.for_backbone(outline, **_given(chosen))
-    planned = read_recipe(recipe, outline)
-    config = RPNConfig.for_backbone(
-        outline, **{**planned.shape, **_given(shape)}, head_options=head_options
+    inputs = load_for_training(
+        model,
+        recipe=recipe,
+        lazy=lazy,
+        settings=_given(chosen),
+        config={**_given(shape), "head_options": head_options},
+        **load_options(dtype, device, attn_implementation, revision),
     )
-    read = (planned.recipe or outline.preset.recipe()) if lazy else None
-    options = load_options(dtype, device, attn_implementation, revision)
-    backbone = load_here(model, {**options, "n_layers": layers_to_load(config, read)})
     result = run(
-        backbone,
+        inputs.backbone,
         records,
         out,
-        settings,
-        config,
-        recipe=read_recipe(recipe, backbone).recipe,  # again: now there are weights to check
+        inputs.settings,
+        inputs.config,
+        recipe=inputs.recipe,
         resume=resume,
+        overwrite=overwrite,
         feature_cache=feature_cache,
         feature_cache_dtype=feature_cache_dtype,
         free_backbone=True,

@@ -14,7 +14,7 @@ from sdrpn_core.errors import InputError
 from sdrpn_core.grid.geometry import Box, Geometry
 from sdrpn_core.grid.roi_map import RoIMap
 from sdrpn_core.plugins.manager import get_plugins
-from sdrpn_core.util.dataclass_options import from_options
+from sdrpn_core.util.dataclass_reader import read_dataclass
 
 P = TypeVar("P", bound="CropPolicy")
 
@@ -110,7 +110,7 @@ class CropPolicy(ABC):
         Raises:
             ConfigError: an unknown option (names the near ones) or a value out of range.
         """
-        return from_options(cls, options)
+        return read_dataclass(cls, options, cls.__name__)
 
 
 def make_policy(name: str, options: dict[str, Any] | None = None) -> CropPolicy:

@@ -8,7 +8,6 @@ the same responses again for the few heads that come into question, whose maps c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,11 @@ from sdrpn_core.head_finding.selection import (
     select,
 )
 from sdrpn_core.head_finding.statistics import ROW_CHOICES, HeadStatistics
-from sdrpn_core.labels.pseudo import FOREGROUND, LabelOutcome, ThresholdLabeler
+from sdrpn_core.labels.pseudo import DEFAULT_LABELER, FOREGROUND, LabelOutcome, PseudoLabeler
 from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.taps.response_attention import stream_given_responses
+from sdrpn_core.util.package_versions import package_versions
 from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ DEFAULT_MAX_HEADS = 8
 
 #: Fields of the recipe that are found, and so cannot be given.
 _FOUND = ("grounding", "sink", "sink_threshold", "response_rows")
-_VERSIONED = ("sdrpn", "torch", "transformers")
 
 #: Samples that each half must have: with fewer, nothing can be confirmed.
 _MIN_HALF = 2
@@ -64,6 +64,7 @@ def find_heads(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     max_heads: int = DEFAULT_MAX_HEADS,
     recipe_options: Mapping[str, Any] | None = None,
+    labeler: str | None = None,
     progress: bool = True,
 ) -> HeadReport:
     """Measure every head's response-to-image attention against known boxes, and choose a recipe.
@@ -79,6 +80,8 @@ def find_heads(
         max_heads: upper limit of the grounding heads.
         recipe_options: other fields of the :class:`~sdrpn_core.labels.recipe.LabelRecipe`, such as
             ``question_template`` or thresholds.
+        labeler: registered name of the pseudo-labeler that the recipe is tried with; default: that
+            of the backbone's preset, else the published one.
         progress: show a bar.
 
     Returns:
@@ -88,6 +91,7 @@ def find_heads(
         InputError: records without boxes, images or questions (says which), or too few that can
             be used.
         ConfigError: a number out of range, or a recipe field that is not the caller's to give.
+        UnknownNameError: no labeler of that name.
         AttentionError: a NaN or infinite attention; says in which layer.
     """
     for name, value in (("batch_size", batch_size), ("max_heads", max_heads)):
@@ -100,6 +104,8 @@ def find_heads(
     options = dict(recipe_options or {})
     if found := sorted(options.keys() & set(_FOUND)):
         raise ConfigError(f"recipe option {', '.join(found)} cannot be given: it is what is found")
+    labeler = labeler or _preset_labeler(backbone)
+    labeler_class = get_plugins().pseudo_labelers.get(labeler)
     # A recipe needs heads; these are replaced.
     asking = LabelRecipe.from_dict({"grounding": {0: (0,)}, **options})
     source = read_records(records, n=n, seed=seed)
@@ -118,7 +124,7 @@ def find_heads(
         recipe=recipe,
         branch=branch,
         n_layers=n_layers,
-        joint=_joint_score(maps, chosen, recipe),
+        joint=_joint_score(maps, chosen, labeler_class(recipe)),
         chance=float(np.mean([sample.target.inside.mean() for sample in calibration.samples])),
         table=statistics.table(chosen.row_choice),
         n=len(calibration.samples),
@@ -135,8 +141,9 @@ def find_heads(
                 "batch_size": batch_size,
                 "max_new_tokens": max_new_tokens,
                 "max_heads": max_heads,
+                "labeler": labeler,
             },
-            "versions": {name: version(name) for name in _VERSIONED},
+            "versions": package_versions(),
         },
     )
 
@@ -222,9 +229,13 @@ def _by_layer(heads: Sequence[Head]) -> dict[int, tuple[int, ...]]:
     return {k: tuple(sorted(head for layer, head in heads if layer == k)) for k in layers}
 
 
-def _joint_score(maps: CandidateMaps, chosen: Selection, recipe: LabelRecipe) -> JointScore:
+def _preset_labeler(backbone: Backbone) -> str:
+    preset = backbone.find_preset()
+    return str(preset.training.get("labeler", DEFAULT_LABELER)) if preset else DEFAULT_LABELER
+
+
+def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler) -> JointScore:
     pointing = chosen.confirmed.pointing
-    labeler = ThresholdLabeler(recipe)
     usable, shares = 0, []
     joint = list(maps.joint_maps(chosen.grounding, chosen.row_choice, CONFIRM))
     sinks: list[Map | None] = [None] * len(joint)

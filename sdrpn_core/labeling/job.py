@@ -12,7 +12,7 @@ from sdrpn_core.backbone.loading import load_here
 from sdrpn_core.backbone.recipe_option import read_recipe
 from sdrpn_core.data.read import is_dataset_name, read_records
 from sdrpn_core.data.record import RecordSource
-from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE
+from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE, LabelManifest
 from sdrpn_core.labeling.run import LabelRun, open_run
 from sdrpn_core.labeling.stage import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS, ShardMaker
 
@@ -34,7 +34,7 @@ class LabelJob:
         batch_size: records that go through the model together.
         shard_size: records per shard.
         max_new_tokens: max new tokens per generated response.
-        dataset: what the manifest calls the data; ``None``: as it is spelt in ``data``.
+        dataset: what the manifest calls the data; ``None``: as it is spelled in ``data``.
     """
 
     data: str
@@ -83,16 +83,21 @@ class LabelJob:
         recipe = read_recipe(self.recipe, backbone).recipe or backbone.preset.recipe()
         return ShardMaker(backbone, source, recipe, self.batch_size, self.max_new_tokens)
 
+    def manifest(self, maker: ShardMaker) -> LabelManifest:
+        """What decides the content of the run, made by ``maker``.
+
+        Raises:
+            ConfigError: the shard size is not positive.
+        """
+        return maker.manifest(self.shard_size, dataset=self.dataset)
+
     def open_run(self, maker: ShardMaker, *, overwrite: bool = False) -> LabelRun:
         """Open the folder for shards of ``maker``.
 
         Raises:
             ShardError: it holds a run that ``maker`` would not continue; names what differs.
         """
-        manifest = maker.manifest(self.shard_size)
-        if self.dataset is not None:
-            manifest = replace(manifest, dataset=self.dataset)
-        return open_run(self.folder, manifest, overwrite=overwrite)
+        return open_run(self.folder, self.manifest(maker), overwrite=overwrite)
 
 
 def _absolute(text: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, overload
 import numpy as np
 
 from sdrpn_core.errors import SdrpnError, ShardError
-from sdrpn_core.labeling.manifest import MANIFEST_NAME, LabelManifest
+from sdrpn_core.labeling.manifest import MANIFEST, LabelManifest
 from sdrpn_core.labeling.parquet_shard import ShardFile, shard_name, shard_number, write_shard_file
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image, row_from_table
 from sdrpn_core.util.atomic_files import leftovers, remove_leftovers
@@ -113,14 +113,13 @@ class LabelRun:
 
         Args:
             shard: Its number.
-            rows: A row for every image of every record of the shard, in any order.
+            rows: One row per record of the shard, in any order.
 
         Raises:
-            ShardError: There is no such shard, or a record has no row, too many, or does not
-                belong.
+            ShardError: There is no such shard, or a record has no row, several, or does not belong.
             SdrpnError: The file cannot be written; nothing half-written is left.
         """
-        ordered = sorted(rows, key=lambda row: (row.index, row.image_index))
+        ordered = sorted(rows, key=lambda row: row.index)
         self._check_rows(shard, ordered)
         try:
             write_shard_file(self.folder, shard, self._run, ordered)
@@ -154,16 +153,13 @@ class LabelRun:
 
     def _check_rows(self, shard: int, rows: Sequence[LabelRow]) -> None:
         counts = Counter(row.index for row in rows)
-        expected = self.manifest.shard_records(shard)
-        wrong = sorted(counts.keys() ^ set(expected))
-        if wrong:
+        expected = Counter(self.manifest.shard_records(shard))
+        if counts != expected:
+            wrong = min(index for index in counts | expected if counts[index] != expected[index])
             raise ShardError(
-                f"shard {shard} holds records {expected.start} to {expected.stop - 1}, each at "
-                f"least once: record {wrong[0]} is missing or does not belong"
+                f"shard {shard} holds records {min(expected)} to {max(expected)}, each once: "
+                f"record {wrong} has {counts[wrong]} rows, not {expected[wrong]}"
             )
-        images = [(row.index, row.image_index) for row in rows]
-        if images != [(index, image) for index in expected for image in range(counts[index])]:
-            raise ShardError(f"shard {shard}: the images of a record must be numbered 0, 1, ...")
 
 
 def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = False) -> LabelRun:
@@ -189,20 +185,18 @@ def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = F
             _remove_run(folder)
     except OSError as error:
         raise SdrpnError(f"cannot use {folder} for labels: {error.strerror}") from error
-    path = folder / MANIFEST_NAME
-    if not path.exists():
+    if not MANIFEST.exists(folder):
         if any(shard_number(entry.name) is not None for entry in folder.iterdir()):
             raise ShardError(
-                f"{folder} holds label shards without a {MANIFEST_NAME}: choose another folder, "
-                "or --overwrite"
+                f"{folder} holds label shards without a {MANIFEST.name}: {MANIFEST.remedy}"
             )
         try:
             manifest.write(folder)
         except SdrpnError as error:
-            if not (_lost_race(error) and path.exists()):
+            if not (_lost_race(error) and MANIFEST.exists(folder)):
                 raise
-        remove_leftovers(path)
-    manifest.require_same(LabelManifest.read(folder), folder)
+        remove_leftovers(folder / MANIFEST.name)
+    manifest.require_same(folder)
     return LabelRun(folder, manifest)
 
 
@@ -214,35 +208,29 @@ class LabelDataset(Sequence[LabelRow]):
 
     Args:
         folder: Folder of the run.
-        allow_partial: Accept a run with missing shards.
 
     Attributes:
         manifest: The run's manifest.
 
     Raises:
-        ShardError: No run, a missing shard (unless ``allow_partial``), or a corrupt one; names the
-            file and what to do.
+        ShardError: No run, a missing shard, or a corrupt one; names the file and what to do.
     """
 
-    def __init__(self, folder: str | Path, *, allow_partial: bool = False) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = LabelManifest.read(self.folder)
         self._run = self.manifest.digest
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
-        present = [
-            shard
-            for shard in range(self.manifest.shards)
-            if (self.folder / shard_name(shard)).exists()
-        ]
-        missing = self.manifest.shards - len(present)
-        if missing and not allow_partial:
+        shards = range(self.manifest.shards)
+        missing = [shard for shard in shards if not (self.folder / shard_name(shard)).exists()]
+        if missing:
             raise ShardError(
-                f"{self.folder} is incomplete: {missing} of {self.manifest.shards} shards are "
-                "missing: run `sdrpn label` again to finish it"
+                f"{self.folder} is incomplete: {len(missing)} of {len(shards)} shards are missing: "
+                "run `sdrpn label` again to finish it"
             )
         places = [
             (shard, position)
-            for shard in present
+            for shard in shards
             for position, status in enumerate(self._shard(shard).columns(["status"])["status"])
             if status == LabelStatus.OK
         ]
@@ -284,13 +272,13 @@ class LabelDataset(Sequence[LabelRow]):
 def _remove_run(folder: Path) -> None:
     """Remove a run's files and nothing else; the manifest last, so that a kill leaves no riddle."""
     for name, temporaries in leftovers(folder).items():
-        if shard_number(name) is not None or name == MANIFEST_NAME:
+        if shard_number(name) is not None or name == MANIFEST.name:
             for temporary in temporaries:
                 temporary.unlink()
     for entry in sorted(folder.iterdir()):
         if shard_number(entry.name) is not None:
             entry.unlink()
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    (folder / MANIFEST.name).unlink(missing_ok=True)
 
 
 def _lost_race(error: SdrpnError) -> bool:

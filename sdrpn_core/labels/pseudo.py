@@ -19,6 +19,9 @@ BACKGROUND = 0
 IGNORE = -100
 """Label of a cell that no loss sees; the value torch's losses ignore by default."""
 
+DEFAULT_LABELER = "threshold"
+"""Registered name of the published labeling."""
+
 _SMOOTHING_SIGMA = 1.0
 _SMOOTHING_RADIUS = 2
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.util.dataclass_reader import read_dataclass
+from sdrpn_core.util.json_files import parse_json_object
 
 ALL_HEADS: Literal["all"] = "all"
 """Stands for every head of a layer."""
@@ -15,7 +17,7 @@ ALL_HEADS: Literal["all"] = "all"
 _QUESTION = "{question}"
 """Where a template has the question."""
 
-Heads: TypeAlias = "tuple[int, ...] | Literal['all']"
+Heads: TypeAlias = tuple[int, ...] | Literal["all"]
 HeadsByLayer: TypeAlias = dict[int, Heads]
 
 
@@ -156,16 +158,9 @@ class LabelRecipe:
         """The recipe that `to_dict` wrote.
 
         Raises:
-            ConfigError: unknown or missing fields, or values out of range.
+            ConfigError: unknown or missing fields, values of the wrong type or out of range.
         """
-        known = [entry.name for entry in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise ConfigError(
-                f"label recipe: unknown field {', '.join(unknown)}; fields: {', '.join(known)}"
-            )
-        if "grounding" not in values:
-            raise ConfigError("label recipe: field grounding is missing")
-        return cls(**values)
+        return read_dataclass(cls, values, "label recipe")
 
     def to_json(self) -> str:
         """`to_dict` as sorted, indented JSON."""
@@ -178,15 +173,7 @@ class LabelRecipe:
         Raises:
             ConfigError: not a JSON object, or not a recipe.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"label recipe: not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(
-                f"label recipe: expected a JSON object, found {type(values).__name__}"
-            )
-        return cls.from_dict(values)
+        return cls.from_dict(parse_json_object(text, "label recipe"))
 
 
 def _heads_by_layer(value: Mapping[Any, str | Sequence[int]], name: str) -> HeadsByLayer:

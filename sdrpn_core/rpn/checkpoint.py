@@ -9,7 +9,6 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ from safetensors.torch import save as to_safetensors
 from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.json_files import read_json_object
+from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
-
-#: Packages whose versions a checkpoint names.
-_VERSIONED = ("sdrpn", "torch", "transformers")
 
 
 def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str | Path) -> Path:
@@ -49,10 +47,7 @@ def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str
         SdrpnError: a file cannot be written (full disk, permissions).
     """
     folder = Path(folder)
-    values = {
-        **config.to_dict(),
-        "versions": {name: version(name) for name in _VERSIONED},
-    }
+    values = {**config.to_dict(), "versions": package_versions()}
     tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
 
     texts = {
@@ -121,15 +116,7 @@ def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Pat
                 f"{source}: neither a local RPN folder nor reachable on the Hub ({reason})"
             ) from error
     path = folder / CONFIG_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"{path}: is not an RPN configuration")
-    return RPNConfig.from_json(values, str(path)), folder
+    return RPNConfig.from_json(read_json_object(path, CheckpointError), str(path)), folder
 
 
 def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:

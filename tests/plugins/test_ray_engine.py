@@ -160,7 +160,7 @@ def test_a_worker_in_another_folder_opens_the_same_run(folder, monkeypatch, tmp_
 def test_impossible_options_are_refused(engine, job, monkeypatch):
     with pytest.raises(ConfigError, match="workers must be 1 or more, not 0"):
         engine(workers=0)
-    with pytest.raises(ConfigError, match="unknown option 'worker'; did you mean 'workers'"):
+    with pytest.raises(ConfigError, match="unknown field 'worker'; did you mean 'workers'"):
         engine.from_options({"worker": 2})
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without accelerate launch"):

@@ -149,7 +149,7 @@ def test_mistakes_are_one_line_and_leave_nothing(model, data, tmp_path):
         ),
         (
             (data / "boxed.jsonl", "--out", tmp_path / "r.json", "--recipe-option", "x=1"),
-            "unknown field x",
+            "unknown field 'x'",
         ),
     ):
         result = sdrpn("heads", model, "--data", *words, *SIZES)

@@ -149,7 +149,7 @@ def test_train_stores_features_and_says_what_it_took(model, labels, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--setting", "wrong=1"), "unknown training settings: wrong"),
+        (("--setting", "wrong=1"), "training settings: unknown field 'wrong'"),
         (("--setting", "wrong"), "write KEY=VALUE"),
         (("--head", "q"), "unknown RPN head 'q': did you mean 'qk'"),
         (("--head-option", "ropes=1"), "no option ropes"),
