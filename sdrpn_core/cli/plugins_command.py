@@ -42,10 +42,12 @@ def _print_table(infos: list[PluginInfo]) -> None:
         table.add_column(column, overflow="fold")
     for info in infos:
         registers = "\n".join(
-            f"{KINDS[kind]}: {', '.join(names)}" for kind, names in info.registers.items()
+            f"{KINDS[kind].label}: {', '.join(names)}" for kind, names in info.registers.items()
         )
         status = Text(info.status, style=_STYLES[info.status])
-        table.add_row(Text(info.name), info.version, info.origin, status, registers)
+        table.add_row(
+            Text(info.name), Text(info.version), Text(info.origin), status, Text(registers)
+        )
     console = Console()
     console.print(table)
     for info in infos:
