@@ -7,17 +7,21 @@ values. Other files have one beside them, in the form that ``sha256sum --check``
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sdrpn_core.util.atomic_files import atomic_write
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Buffer
 
 __all__ = [
+    "CHECKSUM_SUFFIX",
+    "HashingWriter",
     "checksum_path",
     "file_checksum",
     "json_checksum",
@@ -49,15 +53,51 @@ def checksum_path(path: Path) -> Path:
     return path.with_name(path.name + CHECKSUM_SUFFIX)
 
 
-def write_checksum(path: Path) -> None:
-    """Write the checksum of a finished file beside it.
+class HashingWriter(io.RawIOBase):
+    """Passes on what is written, and knows its checksum: the file need not be read again.
+
+    Args:
+        file: takes the bytes; written front to back.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of all that was written so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Buffer) -> int:
+        """Write bytes and count them in."""
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+
+def write_checksum(path: Path, checksum: str) -> None:
+    """Write the checksum of a file beside it.
+
+    Write it before the file gets its final name: then no kill leaves a file without one.
+
+    Args:
+        path: of the file.
+        checksum: of its bytes.
 
     Raises:
         SdrpnError: it cannot be written.
     """
-    line = f"{file_checksum(path)}  {path.name}\n"
     with atomic_write(checksum_path(path)) as file:
-        file.write(line.encode())
+        file.write(f"{checksum}  {path.name}\n".encode())
 
 
 def read_checksum(path: Path) -> str | None:
