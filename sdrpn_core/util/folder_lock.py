@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.util.atomic_files import atomic_write
 
-__all__ = ["LOCK_NAME", "hold_folder"]
+__all__ = ["LOCK_NAME", "OWNER_NAME", "hold_folder"]
 
 LOCK_NAME = ".lock"
 #: Who holds the lock, for messages; the lock's own file is emptied by everyone who tries it.

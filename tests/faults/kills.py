@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import importlib
 import json
 import os
 import random
@@ -22,17 +23,29 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdrpn_core.util.folder_lock import LOCK_NAME, OWNER_NAME
+
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MOMENTS = ("start", "write", "time")
+#: Imported before anything forks.
+WARM = (
+    "sdrpn_bench.runner",
+    "sdrpn_core.answering.stream",
+    "sdrpn_core.head_finding.figure",
+    "sdrpn_core.head_finding.finder",
+    "sdrpn_core.training.stage",
+)
 #: Functions at which a child ends itself, so that kills hit the few milliseconds of a write.
-WRITES = ("fsync", "replace", "write")
+WRITES = ("fsync", "replace")
 MAX_SECONDS = 120.0
+#: Seconds from a signal to the end of a run that was about to end anyway.
+SLOWEST_END = 1.5
 #: Exit code of a command that Ctrl-C ended.
 INTERRUPTED = 130
 DEFECT = 70
@@ -61,11 +74,19 @@ class Kill:
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a run: exit code (negative: the signal), standard error, seconds."""
+    """What became of a run.
+
+    Attributes:
+        code: exit code; negative: the signal.
+        errors: standard output and error.
+        seconds: how long it took.
+        afterwards: seconds from the signal to the end; 0 without a signal.
+    """
 
     code: int
     errors: str
     seconds: float
+    afterwards: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,13 +112,14 @@ class Figures:
     runs: Counter[str] = field(default_factory=Counter)
     different: list[str] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_clean(self) -> bool:
         """Whether nothing was lost, left behind, or reported as a defect."""
-        return not (self.different or self.tracebacks or self.leftovers)
+        return not (self.different or self.tracebacks or self.ignored or self.leftovers)
 
 
 def run(words: list[str], kill: Kill | None = None, usual: float = 0.0, **limits: Any) -> Ended:
@@ -116,29 +138,33 @@ def run(words: list[str], kill: Kill | None = None, usual: float = 0.0, **limits
             with subprocess.Popen(line, stdout=log, stderr=log) as process:
                 time.sleep(kill.at)
                 process.send_signal(kill.signal)
+                sent = time.monotonic()
                 code = process.wait(timeout=MAX_SECONDS)
+                afterwards = time.monotonic() - sent
         else:
             pid = os.fork()
             if not pid:
                 _child(words, kill, log.fileno(), **limits)
-            code = _watch(pid, kill, usual)
+            code, afterwards = _watch(pid, kill, usual)
         seconds = time.monotonic() - began
         log.seek(0)
-        return Ended(code, log.read(), seconds)
+        return Ended(code, log.read(), seconds, afterwards)
 
 
-def _watch(pid: int, kill: Kill | None, usual: float) -> int:
+def _watch(pid: int, kill: Kill | None, usual: float) -> tuple[int, float]:
     """Wait for a child, which is sent its signal when the time has come."""
     due = time.monotonic() + kill.at * usual if kill and kill.moment == "time" else None
     deadline = time.monotonic() + MAX_SECONDS
+    sent = None
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status)
+            afterwards = 0.0 if sent is None else time.monotonic() - sent
+            return os.waitstatus_to_exitcode(status), afterwards
         now = time.monotonic()
         if due is not None and kill is not None and now >= due:
             os.kill(pid, kill.signal)
-            due = None
+            due, sent = None, now
         if now > deadline:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.001)
@@ -181,7 +207,7 @@ def _child(
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # to be seen, as the interpreter would show it
         traceback.print_exc()
     finally:
         with suppress(OSError, ValueError):
@@ -204,14 +230,14 @@ def _arm(kill: Kill) -> None:
     setattr(os, kill.function, deadly)
 
 
-def draw_kill(draw: random.Random) -> Kill:
-    """A kill of any kind."""
+def draw_kill(draw: random.Random, signals: Sequence[signal.Signals]) -> Kill:
+    """A kill at any moment by any of some signals."""
     moment = draw.choices(MOMENTS, weights=(1, 4, 5))[0]
-    chosen = draw.choice(SIGNALS)
+    chosen = draw.choice(signals)
     if moment == "start":
         return Kill(chosen, moment, draw.uniform(0.0, 3.0))
     if moment == "write":
-        return Kill(chosen, moment, draw.randint(1, 6), draw.choice(WRITES[:2]))
+        return Kill(chosen, moment, draw.randint(1, 6), draw.choice(WRITES))
     return Kill(chosen, moment, draw.random())
 
 
@@ -237,6 +263,8 @@ def interrupt(
             figures.by[f"{name} {kill.signal.name} {kill.moment}"] += 1
         elif ended.code == 0:
             figures.survived += 1
+            if ended.afterwards > SLOWEST_END:
+                figures.ignored.append(f"{name} {kill}: went on for {ended.afterwards:.1f} s")
             break
         elif kill.moment == "start" and "Traceback" not in ended.errors:
             figures.survived += 1
@@ -247,7 +275,8 @@ def interrupt(
         figures.different.append(f"{name} does not finish after {kills}: {ended.errors[-500:]}")
     elif command.result(out) != expected:
         figures.different.append(f"{name} differs after {kills}")
-    figures.leftovers += [str(p.relative_to(folder)) for p in out.parent.rglob(f"{out.name}/**/.*")]
+    hidden = (path for path in out.rglob(".*") if path.name not in (LOCK_NAME, OWNER_NAME))
+    figures.leftovers += [str(path.relative_to(folder)) for path in hidden]
     shutil.rmtree(out, ignore_errors=True)
 
 
@@ -274,7 +303,13 @@ def _one_line(name: str, what: str, ended: Ended, figures: Figures) -> None:
         figures.different.append(f"{name}, {what}: exit {ended.code}: {ended.errors[-500:]}")
 
 
-def campaign(n_kills: int, seed: int, names: list[str], folder: Path) -> Figures:
+def campaign(
+    n_kills: int,
+    seed: int,
+    names: list[str],
+    folder: Path,
+    signals: Sequence[signal.Signals] = SIGNALS,
+) -> Figures:
     """Interrupt runs until ``n_kills`` of them have died.
 
     Args:
@@ -282,6 +317,7 @@ def campaign(n_kills: int, seed: int, names: list[str], folder: Path) -> Figures
         seed: of the kills.
         names: the commands, which take turns.
         folder: for everything that they write.
+        signals: what ends the runs.
     """
     from tests.faults.kill_commands import commands
 
@@ -299,7 +335,7 @@ def campaign(n_kills: int, seed: int, names: list[str], folder: Path) -> Figures
         refuse(name, known[name], folder, figures, expected[name])
     while figures.kills < n_kills:
         name = names[sum(figures.runs.values()) % len(names)]
-        kills = [draw_kill(draw) for _ in range(draw.randint(1, 5))]
+        kills = [draw_kill(draw, signals) for _ in range(draw.randint(1, 5))]
         interrupt(name, known[name], folder, kills, figures, expected[name], usual[name])
     return figures
 
@@ -310,21 +346,18 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default="label,train,bench,heads")
+    parser.add_argument("--signals", default="KILL,TERM,INT")
     options = parser.parse_args()
+    signals = [signal.Signals[f"SIG{name}"] for name in options.signals.split(",")]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     codecs.lookup("unicode-escape")  # a child without rights could not load it later
-    import sdrpn_bench.runner
-    import torch
-
-    import sdrpn_core.answering.stream
-    import sdrpn_core.head_finding.figure
-    import sdrpn_core.head_finding.finder
-    import sdrpn_core.training.stage  # noqa: F401
-
-    torch.set_num_threads(1)
+    for name in WARM:
+        importlib.import_module(name)
+    importlib.import_module("torch").set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        figures = campaign(options.kills, options.seed, options.commands.split(","), Path(folder))
+        names = options.commands.split(",")
+        figures = campaign(options.kills, options.seed, names, Path(folder), signals)
     print(json.dumps({**vars(figures), "clean": figures.is_clean}, indent=2))
     return 0 if figures.is_clean else 1
 
