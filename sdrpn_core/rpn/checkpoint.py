@@ -31,6 +31,7 @@ CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 
 #: Checksums in the metadata of the weights: of these, and of the configuration beside them.
+_SUMS_KEY = "sdrpn"
 _TENSORS_KEY = "sha256"
 _CONFIG_KEY = "config_sha256"
 
@@ -67,13 +68,14 @@ def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
-    metadata = {
-        "format": "pt",
+    sums = {
         _TENSORS_KEY: tensor_checksum(tensors),
         _CONFIG_KEY: json_checksum(json.loads(texts[CONFIG_NAME])),
     }
     with atomic_write(folder / WEIGHTS_NAME) as file:
-        file.write(to_safetensors(tensors, metadata=metadata))
+        # One entry alone: safetensors writes several in random order, and equal RPNs are to be
+        # equal files.
+        file.write(to_safetensors(tensors, metadata={_SUMS_KEY: json.dumps(sums)}))
     for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
@@ -152,18 +154,16 @@ def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
         raise CheckpointError(f"{path}: missing; an RPN is read from safetensors only")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            sums = json.loads((file.metadata() or {}).get(_SUMS_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        _check_sums(metadata, tensors, folder)
-    except (SafetensorError, OSError, ValueError) as error:
+        _check_sums(sums, tensors, folder)
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: cannot be read ({reason})") from error
     assign_rpn_weights(rpn, tensors, str(path))
 
 
-def _check_sums(
-    metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], folder: Path
-) -> None:
+def _check_sums(sums: Mapping[str, str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Compare weights and configuration with what was saved.
 
     Files of earlier versions have no checksums, and are read without.
@@ -171,14 +171,14 @@ def _check_sums(
     Raises:
         CheckpointError: one of them changed.
     """
-    expected = metadata.get(_TENSORS_KEY)
+    expected = sums.get(_TENSORS_KEY)
     if expected is not None and expected != tensor_checksum(tensors):
         raise CheckpointError(
             f"{folder / WEIGHTS_NAME}: is corrupt: it is not what its checksum says; copy or "
             "download it again"
         )
     path = folder / CONFIG_NAME
-    expected = metadata.get(_CONFIG_KEY)
+    expected = sums.get(_CONFIG_KEY)
     if expected is not None and expected != json_checksum(json.loads(path.read_bytes())):
         raise CheckpointError(
             f"{path}: is not the configuration that was saved with the weights; restore it, or "

@@ -53,24 +53,24 @@ def commands(folder: Path, run: Callable[[list[str]], Ended]) -> dict[str, Comma
         "label": Command(label, _files),
         "train": Command(train, _training),
         "bench": Command(bench, _items),
-        "heads": Command(heads, lambda out: (out / "recipe.json").read_bytes()),
+        "heads": Command(heads, lambda out: {"recipe": (out / "recipe.json").read_bytes()}),
     }
 
 
-def _files(out: Path) -> dict[str, bytes]:
+def _files(out: Path) -> dict[str, object]:
     return {p.name: p.read_bytes() for p in sorted(out.iterdir()) if not p.name.startswith(".")}
 
 
-def _training(out: Path) -> object:
+def _training(out: Path) -> dict[str, object]:
     """Weights bit for bit, and the log without what a clock says; no step twice."""
     lines = (out / "train_log.jsonl").read_text().splitlines()
     log = [_timeless(json.loads(line)) for line in lines]
-    return (out / "rpn" / "model.safetensors").read_bytes(), log
+    return {"weights": (out / "rpn" / "model.safetensors").read_bytes(), "log": log}
 
 
-def _items(out: Path) -> object:
+def _items(out: Path) -> dict[str, object]:
     rows = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
-    return [_timeless(row) for row in rows]
+    return {"items": [_timeless(row) for row in rows]}
 
 
 def _timeless(value: Any) -> Any:

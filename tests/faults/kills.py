@@ -95,11 +95,11 @@ class Command:
 
     Attributes:
         words: of the command line, for an output folder.
-        result: of the output folder, equal for equal runs.
+        result: of the output folder, by name what is equal for equal runs.
     """
 
     words: Callable[[Path], list[str]]
-    result: Callable[[Path], object]
+    result: Callable[[Path], dict[str, object]]
 
 
 @dataclass
@@ -247,7 +247,7 @@ def interrupt(
     folder: Path,
     kills: list[Kill],
     figures: Figures,
-    expected: object,
+    expected: dict[str, object],
     usual: float,
 ) -> None:
     """Run one command, ended by one kill after the other, until it is through; compare."""
@@ -273,14 +273,20 @@ def interrupt(
     ended = run(words)
     if ended.code != 0:
         figures.different.append(f"{name} does not finish after {kills}: {ended.errors[-500:]}")
-    elif command.result(out) != expected:
-        figures.different.append(f"{name} differs after {kills}")
+    elif differing := _differing(command.result(out), expected):
+        figures.different.append(f"{name} differs in {differing} after {kills}")
     hidden = (path for path in out.rglob(".*") if path.name not in (LOCK_NAME, OWNER_NAME))
     figures.leftovers += [str(path.relative_to(folder)) for path in hidden]
     shutil.rmtree(out, ignore_errors=True)
 
 
-def refuse(name: str, command: Command, folder: Path, figures: Figures, expected: object) -> None:
+def _differing(found: dict[str, object], expected: dict[str, object]) -> list[str]:
+    return [key for key in {**found, **expected} if found.get(key) != expected.get(key)]
+
+
+def refuse(
+    name: str, command: Command, folder: Path, figures: Figures, expected: dict[str, object]
+) -> None:
     """A full disk and a folder that may not be written to: one line, and nothing lost."""
     full = folder / f"{name}-full"
     words = command.words(full)
