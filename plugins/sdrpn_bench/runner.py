@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.util.folder_lock import hold_folder
 from sdrpn_core.util.json_files import write_json
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def run_benchmark(
         single model its ``methods`` at the top as well.
 
     Raises:
+        SdrpnError: another process uses ``out``.
         ConfigError: ``out`` holds a run with other settings; a method lacks what it needs.
         InputError: the data cannot be read, or no item could be answered.
         UnknownNameError: unknown method or dataset.
@@ -125,31 +128,32 @@ def run_benchmark(
         "models": {str(m.name): {"model": m.origin, "rpn": m.rpn_origin} for m in named},
         "load_options": {key: str(value) for key, value in (load_options or {}).items()},
     }
-    if state.is_main_process:
-        if overwrite:
-            run.store.clear()
+    with hold_folder(Path(out)) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            if overwrite:
+                run.store.clear()
+            run.store.write_config(config)
+        wait_for_everyone(state)
         run.store.write_config(config)
-    wait_for_everyone(state)
-    run.store.write_config(config)
-    # Every process must know what was done before any of them adds to it.
-    done = run.store.read()
-    wait_for_everyone(state)
-    for model in named:
-        options = dict(load_options or {})
-        if state.num_processes > 1 and not options.keys() & {"device", "device_map"}:
-            options["device"] = state.device
-        _run_model(run, model, options, done, state, progress)
-    wait_for_everyone(state)
-    if state.is_main_process:
-        run.store.merge()
-    wait_for_everyone(state)
-    results = _results(run, named, config, state.num_processes)
-    if state.is_main_process:
-        folder = Path(out)
-        write_json(folder / RESULTS_NAME, results)
-        figures = write_figures(folder, results, run.store.read())
-        write_report(folder, results, figures)
-    wait_for_everyone(state)
+        # Every process must know what was done before any of them adds to it.
+        done = run.store.read()
+        wait_for_everyone(state)
+        for model in named:
+            options = dict(load_options or {})
+            if state.num_processes > 1 and not options.keys() & {"device", "device_map"}:
+                options["device"] = state.device
+            _run_model(run, model, options, done, state, progress)
+        wait_for_everyone(state)
+        if state.is_main_process:
+            run.store.merge()
+        wait_for_everyone(state)
+        results = _results(run, named, config, state.num_processes)
+        if state.is_main_process:
+            folder = Path(out)
+            write_json(folder / RESULTS_NAME, results)
+            figures = write_figures(folder, results, run.store.read())
+            write_report(folder, results, figures)
+        wait_for_everyone(state)
     return results
 
 

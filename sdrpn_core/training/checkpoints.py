@@ -3,7 +3,8 @@
     checkpoints/step-00000200/
         rpn/                     the weights, float32, as ``RPN.from_pretrained`` reads them
         optimizer.safetensors    the optimizer's tensors, named <parameter>.<state>
-        state.json               format version, step, and the optimizer's numbers
+        state.json               format version, step, the optimizer's numbers, and a checksum of
+                                 all that and of its tensors
 
 accelerate's ``save_state`` pickles optimizer and random state, so it is not used: a checkpoint
 that was handed on must not be able to run code. There is nothing else to store: the learning rate
@@ -16,9 +17,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -28,14 +30,16 @@ from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.checkpoint import load_rpn_weights
 from sdrpn_core.training.optimizer_state import restore_state, split_state
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.checksums import json_checksum, tensor_checksum
 from sdrpn_core.util.json_files import read_json_object, write_json
 
 if TYPE_CHECKING:
+    import torch
     from torch.optim import Optimizer
 
     from sdrpn_core.rpn.model import RPN
 
-#: Of the folder's layout. 2: parameter groups name their parameters.
+#: Of the folder's layout. 2: parameter groups name their parameters, and there is a checksum.
 FORMAT_VERSION = 2
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -80,6 +84,7 @@ class Checkpoints:
             with atomic_write(unfinished / "optimizer.safetensors") as file:
                 file.write(to_safetensors(tensors))
             state = {"format_version": FORMAT_VERSION, "step": step, "optimizer": numbers}
+            state["sha256"] = _checksum(state, tensors)
             write_json(unfinished / "state.json", state)
             if final.exists():
                 _discard(final)
@@ -106,6 +111,8 @@ class Checkpoints:
             )
         try:
             tensors = load_file(folder / "optimizer.safetensors")
+            if state.pop("sha256") != _checksum(state, tensors):
+                raise ValueError("it is not what its checksum says")
             restore_state(rpn, optimizer, tensors, state["optimizer"])
         except (
             *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
@@ -133,6 +140,10 @@ class Checkpoints:
             for entry in self.folder.iterdir():
                 if entry.name.startswith((_UNFINISHED, _DISCARDED)):
                     shutil.rmtree(entry)
+
+
+def _checksum(state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    return json_checksum({**state, "tensors": tensor_checksum(tensors)})
 
 
 def _discard(folder: Path) -> None:

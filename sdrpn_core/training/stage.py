@@ -11,6 +11,7 @@ the number of epochs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ from sdrpn_core.training.run_folder import TRACKER, RunFolder
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.sources import TrainingSource, answered_records, stored_labels
 from sdrpn_core.training.step import TrainingStep
+from sdrpn_core.util.folder_lock import hold_folder
 from sdrpn_core.util.json_files import write_json
 from sdrpn_core.util.memory import peak_memory
 from sdrpn_core.util.package_versions import package_versions
@@ -122,8 +124,8 @@ def train(
         ShardError: labels of another backbone, an incomplete label run, a corrupt shard.
         CheckpointError: ``out_dir`` holds another run, or cannot be resumed; or ``feature_cache``
             holds the features of other data, another backbone or other settings.
-        SdrpnError: the disk has no room for the features, training diverged, no sample has a label,
-            or something cannot be written.
+        SdrpnError: another process uses ``out_dir``, the disk has no room for the features,
+            training diverged, no sample has a label, or something cannot be written.
     """
     out_dir = Path(out_dir)
     settings = settings or TrainingSettings.for_backbone(backbone)
@@ -146,43 +148,44 @@ def train(
         truncate(backbone, source.n_layers)
 
     run = RunFolder(out_dir, _manifest(settings, rpn.config, source), settings.keep_checkpoints)
-    first = run.check(resume=resume, overwrite=overwrite)
-    wait_for_everyone(state)  # only now may anyone write what the others have to look at
-    if state.is_main_process:
-        run.open(overwrite=overwrite)
-    wait_for_everyone(state)
+    with hold_folder(out_dir) if state.is_main_process else nullcontext():
+        first = run.check(resume=resume, overwrite=overwrite)
+        wait_for_everyone(state)  # only now may anyone write what the others have to look at
+        if state.is_main_process:
+            run.open(overwrite=overwrite)
+        wait_for_everyone(state)
 
-    if cache is not None:
-        cache.fill(state, progress=progress)
-    optimizer = make_optimizer(rpn, settings)
-    if first:
-        run.checkpoints.load(first, rpn, optimizer)
-    accelerator = _accelerator(out_dir, precision, backbone.device, first)
-    loop = TrainingLoop(
-        accelerator,
-        settings,
-        source.samples,
-        order,
-        TrainingStep(accelerator, rpn, source.batcher, optimizer, settings.max_grad_norm),
-        make_schedule(optimizer, settings, steps),
-        run.checkpoints,
-        TrainingLog(out_dir, accelerator, first),
-    )
-    rpn.train()
-    devices = [backbone.device] if backbone.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            totals = loop.run(first, steps, progress=progress)
-    finally:
-        # Not `end_training`: it would take the process group from whatever comes after.
-        for tracker in accelerator.trackers:
-            tracker.finish()
-    rpn.eval()
-    if accelerator.is_main_process:
-        rpn.save_pretrained(run.rpn)
-        facts = {"settings": settings.to_dict(), "data": source.facts}
-        write_json(run.rpn / SETTINGS_NAME, facts, sort_keys=True)
-    wait_for_everyone(state)
+        if cache is not None:
+            cache.fill(state, progress=progress)
+        optimizer = make_optimizer(rpn, settings)
+        if first:
+            run.checkpoints.load(first, rpn, optimizer)
+        accelerator = _accelerator(out_dir, precision, backbone.device, first)
+        loop = TrainingLoop(
+            accelerator,
+            settings,
+            source.samples,
+            order,
+            TrainingStep(accelerator, rpn, source.batcher, optimizer, settings.max_grad_norm),
+            make_schedule(optimizer, settings, steps),
+            run.checkpoints,
+            TrainingLog(out_dir, accelerator, first),
+        )
+        rpn.train()
+        devices = [backbone.device] if backbone.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):
+                totals = loop.run(first, steps, progress=progress)
+        finally:
+            # Not `end_training`: it would take the process group from whatever comes after.
+            for tracker in accelerator.trackers:
+                tracker.finish()
+        rpn.eval()
+        if accelerator.is_main_process:
+            rpn.save_pretrained(run.rpn)
+            facts = {"settings": settings.to_dict(), "data": source.facts}
+            write_json(run.rpn / SETTINGS_NAME, facts, sort_keys=True)
+        wait_for_everyone(state)
     return TrainingResult(
         folder=run.rpn,
         rpn=rpn.to(backbone.model.dtype),

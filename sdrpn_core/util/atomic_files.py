@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["atomic_write", "leftovers", "remove_leftovers"]
+__all__ = ["atomic_write", "leftovers", "remove_all_leftovers", "remove_leftovers"]
 
 _TEMPORARY_NAME = re.compile(r"\.(?P<final>.+)\.\d+-[0-9a-f]{8}\.tmp")
 
@@ -78,6 +78,16 @@ def remove_leftovers(path: Path) -> None:
     """Remove what interrupted writes to ``path`` left; no other process may be writing ``path``."""
     for leftover in leftovers(path.parent).get(path.name, ()):
         _discard(leftover)
+
+
+def remove_all_leftovers(folder: Path) -> None:
+    """Remove what interrupted writes left in a folder and those below it.
+
+    Nobody else may be writing there.
+    """
+    for path in folder.rglob(".*.tmp"):
+        if _TEMPORARY_NAME.fullmatch(path.name):
+            _discard(path)
 
 
 def _discard(path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sdrpn_core.errors import SdrpnError
-from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.atomic_files import atomic_write, remove_all_leftovers
 
 __all__ = ["LOCK_NAME", "OWNER_NAME", "hold_folder"]
 
@@ -33,6 +33,8 @@ _MAX_COMMAND = 200
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
     """Be the only process that writes to a folder for as long as the block lasts.
+
+    What killed processes left of their writes is removed first.
 
     Args:
         folder: made if missing.
@@ -50,10 +52,11 @@ def hold_folder(folder: Path) -> Iterator[None]:
             f"{folder} is in use by {_owner(folder)}: wait until it has ended, or choose another "
             "folder"
         ) from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, RuntimeError) as error:  # the latter where the file system has no locks
         reason = getattr(error, "strerror", None) or "its file system has no locks"
         raise SdrpnError(f"cannot lock the folder {folder}: {reason}") from error
     try:
+        remove_all_leftovers(folder)
         _sign(folder)
         yield
     finally:
