@@ -19,6 +19,12 @@ from sdrpn_core.data.read import read_records
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.head_finding.candidates import CandidateMaps, Head, Map
+from sdrpn_core.head_finding.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_HEADS,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_N,
+)
 from sdrpn_core.head_finding.report import HeadReport, JointScore
 from sdrpn_core.head_finding.samples import Calibration, CalibrationSample, check_records
 from sdrpn_core.head_finding.selection import (
@@ -41,11 +47,6 @@ if TYPE_CHECKING:
     from sdrpn_core.data.record import Record
 
 __all__ = ["find_heads"]
-
-DEFAULT_N = 200
-DEFAULT_BATCH_SIZE = 8
-DEFAULT_MAX_NEW_TOKENS = 64
-DEFAULT_MAX_HEADS = 8
 
 #: Fields of the recipe that are found, and so cannot be given.
 _FOUND = ("grounding", "sink", "sink_threshold", "response_rows")

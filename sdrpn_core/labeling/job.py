@@ -12,9 +12,14 @@ from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.backbone.recipe_option import read_recipe
 from sdrpn_core.data.read import is_dataset_name, read_records
 from sdrpn_core.data.record import RecordSource
-from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE, LabelManifest
+from sdrpn_core.labeling.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_SHARD_SIZE,
+)
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.run import LabelRun, open_run
-from sdrpn_core.labeling.stage import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS, ShardMaker
+from sdrpn_core.labeling.stage import ShardMaker
 
 __all__ = ["LabelJob"]
 

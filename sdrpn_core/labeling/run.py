@@ -2,6 +2,8 @@
 
     manifest.json           what was labeled and by what (:class:`LabelManifest`)
     labels-00012.parquet    the rows of records [12 * shard_size, 13 * shard_size)
+    labels-00012.parquet.sha256
+                            its checksum, as `sha256sum --check` reads it
 
 Which records a shard holds depends on their index alone, and its bytes on nothing but its rows. So
 any number of processes writes the same folder, and an interrupted run continues with the shards
@@ -21,9 +23,16 @@ import numpy as np
 
 from sdrpn_core.errors import SdrpnError, ShardError
 from sdrpn_core.labeling.manifest import MANIFEST, LabelManifest
-from sdrpn_core.labeling.parquet_shard import ShardFile, shard_name, shard_number, write_shard_file
+from sdrpn_core.labeling.parquet_shard import (
+    ShardFile,
+    shard_files,
+    shard_name,
+    shard_number,
+    write_shard_file,
+)
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image, row_from_table
 from sdrpn_core.util.atomic_files import leftovers, remove_leftovers
+from sdrpn_core.util.checksums import CHECKSUM_SUFFIX
 
 __all__ = [
     "LabelDataset",
@@ -92,8 +101,8 @@ class LabelRun:
         for shard in range(process_index, self.manifest.shards, num_processes):
             if not self.is_finished(shard):
                 missing.append(shard)
-            elif shard_name(shard) in stale:
-                remove_leftovers(self.folder / shard_name(shard))
+            elif stale.keys() & set(shard_files(shard)):
+                self._tidy(shard)
         return missing
 
     def is_finished(self, shard: int) -> bool:
@@ -102,7 +111,7 @@ class LabelRun:
         if not path.exists():
             return False
         try:
-            ShardFile(self.folder, shard, self._run).verify()
+            ShardFile(self.folder, shard, self._run)
         except ShardError as error:
             logger.warning("recreating %s: %s", path, error)
             return False
@@ -126,7 +135,12 @@ class LabelRun:
         except SdrpnError as error:
             if not (_lost_race(error) and self.is_finished(shard)):
                 raise
-        remove_leftovers(self.folder / shard_name(shard))
+        self._tidy(shard)
+
+    def _tidy(self, shard: int) -> None:
+        """Remove what killed processes left of a shard."""
+        for name in shard_files(shard):
+            remove_leftovers(self.folder / name)
 
     def summary(self) -> LabelSummary:
         """Count what is there, and list what was skipped.
@@ -221,6 +235,7 @@ class LabelDataset(Sequence[LabelRow]):
         self.manifest = LabelManifest.read(self.folder)
         self._run = self.manifest.digest
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._verified: set[int] = set()
         shards = range(self.manifest.shards)
         missing = [shard for shard in shards if not (self.folder / shard_name(shard)).exists()]
         if missing:
@@ -262,7 +277,9 @@ class LabelDataset(Sequence[LabelRow]):
     def _shard(self, shard: int) -> ShardFile:
         file = self._open.pop(shard, None)
         if file is None:
-            file = ShardFile(self.folder, shard, self._run)
+            # Once is enough, in whichever process: a file that was opened again is the same file.
+            file = ShardFile(self.folder, shard, self._run, verify=shard not in self._verified)
+            self._verified.add(shard)
         self._open[shard] = file  # the last one is the most recently used
         if len(self._open) > OPEN_SHARDS:
             self._open.popitem(last=False)
@@ -272,13 +289,18 @@ class LabelDataset(Sequence[LabelRow]):
 def _remove_run(folder: Path) -> None:
     """Remove a run's files and nothing else; the manifest last: it says what is left."""
     for name, temporaries in leftovers(folder).items():
-        if shard_number(name) is not None or name == MANIFEST.name:
+        if _is_of_a_shard(name) or name == MANIFEST.name:
             for temporary in temporaries:
                 temporary.unlink()
     for entry in sorted(folder.iterdir()):
-        if shard_number(entry.name) is not None:
+        if _is_of_a_shard(entry.name):
             entry.unlink()
     (folder / MANIFEST.name).unlink(missing_ok=True)
+
+
+def _is_of_a_shard(name: str) -> bool:
+    """Whether this is the name of a shard, or of its checksum."""
+    return shard_number(name.removesuffix(CHECKSUM_SUFFIX)) is not None
 
 
 def _lost_race(error: SdrpnError) -> bool:

@@ -24,9 +24,15 @@ from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource, validate_record
 from sdrpn_core.distributed.processes import processes, progress_bar, wait_for_everyone
 from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError, SdrpnError
-from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE, LabelManifest
+from sdrpn_core.labeling.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_SHARD_SIZE,
+)
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image
 from sdrpn_core.labeling.run import LabelRun, LabelSummary, open_run
+from sdrpn_core.taps.attention_tap import attention_implementation
 from sdrpn_core.taps.response_attention import (
     ResponseAttention,
     read_given_responses,
@@ -48,9 +54,6 @@ logger = logging.getLogger(__name__)
 
 Advance: TypeAlias = Callable[[int], object]
 """Called after each batch with the number of its records."""
-
-DEFAULT_BATCH_SIZE = 8
-DEFAULT_MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ class ShardMaker:
                 "max_new_tokens": self.max_new_tokens,
                 "dtype": str(self.backbone.model.dtype).removeprefix("torch."),
                 "device": self.backbone.device.type,
-                "attn_implementation": self.backbone.text_config._attn_implementation,
+                "attn_implementation": attention_implementation(self.backbone.text_config),
             },
             "versions": package_versions(),
         }

@@ -8,7 +8,7 @@ from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import correlate1d
+from scipy.ndimage import gaussian_filter
 
 from sdrpn_core.errors import AttentionError, InputError
 from sdrpn_core.grid.geometry import Box, enclosing_box
@@ -115,7 +115,9 @@ class ThresholdLabeler(PseudoLabeler):
         without_sinks = np.where(is_sink, 0.0, attention)
         clean = np.where(is_padding, 0.0, without_sinks)
         if recipe.smoothing:
-            smooth = _smooth(clean)
+            smooth = gaussian_filter(
+                clean, _SMOOTHING_SIGMA, mode="mirror", radius=_SMOOTHING_RADIUS
+            )
             floor = (recipe.foreground + recipe.background) / 2
             clean = np.where(smooth > smooth.max() * floor, clean, 0.0)
         peak = clean.max()
@@ -163,15 +165,6 @@ def _as_map(
         bad = int((~np.isfinite(array)).sum())
         raise AttentionError(f"{name} map: {bad} of {array.size} values are NaN or infinite")
     return array
-
-
-def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    offsets = np.arange(-_SMOOTHING_RADIUS, _SMOOTHING_RADIUS + 1)
-    kernel = np.exp(-(offsets**2) / (2 * _SMOOTHING_SIGMA**2))
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        values = correlate1d(values, kernel, axis=axis, mode="mirror")
-    return values
 
 
 def _widen(box: Box, shape: tuple[int, ...]) -> Box:

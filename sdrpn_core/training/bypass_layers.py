@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from typing import Any
 
 import torch
@@ -32,23 +31,22 @@ class _BypassedLayer(nn.Module):
         return hidden_states
 
 
-@contextmanager
-def bypassed_layers(decoder: nn.Module, n_layers: int) -> Iterator[None]:
-    """Bypass the first decoder layers within the block; afterwards they are back in place.
+def without_layers(decoder: nn.Module, n_layers: int) -> nn.Module:
+    """A decoder that passes over the first layers; the given one stays as it is.
 
-    What the decoder itself computes for a layer (mask, rotary embeddings) reaches the next layer as
-    ever. Not for several threads at a time on one decoder.
+    A shallow copy: parameters, configuration and all other modules are those of the original, which
+    goes on serving others meanwhile. What the decoder itself computes for a layer (mask, rotary
+    embeddings) reaches the next layer as ever.
 
     Args:
         decoder: a decoder with a ``layers`` list.
         n_layers: how many to bypass.
     """
     layers = decoder_layers(decoder)
-    originals = list(layers[:n_layers])
-    for index, layer in enumerate(originals):
-        layers[index] = _BypassedLayer(layer)
-    try:
-        yield
-    finally:
-        for index, layer in enumerate(originals):
-            layers[index] = layer
+    shortened = copy.copy(decoder)
+    # Or else the copy would share the list of its modules with the original.
+    shortened._modules = dict(decoder._modules)
+    shortened.layers = nn.ModuleList([*map(_BypassedLayer, layers[:n_layers]), *layers[n_layers:]])
+    # A device map puts a forward() on a module that runs the original: its layers are not skipped.
+    vars(shortened).pop("forward", None)
+    return shortened
