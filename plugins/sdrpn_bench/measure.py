@@ -133,7 +133,7 @@ def _answers(
         )
 
     results: list[tuple[Answer | SdrpnError, float]] = []
-    for part, outcome in isolate_failures(batch, answer):
+    for part, outcome in isolate_failures(batch, answer, ITEM_ERRORS):
         seconds = (time.perf_counter() - start) / len(part)
         answers = [outcome] if isinstance(outcome, SdrpnError) else outcome
         results += [(one, seconds) for one in answers]

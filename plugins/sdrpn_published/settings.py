@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from sdrpn_core.errors import CheckpointError
+from sdrpn_core.errors import CheckpointError, ConfigError
 from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.util.dataclass_reader import read_dataclass
 from sdrpn_published.layouts import Layout
-
-T = TypeVar("T", int, str, bool)
 
 #: ``roi_source`` -> the qk head's source.
 _SOURCES = {"qk": "projections", "hidden_states": "hidden_states"}
@@ -18,6 +17,18 @@ _SOURCES = {"qk": "projections", "hidden_states": "hidden_states"}
 #: The published default for maps that are distributions: a share of the maximum, and with it a mask
 #: that is full.
 _DISTRIBUTION_POLICY = {"threshold": 0.15, "relative": True, "whole_grid": True}
+
+
+@dataclass(frozen=True)
+class _Published:
+    """The fields of a published ``config.json`` that say what its RPN is."""
+
+    twig_K: int
+    twig_T: int
+    roi_source: str
+    roi_multi_head: bool
+    roi_super_type: str
+    roi_loss: str
 
 
 def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNConfig:
@@ -40,36 +51,30 @@ def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNC
         raise CheckpointError(
             f"{where}: enable_twig is not set: the model has no region proposal network"
         )
-    source = _setting(published, "roi_source", str, where)
-    if source not in _SOURCES:
+    names = {field.name for field in fields(_Published)}
+    own = {name: value for name, value in published.items() if name in names}
+    try:
+        found = read_dataclass(_Published, own, f"{where}: config.json")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    if found.roi_source not in _SOURCES:
         raise CheckpointError(
-            f"{where}: unknown roi_source {source!r}; known: {', '.join(_SOURCES)}"
+            f"{where}: unknown roi_source {found.roi_source!r}; known: {', '.join(_SOURCES)}"
         )
     config = RPNConfig(
-        branch=_setting(published, "twig_K", int, where),
-        n_layers=_setting(published, "twig_T", int, where),
+        branch=found.twig_K,
+        n_layers=found.twig_T,
         head="qk",
         head_options={
             "rope": layout.rope,
-            "multi_head": _setting(published, "roi_multi_head", bool, where),
-            "source": _SOURCES[source],
+            "multi_head": found.roi_multi_head,
+            "source": _SOURCES[found.roi_source],
         },
-        final_norm=_setting(published, "roi_super_type", str, where) in layout.norm_for,
-        loss=_setting(published, "roi_loss", str, where),
+        final_norm=found.roi_super_type in layout.norm_for,
+        loss=found.roi_loss,
         policy="mask",
         policy_options=layout.policy_options,
     )
     if not config.is_distribution:
         return config
     return replace(config, policy_options={**layout.policy_options, **_DISTRIBUTION_POLICY})
-
-
-def _setting(published: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
-    if name not in published:
-        raise CheckpointError(f"{where}: config.json does not say {name}")
-    value = published[name]
-    if type(value) is not kind:  # bool is an int to isinstance
-        raise CheckpointError(
-            f"{where}: {name} in config.json must be of type {kind.__name__}, not {value!r}"
-        )
-    return value

@@ -65,7 +65,7 @@ class RayEngine(LabelEngine):
 
         Raises:
             SdrpnError: a worker cannot do its work (says on which machine), too many workers died,
-                or the cluster is gone. What is finished stays; run it again to go on.
+                or the cluster is gone. What is finished stays; run it again to continue.
         """
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise ConfigError(

@@ -82,7 +82,7 @@ class ShardWorker:
 
     def _make(self, shards: list[int]) -> None:
         if not self._may_work:
-            raise SdrpnError("too many workers died (see Ray's logs): run it again to go on")
+            raise SdrpnError("too many workers died (see Ray's logs): run it again to continue")
         if self._opened is None:
             maker = self._job.maker()
             self._opened = maker, self._job.open_run(maker)

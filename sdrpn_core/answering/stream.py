@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
 from sdrpn_core.runtime.generation import check_generate_options
+from sdrpn_core.util.isolate_failures import isolate_failures
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix_store import PrefixStore
@@ -126,34 +127,33 @@ class _Stream:
             yield from self._leave()
 
     def _first_pass(self, batch: list[tuple[int, Question]], on_error: OnError) -> None:
-        """Take a batch through the first pass; one by one, if one of its questions fails."""
-        try:
-            results = first_pass(
-                self.backbone,
-                [question for _, question in batch],
-                self.proposer,
-                store=self.store,
-                max_padding=self.max_padding,
-                generation=self.generation,
-            )
-            for one in results:
+        """Take a batch through the first pass; a question that fails leaves the others alone."""
+        for part, results in isolate_failures(batch, self._start, (InputError,)):
+            if isinstance(results, InputError):
+                ((index, _),) = part
+                on_error(index, results)
+                self.done[index] = None
+                continue
+            for (index, _), one in zip(part, results, strict=True):
                 if isinstance(one, PendingAnswer):
-                    n_tokens = len(one.prompt) + self.generation["max_new_tokens"]
-                    self.backbone.check_context(n_tokens)
-        except InputError as error:
-            if len(batch) > 1:
-                for single in batch:
-                    self._first_pass([single], on_error)
-                return
-            ((index, _),) = batch
-            on_error(index, error)
-            self.done[index] = None
-            return
-        for (index, _), one in zip(batch, results, strict=True):
+                    self.waiting.append(_Waiting(index, one))
+                else:
+                    self.done[index] = one
+
+    def _start(self, batch: Sequence[tuple[int, Question]]) -> list[PendingAnswer | Answer]:
+        results = first_pass(
+            self.backbone,
+            [question for _, question in batch],
+            self.proposer,
+            store=self.store,
+            max_padding=self.max_padding,
+            generation=self.generation,
+        )
+        for one in results:
             if isinstance(one, PendingAnswer):
-                self.waiting.append(_Waiting(index, one))
-            else:
-                self.done[index] = one
+                n_tokens = len(one.prompt) + self.generation["max_new_tokens"]
+                self.backbone.check_context(n_tokens)
+        return results
 
     def _next_batch(self, *, last: bool) -> list[_Waiting]:
         """A full batch, or the oldest one's if too many wait (or no more will come); else none."""

@@ -321,13 +321,13 @@ class Backbone(ABC):
             purpose: what it is needed for, e.g. ``"answering"``.
 
         Raises:
-            ConfigError: says how many of the decoder layers are there.
+            ConfigError: says how many of the decoder layers are loaded.
         """
         there = [layer for layer in self.layers if next(layer.parameters(), None) is not None]
         if len(there) < self.n_layers:
             raise ConfigError(
                 f"{purpose} needs all {self.n_layers} decoder layers of {self.name}, but only "
-                f"{len(there)} are there: load the whole model"
+                f"{len(there)} are loaded: load the whole model"
             )
 
     def check_context(self, length: int) -> None:

@@ -104,7 +104,9 @@ def find_heads(
         )
     options = dict(recipe_options or {})
     if found := sorted(options.keys() & set(_FOUND)):
-        raise ConfigError(f"recipe option {', '.join(found)} cannot be given: it is what is found")
+        raise ConfigError(
+            f"recipe option {', '.join(found)} cannot be set: finding heads determines it"
+        )
     labeler = labeler or _preset_labeler(backbone)
     labeler_class = get_plugins().pseudo_labelers.get(labeler)
     # A recipe needs heads; these are replaced.
@@ -169,7 +171,7 @@ def _measure_all_heads(calibration: Calibration, advance: Callable[[int], Any]) 
         reason = f"; {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
         raise InputError(
             f"{calibration.records.name}: {n} of {n + len(skipped)} records can be used; finding "
-            f"heads needs at least {2 * _MIN_HALF}, better {DEFAULT_N}{reason}"
+            f"heads needs at least {2 * _MIN_HALF}, preferably {DEFAULT_N}{reason}"
         )
     return statistics
 

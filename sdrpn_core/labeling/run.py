@@ -113,7 +113,7 @@ class LabelRun:
         try:
             ShardFile(self.folder, shard, self._run)
         except ShardError as error:
-            logger.warning("%s is made again: %s", path, error)
+            logger.warning("recreating %s: %s", path, error)
             return False
         return True
 

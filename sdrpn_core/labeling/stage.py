@@ -40,7 +40,7 @@ from sdrpn_core.taps.response_attention import (
     recipe_heads,
     recipe_maps,
 )
-from sdrpn_core.util.isolate_failures import isolate_failures
+from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def _label_group(
         return list(zip(prompts, readings, strict=True))
 
     rows: list[LabelRow] = []
-    for part, result in isolate_failures(group, read):
+    for part, result in isolate_failures(group, read, ITEM_ERRORS):
         if isinstance(result, SdrpnError):
             is_nan = isinstance(result, AttentionError)
             status = LabelStatus.NAN_ATTENTION if is_nan else LabelStatus.INVALID

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.training.samples import CachedSample, SkippedSample, TrainingSample, log_skipped
-from sdrpn_core.util.isolate_failures import isolate_failures
+from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
     from sdrpn_core.training.batches import Batcher, TrainingBatch
@@ -46,7 +46,7 @@ def accepted_batches(
     """
     if not samples:
         return
-    for part, result in isolate_failures(samples, batcher):
+    for part, result in isolate_failures(samples, batcher, ITEM_ERRORS):
         if isinstance(result, SdrpnError):
             skipped = SkippedSample(part[0].id, str(result))
             log_skipped(skipped)

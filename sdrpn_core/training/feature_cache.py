@@ -133,7 +133,7 @@ class FeatureCache:
         return -(-len(self._uncached.samples) // SHARD_SAMPLES)
 
     def fill(self, state: PartialState, *, progress: bool = True) -> None:
-        """Compute and write what is missing; all processes come back when nothing is.
+        """Compute and write what is missing; every process returns once nothing is.
 
         The main process prints the size to standard error before anything is written.
 

@@ -55,12 +55,22 @@ def read_dataclass(cls: type[T], values: Mapping[str, Any], what: str) -> T:
     ]
     if missing:
         raise ConfigError(f"{what}: {', '.join(missing)} {_be(missing)} missing")
-    annotations = get_type_hints(cls)
+    annotations = _annotations(cls)
     checked = {
         name: _checked(value, annotations[name], f"{what}: {name}")
         for name, value in values.items()
     }
     return cls(**checked)
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls)
+    except NameError as error:
+        raise ConfigError(
+            f"{cls.__name__}: the type of a field cannot be resolved ({error}): import it at run "
+            "time, not for type checkers alone"
+        ) from error
 
 
 def _unknown(name: object, known: Collection[str]) -> str:

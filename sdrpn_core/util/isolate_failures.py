@@ -14,19 +14,21 @@ ITEM_ERRORS = (InputError, AttentionError)
 
 T = TypeVar("T")
 R = TypeVar("R")
+E = TypeVar("E", bound=SdrpnError)
 
 
 def isolate_failures(
     batch: Sequence[T],
     run: Callable[[Sequence[T]], R],
-    errors: tuple[type[SdrpnError], ...] = ITEM_ERRORS,
-) -> Iterator[tuple[Sequence[T], R | SdrpnError]]:
+    errors: tuple[type[E], ...],
+) -> Iterator[tuple[Sequence[T], R | E]]:
     """Run a whole batch; if that fails, run each of its items alone.
 
     Args:
         batch: one or more items.
         run: does the work of a batch of any size.
-        errors: classes that an item can be blamed for; others are not caught.
+        errors: classes that an item can be blamed for, such as :data:`ITEM_ERRORS`; others are not
+            caught.
 
     Yields:
         In the order of the items: some of them, and what ``run`` returned for them; or a single

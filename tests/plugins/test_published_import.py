@@ -241,9 +241,9 @@ def test_another_shape_is_refused(write, backbone):
     [
         ({"enable_twig": False}, "no region proposal network"),
         ({"enable_twig": None}, "no region proposal network"),
-        ({"twig_K": None}, "does not say twig_K"),
-        ({"twig_K": "2"}, "twig_K in config.json must be of type int, not '2'"),
-        ({"roi_multi_head": 1}, "roi_multi_head in config.json must be of type bool"),
+        ({"twig_K": None}, "config.json: twig_K is missing"),
+        ({"twig_K": "2"}, "twig_K must be a whole number, not '2'"),
+        ({"roi_multi_head": 1}, "roi_multi_head must be true or false, not 1"),
         ({"roi_source": "values"}, "unknown roi_source 'values'; known: qk, hidden_states"),
         ({"model_type": "gpt2"}, "model_type 'gpt2'"),
         ({"model_type": "qwen2_5_vl"}, "belongs to a model of type 'qwen2_5_vl'"),

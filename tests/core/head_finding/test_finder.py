@@ -448,7 +448,7 @@ def test_too_few_usable_records_say_why(backbone):
         ({"batch_size": 0}, "batch_size must be 1 or more"),
         ({"max_heads": 0}, "max_heads must be 1 or more"),
         ({"max_new_tokens": 1}, "the last token is never read"),
-        ({"recipe_options": {"sink": {}}}, "recipe option sink cannot be given"),
+        ({"recipe_options": {"sink": {}}}, "recipe option sink cannot be set"),
         ({"recipe_options": {"color": 1}}, "unknown field 'color'"),
         ({"recipe_options": {"foreground": 2}}, "needs 0 < background"),
     ],

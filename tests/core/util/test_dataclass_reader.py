@@ -125,6 +125,15 @@ def test_missing_fields_are_named():
         read_dataclass(Outer, [], "settings")
 
 
+def test_types_that_only_type_checkers_import_are_named():
+    @dataclass
+    class Unresolved:
+        path: Missing  # noqa: F821 - that is the point
+
+    with pytest.raises(ConfigError, match=r"Unresolved: .*'Missing' is not defined.* at run time"):
+        read_dataclass(Unresolved, {"path": 1}, "settings")
+
+
 def test_huge_values_are_cut_short():
     with pytest.raises(ConfigError) as caught:
         read(count="long\n" * 1000)
