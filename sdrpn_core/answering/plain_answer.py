@@ -63,7 +63,7 @@ def try_plain_answer(
         questions: what is asked.
         prompts: the same, encoded; one batch.
         proposer: where crops come from; has a reader.
-        clock: books the time.
+        clock: times the stages.
         generation: arguments of :func:`~sdrpn_core.runtime.generation.generate`.
 
     Returns:
