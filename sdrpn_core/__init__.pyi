@@ -64,6 +64,7 @@ from .runtime.generation import generate as generate
 from .runtime.generation import prompt_block as prompt_block
 from .taps.attention_tap import AttentionTap as AttentionTap
 from .taps.feature_tap import FeatureTap as FeatureTap
+from .training.loading import layers_to_load as layers_to_load
+from .training.loading import load_for_training as load_for_training
 from .training.settings import TrainingSettings as TrainingSettings
-from .training.stage import layers_to_load as layers_to_load
 from .training.stage import train as train

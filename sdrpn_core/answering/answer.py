@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.crops.policy import CropPolicy
     from sdrpn_core.rpn.model import RPN
-
-#: Response length that fits the short answers of fine-grained question answering.
-DEFAULT_MAX_NEW_TOKENS = 128
 
 
 def answer(

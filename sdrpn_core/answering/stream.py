@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.answering.answer import DEFAULT_MAX_NEW_TOKENS
+from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.errors import ConfigError, InputError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sdrpn_core.answering.proposer import Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
 
-DEFAULT_BATCH_SIZE = 8
 
 #: How many batches' worth of questions are between the two passes at most, those of the next first
 #: pass included. Each holds the keys and values of its prefix, so this bounds the memory.

@@ -19,6 +19,9 @@ BACKGROUND = 0
 IGNORE = -100
 """Label of a cell that no loss sees; the value torch's losses ignore by default."""
 
+DEFAULT_LABELER = "threshold"
+"""Registered name of the published labeling."""
+
 _SMOOTHING_SIGMA = 1.0
 _SMOOTHING_RADIUS = 2
 
@@ -30,7 +33,7 @@ class LabelOutcome(str, Enum):
     NO_FOREGROUND = "no_foreground"
     """Nothing is left of the grounding map once sinks are removed."""
     WEAK = "weak"
-    """The maximum of the grounding map is below `min_peak`."""
+    """The maximum of the grounding map is below ``min_peak``."""
     BOX_TOO_LARGE = "box_too_large"
     """The foreground is spread over too much of the grid."""
 
@@ -43,7 +46,7 @@ class PseudoLabels:
         labels: (h, w) int64: 1 foreground, 0 background, -100 ignored.
         box: the foreground box in cells, half-open; None where there is no foreground.
         n_foreground, n_background, n_ignore: cells of each label; they sum to h * w.
-        outcome: `OK`, or why every cell is ignored.
+        outcome: ``OK``, or why every cell is ignored.
     """
 
     labels: npt.NDArray[np.int64]
@@ -72,7 +75,7 @@ class PseudoLabeler(ABC):
         Args:
             grounding: (h, w) grounding map, any float dtype.
             sink: (h, w) sink map; None where the recipe reads no sink heads.
-            content: (h, w) bool, false for cells wholly in the padding (`Geometry.content`); None
+            content: (h, w) bool, false for cells wholly in the padding (``Geometry.content``); None
                 where there is no padding.
 
         Raises:
@@ -82,7 +85,7 @@ class PseudoLabeler(ABC):
 
 
 class ThresholdLabeler(PseudoLabeler):
-    """The published labeling: remove sinks, threshold, box; see `LabelRecipe` for the numbers."""
+    """The published labeling: remove sinks, threshold, box; see ``LabelRecipe`` for the numbers."""
 
     def __call__(
         self,
@@ -90,7 +93,7 @@ class ThresholdLabeler(PseudoLabeler):
         sink: npt.ArrayLike | None = None,
         content: npt.ArrayLike | None = None,
     ) -> PseudoLabels:
-        """Label one image; see `PseudoLabeler.__call__`."""
+        """Label one image; see ``PseudoLabeler.__call__``."""
         attention = _as_map(grounding, "grounding")
         shape = attention.shape
         is_sink = np.zeros(shape, dtype=np.bool_)
@@ -146,7 +149,7 @@ def pseudo_labels(
     recipe: LabelRecipe,
     content: npt.ArrayLike | None = None,
 ) -> PseudoLabels:
-    """Label one image by the published method; see `PseudoLabeler.__call__`."""
+    """Label one image by the published method; see ``PseudoLabeler.__call__``."""
     return ThresholdLabeler(recipe)(grounding, sink, content)
 
 
@@ -165,7 +168,7 @@ def _as_map(
 
 
 def _widen(box: Box, shape: tuple[int, ...]) -> Box:
-    """`box` one cell larger on every side, within the grid."""
+    """``box`` one cell larger on every side, within the grid."""
     x0, y0, x1, y1 = box
     return max(0, x0 - 1), max(0, y0 - 1), min(shape[1], x1 + 1), min(shape[0], y1 + 1)
 

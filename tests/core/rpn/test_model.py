@@ -292,7 +292,7 @@ def test_gradient_checkpointing_refuses_features_in_several_pieces(backbone):
         ({"head_options": {"rop": 1}}, ConfigError, "no option rop; its options: multi_head"),
         ({"head_options": {"source": "x"}}, ConfigError, "unknown source 'x'"),
         ({"head": "conv", "head_options": {"depth": 0}}, ConfigError, "1 or more"),
-        ({"depth": 3}, ConfigError, "unknown RPN settings: depth"),
+        ({"depth": 3}, ConfigError, "RPN settings: unknown field 'depth'"),
     ],
 )
 def test_settings_that_cannot_work(backbone, settings, error, message):
