@@ -38,22 +38,22 @@ def answer(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
 ) -> Answer:
-    """Answer one question about an image (or a list of images).
+    """Answer one question about an image, or about several.
 
     Args:
         backbone: the model.
         image: path, bytes or image, or a list of these.
         question: the question.
-        rpn: predicts the region; without one the answer is the plain model's.
-        policy: how the RoI map becomes crops; default: the one that the RPN's configuration names.
-        store: keeps what does not depend on the question, for others about the same image.
+        rpn: predicts the region; ``None`` for the plain answer.
+        policy: turns the RoI map into crops; default: the policy in the RPN's configuration.
+        store: keeps what does not depend on the question, for other questions about the image.
         max_new_tokens: upper limit of the response length.
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
     Raises:
         ConfigError: see :func:`answer_batch`.
         ImageError: an image cannot be read.
-        InputError: empty question, no image, or a prompt beyond the model's context.
+        InputError: an empty question, no image, or a prompt that exceeds the model's context.
     """
     proposer = RPNProposer(rpn, policy) if rpn is not None else None
     return answer_batch(
@@ -77,25 +77,25 @@ def answer_batch(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
 ) -> list[Answer]:
-    """Answer a batch; every answer equals that of its question alone.
+    """Answer a batch of questions; every answer is the same as for its question alone.
 
-    Questions about the same images share their prefix. Sequences that became too different in
-    length, some with crops and some without, are answered in several batches.
+    Questions about the same images share their prefix. Once some have crops and some have none,
+    sequences that differ too much in length are answered in separate batches.
 
     Args:
         backbone: the model.
-        questions: what is asked; images may differ in number, size and grid.
+        questions: the questions; images may differ in number, size and grid.
         proposer: where crops come from; ``None`` for plain answers.
-        store: prefixes of earlier calls, to which those of this one are added.
-        max_padding: largest share of a batch that may be padding, 0 (none) to below 1.
+        store: prefixes of earlier calls; those of this one are added.
+        max_padding: largest share of a batch that may be padding; at least 0, less than 1.
         max_new_tokens: upper limit of the response lengths.
-        options: further arguments of ``generate()``; not those that make several responses of one
-            or need the prompt's ids.
+        options: further arguments of ``generate()``, except those for several responses to one
+            prompt and those that need the prompt's ids.
 
     Raises:
-        ConfigError: ``max_padding`` is no share, ``store`` belongs to another backbone, or an
-            option of ``generate()`` that cannot be passed on.
-        InputError: empty question, or a prompt beyond the model's context.
+        ConfigError: ``max_padding`` is out of range, ``store`` belongs to another backbone, or an
+            option of ``generate()`` cannot be passed on.
+        InputError: an empty question, or a prompt that exceeds the model's context.
     """
     check_max_padding(max_padding)
     check_generate_options(options)

@@ -1,4 +1,4 @@
-"""Regions from the raw grounding attention: training-free, at the price of a whole answer."""
+"""Regions from the grounding heads' attention: no training, at the cost of a whole answer."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class AttentionProposer(Proposer):
 
     Args:
         recipe: which heads are read, and which are sinks.
-        policy: how the map becomes crops.
-        max_new_tokens: limit of the plain answer.
+        policy: turns the map into crops.
+        max_new_tokens: upper limit of the plain answer's length.
     """
 
     def __init__(self, recipe: LabelRecipe, policy: CropPolicy, *, max_new_tokens: int) -> None:
@@ -34,7 +34,7 @@ class AttentionProposer(Proposer):
         self.max_new_tokens = max_new_tokens
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Answer plainly, and crop where the answer looked; ``no_roi`` where it is empty."""
+        """Crop what the plain answer attends to; ``no_roi`` if that answer is empty."""
         responses = read_own_responses(
             state.backbone,
             state.prompts,

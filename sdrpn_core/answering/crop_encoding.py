@@ -1,4 +1,4 @@
-"""From crop plans to the visual tokens that are inserted for the second pass."""
+"""From crop plans to the visual tokens that the second pass inserts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def encode_crops(
         jobs: images and their plans.
 
     Returns:
-        Per image its plan, without crops that the backbone refuses or of which no token is kept,
-        and the crops' segments. A plan that loses its last crop becomes ``too_small``.
+        Per image its plan and the segments of its crops. Crops that the backbone rejects, or of
+        which no token is kept, are left out; a plan that loses all its crops becomes ``too_small``.
     """
     cut = [[_preprocess(backbone, image, crop) for crop in plan.crops] for image, plan in jobs]
     inputs = [item for row in cut for item in row if isinstance(item, ImageInput)]
@@ -58,7 +58,7 @@ def encode_crops(
 
 
 def _preprocess(backbone: Backbone, image: Image.Image, crop: Crop) -> ImageInput | ImageError:
-    """A crop for the encoder, or why the backbone refuses it."""
+    """The encoder's input for a crop, or the reason why the backbone rejects it."""
     try:
         return backbone.preprocess_crop(image.crop(crop.box))
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""Questions whose images are encoded, before anything runs: what there is to run, for whom."""
+"""Encoded questions: images are through the vision encoder, the decoder has not run."""
 
 from __future__ import annotations
 
@@ -19,56 +19,60 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.runtime.clock import StageClock
 
-#: Length of questions, relative to their prefixes, up to which one pass over both is worth it.
-#: Longer ones cost more in the layers behind the branch than a pass of their own does.
-_SHORT = 1 / 8
+#: Length of questions relative to their prefixes up to which one pass over both is faster. Longer
+#: ones cost more in the layers above the branch than a separate pass does.
+_MAX_QUESTION_SHARE = 1 / 8
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedQuestions:
-    """Questions whose images are encoded, and of which nothing has run.
+    """Questions whose images are encoded, before the decoder runs.
+
+    A prefix belongs to the first question that has it, its owner; others share it.
 
     Attributes:
         backbone: the model.
-        questions: what was asked, with the images.
-        cut: per question its prompt's ids, up to the last image and behind it.
-        keys: per question what its prefix is made of; ``None``: nobody else's is alike.
-        owners: per question whose prefix it shares; most often its own.
-        kept: by owner, the prefixes that a store had.
-        prompts: by owner, the other prefixes.
+        questions: the questions, with their images.
+        split_ids: per question the token ids of its prompt, up to the last image and after it.
+        keys: per question the key of its prefix; ``None`` if it can equal no other.
+        owners: per question the index of its prefix's owner.
+        stored: by owner, the prefixes that were found in a store.
+        prefixes: by owner, the other prefixes, which still have to run.
     """
 
     backbone: Backbone
     questions: Sequence[Question]
-    cut: Sequence[tuple[list[int], tuple[int, ...]]]
+    split_ids: Sequence[tuple[list[int], tuple[int, ...]]]
     keys: Sequence[PrefixKey | None]
     owners: Sequence[int]
-    kept: Mapping[int, Prefix]
-    prompts: Mapping[int, Prompt]
+    stored: Mapping[int, Prefix]
+    prefixes: Mapping[int, Prompt]
 
     @property
     def is_unshared(self) -> bool:
-        """Whether each question has a prefix of its own, which no store had."""
-        return len(self.prompts) == len(self.questions)
+        """Whether no two questions share a prefix, and none was found in a store."""
+        return len(self.prefixes) == len(self.questions)
 
     def whole_prompts(self) -> list[Prompt]:
-        """The prompts of questions that share nothing."""
-        return [self.prompts[index].followed_by(rest) for index, (_, rest) in enumerate(self.cut)]
+        """The whole prompts of questions that share no prefix."""
+        return [
+            self.prefixes[index].followed_by(rest) for index, (_, rest) in enumerate(self.split_ids)
+        ]
 
-    def is_best_run_whole(self, max_padding: float) -> bool:
-        """Whether the questions should run along with their prefixes, in one batch.
+    def runs_in_one_pass(self, max_padding: float) -> bool:
+        """Whether the questions should run together with their prefixes, in one batch.
 
-        They should where no prefix is shared, they are short beside these, and the lengths are
-        alike: one long pass takes less time than a long and a short one.
+        They should if no prefix is shared, if the questions are short relative to the prefixes, and
+        if the lengths are similar: then one long pass takes less time than a long and a short one.
 
         Args:
             max_padding: largest share of the batch that may be padding.
         """
         if not self.is_unshared:
             return False
-        lengths = [len(self.prompts[index]) for index in range(len(self.cut))]
-        behind = [len(rest) for _, rest in self.cut]
-        if sum(behind) > _SHORT * sum(lengths):
+        lengths = [len(self.prefixes[index]) for index in range(len(self.split_ids))]
+        behind = [len(rest) for _, rest in self.split_ids]
+        if sum(behind) > _MAX_QUESTION_SHARE * sum(lengths):
             return False
         whole = [(n + more,) for n, more in zip(lengths, behind, strict=True)]
         return padding(whole) <= max_padding
@@ -88,20 +92,20 @@ def encode_questions(
     Args:
         backbone: the model.
         questions: a batch, one or more.
-        reader: who has to have read what a store holds.
+        reader: must have read a stored prefix for it to be used; ``None``: any will do.
         store: prefixes of earlier questions.
-        clock: books the time.
+        clock: times the stage.
 
     Raises:
-        ConfigError: the backbone was loaded in part, or the store is another backbone's.
-        InputError: an empty question, or one that comes with a response.
+        ConfigError: the backbone is only partially loaded, or the store belongs to another one.
+        InputError: an empty question, or a question that comes with a response.
     """
     backbone.check_whole("answering")
     if store is not None:
         store.bind(backbone)
-    cut = [_cut(backbone, question) for question in questions]
+    split_ids = [_split_ids(backbone, question) for question in questions]
     keys = prefix_keys(
-        [ids for ids, _ in cut], [q.images for q in questions], stored=store is not None
+        [ids for ids, _ in split_ids], [q.images for q in questions], stored=store is not None
     )
     first: dict[PrefixKey | int, int] = {}
     owners = [
@@ -113,13 +117,13 @@ def encode_questions(
     if missing:
         with clock.stage("vision"):
             prompts = backbone.encode_ids(
-                [cut[owner][0] for owner in missing],
+                [split_ids[owner][0] for owner in missing],
                 [Question("", questions[owner].images) for owner in missing],
             )
     return EncodedQuestions(
         backbone,
         questions,
-        cut,
+        split_ids,
         keys,
         owners,
         {owner: prefix for owner, prefix in found.items() if prefix is not None},
@@ -127,8 +131,8 @@ def encode_questions(
     )
 
 
-def _cut(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, ...]]:
-    """The prompt's ids up to the last image (without one: the first), and those that follow."""
+def _split_ids(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, ...]]:
+    """The prompt's ids up to the last image (the first id if there is none), and the rest."""
     if question.response_ids:
         raise InputError("a question that comes with a response cannot be answered")
     ids = backbone.tokenize(question.text, len(question.images))

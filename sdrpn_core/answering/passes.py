@@ -71,7 +71,7 @@ def first_pass(
             ]
         # A streamer sees the prompt of each generation: an attempt that is given up would show.
         may_try = reader is not None and "streamer" not in generation
-        if may_try and encoded.is_best_run_whole(max_padding):
+        if may_try and encoded.runs_in_one_pass(max_padding):
             attempt = try_plain_answer(
                 backbone,
                 questions,

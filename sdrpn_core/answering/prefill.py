@@ -1,4 +1,4 @@
-"""The first pass: prefixes that have run, and the questions that follow them."""
+"""The state after the first pass: prefixes that have run, and the questions that follow them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """Questions of which the part up to the last image has run, or all.
+    """Questions whose prompts have run up to the last image, or completely.
 
     Attributes:
         backbone: the model.
-        questions: what was asked, with the images.
+        questions: the questions, with their images.
         prompts: the same, encoded.
-        prefixes: per question what has run; questions about the same images share one.
+        prefixes: per question the part that has run; questions about the same images share one.
         prefix: the prefixes, left-padded.
-        clock: books the time of what follows.
+        clock: times what follows.
     """
 
     backbone: Backbone
@@ -47,40 +47,40 @@ class Prefill:
     clock: StageClock
 
     def readings(self, reader: PrefixReader) -> list[Any]:
-        """Per question what a reader kept of its prefix's branch features.
+        """Per question what a reader kept of the branch features of its prefix.
 
         Raises:
-            RuntimeError: the prefixes ran without it.
+            RuntimeError: the prefixes were not read by it.
         """
         if any(prefix.reader is not reader for prefix in self.prefixes):
             raise RuntimeError("the prefixes were not read by this reader: give it to prefill()")
         return [prefix.reading for prefix in self.prefixes]
 
     def cache(self, n_layers: int | None = None) -> DynamicCache:
-        """A new cache that holds just the prefixes, left-padded like ``prefix``.
+        """Make a new cache that holds the prefixes, left-padded like ``prefix``.
 
         Args:
-            n_layers: of the first layers only; default: of all.
+            n_layers: how many of the first layers; default: all.
         """
         return join_cache([prefix.keys_values for prefix in self.prefixes], n_layers=n_layers)
 
     @property
     def n_left(self) -> int:
-        """Tokens that follow the prefix, of the question with the most; 0 if all have run whole."""
+        """Largest number of tokens behind a prefix; 0 if all prompts have run completely."""
         pairs = zip(self.prompts, self.prefixes, strict=True)
         return max(len(prompt) - len(prefix) for prompt, prefix in pairs)
 
     def rest(self) -> Block:
-        """What follows each prefix, left-padded."""
+        """The tokens behind each prefix, left-padded."""
         return prompt_block(
             self.backbone, self.prompts, starts=[len(prefix) for prefix in self.prefixes]
         )
 
     @torch.no_grad()
     def question_features(self, branch: int) -> Features | None:
-        """What reaches layer ``branch`` of the tokens that follow the prefixes.
+        """Branch features of the tokens behind the prefixes; ``None`` if there are none.
 
-        They run through layers 0 .. B - 1 only. ``None`` where nothing follows.
+        They run through layers 0 .. B - 1 only.
         """
         if not self.n_left:
             return None
@@ -117,19 +117,19 @@ def run_encoded(
         reader: reads the branch features of the prefixes.
         store: prefixes of earlier questions; new ones are added to it.
         max_padding: largest share of padding where prefixes run together.
-        clock: books the time.
+        clock: times the stages.
 
     Raises:
-        InputError: a prompt beyond the model's context.
+        InputError: a prompt exceeds the model's context.
     """
     backbone = encoded.backbone
-    found = dict(encoded.kept)
-    if encoded.prompts:
-        missing = list(encoded.prompts.values())
+    found = dict(encoded.stored)
+    if encoded.prefixes:
+        missing = list(encoded.prefixes.values())
         backbone.check_context(max(map(len, missing)))
         with clock.stage("prefix"):
             new = run_prefixes(backbone, missing, reader, max_padding=max_padding, clock=clock)
-        for owner, made in zip(encoded.prompts, new, strict=True):
+        for owner, made in zip(encoded.prefixes, new, strict=True):
             found[owner] = made
             key = encoded.keys[owner]
             if store is not None and key is not None:
@@ -137,7 +137,7 @@ def run_encoded(
     prefixes = [found[owner] for owner in encoded.owners]
     prompts = [
         prefix.prompt.followed_by(rest)
-        for prefix, (_, rest) in zip(prefixes, encoded.cut, strict=True)
+        for prefix, (_, rest) in zip(prefixes, encoded.split_ids, strict=True)
     ]
     backbone.check_context(max(map(len, prompts)))
     return Prefill(backbone, encoded.questions, prompts, prefixes, prefix_block(prefixes), clock)
@@ -160,11 +160,11 @@ def prefill(
         reader: reads the branch features of the prefixes, e.g. an RPN.
         store: prefixes of earlier questions; new ones are added to it.
         max_padding: largest share of padding where prefixes run together.
-        clock: books the time.
+        clock: times the stages.
 
     Raises:
-        ConfigError: the backbone was loaded in part, or the store is another backbone's.
-        InputError: an empty question, or a prompt beyond the model's context.
+        ConfigError: the backbone is only partially loaded, or the store belongs to another one.
+        InputError: an empty question, or a prompt that exceeds the model's context.
     """
     clock = clock or StageClock(backbone.device)
     encoded = encode_questions(backbone, questions, reader, store=store, clock=clock)

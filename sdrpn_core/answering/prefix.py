@@ -1,7 +1,7 @@
-"""A prompt's prefix: everything up to the end of its last image, once through the decoder.
+"""The prefix of a prompt, up to the end of its last image: runs once through the decoder.
 
-The causal mask leaves it unchanged by the question and by the crops. Its keys and values serve the
-proposal, the answer, and every other question about the same images.
+Under the causal mask it depends neither on the question nor on the crops. Its keys and values serve
+the proposal, the answer, and every other question about the same images.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class PrefixReader(Protocol):
-    """What reads a prefix's branch features while it runs, and keeps what it needs of them.
+    """Reads the branch features of prefixes while they run, and keeps what it needs, a reading.
 
-    An RPN is one. A reading that has an attribute ``nbytes`` counts as that much memory.
+    An RPN is one. The attribute ``nbytes`` of a reading, if it has one, counts as its memory.
     """
 
     @property
@@ -55,8 +55,8 @@ class Prefix:
         prompt: its segments; the images' features are parts of ``embeds``.
         embeds: ``(length, hidden)``.
         positions: ``(length,)`` or ``(axes, length)`` int64.
-        keys_values: all layers.
-        reader: who read its branch features; ``None`` if nobody did.
+        keys_values: of all layers.
+        reader: what read its branch features; ``None`` if nothing did.
         reading: what the reader kept.
     """
 
@@ -72,7 +72,7 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
-        """Memory that its tensors take, those of the reading included."""
+        """Memory of its tensors, including those of the reading."""
         own = n_bytes(self.keys_values) + self.embeds.nbytes + self.positions.nbytes
         return own + int(getattr(self.reading, "nbytes", 0))
 
@@ -91,9 +91,9 @@ def run_prefixes(
     Args:
         backbone: the model.
         prompts: the prefixes' segments.
-        reader: reads the branch features on the way.
+        reader: reads the branch features.
         max_padding: largest share of a batch that may be padding.
-        clock: books the reader's time.
+        clock: times the reader.
     """
     done: dict[int, Prefix] = {}
     lengths = [(len(prompt),) for prompt in prompts]
@@ -129,13 +129,13 @@ def keep_prefixes(
     reader: PrefixReader | None = None,
     readings: Sequence[Any] = (),
 ) -> list[Prefix]:
-    """Take a batch apart that has run.
+    """Split a batch that has run into prefixes.
 
     Args:
         prompts: what ran.
         block: the same, left-padded.
         cache: its keys and values.
-        reader: who read its branch features.
+        reader: what read its branch features.
         readings: what the reader kept, per prompt; empty without a reader.
     """
     starts = block.starts.tolist()
@@ -162,7 +162,7 @@ def prefix_block(prefixes: Sequence[Prefix], lengths: Sequence[int] | None = Non
 
     Args:
         prefixes: a batch.
-        lengths: how many of each one's first tokens are wanted; default: all.
+        lengths: how many of each prefix's first tokens to take; default: all.
     """
     stops = lengths or [len(prefix) for prefix in prefixes]
     pairs = list(zip(prefixes, stops, strict=True))

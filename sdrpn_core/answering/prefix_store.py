@@ -1,4 +1,4 @@
-"""PrefixStore: images that were looked at before are not encoded and prefilled again."""
+"""PrefixStore: keeps prefixes, so that images are not encoded and prefilled again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_MAX_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class PrefixKey:
-    """What a prefix is made of; equal keys have equal prefixes.
+    """Identity of a prefix: prefixes with equal keys are equal.
 
     Attributes:
         ids: its tokens, with one placeholder per image.
@@ -36,23 +36,23 @@ class PrefixKey:
 
 
 class PrefixStore:
-    """Keeps prefixes of one backbone, the most recently used ones, within a limit of memory.
+    """A least-recently-used cache of one backbone's prefixes, bounded in memory.
 
-    Give the same store to several calls of ``answer``, ``answer_batch`` or ``answer_stream``: of
-    questions about one image, the first pays for the image, the others do not. What an RPN
-    reads of a prefix is kept with it, so empty the store (:meth:`clear`) if its weights change.
-    Several threads may use one store; empty it when none does.
+    Pass the same store to several calls of ``answer``, ``answer_batch`` or ``answer_stream``: of
+    several questions about one image, only the first pays for the image. What an RPN reads of a
+    prefix is kept with it, so :meth:`clear` the store when the RPN's weights change. Several
+    threads may use one store; clear it when none does.
 
     Args:
-        max_bytes: limit of the kept tensors, wherever they are; a prefix that alone is larger is
-            not kept.
+        max_bytes: limit on the memory of the tensors, on all devices together; a prefix that is
+            larger by itself is not kept.
 
     Attributes:
         hits: how many prefixes were found.
         misses: how many were not.
 
     Raises:
-        ConfigError: a negative limit; or, when used, prefixes of another backbone.
+        ConfigError: the limit is negative; or, when used, the prefixes are another backbone's.
     """
 
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
@@ -70,21 +70,21 @@ class PrefixStore:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the kept prefixes take."""
+        """Memory of the kept prefixes."""
         with self._lock:
             return self._nbytes()
 
     def clear(self) -> None:
-        """Forget all prefixes, and whose they were."""
+        """Drop all prefixes; the store may then be used with another backbone."""
         with self._lock:
             self._kept.clear()
             self._backbone = None
 
     def bind(self, backbone: Backbone) -> None:
-        """Say whose prefixes these are.
+        """Reserve the store for a backbone.
 
         Raises:
-            ConfigError: they are another backbone's.
+            ConfigError: it holds prefixes of another one.
         """
         with self._lock:
             if self._backbone is not None and self._backbone is not backbone:
@@ -95,7 +95,7 @@ class PrefixStore:
             self._backbone = backbone
 
     def get(self, key: PrefixKey, reader: PrefixReader | None) -> Prefix | None:
-        """A prefix that ``reader`` has read (``None``: any), if it is kept."""
+        """The kept prefix with this key, if ``reader`` has read it (``None``: in any case)."""
         with self._lock:
             prefix = self._kept.get(key)
             if prefix is None or (reader is not None and prefix.reader is not reader):
@@ -122,13 +122,13 @@ class PrefixStore:
 def prefix_keys(
     ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image.Image]], *, stored: bool
 ) -> list[PrefixKey | None]:
-    """Keys of several prefixes.
+    """Compute the keys of several prefixes.
 
     Args:
         ids: their tokens, with placeholders.
         images: their images.
-        stored: whether they are to be found among others later. If not, only those that may equal
-            one of the others get a key: reading all pixels of a large image takes a while.
+        stored: whether the prefixes go into a store. If not, only those that may equal another of
+            them get a key, because hashing the pixels of a large image takes a while.
     """
     shapes = [
         (tuple(row), tuple(image.size for image in row_images))

@@ -1,4 +1,4 @@
-"""What proposes regions between the first and the second pass."""
+"""Proposers, which choose crops between the first and the second pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proposal:
-    """For one image: what to crop, and the map that says so (``None`` if there is no map)."""
+    """What to crop from one image, and the map that it is based on (``None`` if there is none)."""
 
     plan: CropPlan
     roi: RoIMap | None = None
@@ -28,10 +28,10 @@ class Proposer(ABC):
     A proposer may also decide that a question needs no region: it returns a plan without crops.
     """
 
-    #: Reads the branch features of every prefix while it runs; what it keeps comes back as
-    #: ``state.readings(reader)``. ``None`` if the proposer needs none.
+    #: Reads the branch features of every prefix while it runs; ``state.readings(reader)`` returns
+    #: what it kept. ``None`` if the proposer needs no branch features.
     reader: PrefixReader | None = None
 
     @abstractmethod
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Per question, one proposal per image."""
+        """Return for every question one proposal per image."""

@@ -1,4 +1,4 @@
-"""What the passes over a question leave: a pending answer after the first, an answer at the end."""
+"""The results of the two passes: pending answers after the first, answers after the second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions from a trained RPN: one partial pass over the question."""
+"""Regions from a trained RPN, at the cost of a partial pass over the question."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class RPNProposer(Proposer):
-    """The paper's proposer.
+    """Crops the regions that an RPN predicts: the paper's method.
 
     Args:
         rpn: a trained RPN, attached to the backbone of the prefills it will see.
-        policy: how its maps become crops; default: the policy that its configuration names.
+        policy: turns its maps into crops; default: the policy in its configuration.
     """
 
     def __init__(self, rpn: RPN, policy: CropPolicy | None = None) -> None:
@@ -39,7 +39,7 @@ class RPNProposer(Proposer):
 
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:
-        """RoI maps of all images, prompt by prompt."""
+        """The RoI maps of all images, prompt by prompt."""
         places = state.places(wants_question=self.policy.needs_question_scores)
         if not places:
             return []

@@ -1,4 +1,4 @@
-"""Any number of questions, answered in batches that are put together as they come."""
+"""Answers to a stream of questions, batched as the questions come."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone, Question
 
 
-#: Batches' worth of questions that may wait, cropped, for others of their length. They hold their
-#: prefixes' keys and values, so this is what bounds the memory.
+#: How many batches' worth of questions are between the two passes at most, those of the next first
+#: pass included. Each holds the keys and values of its prefix, so this bounds the memory.
 _MAX_WAITING = 2
 
 OnError = Callable[[int, InputError], object]
-"""Called with the number of a question that cannot be answered, from 0, and the reason."""
+"""Called with the index of a question that cannot be answered, from 0, and the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,34 +49,35 @@ def answer_stream(
     on_error: OnError | None = None,
     **options: Any,
 ) -> Iterator[tuple[int, Answer]]:
-    """Answer questions one batch at a time; every answer equals that of its question alone.
+    """Answer questions batch by batch; every answer is the same as for its question alone.
 
-    The questions of a batch take the first pass together. For the second, each waits until enough
-    others are as long as it has become: some have crops, some have none, some are pruned. So a
-    batch is seldom padded, and at most three batches' worth of keys and values are held (and those
-    of the store).
+    The questions of a batch take the first pass together. After it, some have crops, some have
+    none, some are pruned: each waits for the second pass until there are enough others of similar
+    length. So batches have little padding, and the keys and values of at most three batches (and of
+    the store) are held in memory.
 
     Args:
         backbone: the model.
         questions: any number; read as they are needed.
-        proposer: where crops come from; ``None`` for plain answers. It sees the questions in
+        proposer: where crops come from; ``None`` for plain answers. It gets the questions in
             batches.
-        batch_size: most questions that go through the model together.
-        store: prefixes that are kept for other questions about the same images, in other batches
-            or other calls; without one, only those of one batch share theirs.
-        max_padding: largest share of a batch that may be padding, 0 (none) to below 1.
+        batch_size: largest number of questions that go through the model together.
+        store: keeps prefixes for questions about the same images in other batches and other
+            calls; without one, only questions of the same batch share theirs.
+        max_padding: largest share of a batch that may be padding; at least 0, less than 1.
         max_new_tokens: upper limit of the response lengths.
-        on_error: told of questions that cannot be answered, which are then left out; default: the
-            first one ends the stream.
+        on_error: called for questions that cannot be answered, which are then skipped; default:
+            the first one ends the stream.
         options: further arguments of ``generate()``.
 
     Yields:
-        The number of a question, from 0, and its answer; in the order of the questions.
+        The index of a question, from 0, and its answer, in the order of the questions.
 
     Raises:
-        ConfigError: a batch size below 1, ``max_padding`` is no share, ``store`` belongs to
-            another backbone, or an option of ``generate()`` that cannot be passed on.
-        InputError: empty question, or a prompt beyond the model's context; says which question.
+        ConfigError: the batch size is below 1, ``max_padding`` is out of range, ``store`` belongs
+            to another backbone, or an option of ``generate()`` cannot be passed on.
+        InputError: an empty question, or a prompt that exceeds the model's context; says which
+            question.
     """
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
@@ -92,7 +93,7 @@ def _raise(index: int, error: InputError) -> None:
 
 
 class _Stream:
-    """What is on its way. Answers leave in order: done ones wait for those before them."""
+    """The questions in flight. Answers leave in order: each waits for those before it."""
 
     def __init__(
         self,
@@ -114,17 +115,17 @@ class _Stream:
         self.next_index = 0
 
     def run(self, questions: Iterable[Question], on_error: OnError) -> Iterator[tuple[int, Answer]]:
-        """Answer all."""
+        """Answer all questions."""
         source = enumerate(questions)
         while batch := list(islice(source, self.batch_size)):
             self._first_pass(batch, on_error)
             while ready := self._next_batch(last=False):
                 self._second_pass(ready)
-                yield from self._leave()
-            yield from self._leave()  # what could not be answered holds nobody up
+                yield from self._yield_in_order()
+            yield from self._yield_in_order()  # skipped questions hold up no others
         while ready := self._next_batch(last=True):
             self._second_pass(ready)
-            yield from self._leave()
+            yield from self._yield_in_order()
 
     def _first_pass(self, batch: list[tuple[int, Question]], on_error: OnError) -> None:
         """Take a batch through the first pass; a question that fails leaves the others alone."""
@@ -156,7 +157,7 @@ class _Stream:
         return results
 
     def _next_batch(self, *, last: bool) -> list[_Waiting]:
-        """A full batch, or the oldest one's if too many wait (or no more will come); else none."""
+        """A full batch, or any if too many questions wait or no more will come; else none."""
         crowded = len(self.waiting) > (_MAX_WAITING - 1) * self.batch_size
         lengths = [one.pending.lengths for one in self.waiting]
         oldest: list[int] = []
@@ -177,7 +178,7 @@ class _Stream:
         for one, answer in zip(batch, answers, strict=True):
             self.done[one.index] = answer
 
-    def _leave(self) -> Iterator[tuple[int, Answer]]:
+    def _yield_in_order(self) -> Iterator[tuple[int, Answer]]:
         while self.next_index in self.done:
             found = self.done.pop(self.next_index)
             if found is not None:

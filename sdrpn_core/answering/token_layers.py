@@ -1,4 +1,4 @@
-"""Work counted in token-layers: what an answer costs, whatever the machine.
+"""The cost of an answer in token-layers, which does not depend on the machine.
 
 One token-layer is one token going through one decoder layer. Padding counts as well.
 """
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnswerShape:
-    """The lengths that decide what a two-stage answer costs, in tokens.
+    """The lengths in tokens that determine the cost of a two-stage answer.
 
     Attributes:
         prefix: up to the end of the image.
         question: all that follows it in the prompt.
         crop: what is inserted for the second pass, framing included; 0 without a region.
-        response: generated tokens that are fed back; the last one never is.
+        response: generated tokens that are fed back, i.e. all but the last.
     """
 
     prefix: int
@@ -40,24 +40,24 @@ class AnswerShape:
         return (self.prefix + self.question + self.response) * n_layers
 
     def floor(self, n_layers: int, branch: int) -> int:
-        """Token-layers of the decoder below which no two-stage answer can go.
+        """Lower bound of the decoder's token-layers in a two-stage answer.
 
-        The prefix runs once through all L layers, the question to the branch layer and, behind the
-        crop, through all layers once more.
+        The prefix runs once through all L layers, the question up to the branch layer and then,
+        behind the crop, through all layers.
         """
         second = self.crop + self.question + self.response
         return self.prefix * n_layers + self.question * branch + second * n_layers
 
     def in_one_pass(self, n_layers: int) -> int:
-        """Token-layers of the decoder when the question runs along with the prefix.
+        """Token-layers of the decoder when the question runs together with the prefix.
 
-        It then takes all L layers. Without a crop this is the plain answer.
+        The question then takes all L layers. Without a crop this is the plain answer.
         """
         again = self.crop + self.question if self.crop else 0
         return self.baseline(n_layers) + again * n_layers
 
     def recomputed(self, n_layers: int, branch: int) -> int:
-        """Token-layers when nothing is kept between the two passes, as in the published code."""
+        """Token-layers if nothing is reused between the passes, as in the published code."""
         first = (self.prefix + self.question) * branch
         second = self.prefix + self.crop + self.question + self.response
         return first + second * n_layers
@@ -68,11 +68,11 @@ class AnswerShape:
 
 
 class TokenLayerCounter:
-    """Context manager that counts the token-layers that its thread really runs.
+    """Context manager that counts the token-layers that its thread actually runs.
 
     Args:
         backbone: the model.
-        rpn: an RPN whose trunk is counted, too.
+        rpn: an RPN whose trunk is counted as well.
 
     Attributes:
         token_layers: of the decoder.

@@ -16,13 +16,15 @@ from sdrpn_core.grid.roi_map import RoIMap
 class BboxPolicy(RegionRule, PruneRule, CropPolicy):
     """Crop the bounding box of every connected region above the threshold.
 
-    Adds to the options of `RegionRule` and `PruneRule`:
+    Adds to the options of ``RegionRule`` and ``PruneRule``:
 
     Attributes:
-        max_crops: with more regions than this nothing is cropped; the published value is 2.
-        max_ratio: tokens per cell that a crop may have, see `Crop`; None (published: -1) keeps all.
-        margin: cells, or parts of one, that a crop shows around its region on every side
-            (published: 0). On a coarse grid a region may cut through its object.
+        max_crops: if there are more regions than this, nothing is cropped; the published value is
+            2.
+        max_ratio: tokens per cell that a crop may have, see ``Crop``; ``None`` (published: -1)
+            keeps all.
+        margin: margin around a region that its crop shows on every side, in cells or fractions of
+            one (published: 0). On a coarse grid a region may cut through its object.
     """
 
     max_crops: int = 2

@@ -19,17 +19,16 @@ from sdrpn_core.grid.roi_map import RoIMap
 class MaskPolicy(RegionRule, PruneRule, CropPolicy):
     """Crop the box around all cells above the threshold; drop the crop's tokens outside them.
 
-    Adds to the options of `PruneRule` and `RegionRule`. Those on regions only decide how many
-    count: the mask holds every cell above the threshold, isolated cells and over-large regions
-    included.
+    Adds to the options of ``RegionRule`` and ``PruneRule``. The options on regions only decide how
+    many there are: the mask holds every cell above the threshold, including isolated cells and
+    regions that are too large.
 
     Attributes:
-        min_regions: with fewer regions than this each one gets a plain crop of its box instead.
-            2 is the published rule for padded squares, 1 that for resized images: always mask,
-            regions are not counted.
-        whole_grid: where the mask is used and not empty, every cell of the grid is in it: the
-            entire image is looked at again. The published code does so wherever its threshold is
-            relative.
+        min_regions: if there are fewer regions than this, the box of each is cropped instead. The
+            published rules are 2 for padded squares, and 1 for resized images: always mask, without
+            counting regions.
+        whole_grid: a mask that is not empty covers every cell of the grid, so that the whole image
+            is cropped. The published code does this wherever its threshold is relative.
     """
 
     min_regions: int = 2

@@ -1,4 +1,4 @@
-"""What a crop policy answers, and the base class of all of them."""
+"""Crop plans, and the base class of the policies that make them."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ P = TypeVar("P", bound="CropPolicy")
 
 
 class Outcome(str, Enum):
-    """Why there are crops, or why there are none. Anything but `OK` means the plain answer."""
+    """Why there are crops or none. Anything but ``OK`` leads to the plain answer."""
 
     OK = "ok"
     """At least one crop."""
     NO_ROI = "no_roi"
-    """The map singles nothing out: no cell above the threshold, or an over-large region beside
-    which there is nothing to crop. What would be `TOO_SMALL` alone does not count beside one."""
+    """No region stands out: no cell is above the threshold, or a region is too large and nothing
+    beside it can be cropped. What would be ``TOO_SMALL`` alone does not count beside one."""
     TOO_MANY = "too_many"
     """More regions than the policy may crop; none is cropped."""
     TOO_SMALL = "too_small"
-    """Every region is an isolated cell, holds no source pixel (it lies in the padding), or cuts out
-    an image that the backbone cannot encode."""
+    """Every region is an isolated cell, contains no source pixel (it lies in the padding), or gives
+    a crop that the backbone cannot encode."""
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """One region to look at again.
+    """One region to crop.
 
     Attributes:
         box: the region in source pixels, half-open, never empty.
         grid_box: the region in cells, half-open, never empty.
-        keep: (rows, columns) float32 of 0 and 1 over `grid_box`: the part of the crop whose tokens
-            are kept (see `sdrpn_core.crops.tokens.keep_tokens`). None keeps every token.
-        max_ratio: resize the crop's token grid to `max_ratio` tokens per cell of `grid_box` (see
-            `sdrpn_core.crops.tokens.token_grid`). None leaves the crop's own grid.
+        keep: ``(rows, columns)`` float32 of 0 and 1 over ``grid_box``: the part of the crop whose
+            tokens are kept, see :func:`~sdrpn_core.crops.tokens.keep_tokens`; ``None`` keeps all.
+        max_ratio: tokens per cell of ``grid_box`` that the crop's token grid is resized to, see
+            :func:`~sdrpn_core.crops.tokens.token_grid`; ``None`` keeps the crop's own grid.
     """
 
     box: Box
@@ -55,12 +55,14 @@ class Crop:
 
 @dataclass(frozen=True, eq=False)
 class CropPlan:
-    """The outcome for one image and its crops: some exactly when the outcome is `OK`.
+    """The outcome for one image, and its crops.
 
     Attributes:
-        reason: why there are no crops, as one short phrase for people; empty when there are.
-        keep: (h, w) bool, the tokens of the whole image that stay beside the crops; None keeps
-            all. Always None without crops.
+        outcome: ``OK`` if there are crops, else why there are none.
+        crops: the regions to crop; empty unless the outcome is ``OK``.
+        reason: why there are no crops, as a short phrase for messages; empty if there are.
+        keep: ``(h, w)`` bool, the tokens of the whole image that are kept beside the crops;
+            ``None`` keeps all. Always ``None`` without crops.
     """
 
     outcome: Outcome
@@ -75,18 +77,18 @@ class CropPolicy(ABC):
 
     @abstractmethod
     def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
-        """`plan` for a map whose grid is that of the geometry; `keep` is filled in afterwards."""
+        """Plan the crops; map and geometry have the same grid, and ``keep`` is set afterwards."""
 
     def needs_question_scores(self, grid: tuple[int, int]) -> bool:
-        """Whether `kept_tokens` reads `RoIMap.question_scores` for an image with this grid."""
+        """Whether ``kept_tokens`` reads ``RoIMap.question_scores`` for an image with this grid."""
         return False
 
     def kept_tokens(self, roi: RoIMap) -> npt.NDArray[np.bool_] | None:
-        """(h, w) bool: the image's own tokens that stay once it is cropped; None keeps all."""
+        """``(h, w)`` bool: the tokens of a cropped image that are kept; ``None`` keeps all."""
         return None
 
     def plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
-        """The crops for one image.
+        """Choose the crops for one image.
 
         Args:
             roi: the map of the image.
@@ -101,7 +103,7 @@ class CropPolicy(ABC):
         return replace(plan, keep=self.kept_tokens(roi)) if plan.crops else plan
 
     def options(self) -> dict[str, Any]:
-        """The options as plain JSON values; `from_options` restores the policy from them."""
+        """The options as plain JSON values, from which ``from_options`` restores the policy."""
         return asdict(self)
 
     @classmethod
@@ -109,16 +111,16 @@ class CropPolicy(ABC):
         """The policy with these options, the others at their defaults.
 
         Raises:
-            ConfigError: an unknown option (names the near ones) or a value out of range.
+            ConfigError: an option is unknown (names similar ones) or out of range.
         """
         return read_dataclass(cls, options, cls.__name__)
 
 
 def make_policy(name: str, options: dict[str, Any] | None = None) -> CropPolicy:
-    """A registered crop policy with options.
+    """Make a registered crop policy.
 
     Raises:
-        UnknownNameError: no policy of that name.
-        ConfigError: unknown or bad options.
+        UnknownNameError: no policy has that name.
+        ConfigError: an option is unknown or out of range.
     """
     return get_plugins().crop_policies.get(name).from_options(options or {})

@@ -1,4 +1,4 @@
-"""Which tokens of the whole image stay for the second pass, where an image has very many."""
+"""Pruning: which tokens of a large image are kept for the second pass."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sdrpn_core.grid.roi_map import RoIMap
 
 @dataclass(frozen=True)
 class PruneRule:
-    """Drop the image's own tokens that no token of the question asks for.
+    """Drop the tokens of a cropped image that no token of the question scores highly.
 
-    An image with many tokens is mostly background to a question. Once a crop shows the region in
-    detail, only those of its tokens stay that at least one token of the question scores above a low
-    threshold. The tokens of crops are never touched, and without a crop nothing is dropped.
+    Most of a large image is background to a question. Once a crop shows the region in detail, only
+    those of the image's tokens are kept that at least one token of the question scores above a low
+    threshold. The tokens of crops are never dropped, and without a crop nothing is.
 
     Attributes:
-        prune_above: prune images with more visual tokens than this. Published for dynamic
-            resolution: 1024. None (default): never.
-        prune_threshold: a token stays if the highest probability that any token of the question
-            gives it lies strictly above this; the published value.
+        prune_above: prune images with more visual tokens than this (published for dynamic
+            resolution: 1024); ``None`` prunes none.
+        prune_threshold: a token is kept if the highest probability that any token of the question
+            gives it is strictly above this; the default is the published value.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value is out of range.
     """
 
     _: KW_ONLY
@@ -36,7 +36,7 @@ class PruneRule:
     def __post_init__(self) -> None:
         if self.prune_above is not None and self.prune_above < 0:
             raise ConfigError(
-                f"crop policy: prune_above must be None or not negative, not {self.prune_above}"
+                f"crop policy: prune_above must be None or at least 0, not {self.prune_above}"
             )
         if not 0 < self.prune_threshold < 1:
             raise ConfigError(
@@ -44,12 +44,12 @@ class PruneRule:
             )
 
     def needs_question_scores(self, grid: tuple[int, int]) -> bool:
-        """Whether an image with this grid is pruned; see `CropPolicy.needs_question_scores`."""
+        """Whether an image with this grid is pruned; see ``CropPolicy.needs_question_scores``."""
         rows, columns = grid
         return self.prune_above is not None and rows * columns > self.prune_above
 
     def kept_tokens(self, roi: RoIMap) -> npt.NDArray[np.bool_] | None:
-        """The tokens that stay; None where all do, or where the map has no scores by question."""
+        """The tokens to keep; ``None`` for all, or if the map has no scores by question."""
         if roi.question_scores is None or not self.needs_question_scores(roi.grid):
             return None
         return roi.question_probabilities() > self.prune_threshold

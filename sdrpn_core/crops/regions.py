@@ -29,20 +29,20 @@ class RegionRule:
         threshold: cells strictly above it count. Absolute: a probability. Relative: a fraction of
             the largest value of the blurred map.
         relative: threshold the raw scores relative to their maximum (the published code writes this
-            as a negative threshold). Made for `distribution` maps: a logit map without any
+            as a negative threshold). Meant for ``distribution`` maps: a logit map without a
             positive score has no cell above it.
         min_area: a region with fewer cells is grown around its center.
         max_area_fraction: a region with more than this share of the grid's cells is dropped. The
             default is 225 of 576 cells; 1 keeps all.
-        blur: blur the map before the threshold (published). On a coarse grid, where an object is a
-            cell or two, the blur is as wide as the object: switch it off.
-        keep_single: a region of one cell counts like any other. Published: it is dropped.
+        blur: blur the map before the threshold, as published. On a coarse grid, where an object
+            covers a cell or two, the blur is as wide as the object: turn it off.
+        keep_single: keep regions of one cell, which the published code drops.
         corner_sink_above: on grids with more cells than this, the first quarter of the top row and
-            of the left column counts as nothing before the blur: on large grids attention sinks
-            gather there. Published for dynamic resolution: 768. None (default): never.
+            of the left column is set to zero before the blur, because attention sinks gather there
+            on large grids (published for dynamic resolution: 768); ``None`` never does.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value is out of range.
     """
 
     threshold: float = 0.15
@@ -67,14 +67,14 @@ class RegionRule:
             )
         if self.corner_sink_above is not None and self.corner_sink_above < 0:
             raise ConfigError(
-                "crop policy: corner_sink_above must be None or not negative, not "
+                "crop policy: corner_sink_above must be None or at least 0, not "
                 f"{self.corner_sink_above}"
             )
 
     def smoothed(self, roi: RoIMap) -> npt.NDArray[np.floating]:
-        """What the threshold applies to: (h, w) float32.
+        """The values that the threshold applies to, ``(h, w)`` float32.
 
-        The corner's sinks are removed first, so the blur may spread their neighbors back there.
+        Sinks in the corner are removed before the blur, which may spread their neighbors there.
         """
         values = roi.scores if self.relative else roi.probabilities()
         if self.corner_sink_above is not None and values.size > self.corner_sink_above:
@@ -87,7 +87,7 @@ class RegionRule:
         return values > (values.max() * self.threshold if self.relative else self.threshold)
 
     def regions(self, above: npt.NDArray[np.bool_]) -> Regions:
-        """The 8-connected regions of `above` that count, in raster order of their first cell."""
+        """The 8-connected regions of ``above`` that count, in raster order of their first cell."""
         labels, _ = ndimage.label(above, structure=_EIGHT_CONNECTED)
         areas = np.bincount(labels.ravel())[1:]
         largest = self.max_area_fraction * above.size
@@ -120,11 +120,11 @@ class Regions:
 
 
 def without_corner(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """A copy of a map in which the two strips of the top left corner stand out nowhere.
+    """Suppress the two strips at the top left corner of a map, in a copy.
 
     Args:
-        values: (h, w); positive values of the strips become zero, negative ones (scores that are
-            not probabilities) stay.
+        values: ``(h, w)``; positive values in the strips become zero, negative ones (of scores
+            that are not probabilities) are kept.
     """
     rows, columns = values.shape
     values = values.copy()
@@ -134,7 +134,7 @@ def without_corner(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]
 
 
 def _grow(box: Box, grid: tuple[int, ...]) -> Box:
-    """`box` with at least three cells a side around its center, as far as the grid reaches."""
+    """``box`` grown around its center to at least three cells a side, clipped to the grid."""
     x0, y0, x1, y1 = box
     (left, right), (top, bottom) = _grow_side(x0, x1, grid[1]), _grow_side(y0, y1, grid[0])
     return left, top, right, bottom

@@ -16,14 +16,14 @@ _KEPT = 0.5
 def keep_tokens(keep: npt.NDArray[np.float32], crop_grid: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """The tokens of a crop that lie inside its mask.
 
-    Exact ties at one half are common, so the interpolation is torch's own in float32, as published.
+    Exact ties at one half are common, so torch interpolates the mask in float32, as published.
 
     Args:
-        keep: (rows, columns) float32 of 0 and 1, `Crop.keep`.
+        keep: (rows, columns) float32 of 0 and 1, ``Crop.keep``.
         crop_grid: (rows, columns) of the crop's visual tokens.
 
     Returns:
-        Bool of shape `crop_grid`. All false where a grid coarser than the mask misses every cell.
+        Bool of shape ``crop_grid``; all false if the grid is coarser and misses every cell.
     """
     mask = torch.from_numpy(np.ascontiguousarray(keep, dtype=np.float32))[None, None]
     resized = functional.interpolate(mask, size=crop_grid, mode="bilinear", align_corners=False)
@@ -34,12 +34,12 @@ def token_grid(crop: Crop, grid: tuple[int, int]) -> tuple[int, int]:
     """The token grid that a crop's features are resized to.
 
     Args:
-        crop: the crop; `grid` is returned where it sets no `max_ratio`.
-        grid: (rows, columns) of the crop's visual tokens as the backbone makes them; the limit.
+        crop: the crop; if it has no ``max_ratio``, ``grid`` is returned.
+        grid: ``(rows, columns)`` of the crop's visual tokens from the backbone; the upper limit.
 
     Returns:
-        (rows, columns): cells of the crop's grid box times `max_ratio`, scaled down together to fit
-        `grid`, rounded half to even, at least 1.
+        ``(rows, columns)``: cells of the crop's grid box times ``max_ratio``, scaled down together
+        to fit ``grid``, rounded half to even, at least 1.
     """
     if crop.max_ratio is None:
         return grid

@@ -1,9 +1,9 @@
 """Where the cells of a visual-token grid lie in the source image.
 
-Each way to preprocess an image is one class: `PaddedSquare` (padded to a square, then scaled),
-`Letterboxed` (scaled to whole pixels, then padded to a square) and `Resized` (stretched to a whole
-number of cells). A geometry belongs to one image, is plain data, and travels with the RoI map
-made from that image.
+Each kind of preprocessing is one class: ``PaddedSquare`` (padded to a square, then scaled),
+``Letterboxed`` (scaled to whole pixels, then padded to a square) and ``Resized`` (stretched to a
+whole number of cells). A geometry belongs to one image, is plain data, and accompanies the RoI map
+of that image.
 
 Units: sizes are (width, height) in source pixels after EXIF rotation, grids are (rows, columns) in
 cells, boxes are half-open (x0, y0, x1, y1) in either source pixels or cells.
@@ -25,12 +25,12 @@ Box = tuple[int, int, int, int]
 """Half-open (x0, y0, x1, y1)."""
 
 _EDGE_TOLERANCE = 1e-6
-"""Overlap in cells that counts as none: float64 places a cell edge that far from where it is."""
+"""Overlap in cells that counts as none: the error of cell edges computed in float64."""
 
 
 @dataclass(frozen=True)
 class Geometry(ABC):
-    """The way from grid cells to source pixels and back, for one image.
+    """Maps grid cells of one image to source pixels and back.
 
     Attributes:
         source_size: (width, height) of the image in pixels, after EXIF rotation.
@@ -57,28 +57,28 @@ class Geometry(ABC):
 
     @abstractmethod
     def _scale_to_source(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Grid boxes as unclamped source coordinates, float32 in and out."""
+        """Convert grid boxes to unclamped source coordinates, float32 in and out."""
 
     @abstractmethod
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Source boxes as continuous grid coordinates: neither rounded nor clamped.
+        """Convert source boxes to continuous grid coordinates, neither rounded nor clamped.
 
         Args:
             boxes: (N, 4) boxes in source pixels.
 
         Returns:
-            (N, 4) float64 boxes in cells. Coordinates of a box that leaves the image leave the
-            image's part of the grid as well.
+            (N, 4) float64 boxes in cells. A box that exceeds the image also exceeds its part of the
+            grid.
 
         Raises:
-            InputError: `boxes` is not (N, 4).
+            InputError: ``boxes`` is not (N, 4).
         """
 
     def to_source(self, boxes: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Grid boxes in whole source pixels: clamped to the image, then truncated.
+        """Convert grid boxes to whole source pixels: clamped to the image, then truncated.
 
-        Computed in float32 in the order of the published code, because at exact pixel boundaries
-        that rounding, and not the arithmetic, decides between two neighboring integers.
+        Computed in float32 and in the order of the published code: at exact pixel boundaries the
+        rounding decides between two neighboring integers.
 
         Args:
             boxes: (N, 4) half-open boxes in cells.
@@ -88,7 +88,7 @@ class Geometry(ABC):
             less than one source pixel, comes back with zero width or height.
 
         Raises:
-            InputError: `boxes` is not (N, 4).
+            InputError: ``boxes`` is not (N, 4).
         """
         width, height = self.source_size
         source = self._scale_to_source(_as_boxes(boxes).astype(np.float32))
@@ -109,7 +109,7 @@ class Geometry(ABC):
         return np.outer(_overlaps(y0, y1, rows), _overlaps(x0, x1, columns))
 
     def content(self) -> npt.NDArray[np.bool_]:
-        """The cells that show some of the image: all but those that lie wholly in the padding.
+        """The cells that show any of the image, i.e. do not lie entirely in the padding.
 
         Returns:
             (h, w) bool.
@@ -125,7 +125,7 @@ class Geometry(ABC):
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Geometry:
-        """The geometry that `to_dict` wrote.
+        """The geometry that ``to_dict`` wrote.
 
         Raises:
             ConfigError: unknown kind, or fields that do not belong to the kind.
@@ -143,17 +143,17 @@ class Geometry(ABC):
 
 @dataclass(frozen=True)
 class PaddedSquare(Geometry):
-    """Image scaled to fit a square and centered in it; the rest of the square is padding.
+    """An image scaled to fit a square and centered in it; the rest of the square is padding.
 
-    `to_source` follows the published code, which truncates the scaled image to whole pixels of
-    the square before it centers it, and so may be off by up to half such a pixel. `to_grid` centers
-    exactly; an image that preprocessing places at whole pixels lies within half a pixel of that.
+    ``to_source`` follows the published code, which truncates the scaled image to whole pixels of
+    the square before centering it, and so may be off by up to half such a pixel. ``to_grid``
+    centers exactly; preprocessing that places the image at whole pixels is within half a pixel.
 
     Attributes:
         side: side of the square model input, in pixels; a whole number of pixels per cell.
 
     Raises:
-        ConfigError: the grid does not divide `side`.
+        ConfigError: the grid does not divide ``side``.
     """
 
     kind: ClassVar[str] = "padded_square"
@@ -188,17 +188,17 @@ class PaddedSquare(Geometry):
         return (boxes * cell - padding) / np.float32(self._scale)
 
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
+        """Convert source boxes to grid coordinates; see ``Geometry.to_grid``."""
         center = np.tile(self.source_size, 2) / 2
         return ((_as_boxes(boxes) - center) * self._scale + self.side / 2) / np.tile(self._cell, 2)
 
 
 @dataclass(frozen=True)
 class Letterboxed(Geometry):
-    """Image resized to whole pixels, then centered in a square at a whole pixel.
+    """An image resized to whole pixels, then centered in a square at a whole pixel.
 
-    Rounding to whole pixels, or a smallest side that preprocessing insists on, may scale the two
-    directions differently: an image of 1000x1 pixels may be 384x14 in the square.
+    Rounding to whole pixels, or a minimum side, may scale the two directions differently: an image
+    of 1000x1 pixels may be 384x14 in the square.
 
     Attributes:
         side: side of the square in pixels; the grid need not divide it.
@@ -241,7 +241,7 @@ class Letterboxed(Geometry):
         return inside * source / scaled
 
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
+        """Convert source boxes to grid coordinates; see ``Geometry.to_grid``."""
         rows, columns = self.grid
         inside = _as_boxes(boxes) * np.tile(self.scaled_size, 2) / np.tile(self.source_size, 2)
         return (inside + np.tile(self._padding, 2)) * np.tile([columns, rows], 2) / self.side
@@ -249,7 +249,7 @@ class Letterboxed(Geometry):
 
 @dataclass(frozen=True)
 class Resized(Geometry):
-    """Image stretched to a whole number of cells, with its own scale in each direction.
+    """An image stretched to a whole number of cells, with a scale of its own in each direction.
 
     Attributes:
         cell: side of a cell, in pixels of the resized image.
@@ -274,7 +274,7 @@ class Resized(Geometry):
         return boxes * np.float32(self.cell) * self._scale.astype(np.float32)
 
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Source boxes as continuous grid coordinates; see `Geometry.to_grid`."""
+        """Convert source boxes to grid coordinates; see ``Geometry.to_grid``."""
         width, height = self.source_size
         rows, columns = self.grid
         # Multiplying first keeps whole cells whole: (width * columns) / width is exact.
@@ -295,7 +295,7 @@ def _overlaps(low: float, high: float, cells: int) -> npt.NDArray[np.bool_]:
     if high <= low:
         return np.zeros(cells, dtype=np.bool_)
     start = np.arange(cells)
-    # A box thinner than the tolerance still lies somewhere: it must not vanish between two cells.
+    # A box thinner than the tolerance must still overlap a cell.
     slack = min(_EDGE_TOLERANCE, (high - low) / 4)
     return (start < high - slack) & (start + 1 > low + slack)
 
@@ -315,6 +315,6 @@ def _positive(value: Any, name: str) -> int:
 
 
 def enclosing_box(mask: npt.NDArray[np.bool_]) -> Box:
-    """The half-open box around all true cells of a mask that has some."""
+    """The half-open box around all true cells of a mask, which must not be empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

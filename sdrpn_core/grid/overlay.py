@@ -1,4 +1,4 @@
-"""Images of what the model looked at: heatmap, boxes and crops beside the source image."""
+"""Overlays: heatmap and boxes drawn on the source image, with the crops beside it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from sdrpn_core.grid.roi_map import RoIMap
 
 _VIEW = 480
-"""Side in pixels of the square that a shown image fits into."""
+"""Side in pixels of the square that a displayed image fits into."""
 _MIN_SIDE = 24
-"""Least side in pixels of a shown image: thinner ones are stretched, or nothing would be seen."""
+"""Smallest side in pixels of a displayed image; thinner ones are stretched to be visible."""
 _GAP = 16
 _FONT_SIZE = 16
 _LINE = 22
 _MAX_ALPHA = 0.65
-"""Opacity of the heatmap at its peak; its minimum is clear, so that the image stays visible."""
+"""Opacity of the heatmap at its peak; its minimum is transparent."""
 _COLORMAP = "inferno"
 _BACKGROUND = (255, 255, 255)
 _INK = (17, 24, 39)
-_FRAME = (209, 213, 219)
 _RIGHT, _WRONG = (21, 128, 61), (185, 28, 28)
 _BOX_COLORS = ((34, 211, 238), (250, 204, 21), (244, 114, 182), (74, 222, 128))
 _BOX_WIDTH = 3
@@ -43,8 +42,8 @@ class Caption:
     """A line of text under a panel.
 
     Attributes:
-        text: what it says; wrapped where it is too long.
-        right: draws it in green or red; ``None`` in the color of text.
+        text: wrapped where it is too long.
+        right: whether it is a correct answer, drawn in green or red; ``None`` for plain text.
     """
 
     text: str
@@ -58,13 +57,14 @@ def draw_overlay(
     boxes: Sequence[Box] = (),
     captions: Sequence[str | Caption] = (),
 ) -> Image.Image:
-    """An image under its heatmap, with the crops' boxes, and the crops beside it.
+    """Draw a heatmap and the boxes of crops on an image, and the crops beside it.
 
     Args:
-        image: the source image, RGB, upright. Small ones are shown enlarged, large ones reduced.
-        roi: the map to show, from its minimum (clear) to its maximum (bright); ``None`` for none.
-        geometry: where the map's cells lie in ``image``; needed with ``roi``. Cells in the padding
-            fall outside the image and are not shown.
+        image: the source image, RGB, upright; enlarged or reduced for display.
+        roi: the map to show, from its minimum (transparent) to its maximum (opaque); ``None`` for
+            none.
+        geometry: where the map's cells lie in ``image``; required with ``roi``. Cells in the
+            padding are not shown.
         boxes: crops, source pixels.
         captions: lines below, such as question, answer and outcome.
     """
@@ -82,14 +82,14 @@ def draw_before_after(
     boxes: Sequence[Box] = (),
     note: str = "",
 ) -> Image.Image:
-    """The plain answer and the answer with a region, side by side.
+    """Draw the plain answer and the answer with a region side by side.
 
     Args:
         image: the source image, RGB, upright.
         question: shown on top.
         before: the plain answer, under the image alone.
         after: the answer with the region, under the overlay.
-        roi: see :func:`draw_overlay`, like ``geometry`` and ``boxes``.
+        roi: see :func:``draw_overlay``, like ``geometry`` and ``boxes``.
         geometry: see there.
         boxes: see there.
         note: a last line under the right panel, such as the expected answer.
@@ -107,12 +107,12 @@ def draw_before_after(
 
 
 def heatmap(roi: RoIMap, geometry: Geometry, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A map blown up to the pixels of its image, shown at ``size``.
+    """Upsample a map to the pixels of its image, displayed at ``size``.
 
     Args:
         roi: the map.
         geometry: where its cells lie in the source image.
-        size: (width, height) in pixels at which the whole source image is shown.
+        size: (width, height) in pixels at which the whole source image is displayed.
 
     Returns:
         (height, width) float32 from 0 (the map's minimum over the image) to 1 (its maximum),
@@ -125,7 +125,7 @@ def heatmap(roi: RoIMap, geometry: Geometry, size: tuple[int, int]) -> npt.NDArr
     points[: size[0], [0, 2]] = columns[:, None]
     points[: size[1], [1, 3]] = rows[:, None]
     grid = geometry.to_grid(points)
-    # Scores belong to the centers of cells, half a cell from the edges that the geometry speaks of.
+    # Scores belong to the centers of cells, half a cell from the edges that geometries use.
     x, y = grid[: size[0], 0] - 0.5, grid[: size[1], 1] - 0.5
     where = np.stack(np.meshgrid(y, x, indexing="ij"))
     values = map_coordinates(roi.probabilities(), where, order=1, mode="nearest")
@@ -145,7 +145,7 @@ def _panel(
     shown = _fit(image, _VIEW)
     if roi is not None:
         if geometry is None:
-            raise ValueError("a map is shown through its geometry")
+            raise ValueError("a map needs its geometry to be drawn")
         shown = _heated(shown, heatmap(roi, geometry, shown.size))
     draw = ImageDraw.Draw(shown)
     scale = shown.width / image.width, shown.height / image.height
@@ -165,7 +165,7 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
     """The image, enlarged or reduced so that its longer side is ``side``."""
     scale = side / max(image.size)
     size = [max(min(_MIN_SIDE, side), round(length * scale)) for length in image.size]
-    # Single pixels are what a small crop is about: they stay sharp.
+    # Enlarged pixels of a small crop stay sharp.
     resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     return image.convert("RGB").resize((size[0], size[1]), resample)
 
@@ -178,7 +178,7 @@ def _heated(image: Image.Image, heat: npt.NDArray[np.float32]) -> Image.Image:
 
 
 def _shown_box(box: Box, scale: tuple[float, float]) -> tuple[int, int, int, int]:
-    """The pixels of a rectangle around a box; never inverted."""
+    """The pixels of a rectangle around a box, never inverted."""
     x0, y0 = round(box[0] * scale[0]), round(box[1] * scale[1])
     return x0, y0, max(x0, round(box[2] * scale[0]) - 1), max(y0, round(box[3] * scale[1]) - 1)
 

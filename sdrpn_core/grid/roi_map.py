@@ -12,8 +12,8 @@ from scipy.ndimage import gaussian_filter
 from sdrpn_core.errors import AttentionError, ConfigError, InputError
 
 ScoreKind = Literal["logit", "distribution"]
-"""`logit`: independent scores, which the sigmoid makes probabilities. `distribution`: weights over
-the grid (softmax scores, attention), thresholded as they are."""
+"""``logit``: independent scores, which the sigmoid turns into probabilities. ``distribution``:
+weights over the grid (softmax scores, attention), thresholded unchanged."""
 
 _BLUR_SIGMA, _BLUR_RADIUS = 1.0, 1
 """Standard deviation and reach of the blur in cells, the published values for every model."""
@@ -25,16 +25,16 @@ class RoIMap:
 
     Attributes:
         scores: (h, w) float32, row 0 at the top.
-        kind: what the scores are, see `ScoreKind`.
+        kind: kind of the scores, see ``ScoreKind``.
         question_scores: (h, w) float32, of the same kind: the highest score that any prompt token
-            behind the last image gives each cell, where `scores` are those of the last token
-            alone. None where nobody asked for them.
+            behind the last image gives each cell, where ``scores`` are those of the last token
+            alone; ``None`` if not requested.
 
     Raises:
-        InputError: `scores` is not a two-dimensional map with at least one cell, or
-            `question_scores` is of another shape.
+        InputError: ``scores`` is not a two-dimensional map with at least one cell, or
+            ``question_scores`` is of another shape.
         AttentionError: a score is NaN or infinite.
-        ConfigError: unknown `kind`.
+        ConfigError: unknown ``kind``.
     """
 
     scores: npt.NDArray[np.float32]
@@ -65,14 +65,14 @@ class RoIMap:
         return rows, columns
 
     def probabilities(self) -> npt.NDArray[np.float32]:
-        """What an absolute threshold applies to: (h, w) float32.
+        """The values that an absolute threshold applies to, ``(h, w)`` float32.
 
         The sigmoid of logits; a distribution unchanged.
         """
         return self._as_probabilities(self.scores)
 
     def question_probabilities(self) -> npt.NDArray[np.float32]:
-        """The same of `question_scores`.
+        """``probabilities`` of ``question_scores``.
 
         Raises:
             InputError: the map has none.
@@ -104,7 +104,7 @@ def gaussian_blur(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         values: (h, w) floating-point map. A side of one cell mirrors onto itself.
 
     Returns:
-        (h, w) in the dtype of `values`; a constant map stays constant up to rounding.
+        (h, w) in the dtype of ``values``; a constant map stays constant up to rounding.
     """
     blurred: npt.NDArray[np.floating] = gaussian_filter(
         values, _BLUR_SIGMA, mode="mirror", radius=_BLUR_RADIUS

@@ -22,7 +22,7 @@ LOSSES = ("bce", "focal", "mse")
 
 @dataclass(frozen=True)
 class RPNConfig:
-    """Configuration of an RPN; saved as ``config.json`` beside its weights.
+    """Configuration of an RPN, saved as ``config.json`` beside its weights.
 
     Attributes:
         branch: B, the RPN reads the hidden states that leave decoder layer B - 1.
@@ -40,7 +40,7 @@ class RPNConfig:
         format_version: version of the checkpoint layout.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value is out of range.
     """
 
     branch: int

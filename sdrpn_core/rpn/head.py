@@ -1,4 +1,4 @@
-"""What an RPN head is: a scorer of visual tokens, given the query."""
+"""The base class of RPN heads: each scores visual tokens, given the query."""
 
 from __future__ import annotations
 
@@ -62,6 +62,6 @@ class RPNHead(nn.Module, ABC):
 
 
 def masked_softmax(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Softmax in float32 over the last dimension, padding left out."""
+    """Softmax in float32 over the last dimension; padding gets zero."""
     scores = scores.float().masked_fill(~valid, float("-inf"))
     return scores.softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""RoI maps alone: where the RPN would look, without an answer and without the upper layers."""
+"""RoI maps alone, without an answer: only the layers below the branch run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def predict_roi(
     question: str,
     rpn: RPN,
 ) -> list[RoIMap]:
-    """Where the RPN would look for the answer to a question.
+    """Predict the region that a question is about.
 
     Args:
         backbone: the model.
@@ -39,7 +39,7 @@ def predict_roi(
         rpn: a trained RPN of that backbone.
 
     Returns:
-        One map ``(h, w)`` per image, equal to those of the two-stage answer.
+        One map ``(h, w)`` per image, the same as in a two-stage answer.
 
     Raises:
         ImageError: an image cannot be read.

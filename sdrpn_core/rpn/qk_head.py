@@ -39,7 +39,7 @@ AttentionInterface.register(_CAPTURE, _capture)
 
 
 class _FirstChannels(nn.Module):
-    """Stands in for a value projection that is never used: a view of one head's worth of input."""
+    """Replaces a value projection whose output is never used: a view of the first channels."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class QKHead(RPNHead):
         """``(images, heads, 1, d)`` and ``(images, heads, n, d)``."""
         if self.attention is None or self.norm is None:
             return inputs.query[:, None, None], inputs.visual[:, None]
-        # The query rides behind the visual tokens, so that one call serves both.
+        # The query is appended to the visual tokens, so that one call computes both.
         hidden = torch.cat([inputs.visual, inputs.query[:, None]], dim=1)
         try:
             self.attention(
@@ -137,11 +137,11 @@ class QKHead(RPNHead):
         )
         if self.rope:
             return cos, sin
-        return torch.ones_like(cos), torch.zeros_like(sin)  # a rotation by nothing
+        return torch.ones_like(cos), torch.zeros_like(sin)  # the identity rotation
 
 
 def _up_to_query_key(attention: Any) -> nn.Module:
-    """Drop what comes after query and key from a stock attention module, in place."""
+    """Remove everything behind query and key from a stock attention module, in place."""
     attention.config = copy.copy(attention.config)
     attention.config._attn_implementation = _CAPTURE
     if hasattr(attention, "v_proj"):

@@ -1,4 +1,4 @@
-"""What an RPN says about the visual tokens of a batch of images."""
+"""The scores that an RPN gives the visual tokens of a batch of images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class RoIScores:
         scores: ``(images, n)`` float32, logits or distributions.
         valid: ``(images, n)`` bool.
         grids: per image ``(h, w)``.
-        is_distribution: what the scores are.
-        by_question: image -> ``(n,)`` the highest scores that any token of its question gives;
-            for the images whose place asks for them.
+        is_distribution: whether the scores are distributions rather than logits.
+        by_question: ``{image: (n,)}``, the highest score that any token of its question gives each
+            cell; for the images whose place asks for it.
     """
 
     scores: torch.Tensor
@@ -36,10 +36,10 @@ class RoIScores:
     def resized(self, grids: Sequence[tuple[int, int]]) -> RoIScores:
         """The scores on other grids, e.g. those that labels were made on.
 
-        Bilinear with corners unaligned, as published. Scores by question stay behind.
+        Bilinear with ``align_corners`` off, as published. Scores by question are dropped.
 
         Args:
-            grids: per image ``(h, w)``; nothing happens to an image that has it already.
+            grids: per image ``(h, w)``; an image that already has this grid is left unchanged.
         """
         if tuple(grids) == self.grids:
             return self

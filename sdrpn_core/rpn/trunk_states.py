@@ -1,4 +1,4 @@
-"""What the RPN's trunk makes of tokens: of a batch, and of one prefix, to be used again."""
+"""Hidden states that leave the RPN's trunk: of a batch, and of one prefix, to be reused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TrunkStates:
         )
 
     def followed_by(self, other: TrunkStates) -> TrunkStates:
-        """Both, side by side."""
+        """Both, side by side, as one batch of longer sequences."""
         rotary = None
         if self.rotary is not None and other.rotary is not None:
             n = len(self.hidden)
@@ -65,7 +65,7 @@ class TrunkStates:
 
 @dataclass(frozen=True)
 class TrunkRow:
-    """What is kept of one prefix: all that does not depend on the question.
+    """What is kept of one prefix: everything that does not depend on the question.
 
     Attributes:
         states: a batch of one, without padding.
@@ -77,6 +77,6 @@ class TrunkRow:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Memory of its tensors."""
         tensors = [self.states.hidden, *(self.states.rotary or ())]
         return n_bytes(self.keys_values) + sum(tensor.nbytes for tensor in tensors)

@@ -1,8 +1,8 @@
 """Padding of several prompts to one batch, split into blocks that a KV cache can share.
 
-A batch is a row of blocks (prefix, then what follows). Each block is left-padded on its own, so the
-last column of every block is real for every sample, and the padding inside the row is a hole in the
-attention mask. Positions are explicit: a hole takes none.
+A batch is a row of blocks (the prefix, then the remainder). Each block is left-padded on its own,
+so its last column holds a token of every sample, and padding between two blocks is a hole in the
+attention mask. Positions are explicit, and padding takes none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which sequences go through the model together, so that little of the batch is padding."""
+"""Batches of sequences of similar length, so that little of a batch is padding."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TypeAlias
 from sdrpn_core.errors import ConfigError
 
 Lengths: TypeAlias = tuple[int, ...]
-"""Tokens of a sequence, block by block; each block of a batch is padded to its longest."""
+"""Tokens of a sequence, block by block; a batch pads each block to its longest row."""
 
 #: Largest share of a batch that may be padding. Splitting a batch costs another pass over all
-#: weights for every generated token, so a little padding is cheaper. A prompt beside another one
-#: with a crop as large as the image makes a quarter: these part.
+#: weights for every generated token, so a little padding is cheaper. A prompt next to one with a
+#: crop as large as the image is a quarter padding: these two are split.
 DEFAULT_MAX_PADDING = 0.2
 
 
 def check_max_padding(max_padding: float) -> None:
-    """Refuse what is no share.
+    """Check a limit of padding.
 
     Raises:
-        ConfigError: below 0, or 1 and more.
+        ConfigError: the limit is below 0, or 1 or more.
     """
     if not 0 <= max_padding < 1:
         raise ConfigError(f"max_padding must be at least 0 and less than 1, not {max_padding}")
@@ -36,13 +36,13 @@ def padding(lengths: Sequence[Lengths]) -> float:
 def nearest(
     lengths: Sequence[Lengths], size: int, max_padding: float, *, first: int = 0
 ) -> list[int]:
-    """A batch around one sequence: those of the most similar lengths, as many as fit.
+    """Choose a batch around one sequence: those closest to it in length, as many as fit.
 
     Args:
         lengths: of the sequences to choose from.
-        size: most sequences of a batch.
-        max_padding: largest share of padding.
-        first: index of the sequence that has to be part of it.
+        size: largest number of sequences in a batch.
+        max_padding: largest share of the batch that may be padding.
+        first: index of the sequence that the batch must contain.
 
     Returns:
         Indices, ascending; ``first`` is among them.
@@ -62,7 +62,7 @@ def nearest(
 
 
 def buckets(lengths: Sequence[Lengths], size: int, max_padding: float) -> list[list[int]]:
-    """All sequences in batches of at most ``size``, none with more padding than allowed.
+    """Split all sequences into batches of at most ``size``, none with more padding than allowed.
 
     Returns:
         Indices; each occurs once. A batch that fits stays whole and in order.
@@ -70,7 +70,7 @@ def buckets(lengths: Sequence[Lengths], size: int, max_padding: float) -> list[l
     left = list(range(len(lengths)))
     batches = []
     while left:
-        # Beginning with the longest, memory runs out at once or not at all.
+        # The longest first: if memory does not suffice, that shows at once.
         longest = max(range(len(left)), key=lambda place: sum(lengths[left[place]]))
         places = nearest([lengths[i] for i in left], size, max_padding, first=longest)
         batches.append([left[place] for place in places])

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-#: The stages of an answer, in order. A plain one has ``prefill`` in place of what lies between
+#: The stages of an answer, in order. A plain answer has ``prefill`` instead of all those between
 #: ``vision`` and ``decode``.
 ANSWER_STAGES = (
     "vision", "prefill", "prefix", "question", "proposal", "crop", "roi_prefill", "decode",
@@ -16,11 +16,11 @@ ANSWER_STAGES = (
 
 
 class StageClock:
-    """Adds up seconds per stage. Stages may be nested: the time of an inner one is its own alone.
+    """Accumulates seconds per stage. Stages nest: time in an inner stage is not the outer one's.
 
     Args:
-        device: where the work runs; on CUDA every stage ends with a synchronization, or the time
-            of queued kernels would be booked to a later stage.
+        device: where the work runs; on CUDA every stage ends with a synchronization, so that
+            queued kernels are not attributed to a later stage.
 
     Attributes:
         seconds: by stage, in the order in which the stages began.
@@ -64,7 +64,7 @@ class StageClock:
         profiled.__exit__(None, None, None)
 
     def _book(self) -> None:
-        """Credit the time since the last change to the innermost stage."""
+        """Add the time since the last change to the innermost stage."""
         if self.device.type == "cuda" and self._open:
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Greedy decoding with stock ``generate()`` from embeddings, on top of a prefix cache or not."""
+"""Decoding with stock ``generate()`` from embeddings, with or without a cached prefix."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def prompt_block(
 
 
 def check_generate_options(names: Iterable[str]) -> None:
-    """Refuse arguments of ``generate()`` that would break an answer, before anything runs.
+    """Check for arguments of ``generate()`` that cannot be passed on, before anything runs.
 
     Args:
         names: of the arguments.
 
     Raises:
-        ConfigError: names the first, and says why.
+        ConfigError: there is one; names it and the reason.
     """
     for name in names:
         if reason := _REASONS.get(name):
@@ -89,16 +89,16 @@ def generate(
         max_new_tokens: upper limit of the response length, in tokens.
         prefix: tokens that ``cache`` holds already.
         cache: their KV cache; extended in place.
-        clock: books the time: the pass over the prompts, and ``decode``, all that follows.
-        first_stage: what the former is called.
-        after_first_pass: called between the two; what it raises ends the generation.
+        clock: times two stages: the pass over the prompts, and ``decode``, the rest.
+        first_stage: name of the first one.
+        after_first_pass: called between the two; an exception that it raises ends generation.
         options: further arguments of ``generate()`` (``streamer``, ``do_sample`` ...).
 
     Returns:
-        Per prompt the new token ids, without the end token and what follows it.
+        Per prompt the new token ids, up to the end token, which is left out.
 
     Raises:
-        ConfigError: the backbone was loaded in part.
+        ConfigError: the backbone is only partially loaded.
         InputError: the sequences would exceed the model's context.
     """
     backbone.check_whole("answering")
@@ -134,7 +134,7 @@ def generate(
 
 
 class _AfterFirstPass(LogitsProcessor):
-    """Leaves the logits alone, and says once that there are some."""
+    """Calls a function once, when the logits of the first pass exist; leaves them unchanged."""
 
     def __init__(self, then: Callable[[], object]) -> None:
         self._then: Callable[[], object] | None = then
@@ -158,7 +158,7 @@ def _pad_token_id(backbone: Backbone) -> int:
     pad = backbone.model.generation_config.pad_token_id
     if pad is not None:
         return int(pad)
-    # Any id does, as what follows the end token is cut off; without one generate() warns each time.
+    # Any id will do, because ids after the end token are dropped; without one generate() warns.
     return min(end_token_ids(backbone), default=0)
 
 

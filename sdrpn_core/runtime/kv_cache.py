@@ -33,10 +33,10 @@ def cache_argument(cache: Cache | None) -> dict[str, Any]:
 
 
 def split_cache(cache: Cache, starts: Sequence[int]) -> list[SequenceKV]:
-    """The rows of a left-padded cache.
+    """Split a left-padded cache into its rows.
 
     Args:
-        cache: of a batch, all layers that were used of one length.
+        cache: of a batch; all layers in use have the same length.
         starts: per row the column of its first token.
     """
     layers: list[Any] = list(cache.layers)
@@ -51,9 +51,9 @@ def split_cache(cache: Cache, starts: Sequence[int]) -> list[SequenceKV]:
 
 
 def unpadded(batch: torch.Tensor, row: int, start: int) -> torch.Tensor:
-    """``batch[row, ..., start:, :]``: a copy, unless the row is all there is.
+    """``batch[row, ..., start:, :]``: a copy, unless that is the whole batch.
 
-    A view would keep the whole batch in memory for as long as any of its rows lives.
+    A view would keep the whole batch in memory for as long as any of its rows is kept.
     """
     part = batch[row, ..., start:, :]
     return part if len(batch) == 1 and not start else part.clone()
@@ -62,12 +62,12 @@ def unpadded(batch: torch.Tensor, row: int, start: int) -> torch.Tensor:
 def join_cache(
     rows: Sequence[SequenceKV], lengths: Sequence[int] | None = None, n_layers: int | None = None
 ) -> DynamicCache:
-    """A left-padded cache of several rows; these stay as they are when it grows.
+    """Join rows into one left-padded cache; the rows do not change when it grows.
 
     Args:
         rows: a batch; the same row may occur several times.
-        lengths: how many of each row's first tokens are wanted; default: all.
-        n_layers: how many of the first layers are wanted; default: all.
+        lengths: how many of each row's first tokens to take; default: all.
+        n_layers: how many of the first layers to take; default: all.
     """
     cache = DynamicCache()
     for index in rows[0]:
@@ -77,7 +77,7 @@ def join_cache(
             left_padded(_first(parts, lengths))
             for parts in zip(*(row[index] for row in rows), strict=True)
         )
-        # Handed over as it is: update() would copy it behind an empty tensor.
+        # Assigned, not appended: update() would copy the tensors.
         cache.update(keys[..., :0, :], values[..., :0, :], index)
         layer: Any = cache.layers[index]
         layer.keys, layer.values = keys, values
@@ -91,7 +91,7 @@ def _first(parts: Sequence[torch.Tensor], lengths: Sequence[int] | None) -> Sequ
 
 
 def left_padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Rows ``(..., length_i, width)`` as one batch, with zeros on the left of the shorter ones."""
+    """Rows ``(..., length_i, width)`` as one batch; shorter ones get zeros on the left."""
     first = rows[0]
     length = max(row.shape[-2] for row in rows)
     if all(row is first for row in rows) or len(rows) == 1:
@@ -103,5 +103,5 @@ def left_padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def n_bytes(row: SequenceKV) -> int:
-    """Memory that a row takes."""
+    """Memory of a sequence's keys and values."""
     return sum(part.nbytes for layer in row.values() for part in layer)

@@ -1,4 +1,4 @@
-"""Batches: whatever is computed together equals what is computed alone."""
+"""Batches: results of a batch equal those of its members alone."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class DeviceChecks(ContractSubject):
         return backbone
 
     def test_it_runs_in_float32_on_the_cpu(self, backbone: Backbone) -> None:
-        """What the other checks take for granted."""
+        """The other checks rely on this."""
         check(
             backbone.model.dtype == torch.float32 and backbone.device.type == "cpu",
             f"make: the model is {backbone.model.dtype} on {backbone.device}, expected float32 on "

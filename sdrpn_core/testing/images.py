@@ -1,4 +1,4 @@
-"""Images that no two visual tokens of see the same."""
+"""Test images in which every visual token sees something different."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompt: who encodes it, and which token stands where."""
+"""The prompt: which adapter encodes it, and where each token stands."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class LayoutChecks(ContractSubject):
             )
 
     def test_prompts_hold_their_images_in_order(self, backbone: Backbone) -> None:
-        """Images of a batch come back in the prompt, and at the place, that showed them."""
+        """Images of a batch come back in their own prompt, in order."""
         questions = self.questions()
         for question, prompt in zip(questions, backbone.encode(questions), strict=True):
             expected = [image.size for image in question.images]

@@ -1,4 +1,4 @@
-"""Limits: images of any size are encoded within the processor's bounds, or refused in words."""
+"""Limits: images of any size are encoded within the processor's bounds, or clearly rejected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sdrpn_core.testing.subject import ContractSubject
 _EXTREMES = ((1, 1), (1, 40), (40, 1), (2, 3), (8, 8), (1500, 5), (5, 1500), (1500, 1000))
 #: Those of a usual shape, which are enlarged or reduced.
 _SMALL_AND_LARGE = _EXTREMES[-4], _EXTREMES[-1]
-#: A policy may single out a region of that size, as shares of the image.
+#: Regions that a policy may choose, as shares of the image's width and height.
 _PIXEL, _SLIVER = (0.5, 0.5, 0.5, 0.5), (0.0, 0.5, 1.0, 0.5)
 
 
@@ -31,7 +31,7 @@ class LimitChecks(ContractSubject):
         _check_extremes(backbone, "preprocess")
 
     def test_extreme_crops_are_encoded_or_refused(self, backbone: Backbone) -> None:
-        """Of a refused crop the core says ``too_small``."""
+        """The core reports a rejected crop as ``too_small``."""
         _check_extremes(backbone, "preprocess_crop")
 
     def test_visual_tokens_stay_within_the_limits(self, backbone: Backbone) -> None:
@@ -79,7 +79,7 @@ def _check_extremes(backbone: Backbone, method: str) -> None:
 
 
 def _geometry(backbone: Backbone, method: str, image: Image.Image) -> Geometry | None:
-    """Of an image that a method can encode; ``None`` if it refuses it in words."""
+    """The geometry of an image that a method can encode; ``None`` if it raises ``ImageError``."""
     try:
         ((item, _),) = encoded(backbone, method, [image])
     except ImageError:

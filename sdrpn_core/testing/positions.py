@@ -1,4 +1,4 @@
-"""Positions: those of the stock model, and what the core relies on when it inserts and drops."""
+"""Positions: equal to the stock model's, and consistent when tokens are inserted or dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOLERANCE = 1e-3
 
 
 class PositionChecks(ContractSubject):
-    """The whole way in, from text and images to logits, against the model's own."""
+    """From text and images to logits, compared with the stock model."""
 
     @torch.no_grad()
     def test_logits_equal_the_stock_forward(self, backbone: Backbone) -> None:
@@ -63,7 +63,7 @@ class PositionChecks(ContractSubject):
                 reached, start = int(part.max()), start + len(segment)
 
     def test_a_crop_leaves_the_positions_before_it(self, backbone: Backbone) -> None:
-        """Or the prefix that is cached before the crop is known would be wrong."""
+        """Otherwise the prefix, which is cached before the crop is known, would be wrong."""
         prompt, cropped, *_ = self._prompts_with_crops(backbone)
         stop = prompt.image_spans[0][1]
         check(

@@ -1,4 +1,4 @@
-"""The reused prefix: the second pass starts from a cache, and must not be able to tell."""
+"""The reused prefix: a second pass on the cache equals one without it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PrefixChecks(ContractSubject):
     """Framing of crops, and answers on a cached prefix."""
 
     def test_a_framed_crop_holds_the_crop(self, backbone: Backbone) -> None:
-        """The framing puts text around a crop's tokens, and leaves these as they are."""
+        """The framing adds text around a crop's tokens, which stay unchanged."""
         ((item, features),) = encoded(backbone, "preprocess_crop", [block_image(0, self.sizes[0])])
         crop = ImageSegment(features, item.geometry.grid)
         framed = backbone.frame_crop(crop)
@@ -43,7 +43,7 @@ class PrefixChecks(ContractSubject):
 
     @torch.no_grad()
     def test_logits_on_a_reused_prefix_equal_those_without(self, backbone: Backbone) -> None:
-        """Up to the last image once and cached, then the rest: as in one pass."""
+        """Caching up to the last image, then running the rest, equals one pass."""
         state = prefill(backbone, self.questions())
         rest = state.rest()
         found = backbone.model(**rest.model_inputs(state.cache(), prefix=state.prefix)).logits

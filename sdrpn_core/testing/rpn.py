@@ -1,4 +1,4 @@
-"""The RPN: built from the backbone's layers, trained, saved, attached, refused."""
+"""The RPN: built from the backbone's layers, trained, saved, loaded, and rejected if foreign."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RPNChecks(ContractSubject):
     def test_an_rpn_trains_saves_and_loads(
         self, backbone: Backbone, tmp_path: Path, settings: Mapping[str, Any]
     ) -> None:
-        """Gradients reach all of the RPN and none of the model; the file brings back its maps."""
+        """Gradients reach all of the RPN and none of the model; loading restores its maps."""
         rpn = self._rpn(backbone, **settings).train()
         prompts = backbone.encode(self.questions())
         features, places = prompt_features(backbone, prompts, self.branch)

@@ -1,4 +1,4 @@
-"""The backbone under test: how it is made, what it is asked, and what the contract may demand."""
+"""The backbone under test: how it is made, what it is asked, and what it has to support."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ContractSubject:
 
     @classmethod
     def made(cls, **options: Any) -> Backbone:
-        """What ``make`` returns, if it can be tested at all."""
+        """Call ``make``, and check that the result can be tested."""
         check(hasattr(cls, "make"), "make: set it to a function that returns the adapter")
         backbone = cls.make(**options)
         check(
@@ -85,7 +85,7 @@ class ContractSubject:
 
     @classmethod
     def questions(cls) -> list[Question]:
-        """A batch: images of different shapes, several of them, none, as far as supported."""
+        """A batch with one image, several or none, of different shapes, as far as supported."""
         images = [block_image(seed, size) for seed, size in enumerate(cls.sizes)]
         asked = [Question(_TEXTS[0], (images[0],)), Question(_TEXTS[3], (images[-1],))]
         if cls.supports_several_images:

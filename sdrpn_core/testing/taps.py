@@ -38,7 +38,7 @@ class TapChecks(ContractSubject):
 
     @torch.no_grad()
     def test_early_stop_runs_no_layer_from_the_branch_on(self, backbone: Backbone) -> None:
-        """The saving that the two stages live on."""
+        """The early stop is what makes the first stage cheap."""
         inputs = decoder_inputs(backbone, self)
         ran: list[int] = []
         handles = [
