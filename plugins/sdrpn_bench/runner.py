@@ -240,6 +240,12 @@ def _results(
                 f"{run.store.folder}: {len(own)} of {len(run.records)} items of model "
                 f"{model.name!r} are there: all processes must share this folder"
             )
+        for row in own:
+            if lacking := sorted(run.methods.keys() - row.get("methods", run.methods).keys()):
+                raise InputError(
+                    f"{run.store.folder}: item {row['id']!r} has no result of method "
+                    f"{lacking[0]!r}: {CONFIG.remedy}"
+                )
         if all("error" in row for row in own):
             raise InputError(f"no item could be asked; the first: {own[0]['error']}")
         summaries[str(model.name)] = {

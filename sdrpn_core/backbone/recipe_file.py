@@ -115,8 +115,9 @@ class RecipeFile:
             ConfigError: says what differs, or which layer or head does not exist.
         """
         # Facts that read weights need torch, which reading a recipe does not.
-        from sdrpn_core.backbone.identity import backbone_identity, differences
+        from sdrpn_core.backbone.identity import backbone_identity, check_identity, differences
 
+        check_identity(self.backbone, "recipe file")
         different = differences(self.backbone, backbone_identity(backbone, branch=0))
         if different:
             raise ConfigError(

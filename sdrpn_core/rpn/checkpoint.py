@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
@@ -24,12 +25,16 @@ from sdrpn_core.util.json_files import read_json_object
 from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
+
+_WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+#: Metadata of the weights: the digest of the configuration that they were saved with.
+_DIGEST = "config_sha256"
 
 
 def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str | Path) -> Path:
@@ -59,7 +64,7 @@ def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str
     except OSError as error:
         raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
     with atomic_write(folder / WEIGHTS_NAME) as file:
-        file.write(to_safetensors(tensors, metadata={"format": "pt"}))
+        file.write(to_safetensors(tensors, metadata={"format": "pt", _DIGEST: config.digest}))
     for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
@@ -135,12 +140,36 @@ def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
     assign_rpn_weights(rpn, tensors, str(path))
 
 
+def check_digest(config: RPNConfig, folder: Path) -> None:
+    """Refuse a configuration that is not the one its weights were saved with.
+
+    Weights of another origin, or of an earlier version, do not say with which one that was.
+
+    Raises:
+        CheckpointError: the configuration was edited in a way that changes what the weights mean.
+    """
+    with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:
+        stored = (file.metadata() or {}).get(_DIGEST)
+    if stored not in (None, config.digest):
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME}: is not the configuration that the weights beside it were "
+            "saved with: get the original, or train with these settings"
+        )
+
+
 def assign_rpn_weights(rpn: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
     """Copy tensors into an RPN, which must have exactly these.
 
     Raises:
-        CheckpointError: names the first missing, unexpected or misshapen tensors.
+        CheckpointError: names the first missing, unexpected or misshapen tensors, or the first
+            that holds no weights: whole numbers, NaN or infinity.
     """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _WEIGHT_DTYPES:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{where}: {name} holds {dtype}, which are no weights")
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{where}: {name} holds NaN or infinity")
     expected = {name: tuple(tensor.shape) for name, tensor in rpn.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if problems := _mismatches(expected, found):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,10 @@ FORMAT_VERSION = 1
 
 DEFAULT_HEAD = "qk"
 LOSSES = ("bce", "focal", "mse")
+
+_DECISIVE = ("branch", "n_layers", "head", "head_options", "final_norm", "loss")
+_NAMES = ("name", "revision")
+"""Facts about a backbone that are for people."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +129,30 @@ class RPNConfig:
                 f"{where}: RPN format version is {version!r}, this sdrpn reads {FORMAT_VERSION}: "
                 "upgrade sdrpn, or check that the folder holds an RPN"
             )
+        from sdrpn_core.backbone.identity import check_identity  # needs torch
+
         try:
             config = cls.from_dict(values)
         except ConfigError as error:
             raise CheckpointError(f"{where}: {error}") from error
-        if not config.backbone:
-            raise CheckpointError(f"{where}: does not say which backbone the RPN belongs to")
+        try:
+            check_identity(config.backbone, where)
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
         return config
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what decides which map the weights give on which backbone.
+
+        How the map is cropped, and where the RPN comes from, may be edited.
+        """
+        values = self.to_dict()
+        decisive = {name: values[name] for name in _DECISIVE}
+        decisive["backbone"] = {
+            name: fact for name, fact in self.backbone.items() if name not in _NAMES
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
