@@ -2,13 +2,13 @@
 
 __version__: str
 
-from .answering.answer import Answer as Answer
 from .answering.answer import answer as answer
 from .answering.answer import answer_batch as answer_batch
 from .answering.attention_proposer import AttentionProposer as AttentionProposer
 from .answering.prefix_store import PrefixStore as PrefixStore
 from .answering.proposer import Proposal as Proposal
 from .answering.proposer import Proposer as Proposer
+from .answering.results import Answer as Answer
 from .answering.rpn_proposer import RPNProposer as RPNProposer
 from .answering.stream import answer_stream as answer_stream
 from .backbone.adapter import Backbone as Backbone

@@ -77,7 +77,7 @@ class ItemStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
+            raise SdrpnError(f"cannot create the folder {folder}: {error.strerror}") from error
 
     def clear(self) -> None:
         """Forget an earlier run."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdrpn_core.answering.answer import Answer, answer_batch
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.results import Answer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record, validate_record

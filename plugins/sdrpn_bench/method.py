@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from sdrpn_bench.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.util.dataclass_reader import read_dataclass
 
@@ -44,7 +45,7 @@ class MethodContext:
     backbone: Backbone
     rpn: RPN | None = None
     seed: int = 0
-    max_new_tokens: int = 32
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
 
     @property
     def recipe(self) -> LabelRecipe:

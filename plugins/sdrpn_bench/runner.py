@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.bench_model import BenchModel, fingerprint, with_names
+from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.environment import environment
 from sdrpn_bench.figures import write_figures
 from sdrpn_bench.item_store import CONFIG, ItemStore, Row
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 #: The methods that are compared unless others are named, where the model and the data allow them.
 DEFAULT_METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
-DEFAULT_BATCH_SIZE = 8
-#: The answers of fine-grained question answering are a few words.
-DEFAULT_MAX_NEW_TOKENS = 32
 
 RESULTS_NAME = "results.json"
 
@@ -88,7 +86,7 @@ def run_benchmark(
         scorer: ``(prediction, record) -> bool``; default: the dataset's own, else exact match of
             normalized words.
         load_options: arguments of ``load_backbone`` (dtype, device, attn_implementation ...).
-        overwrite: start over: discard what an earlier run left in ``out``.
+        overwrite: start over: delete what an earlier run left in ``out``.
         progress: called after every batch.
 
     Returns:

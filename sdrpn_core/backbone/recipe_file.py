@@ -55,7 +55,7 @@ class RecipeFile:
             )
 
     @staticmethod
-    def is_one(text: str) -> bool:
+    def recognizes(text: str) -> bool:
         """Whether a text is the JSON of a recipe file, sound or not, rather than a bare recipe."""
         try:
             return "recipe" in parse_json_object(text, "recipe file")

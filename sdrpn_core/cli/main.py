@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import sdrpn_core
+from sdrpn_core.cli.interrupts import interrupts_arrive
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.plugins.isolation import contained, describe
 from sdrpn_core.plugins.manager import get_plugins
@@ -85,7 +86,8 @@ class PluginGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; Ctrl-C ends it with one line."""
         try:
-            return super().invoke(ctx)
+            with interrupts_arrive():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             _complain("interrupted")
             raise SystemExit(EXIT_INTERRUPTED) from None

@@ -25,7 +25,8 @@ class Outcome(str, Enum):
     OK = "ok"
     """At least one crop."""
     NO_ROI = "no_roi"
-    """The map singles nothing out: no cell above the threshold, or only over-large regions."""
+    """The map singles nothing out: no cell above the threshold, or an over-large region beside
+    which there is nothing to crop. What would be `TOO_SMALL` alone does not count beside one."""
     TOO_MANY = "too_many"
     """More regions than the policy may crop; none is cropped."""
     TOO_SMALL = "too_small"

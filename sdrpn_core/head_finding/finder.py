@@ -2,7 +2,7 @@
 
 Two passes over a small calibration set. The first answers the questions and measures every head of
 every layer while the rows go by, see :mod:`sdrpn_core.head_finding.statistics`. The second reads
-the same responses again for the few heads that come into question, whose maps can be kept.
+the same responses again for the few candidate heads, whose maps fit in memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from sdrpn_core.data.read import read_records
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.head_finding.candidates import CandidateMaps, Head, Map
+from sdrpn_core.head_finding.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_HEADS,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_N,
+)
 from sdrpn_core.head_finding.report import HeadReport, JointScore
 from sdrpn_core.head_finding.samples import Calibration, CalibrationSample, check_records
 from sdrpn_core.head_finding.selection import (
@@ -41,11 +47,6 @@ if TYPE_CHECKING:
     from sdrpn_core.data.record import Record
 
 __all__ = ["find_heads"]
-
-DEFAULT_N = 200
-DEFAULT_BATCH_SIZE = 8
-DEFAULT_MAX_NEW_TOKENS = 64
-DEFAULT_MAX_HEADS = 8
 
 #: Fields of the recipe that are found, and so cannot be given.
 _FOUND = ("grounding", "sink", "sink_threshold", "response_rows")
@@ -115,8 +116,8 @@ def find_heads(
         backbone, source, asking, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
     with progress_bar(progress, total=2 * len(source), desc="heads", unit="record") as bar:
-        statistics = _measure(calibration, bar.update)
-        maps = _keep(calibration, candidate_heads(statistics), bar.update)
+        statistics = _measure_all_heads(calibration, bar.update)
+        maps = _candidate_maps(calibration, candidate_heads(statistics), bar.update)
     chosen = select(statistics, maps, max_heads)
     branch, n_layers = choose_branch(maps, chosen, backbone.n_layers)
     recipe = LabelRecipe.from_dict({**options, **_recipe_fields(chosen)})
@@ -148,7 +149,7 @@ def find_heads(
     )
 
 
-def _measure(calibration: Calibration, advance: Callable[[int], Any]) -> HeadStatistics:
+def _measure_all_heads(calibration: Calibration, advance: Callable[[int], Any]) -> HeadStatistics:
     """First pass: the statistics of all heads.
 
     Raises:
@@ -185,7 +186,7 @@ def _add_batch(
     stream_given_responses(backbone, prompts, dict.fromkeys(range(backbone.n_layers)), visit)
 
 
-def _keep(
+def _candidate_maps(
     calibration: Calibration, heads: tuple[Head, ...], advance: Callable[[int], Any]
 ) -> CandidateMaps:
     """Second pass: the maps of some heads."""
@@ -236,7 +237,7 @@ def _preset_labeler(backbone: Backbone) -> str:
 
 def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler) -> JointScore:
     pointing = chosen.confirmed.pointing
-    usable, shares = 0, []
+    n_labeled, shares = 0, []
     joint = list(maps.joint_maps(chosen.grounding, chosen.row_choice, CONFIRM))
     sinks: list[Map | None] = [None] * len(joint)
     if chosen.sinks.heads:
@@ -244,7 +245,7 @@ def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler)
     for (target, grounding), sink in zip(joint, sinks, strict=True):
         made = labeler(grounding, sink, target.geometry.content())
         if made.outcome is LabelOutcome.OK:
-            usable += 1
+            n_labeled += 1
             shares.append(target.inside[made.labels.ravel() == FOREGROUND].mean())
     n = len(pointing)
     return JointScore(
@@ -252,6 +253,6 @@ def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler)
         pointing=float(pointing.mean()),
         interval=wilson(float(pointing.sum()), n),
         auc=float(chosen.confirmed.auc.mean()),
-        usable=usable / n,
+        labeled=n_labeled / n,
         precision=float(np.mean(shares)) if shares else None,
     )

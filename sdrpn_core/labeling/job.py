@@ -1,4 +1,4 @@
-"""A label run in words: what another process, on another machine, needs to take part in it."""
+"""A label run by names and paths: what a process on another machine needs to take part in it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sdrpn_core.backbone.loading import load_here
+from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.backbone.recipe_option import read_recipe
 from sdrpn_core.data.read import is_dataset_name, read_records
 from sdrpn_core.data.record import RecordSource
-from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE, LabelManifest
+from sdrpn_core.labeling.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_SHARD_SIZE,
+)
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.run import LabelRun, open_run
-from sdrpn_core.labeling.stage import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS, ShardMaker
+from sdrpn_core.labeling.stage import ShardMaker
 
 __all__ = ["LabelJob"]
 
@@ -79,7 +84,7 @@ class LabelJob:
             SdrpnError: see :func:`~sdrpn_core.labeling.stage.label`.
         """
         source = self.records()  # first: it is quick to fail
-        backbone = load_here(self.model, dict(self.load_options))
+        backbone = load_for_process(self.model, dict(self.load_options))
         recipe = read_recipe(self.recipe, backbone).recipe or backbone.preset.recipe()
         return ShardMaker(backbone, source, recipe, self.batch_size, self.max_new_tokens)
 

@@ -24,9 +24,6 @@ MANIFEST = ManifestFormat(
     uncompared=("dataset",),  # the same data may be spelled as another path
 )
 
-DEFAULT_SHARD_SIZE = 256
-"""Records per shard: the work a kill can lose, minutes for a 7B backbone on one GPU."""
-
 
 @dataclass(frozen=True)
 class LabelManifest:

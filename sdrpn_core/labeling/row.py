@@ -74,21 +74,21 @@ class LabelRow:
     """The label of one record, or the reason why it has none.
 
     Attributes:
-        index: Position of the record in its source.
-        id: Id of the record.
-        question: The question as it was asked.
-        image: Where to get the image again: an absolute path, or encoded bytes (see
+        index: position of the record in its source.
+        id: id of the record.
+        question: the question as it was asked.
+        image: where to get the image again: an absolute path, or encoded bytes (see
             :func:`portable_image`); ``None`` if there is none.
-        status: Only rows with status ``OK`` carry a response, maps and geometry.
-        reason: Why the record was skipped, one line; empty for ``OK``.
-        response: The text whose attention was read.
-        response_ids: Its token ids.
+        status: only rows with status ``OK`` carry a response, maps and geometry.
+        reason: why the record was skipped, one line; empty for ``OK``.
+        response: the text whose attention was read.
+        response_ids: its token ids.
         grounding: (h, w) float32, response-to-image attention of the grounding heads.
         sink: (h, w) float32, the same of the sink heads; ``None`` for a recipe without any.
-        geometry: Maps the grid to source pixels; its grid is (h, w).
+        geometry: maps the grid to source pixels; its grid is (h, w).
 
     Raises:
-        ShardError: The fields contradict each other, or a map is not finite.
+        ShardError: the fields contradict each other, or a map is not finite.
     """
 
     index: int
@@ -113,10 +113,10 @@ class LabelRow:
         """Make the row of a record that could not be labeled.
 
         Args:
-            index: Position of the record in its source.
-            record: The record; of its image only a path is kept.
-            status: Any status but ``OK``.
-            reason: Why, for the user; folded into one line.
+            index: position of the record in its source.
+            record: the record; of its image only a path is kept.
+            status: any status but ``OK``.
+            reason: why, for the user; folded into one line.
         """
         image = portable_image(record.image) if isinstance(record.image, Path) else None
         return cls(
@@ -179,8 +179,8 @@ def row_from_table(table: pa.Table, position: int) -> LabelRow:
     """Return row ``position`` of a table with :data:`SCHEMA`; its maps are writable copies.
 
     Raises:
-        ShardError: The values contradict each other.
-        ConfigError: The geometry is of a kind that is not known here.
+        ShardError: the values contradict each other.
+        ConfigError: the geometry is of a kind that is not known here.
     """
     maps = ("grounding", "sink")
     values: Mapping[str, Any] = table.drop_columns(maps).slice(position, 1).to_pylist()[0]

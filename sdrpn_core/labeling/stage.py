@@ -24,9 +24,15 @@ from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource, validate_record
 from sdrpn_core.distributed.processes import processes, progress_bar, wait_for_everyone
 from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError, SdrpnError
-from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE, LabelManifest
+from sdrpn_core.labeling.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_SHARD_SIZE,
+)
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image
 from sdrpn_core.labeling.run import LabelRun, LabelSummary, open_run
+from sdrpn_core.taps.attention_tap import attention_implementation
 from sdrpn_core.taps.response_attention import (
     ResponseAttention,
     read_given_responses,
@@ -49,12 +55,9 @@ logger = logging.getLogger(__name__)
 Advance: TypeAlias = Callable[[int], object]
 """Called after each batch with the number of its records."""
 
-DEFAULT_BATCH_SIZE = 8
-DEFAULT_MAX_NEW_TOKENS = 64
-
 
 @dataclass(frozen=True)
-class _Asked:
+class _PreparedRecord:
     """A record that can be asked: its place in the source and what goes into the backbone."""
 
     index: int
@@ -194,7 +197,7 @@ class ShardMaker:
                 "max_new_tokens": self.max_new_tokens,
                 "dtype": str(self.backbone.model.dtype).removeprefix("torch."),
                 "device": self.backbone.device.type,
-                "attn_implementation": self.backbone.text_config._attn_implementation,
+                "attn_implementation": attention_implementation(self.backbone.text_config),
             },
             "versions": package_versions(),
         }
@@ -249,23 +252,25 @@ def label_records(
         One row per record, those that were skipped with a reason.
     """
     rows: list[LabelRow] = []
-    given: list[_Asked] = []
-    own: list[_Asked] = []
+    given: list[_PreparedRecord] = []
+    unanswered: list[_PreparedRecord] = []
     for index, record in records:
         try:
-            asked = _ask(backbone, index, record, recipe)
+            prepared = _prepare(backbone, index, record, recipe)
         except ImageError as error:
             rows.append(LabelRow.skip(index, record, LabelStatus.UNREADABLE, str(error)))
         except InputError as error:
             rows.append(LabelRow.skip(index, record, LabelStatus.INVALID, str(error)))
         else:
-            (own if record.response is None else given).append(asked)
-    for group in filter(None, (given, own)):
+            (unanswered if record.response is None else given).append(prepared)
+    for group in filter(None, (given, unanswered)):
         rows += _label_group(backbone, group, recipe, max_new_tokens)
     return rows
 
 
-def _ask(backbone: Backbone, index: int, record: Record, recipe: LabelRecipe) -> _Asked:
+def _prepare(
+    backbone: Backbone, index: int, record: Record, recipe: LabelRecipe
+) -> _PreparedRecord:
     """Check a record, open its image and tokenize it.
 
     Raises:
@@ -278,19 +283,19 @@ def _ask(backbone: Backbone, index: int, record: Record, recipe: LabelRecipe) ->
     text = record.question
     response_ids: tuple[int, ...] = ()
     if record.response is None:
-        text = recipe.asked(record.question)
+        text = recipe.labeling_question(record.question)
     else:
         response_ids = backbone.tokenize_response(record.response)
     question = Question(text, (open_image(record.image),), response_ids)
-    return _Asked(index, record, question, backbone.tokenize(text, 1))
+    return _PreparedRecord(index, record, question, backbone.tokenize(text, 1))
 
 
 def _label_group(
-    backbone: Backbone, group: Sequence[_Asked], recipe: LabelRecipe, max_new_tokens: int
+    backbone: Backbone, group: Sequence[_PreparedRecord], recipe: LabelRecipe, max_new_tokens: int
 ) -> list[LabelRow]:
     """Label records that go through the model together; those that fail are skipped."""
 
-    def read(part: Sequence[_Asked]) -> list[tuple[Prompt, ResponseAttention]]:
+    def read(part: Sequence[_PreparedRecord]) -> list[tuple[Prompt, ResponseAttention]]:
         prompts = backbone.encode_ids([a.ids for a in part], [a.question for a in part])
         readings = _read(backbone, part, prompts, recipe, max_new_tokens)
         return list(zip(prompts, readings, strict=True))
@@ -303,15 +308,15 @@ def _label_group(
             rows.append(LabelRow.skip(part[0].index, part[0].record, status, str(result)))
         else:
             rows += [
-                _row(backbone, asked, prompt, reading, recipe)
-                for asked, (prompt, reading) in zip(part, result, strict=True)
+                _row(backbone, prepared, prompt, reading, recipe)
+                for prepared, (prompt, reading) in zip(part, result, strict=True)
             ]
     return rows
 
 
 def _read(
     backbone: Backbone,
-    group: Sequence[_Asked],
+    group: Sequence[_PreparedRecord],
     prompts: Sequence[Prompt],
     recipe: LabelRecipe,
     max_new_tokens: int,
@@ -331,21 +336,21 @@ def _read(
 
 def _row(
     backbone: Backbone,
-    asked: _Asked,
+    prepared: _PreparedRecord,
     prompt: Prompt,
     reading: ResponseAttention,
     recipe: LabelRecipe,
 ) -> LabelRow:
-    record = asked.record
+    record = prepared.record
     if not reading.n_rows:
         reason = "the response has no token whose attention could be read"
-        return LabelRow.skip(asked.index, record, LabelStatus.NO_RESPONSE, reason)
+        return LabelRow.skip(prepared.index, record, LabelStatus.NO_RESPONSE, reason)
     grounding, sink = recipe_maps(recipe, reading.maps[0])
     response = record.response
     if response is None:
         response = backbone.tokenizer.decode(reading.response_ids, skip_special_tokens=True).strip()
     return LabelRow(
-        index=asked.index,
+        index=prepared.index,
         id=record.id,
         question=record.question,
         image=portable_image(record.image),

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
 from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.checksums import json_checksum, tensor_checksum
 from sdrpn_core.util.json_files import read_json_object
 from sdrpn_core.util.package_versions import package_versions
 
@@ -33,8 +33,10 @@ CARD_NAME = "README.md"
 
 _WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-#: Metadata of the weights: the digest of the configuration that they were saved with.
-_DIGEST = "config_sha256"
+#: Checksums in the metadata of the weights: of these, and of the configuration beside them.
+_SUMS_KEY = "sdrpn"
+_TENSORS_KEY = "sha256"
+_CONFIG_KEY = "config_sha256"
 
 
 def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str | Path) -> Path:
@@ -62,9 +64,15 @@ def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise SdrpnError(f"cannot create the folder {folder}: {error.strerror}") from error
+    sums = {
+        _TENSORS_KEY: tensor_checksum(tensors),
+        _CONFIG_KEY: json_checksum(json.loads(texts[CONFIG_NAME])),
+    }
     with atomic_write(folder / WEIGHTS_NAME) as file:
-        file.write(to_safetensors(tensors, metadata={"format": "pt", _DIGEST: config.digest}))
+        # One entry alone: safetensors writes several in random order, and equal RPNs are to be
+        # equal files.
+        file.write(to_safetensors(tensors, metadata={_SUMS_KEY: json.dumps(sums)}))
     for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
@@ -134,26 +142,36 @@ def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; an RPN is read from safetensors only")
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+        with safe_open(path, framework="pt") as file:
+            sums = json.loads((file.metadata() or {}).get(_SUMS_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check_sums(sums, tensors, folder)
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from error
     assign_rpn_weights(rpn, tensors, str(path))
 
 
-def check_digest(config: RPNConfig, folder: Path) -> None:
-    """Refuse a configuration that is not the one its weights were saved with.
+def _check_sums(sums: Mapping[str, str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Compare weights and configuration with what was saved.
 
-    Weights of another origin, or of an earlier version, do not say with which one that was.
+    Files of earlier versions have no checksums, and are read without.
 
     Raises:
-        CheckpointError: the configuration was edited in a way that changes what the weights mean.
+        CheckpointError: one of them changed.
     """
-    with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:
-        stored = (file.metadata() or {}).get(_DIGEST)
-    if stored not in (None, config.digest):
+    expected = sums.get(_TENSORS_KEY)
+    if expected is not None and expected != tensor_checksum(tensors):
         raise CheckpointError(
-            f"{folder / CONFIG_NAME}: is not the configuration that the weights beside it were "
-            "saved with: get the original, or train with these settings"
+            f"{folder / WEIGHTS_NAME}: is corrupt: it is not what its checksum says; copy or "
+            "download it again"
+        )
+    path = folder / CONFIG_NAME
+    expected = sums.get(_CONFIG_KEY)
+    if expected is not None and expected != json_checksum(json.loads(path.read_bytes())):
+        raise CheckpointError(
+            f"{path}: is not the configuration that was saved with the weights; restore it, or "
+            "pass what you want to change (policy, threshold) as options"
         )
 
 

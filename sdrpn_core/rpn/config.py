@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,10 +18,6 @@ FORMAT_VERSION = 1
 
 DEFAULT_HEAD = "qk"
 LOSSES = ("bce", "focal", "mse")
-
-_DECISIVE = ("branch", "n_layers", "head", "head_options", "final_norm", "loss")
-_NAMES = ("name", "revision")
-"""Facts about a backbone that are for people."""
 
 
 @dataclass(frozen=True)
@@ -140,19 +134,6 @@ class RPNConfig:
         except ConfigError as error:
             raise CheckpointError(str(error)) from error
         return config
-
-    @property
-    def digest(self) -> str:
-        """Hex digest of what decides which map the weights give on which backbone.
-
-        How the map is cropped, and where the RPN comes from, may be edited.
-        """
-        values = self.to_dict()
-        decisive = {name: values[name] for name in _DECISIVE}
-        decisive["backbone"] = {
-            name: fact for name, fact in self.backbone.items() if name not in _NAMES
-        }
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -197,7 +197,7 @@ class FeatureCache:
         else:
             whole = self._estimated_size()
             needed = whole * n_missing / self._n_shards
-            free = shutil.disk_usage(_existing(self.folder)).free
+            free = shutil.disk_usage(_nearest_existing(self.folder)).free
             text += (
                 f", about {readable_bytes(whole)}, {readable_bytes(needed)} of it still to be "
                 f"written, {readable_bytes(free)} free"
@@ -232,7 +232,7 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SdrpnError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+            raise SdrpnError(f"cannot create the folder {self.folder}: {error.strerror}") from error
         if not MANIFEST.exists(self.folder):
             MANIFEST.write(self.folder, self._manifest)
 
@@ -256,7 +256,7 @@ def _preprocessing(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _existing(folder: Path) -> Path:
+def _nearest_existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     folder = folder.absolute()
     while not folder.exists():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.backbone.loading import load_here, load_outline
+from sdrpn_core.backbone.loading import load_for_process, load_outline
 from sdrpn_core.backbone.recipe_option import read_recipe
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.training.settings import TrainingSettings
@@ -74,7 +74,7 @@ def load_for_training(
     planned = read_recipe(recipe_name, outline)
     rpn = RPNConfig.for_backbone(outline, **{**planned.shape, **(config or {})})
     read = (planned.recipe or outline.preset.recipe()) if lazy else None
-    backbone = load_here(name, {**load_options, "n_layers": layers_to_load(rpn, read)})
+    backbone = load_for_process(name, {**load_options, "n_layers": layers_to_load(rpn, read)})
     # The recipe is read again: now there are weights to check it against.
     return TrainingInputs(backbone, chosen, rpn, read_recipe(recipe_name, backbone).recipe)
 

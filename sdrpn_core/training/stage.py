@@ -95,7 +95,7 @@ def train(
     Args:
         backbone: the frozen model.
         data: the folder of a label run (or its :class:`LabelDataset`), or records with responses,
-            whose labels are made on the way.
+            whose labels are made while training.
         out_dir: holds one run: ``rpn/`` (the result), ``checkpoints/``, ``train_log.jsonl``,
             ``tensorboard/`` and ``run.json``.
         settings: default: the backbone's preset.
@@ -105,7 +105,7 @@ def train(
         resume: require a run to resume in ``out_dir``. By default the run that is there is resumed,
             if there is one.
         overwrite: start over: remove the run that is in ``out_dir``.
-        feature_cache: folder on a roomy disk, for runs of several epochs: the branch features of
+        feature_cache: folder on a large disk, for runs of several epochs: the branch features of
             all samples are written there first, and no frozen layer runs after that. A killed run
             goes on where it was, and other runs on the same data may share the folder.
         feature_cache_dtype: ``float32``, ``bfloat16`` or ``float16``; default: the backbone's,

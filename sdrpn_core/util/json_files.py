@@ -71,4 +71,4 @@ def write_json(path: Path, values: Mapping[str, Any], *, sort_keys: bool = False
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not allowed")

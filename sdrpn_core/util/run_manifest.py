@@ -65,7 +65,7 @@ class ManifestFormat:
         """
         path = folder / self.name
         if not path.exists():
-            raise self.error(f"{folder} is no {self.kind}: it has no {self.name}")
+            raise self.error(f"{folder} is not a {self.kind}: it has no {self.name}")
         try:
             values = read_json_object(path, self.error)
         except self.error as reason:

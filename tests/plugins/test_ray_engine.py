@@ -17,6 +17,7 @@ from sdrpn_core.cli.main import app
 from sdrpn_core.errors import ConfigError, SdrpnError
 from sdrpn_core.labeling.engine import LocalEngine
 from sdrpn_core.labeling.job import LabelJob
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.plugins.manager import get_plugins
 from tests import deadly_data
 from tests.stage_data import RECIPE, files, records
@@ -119,6 +120,17 @@ def test_workers_that_keep_dying_end_the_job_and_the_next_one_finishes_it(job, e
     assert sum(summary.counts.values()) == 7
     assert files(job.folder) == local(job)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "made again"
+
+
+@pytest.mark.slow
+def test_both_engines_name_the_data_as_the_job_does(job, engine, folder):
+    names = {}
+    for name, chosen in (("local", LocalEngine()), ("ray", engine(workers=1))):
+        named = replace(job, dataset="mine", folder=folder / f"named-{name}")
+        chosen.run(named, overwrite=False, progress=False)
+        names[name] = LabelManifest.read(named.folder).dataset
+    assert names == {"local": "mine", "ray": "mine"}
+    assert files(folder / "named-ray") == files(folder / "named-local")
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def recipe_file(backbone):
 def test_what_was_written_is_read(recipe_file, backbone, tmp_path):
     recipe_file.write(tmp_path / "recipe.json")
     text = (tmp_path / "recipe.json").read_text()
-    assert RecipeFile.is_one(text)
+    assert RecipeFile.recognizes(text)
     found = RecipeFile.from_json(text)
     assert found == recipe_file
     found.check_fits(backbone)
@@ -37,7 +37,7 @@ def test_what_was_written_is_read(recipe_file, backbone, tmp_path):
 
 @pytest.mark.parametrize("text", [RECIPE.to_json(), "[]", "{", '"recipe"'])
 def test_a_bare_recipe_is_none(text):
-    assert not RecipeFile.is_one(text)
+    assert not RecipeFile.recognizes(text)
     with pytest.raises(ConfigError, match=r"no field recipe|not JSON|JSON object, found"):
         RecipeFile.from_json(text)
 

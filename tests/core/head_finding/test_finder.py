@@ -222,7 +222,7 @@ def test_exactly_the_planted_head_is_found(plant, seed):
     assert report.better_than_chance
     best = report.scores[0]
     assert (best.layer, best.head, best.pointing) == (3, 2, 1.0)
-    assert report.joint.pointing == report.joint.usable == report.joint.precision == 1.0
+    assert report.joint.pointing == report.joint.labeled == report.joint.precision == 1.0
     assert report.joint.n == 30
 
 
@@ -292,7 +292,7 @@ def test_the_recipe_is_tried_with_the_registered_labeler(plant, backbone, fresh_
 
     fresh_plugins.pseudo_labelers.add("nothing", Nothing)
     published, chosen = plant({(3, 2): looks()}), plant({(3, 2): looks()}, labeler="nothing")
-    assert (published.joint.usable, chosen.joint.usable) == (1.0, 0.0)
+    assert (published.joint.labeled, chosen.joint.labeled) == (1.0, 0.0)
     assert published.provenance["settings"]["labeler"] == "threshold"
     assert chosen.provenance["settings"]["labeler"] == "nothing"
     assert chosen.recipe == published.recipe

@@ -182,7 +182,8 @@ def test_a_run_is_written_and_read_back(tmp_path: Path):
         run.write_shard(shard, rows_of(shard, run)[::-1])  # the order of the work does not matter
     assert run.missing_shards() == []
     names = ["labels-00000.parquet", "labels-00001.parquet", "labels-00002.parquet"]
-    assert sorted(contents(run.folder)) == [*names, "manifest.json"]
+    sums = [f"{name}.sha256" for name in names]
+    assert sorted(contents(run.folder)) == sorted([*names, *sums, "manifest.json"])
 
     data = LabelDataset(run.folder)
     expected = [i for i in range(RECORDS) if i not in SKIPPED]
@@ -459,7 +460,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     monkeypatch.setattr(os, call, full)
     with pytest.raises(SdrpnError) as caught:
         run.write_shard(1, rows_of(1, run))
-    path = tmp_path / "labels-00001.parquet"
+    path = tmp_path / "labels-00001.parquet.sha256"  # written first
     assert str(caught.value) == f"cannot write {path}: No space left on device"
     assert contents(tmp_path) == before
     monkeypatch.undo()
@@ -565,7 +566,7 @@ def test_shards_without_a_manifest_are_refused(tmp_path: Path):
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(ShardError, match=r"without a manifest\.json"):
         open_run(tmp_path, manifest())
-    with pytest.raises(ShardError, match=r"is no label run: it has no manifest\.json"):
+    with pytest.raises(ShardError, match=r"is not a label run: it has no manifest\.json"):
         LabelDataset(tmp_path)
 
 

@@ -210,7 +210,7 @@ def test_a_hub_id_that_cannot_be_reached(backbone):
 
 def test_a_folder_that_cannot_be_made(rpn, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SdrpnError, match="cannot make the folder"):
+    with pytest.raises(SdrpnError, match="cannot create the folder"):
         rpn.save_pretrained(tmp_path / "file" / "rpn")
 
 

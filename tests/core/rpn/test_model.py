@@ -15,7 +15,7 @@ from sdrpn_core.errors import ConfigError, UnknownNameError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
 from sdrpn_core.rpn.model import RPN
-from sdrpn_core.runtime.block import ImagePlace
+from sdrpn_core.runtime.block import image_places
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 from tests.tiny import tiny_image, tiny_llava
@@ -45,18 +45,7 @@ def features_of(backbone, questions, branch=BRANCH):
     prompts = backbone.encode(questions)
     block = prompt_block(backbone, prompts)
     with torch.no_grad(), FeatureTap(backbone.decoder, branch) as tap:
-        features = tap.run(
-            inputs_embeds=block.embeds,
-            attention_mask=block.mask,
-            position_ids=block.positions,
-            use_cache=False,
-        )
-    places = [
-        ImagePlace(row, int(offset) + start, image.grid, block.length - 1)
-        for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True))
-        for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
-    ]
-    return features, places
+        return tap.run(**block.model_inputs()), image_places(prompts, block)
 
 
 def labels_for(scores: torch.Tensor) -> torch.Tensor:

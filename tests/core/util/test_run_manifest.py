@@ -54,7 +54,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"is no trial: it has no run\.json"),
+        (None, r"is not a trial: it has no run\.json"),
         ("{", "not JSON: .*: choose another folder"),
         ("[]", "expected a JSON object, found list: choose another folder"),
         ("{}", "has format version None, this sdrpn reads 3: choose another folder"),
