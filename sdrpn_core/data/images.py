@@ -119,6 +119,15 @@ def open_image(
         raise ImageError(f"{name}: broken image: {reason}") from error
 
 
+def raw_bytes(image: Image.Image) -> bytes:
+    """Return what a fingerprint covers of a Pillow image: mode, size, and pixels unless broken."""
+    facts = f"{image.mode} {image.size}".encode()
+    try:
+        return facts + image.tobytes()
+    except Exception:  # noqa: BLE001 - opening it will say what is wrong
+        return facts
+
+
 def _name(source: object) -> str:
     if isinstance(source, (str, Path)):
         path = str(source)
