@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdrpn_bench.results_table import results_table
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -57,6 +58,7 @@ def bench(
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an earlier run in the folder.")
     ] = False,
+    max_pixels: MaxPixels = None,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -65,6 +67,7 @@ def bench(
 ) -> None:
     """Compare methods over models and data: accuracy, cost, a report with figures."""
     options = _method_options(method_option or [])
+    limits: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
     # torch and matplotlib load only now, when the options are known to make sense
     from sdrpn_bench.bench_model import BenchModel
@@ -81,6 +84,7 @@ def bench(
             seed=seed,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
+            **limits,
             method_options=options,
             load_options=load_options(dtype, device, attn_implementation, revision),
             restart=restart,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import check_image_path, numbered, save_image
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -48,6 +49,7 @@ def ask(
         Path | None,
         typer.Option(help="Draw heatmap, boxes and crops to this file (.png), one per image."),
     ] = None,
+    max_pixels: MaxPixels = None,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -61,7 +63,7 @@ def ask(
         raise ConfigError("--stream and --json exclude each other")
     if save_overlay is not None:
         check_image_path(save_overlay)
-    images = open_images(image, more_images, question)
+    images = open_images(image, more_images, question, max_pixels)
 
     from sdrpn_core.answering.answer import answer
     from sdrpn_core.backbone.loading import load_backbone

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import check_folder
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -59,6 +60,7 @@ def heads(
         Path | None,
         typer.Option("--map", help="Layer x head map (.png); default: beside the recipe."),
     ] = None,
+    max_pixels: MaxPixels = None,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -86,6 +88,7 @@ def heads(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
         "max_heads": max_heads,
+        "max_pixels": max_pixels,
     }
     report = find_heads(
         backbone,

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdrpn_core.errors import InputError
-
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -21,15 +19,19 @@ MoreImages = Annotated[
 ]
 
 
-def open_images(first: str, more: list[str] | None, question: str) -> list[Image.Image]:
+def open_images(
+    first: str, more: list[str] | None, question: str, max_pixels: int | None
+) -> list[Image.Image]:
     """Open the images, after the cheapest check of all.
 
     Raises:
-        InputError: the question is empty.
+        InputError: the question is empty or not valid Unicode.
         ImageError: an image cannot be read.
     """
-    if not question.strip():
-        raise InputError("the question is empty")
-    from sdrpn_core.data.images import open_image
+    from sdrpn_core.data.text import check_question
 
-    return [open_image(path) for path in (first, *(more or []))]
+    check_question(question)
+    from sdrpn_core.data.images import MAX_PIXELS, open_image
+
+    paths = (first, *(more or []))
+    return [open_image(path, max_pixels=max_pixels or MAX_PIXELS) for path in paths]

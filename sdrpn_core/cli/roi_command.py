@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import (
     check_folder,
     check_image_path,
@@ -54,6 +55,7 @@ def roi(
         Path | None,
         typer.Option(help="Write the scores (h, w) float32 to this NumPy file, one per image."),
     ] = None,
+    max_pixels: MaxPixels = None,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -69,7 +71,7 @@ def roi(
         if npy.suffix != ".npy":
             raise InputError(f"{npy}: scores are written as .npy")
         check_folder(npy)
-    images = open_images(image, more_images, question)
+    images = open_images(image, more_images, question, max_pixels)
 
     from sdrpn_core.answering.proposer import Proposal
     from sdrpn_core.backbone.adapter import Question

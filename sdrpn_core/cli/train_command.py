@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -86,6 +87,7 @@ def train(
             help="Require a run to resume in OUT; default: resume if there is one.",
         ),
     ] = None,
+    max_pixels: MaxPixels = None,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -105,6 +107,7 @@ def train(
         "micro_batch_size": batch_size,
         "global_batch_size": global_batch_size,
         "seed": seed,
+        "max_pixels": max_pixels,
         **parse_options(setting or [], "--setting"),
     }
     shape = {"branch": branch, "n_layers": layers, "head": head, "loss": loss}

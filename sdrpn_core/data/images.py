@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from sdrpn_core.errors import ImageError
 from sdrpn_core.util.formatting import readable_bytes, short_repr
@@ -96,7 +96,8 @@ def open_image(
     Args:
         source: a path, the bytes of an image file in one of ``FORMATS``, or a Pillow image (which
             is not modified).
-        max_pixels: images with more pixels are refused before they are decoded.
+        max_pixels: images with more pixels are refused before they are decoded; a Pillow image
+            whose pixels are in memory already is not.
         max_bytes: files with more bytes are refused before they are read.
 
     Returns:
@@ -108,8 +109,10 @@ def open_image(
     """
     name = _name(source)
     try:
-        if isinstance(source, Image.Image):
+        if isinstance(source, ImageFile.ImageFile):
             return _upright_rgb(source, name, max_pixels)
+        if isinstance(source, Image.Image):
+            return _upright_rgb(source, name, source.width * source.height)
         return _decoded(_read(source, name, max_bytes), name, max_pixels)
     except ImageError:
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdrpn_core.errors import InputError
 
-__all__ = ["check_question", "check_text"]
+__all__ = ["check_question", "check_text", "encodable"]
 
 
 def check_text(text: object, what: str) -> None:
@@ -41,3 +41,8 @@ def check_question(text: object, *, what: str = "the question") -> None:
     check_text(text, what)
     if not str(text).strip():
         raise InputError(f"{what} is empty")
+
+
+def encodable(text: object) -> str:
+    """Return a text as a file can hold it: half a surrogate pair becomes its escape."""
+    return str(text).encode("utf-8", "backslashreplace").decode()

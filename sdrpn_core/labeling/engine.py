@@ -66,6 +66,7 @@ class LocalEngine(LabelEngine):
             batch_size=job.batch_size,
             shard_size=job.shard_size,
             max_new_tokens=job.max_new_tokens,
+            max_pixels=job.max_pixels,
             overwrite=overwrite,
             progress=progress,
         )

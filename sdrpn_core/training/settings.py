@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.data.images import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class TrainingSettings:
         gradient_checkpointing: recompute the RPN's layers in the backward pass, to save memory.
         mixed_precision: ``bf16`` (CUDA only), ``no``, or ``auto``: bf16 where the device has it.
             The trained weights are float32 either way.
+        max_pixels: images with more pixels are skipped.
         num_workers: processes that read labels and decode images; 0: the training process itself.
         checkpoint_every: optimizer steps between checkpoints; ``None``: only at the end.
         keep_checkpoints: how many checkpoints stay on disk.
@@ -77,6 +79,7 @@ class TrainingSettings:
     labeler: str = "threshold"
     gradient_checkpointing: bool = False
     mixed_precision: str = "auto"
+    max_pixels: int = MAX_PIXELS
     num_workers: int = 0
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
@@ -89,6 +92,7 @@ class TrainingSettings:
             "max_steps",
             "global_batch_size",
             "micro_batch_size",
+            "max_pixels",
             "checkpoint_every",
             "keep_checkpoints",
             "log_every",
