@@ -122,8 +122,10 @@ def open_image(
         raise ImageError(f"{name}: broken image: {reason}") from error
 
 
-def raw_bytes(image: Image.Image) -> bytes:
+def raw_bytes(image: object) -> bytes:
     """Return what a fingerprint covers of a Pillow image: mode, size, and pixels unless broken."""
+    if not isinstance(image, Image.Image):
+        return type(image).__name__.encode()
     facts = f"{image.mode} {image.size}".encode()
     try:
         return facts + image.tobytes()

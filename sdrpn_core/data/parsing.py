@@ -114,7 +114,7 @@ class UsableRows:
 def text_digest(record: Record) -> bytes:
     """Return the texts and boxes of a record as bytes for a fingerprint."""
     fields = (record.id, record.question, record.response, record.answer, record.boxes)
-    return json.dumps(fields).encode()
+    return json.dumps(fields, default=type_name).encode()  # what is no text is refused later
 
 
 def make_record(

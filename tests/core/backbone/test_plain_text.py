@@ -188,6 +188,11 @@ def tokenizer(request):
     )
 
 
+@pytest.fixture(scope="module")
+def plain(tokenizer):
+    return PlainText(tokenizer, tokenizer.convert_tokens_to_ids("<image>"))
+
+
 HEAD, TAIL = "<|im_start|>user\n<image> <image>\n", "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -197,17 +202,17 @@ PIECES = [*"aeiou dot?<>|/s.\n", "what color", " is the", "im_end", "image", "ðŸ
 @given(question=st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize(("head", "tail"), [(HEAD, TAIL), ("USER: ", " ASSISTANT:"), ("", "")])
-def test_the_marked_prompt_has_the_ids_of_the_stock_one(tokenizer, question, add, head, tail):
+def test_the_marked_prompt_has_the_ids_of_the_stock_one(
+    tokenizer, plain, question, add, head, tail
+):
     """Marks cut the prompt where the special tokens did, so an ordinary question stays the same."""
-    plain = PlainText(tokenizer, tokenizer.convert_tokens_to_ids("<image>"))
     assume(not plain.spells_special(question))
     stock = tokenizer(head + question + tail, add_special_tokens=add).input_ids
     assert plain.tokenize(head, question, tail, add_special_tokens=add) == stock
 
 
 @pytest.mark.parametrize("spelled", SPECIAL)
-def test_a_spelled_token_can_be_read_back(tokenizer, spelled):
-    plain = PlainText(tokenizer, tokenizer.convert_tokens_to_ids("<image>"))
+def test_a_spelled_token_can_be_read_back(tokenizer, plain, spelled):
     assert plain.spells_special(f"what{spelled}?")
     special = {tokenizer.convert_tokens_to_ids(token) for token in SPECIAL} - {
         tokenizer.unk_token_id
