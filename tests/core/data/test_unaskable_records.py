@@ -13,6 +13,7 @@ from sdrpn_bench import run_benchmark
 from sdrpn_bench.bench_model import BenchModel
 from sdrpn_core import find_heads, load_backbone
 from sdrpn_core.data.record import Record
+from sdrpn_core.errors import InputError
 from sdrpn_core.labeling.row import LabelStatus
 from sdrpn_core.labeling.stage import label
 from tests.families import FAMILIES
@@ -119,6 +120,24 @@ def test_label_skips_them(backbone, token, tmp_path):
     ]
     for skipped, text in zip(summary.skipped, ("question", "response", "question"), strict=True):
         assert f"the {text} is not valid Unicode" in skipped.reason
+
+
+def test_images_over_the_limit_are_skipped(backbone, tmp_path):
+    with pytest.raises(InputError, match=r"0 of 6 records .* is over the limit of 99 pixels"):
+        find_heads(backbone, make_records(), **HEADS, max_pixels=99)
+    model = BenchModel(backbone, name="model")
+    with pytest.raises(InputError, match=r"no item .* is over the limit of 99 pixels"):
+        run_benchmark(model, ["baseline"], make_records(), out=tmp_path, max_pixels=99)
+
+
+def test_a_bad_row_in_front_does_not_speak_for_the_data(backbone, tmp_path):
+    """What the methods need is looked for in a record that can be used."""
+    first = Record("bad", None, "", problem="line 1: not a JSON object")
+    model = BenchModel(backbone, name="model")
+    results = run_benchmark(
+        model, ["oracle"], [first, *make_records()], out=tmp_path, max_new_tokens=2
+    )
+    assert results["models"]["model"]["skipped"]["n"] == 1
 
 
 def test_bench_skips_them(backbone, tmp_path):

@@ -11,10 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sdrpn_core import load_backbone
+from sdrpn_core.data.read import read_records
 from sdrpn_core.errors import ImageError, SdrpnError
+from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.training.settings import TrainingSettings
+from sdrpn_core.training.sources import answered_records, stored_labels
 from sdrpn_core.training.stage import train
 from tests.families import FAMILIES
 from tests.stage_data import RECIPE, SAME_UP_TO_LAST_BITS, records
@@ -79,6 +82,18 @@ def assert_same(found, expected) -> None:
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], **SAME_UP_TO_LAST_BITS)
+
+
+def test_images_over_the_limit_are_left_out(tmp_path):
+    """The limit is a setting: of labels while training, and of stored ones."""
+    backbone = tiny_llava()
+    settings = replace(ONE_STEP, max_pixels=99)
+    labels = tmp_path / "labels"
+    label(backbone, records(1), labels, recipe=RECIPE, progress=False)
+    answered = answered_records(backbone, read_records(records(1)), 2, settings, RECIPE)
+    stored = stored_labels(backbone, LabelDataset(labels), 2, settings)
+    for source in (answered, stored):
+        assert "is over the limit of 99 pixels" in source.samples[0].reason
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
