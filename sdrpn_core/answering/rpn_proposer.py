@@ -40,7 +40,7 @@ class RPNProposer(Proposer):
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:
         """RoI maps of all images, prompt by prompt."""
-        places = state.places(with_question=self.policy.needs_question_scores)
+        places = state.places(wants_question=self.policy.needs_question_scores)
         if not places:
             return []
         readings = state.readings(self.rpn)

@@ -9,8 +9,5 @@ import typer
 __all__ = ["MaxPixels"]
 
 MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        "--max-pixels", min=1, help="Refuse images with more pixels; default about 89 million."
-    ),
+    int, typer.Option("--max-pixels", min=1, help="Refuse images with more pixels.")
 ]

@@ -11,18 +11,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ImagePath", "MoreImages", "QuestionText", "open_images"]
 
-ImagePath = Annotated[str, typer.Argument(metavar="IMAGE", help="Image the question is about.")]
-QuestionText = Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked.")]
+ImagePath = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="Image that the question is about.")
+]
+QuestionText = Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")]
 MoreImages = Annotated[
     list[str] | None,
-    typer.Option("--image", "-i", metavar="IMAGE", help="A further image; repeatable."),
+    typer.Option("--image", "-i", metavar="IMAGE", help="Add another image; repeatable."),
 ]
 
 
 def open_images(
-    first: str, more: list[str] | None, question: str, max_pixels: int | None
+    first: str, more: list[str] | None, question: str, max_pixels: int
 ) -> list[Image.Image]:
-    """Open the images, after the cheapest check of all.
+    """Open the images, once the question is known to be one.
 
     Raises:
         InputError: the question is empty or not valid Unicode.
@@ -31,7 +33,7 @@ def open_images(
     from sdrpn_core.data.text import check_question
 
     check_question(question)
-    from sdrpn_core.data.images import MAX_PIXELS, open_image
+    from sdrpn_core.data.images import open_image
 
     paths = (first, *(more or []))
-    return [open_image(path, max_pixels=max_pixels or MAX_PIXELS) for path in paths]
+    return [open_image(path, max_pixels=max_pixels) for path in paths]

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
+from sdrpn_core.data.limits import MAX_FILE_BYTES, MAX_PIXELS
 from sdrpn_core.errors import ImageError
 from sdrpn_core.util.formatting import readable_bytes, short_repr
 
@@ -37,12 +38,6 @@ FORMATS = (
 
 Pillow knows more, some of which start a program (EPS runs Ghostscript) or are hardly ever tested.
 """
-
-MAX_PIXELS = 1024**3 // (4 * 3)
-"""Default limit in pixels: a quarter GiB of RGB, also where Pillow begins to warn."""
-
-MAX_FILE_BYTES = 2**29
-"""Default limit of an encoded image in bytes: ``MAX_PIXELS`` of uncompressed 16-bit RGB."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -91,12 +91,12 @@ class RecordSource(Sequence[Record]):
         return self._record(positions)
 
 
-def validate_record(record: Record, *, needs_image: bool = True) -> None:
+def validate_record(record: Record) -> None:
     """Check that a record can be asked.
 
     Raises:
         InputError: The row that it comes from cannot be used; a text is not valid Unicode; the
-            question is empty or blank; or the image is missing though needed.
+            question is empty or blank; or there is no image.
     """
     if record.problem is not None:
         raise InputError(record.problem)
@@ -108,5 +108,5 @@ def validate_record(record: Record, *, needs_image: bool = True) -> None:
         if text is not None:
             check_text(text, f"{where}: the {name}")
     check_question(record.question, what=f"{where}: the question")
-    if needs_image and record.image is None:
+    if record.image is None:
         raise InputError(f"{where}: the question comes without an image")

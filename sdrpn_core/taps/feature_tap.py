@@ -11,10 +11,10 @@ import torch
 
 from sdrpn_core.backbone.decoder import decoder_layers
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.taps.thread_hooks import ThreadHook
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.hooks import RemovableHandle
 
 
 class _BranchReached(Exception):
@@ -43,6 +43,9 @@ class FeatureTap:
     ``num_hidden_layers`` instead would not be portable: some decoders loop over all layers
     whatever the config says.
 
+    A tap serves the thread that opened it: passes of other threads, on the same decoder at the same
+    time, are neither recorded nor ended.
+
     Args:
         decoder: a decoder with a ``layers`` list.
         layer: B; 0 <= B < L.
@@ -65,12 +68,12 @@ class FeatureTap:
         self.decoder = decoder
         self.layer = layer
         self.stop = stop
-        self._handle: RemovableHandle | None = None
+        self._hook: ThreadHook | None = None
         self._recorded: list[Features] = []
 
     def __enter__(self) -> FeatureTap:
         layer = decoder_layers(self.decoder)[self.layer]
-        self._handle = layer.register_forward_pre_hook(self._record, with_kwargs=True)
+        self._hook = ThreadHook(layer, self._record)
         return self
 
     def __exit__(
@@ -79,19 +82,22 @@ class FeatureTap:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
         self._recorded.clear()
 
     def run(self, **inputs: Any) -> Features:
         """Run the decoder on ``inputs`` and return what reached the branch layer.
 
         Raises:
-            RuntimeError: outside the ``with`` block, or the pass ended before the branch layer.
+            RuntimeError: outside the ``with`` block, in another thread than the one that opened the
+                tap, or the pass ended before the branch layer.
         """
-        if self._handle is None:
+        if self._hook is None:
             raise RuntimeError("use the tap as a context manager: with FeatureTap(...) as tap")
+        if not self._hook.is_of_this_thread:
+            raise RuntimeError("the tap serves the thread that opened it: open one in this thread")
         self._recorded.clear()
         with suppress(_BranchReached):
             self.decoder(**inputs)

@@ -33,9 +33,7 @@ class PositionChecks(ContractSubject):
             inputs = self.stock_inputs(backbone, prompt, torch.tensor([ids]), image_inputs)
             expected = backbone.model(**inputs).logits
             block = prompt_block(backbone, [prompt])
-            found = backbone.model(
-                inputs_embeds=block.embeds, position_ids=block.positions, attention_mask=block.mask
-            ).logits
+            found = backbone.model(**block.model_inputs()).logits
             check_close(
                 found,
                 expected,

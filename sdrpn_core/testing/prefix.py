@@ -9,7 +9,6 @@ from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.backbone.prompt import ImageSegment, TextSegment
-from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import end_token_ids, prompt_block
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
@@ -47,17 +46,11 @@ class PrefixChecks(ContractSubject):
         """Up to the last image once and cached, then the rest: as in one pass."""
         state = prefill(backbone, self.questions())
         rest = state.rest()
-        found = backbone.model(
-            inputs_embeds=rest.embeds,
-            attention_mask=torch.cat([state.prefix.mask, rest.mask], dim=1),
-            position_ids=rest.positions,
-            **cache_argument(state.cache()),
-        ).logits
+        found = backbone.model(**rest.model_inputs(state.cache(), prefix=state.prefix)).logits
         for row, prompt in enumerate(state.prompts):
             whole = prompt_block(backbone, [prompt])
-            expected = backbone.model(
-                inputs_embeds=whole.embeds, attention_mask=whole.mask, position_ids=whole.positions
-            ).logits[0, prompt.prefix_length :]
+            logits = backbone.model(**whole.model_inputs()).logits
+            expected = logits[0, prompt.prefix_length :]
             check_close(
                 found[row][rest.mask[row].bool()],
                 expected,
@@ -102,9 +95,7 @@ def recomputed(backbone: Backbone, question: Question) -> tuple[int, ...]:
     ids: tuple[int, ...] = ()
     for _ in range(N_NEW_TOKENS):
         block = prompt_block(backbone, [prompt.with_response(ids)])
-        logits = backbone.model(
-            inputs_embeds=block.embeds, attention_mask=block.mask, position_ids=block.positions
-        ).logits[0, -1]
+        logits = backbone.model(**block.model_inputs()).logits[0, -1]
         logits[ends] = -torch.inf
         ids = (*ids, int(logits.argmax()))
     return ids

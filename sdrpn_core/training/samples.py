@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sdrpn_core.data.images import MAX_PIXELS, open_image
+from sdrpn_core.data.images import open_image
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import validate_record
 from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
 
@@ -75,7 +76,7 @@ class SkippedSample:
     reason: str
 
 
-def warn_of(skipped: SkippedSample) -> None:
+def log_skipped(skipped: SkippedSample) -> None:
     """Name a record that is left out in the log, and say why."""
     logger.warning("record %r is skipped: %s", skipped.id, skipped.reason)
 
@@ -172,7 +173,7 @@ def load_batches(
             if isinstance(item, SdrpnError):
                 raise item
             if isinstance(item, SkippedSample):
-                warn_of(item)
+                log_skipped(item)
             good.append(item)
         yield good
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sdrpn_core.data.images import FORMATS, MAX_FILE_BYTES, MAX_PIXELS
+from sdrpn_core.data.images import FORMATS
+from sdrpn_core.data.limits import MAX_FILE_BYTES, MAX_PIXELS
 from sdrpn_core.util.formatting import readable_bytes
 from tests.docs.fences import ROOT, run_blocks
 from tests.tiny import tiny_image, tiny_llava

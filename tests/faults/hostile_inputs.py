@@ -34,7 +34,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from sdrpn_core.backbone.adapter import Question
-from sdrpn_core.data.images import MAX_PIXELS, open_image
+from sdrpn_core.data.images import open_image
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.errors import InputError, SdrpnError

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, features
 
-from sdrpn_core.data.images import MAX_PIXELS, open_image
+from sdrpn_core.data.images import open_image
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ImageError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
