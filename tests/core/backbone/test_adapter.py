@@ -117,7 +117,7 @@ def test_a_response_has_no_special_tokens_of_its_own(backbone):
         backbone.tokenizer.convert_tokens_to_ids(["red", "circle"])
     )
     with pytest.raises(InputError, match="must not contain '<image>'"):
-        backbone.tokenize_response("a <image>")
+        backbone.tokenize_response("a <image>", special_tokens=True)
 
 
 def test_tensors_move_to_the_models_dtype_if_they_are_floating(backbone):
