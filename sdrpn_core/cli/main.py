@@ -29,7 +29,6 @@ __all__ = ["app", "main"]
 PROGRAM = "sdrpn"
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-LONGEST_LINE = 1000  # characters; what is longer has a value in it that nobody reads
 
 # The commands that show failed plugins themselves.
 _REPORTS_FAILURES = frozenset({"plugins"})
@@ -192,8 +191,5 @@ def _rank() -> str:
 
 
 def _complain(message: str) -> None:
-    """One line on stderr, and not too long a one, whatever the message holds."""
-    line = " ".join(message.split())
-    if len(line) > LONGEST_LINE:
-        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
-    print(line, file=sys.stderr)
+    """One line on stderr, whatever the message holds."""
+    print(SdrpnError(message), file=sys.stderr)
