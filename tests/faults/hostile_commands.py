@@ -453,7 +453,17 @@ def words() -> Iterator[Case]:
     }
     meaningful = {
         ("ask QUESTION", name)
-        for name in ("folder", "null device", "url", "up", "braces", "percent", "newline", "escape")
+        for name in (
+            "long",
+            "folder",
+            "null device",
+            "url",
+            "up",
+            "braces",
+            "percent",
+            "newline",
+            "escape",
+        )
     } | {("bench --methods", "empty"), ("bench --methods", "space")}
     for place, make in places.items():
         for name, text in texts.items():
@@ -473,9 +483,14 @@ def rpn_config() -> Iterator[Case]:
         "policy_options", "recipe", "backbone", "versions", "format_version",
     )  # fmt: skip
     # What the RPN gives does not depend on them, or these values are those that are there.
-    harmless = {("recipe", "null"), ("versions", "object"), ("final_norm", "true")}
-    # The policy's defaults.
-    meaningful = {("policy_options", "object")}
+    harmless = {
+        ("recipe", "null"),
+        ("recipe", "object"),
+        ("versions", "object"),
+        ("final_norm", "true"),
+    }
+    # The defaults.
+    meaningful = {("policy_options", "object"), ("head_options", "object")}
     for field in fields:
         for name, value in ODD.items():
             allows = "same" if (field, name) in harmless else "nothing"
