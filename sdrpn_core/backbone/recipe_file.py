@@ -90,7 +90,7 @@ class RecipeFile:
             raise ConfigError("not a recipe file: it has no field recipe")
         own = dict(values)
         version = own.pop("format_version", None)
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise ConfigError(
                 f"recipe file version is {version!r}, this sdrpn reads {FORMAT_VERSION}: "
                 "upgrade sdrpn, or run `sdrpn heads` again"
@@ -123,5 +123,11 @@ class RecipeFile:
             raise ConfigError(
                 f"the recipe was made for another backbone ({self.backbone.get('name')}) than "
                 f"{backbone.name}: {'; '.join(different)}"
+            )
+        last = self.branch + self.n_layers - 1
+        if last >= backbone.n_layers:
+            raise ConfigError(
+                f"recipe file: an RPN at branch layer {self.branch} with {self.n_layers} layers "
+                f"reaches layer {last}, but the decoder has layers 0 to {backbone.n_layers - 1}"
             )
         self.recipe.check_fits(backbone.n_layers, backbone.n_heads)

@@ -91,7 +91,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(1, device=found).fill_(0).item()
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:_MAX_REASON]
         raise ConfigError(
             f"device {str(device)!r} cannot be used here ({reason}): choose cpu, cuda, cuda:1 ..."

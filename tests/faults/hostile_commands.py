@@ -455,6 +455,7 @@ def words() -> Iterator[Case]:
         ("ask QUESTION", name)
         for name in (
             "long",
+            "nul",
             "folder",
             "null device",
             "url",
@@ -464,7 +465,12 @@ def words() -> Iterator[Case]:
             "newline",
             "escape",
         )
-    } | {("bench --methods", "empty"), ("bench --methods", "space")}
+    } | {
+        ("bench --methods", "empty"),
+        ("bench --methods", "space"),
+        ("label DATA", "folder"),  # whatever data lies there
+        ("label DATA", "up"),
+    }
     for place, make in places.items():
         for name, text in texts.items():
             allows = "success" if (place, name) in meaningful else "nothing"
@@ -585,7 +591,7 @@ def recipes() -> Iterator[Case]:
         "min_peak": {"5", "1.5", "billion", "googol"}, "box_blur": {"true"},
         "padding_is_sink": {"true"}, "smoothing": {"true"},
         "response_rows": {"null", "5", "billion"},
-        "drop_instruction": {"text", "empty text"},
+        "drop_instruction": {"text", "empty text", "surrogate"},
     }  # fmt: skip
     for field in inner:
         for name, value in ODD.items():
@@ -598,7 +604,9 @@ def manifests() -> Iterator[Case]:
     fields = ("records", "fingerprint", "shard_size", "dataset", "provenance", "format_version")
     for field in fields:
         for name, value in {**ODD, "trillion": 10**12, "2": 2}.items():
-            harmless = field == "dataset" and isinstance(value, str)
+            harmless = (field == "dataset" and isinstance(value, str)) or (
+                field == "format_version" and value == 2  # it is
+            )
             edit = change("labels/manifest.json", field, to=value)
             yield Case(f"manifest {field} {name}", RETRAIN, "same" if harmless else "nothing", edit)
     for name, value in ODD.items():
