@@ -70,6 +70,21 @@ def test_a_preset_that_names_what_the_decoder_lacks_is_refused(
         _ = backbone.preset
 
 
+def test_a_broken_preset_concerns_its_own_model_types_alone(backbone, fresh_plugins):
+    class Module:
+        SDRPN_API = 1
+
+        @staticmethod
+        @hookimpl
+        def sdrpn_register_presets(registry):
+            registry.add("broken", "no_such_module:PRESET", model_types=("another",))
+
+    fresh_plugins.register(Module, "broken")
+    mine = Preset("mine", MATCH, branch=2, n_layers=2, recipes={"natural": RECIPE})
+    register_presets(fresh_plugins, mine=mine)
+    assert backbone.preset is mine
+
+
 def test_no_preset_is_none_or_an_error(backbone, fresh_plugins):
     assert backbone.find_preset() is None
     with pytest.raises(ConfigError, match=r"tiny-llava-0: no preset matches .*sdrpn heads"):
