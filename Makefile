@@ -7,7 +7,7 @@ PYTEST ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test bench lint format wheel clean
+.PHONY: help quickstart test faults bench lint format wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,6 +17,9 @@ quickstart: $(VENV)/.installed-test  ## Label, train and compare on the model th
 
 test: $(VENV)/.installed-test  ## Run the test suite (PYTEST="-k geometry" passes options)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+faults: $(VENV)/.installed-test  ## Run the long part of the fault campaign and print its figures
+	$(BIN)/python -m pytest -m faults -s tests/faults $(PYTEST)
 
 bench: $(VENV)/.installed-test  ## Measure costs into benchmarks/RESULTS.md (BENCH="--only growth")
 	$(BIN)/python benchmarks/run.py $(BENCH)

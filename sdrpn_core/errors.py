@@ -28,9 +28,23 @@ CORE_PLUGIN = "core"
 
 _MAX_SUGGESTIONS = 3
 
+_MAX_MESSAGE = 4000
+"""Characters of a message: a terminal page or two. What is longer is cut in its middle."""
+
 
 class SdrpnError(Exception):
-    """Base of all errors sdrpn raises on purpose; the message is a single line."""
+    """Base of all errors sdrpn raises on purpose; the message is a single line.
+
+    A message quotes names and values that strangers chose. So line ends become spaces, characters
+    that cannot be printed (control sequences, half a surrogate pair) are spelled as escapes, and
+    what is longer than a page is cut in its middle.
+
+    Args:
+        message: What was wrong, where, and what to do.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_printable_line(message))
 
 
 class InputError(SdrpnError, ValueError):
@@ -120,6 +134,20 @@ class MissingExtraError(SdrpnError, ImportError):
         super().__init__(
             f"{feature} needs a package that is not installed: pip install 'sdrpn[{extra}]'"
         )
+
+
+def _printable_line(text: str) -> str:
+    if len(text) > _MAX_MESSAGE:
+        left_out = len(text) - _MAX_MESSAGE
+        half = _MAX_MESSAGE // 2
+        text = f"{text[:half]} ... ({left_out} characters) ... {text[-half:]}"
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in line
+    )
 
 
 def _near(name: str, known: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from sdrpn_core.backbone.adapter import Backbone, ImageInput
 from sdrpn_core.grid.geometry import PaddedSquare, Resized
+from sdrpn_llava.padding import padded_square
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +30,8 @@ class LlavaBackbone(Backbone):
 
         The processor on the Hub would cut off the sides of an image that is not square instead.
         """
-        side = max(image.size)
-        square = Image.new("RGB", (side, side), self._mean_color)
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        side = self.model.config.vision_config.image_size
+        square = padded_square(image, side, self._mean_color, Image.Resampling.BICUBIC)
         pixels, cells, cell = self._pixels(square, Image.Resampling.BICUBIC)
         return ImageInput(pixels, PaddedSquare(image.size, (cells, cells), side=cells * cell))
 

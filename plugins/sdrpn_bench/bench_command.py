@@ -12,6 +12,7 @@ import typer
 
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.results_table import results_table
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -20,6 +21,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def bench(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over: delete the benchmark run in OUT.")
     ] = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -90,6 +93,7 @@ def bench(
             seed=seed,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
+            max_pixels=max_pixels,
             method_options=options,
             load_options=load_options(dtype, device, attn_implementation, revision),
             overwrite=overwrite,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.dataclass_reader import read_dataclass
+from sdrpn_core.util.json_files import parse_json_object
 from sdrpn_core.util.run_manifest import ManifestFormat
 
 CONFIG = ManifestFormat("config.json", "benchmark run", ConfigError)
@@ -22,6 +25,41 @@ _ITEM_FILES = "items*.jsonl"
 
 Row = dict[str, Any]
 """``model``, ``fingerprint``, ``index``, ``id``, and either ``methods`` or ``error``."""
+
+
+@dataclass(frozen=True)
+class _MethodResult:
+    """What a method gave for an item, as it is checked; see :mod:`sdrpn_bench.measure`."""
+
+    correct: bool
+    outcome: str
+    seconds: float
+    text: str = ""
+    visual_tokens: int = 0
+    stages: Mapping[str, float] = field(default_factory=dict)
+    boxes: Sequence[Sequence[int]] = ()
+    crop_hit: bool = False
+    map_hit: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _ItemRow:
+    """A row, as it is checked."""
+
+    model: str
+    fingerprint: str
+    index: int
+    id: str
+    question: str = ""
+    answer: str | None = None
+    object_size: float | None = None
+    methods: Mapping[str, _MethodResult] | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.index < 0 or (self.methods is None) == (self.error is None):
+            raise ConfigError("needs an index from 0 up, and either methods or an error")
 
 
 class ItemStore:
@@ -106,11 +144,13 @@ def _read_rows(path: Path) -> list[Row]:
     lines = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is empty or torn
+        where = f"{path}: line {number}"
         try:
-            row = json.loads(line)
-            row["model"], row["index"], row["fingerprint"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path}: line {number} is not an item result") from error
+            row = parse_json_object(line.decode(), where)
+            read_dataclass(_ItemRow, row, where)
+        except (ConfigError, UnicodeDecodeError) as error:
+            reason = str(error).removeprefix(f"{where}: ")
+            raise InputError(f"{where} is not an item result: {reason}") from error
         rows.append(row)
     return rows
 

@@ -13,7 +13,9 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.data.images import open_image
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
+from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
@@ -41,7 +43,10 @@ class Opened:
 
 
 def open_items(
-    backbone: Backbone, items: Sequence[tuple[int, Record]], scorer: Scorer
+    backbone: Backbone,
+    items: Sequence[tuple[int, Record]],
+    scorer: Scorer,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[Opened], list[dict[str, Any]]]:
     """Open the images of a batch.
 
@@ -49,6 +54,7 @@ def open_items(
         backbone: the model under test.
         items: records with their indices.
         scorer: says what is right.
+        max_pixels: items whose image has more pixels are left out.
 
     Returns:
         The items that can be asked and scored, and a row with the reason for each other one.
@@ -60,9 +66,10 @@ def open_items(
             scorer("", record)  # a record without an answer fails here, and not after the answers
             backbone.tokenize(record.question, 1)  # a question that no method could ask fails here
             if record.image is not None:
-                opened.append(Opened(index, record, open_image(record.image)))
+                image = open_image(record.image, max_pixels=max_pixels)
+                opened.append(Opened(index, record, image))
         except ITEM_ERRORS as error:
-            failed.append({"index": index, "id": record.id, "error": str(error)})
+            failed.append({"index": index, "id": encodable(record.id), "error": str(error)})
     return opened, failed
 
 

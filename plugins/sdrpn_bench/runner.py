@@ -18,6 +18,7 @@ from sdrpn_bench.method import Method, MethodContext
 from sdrpn_bench.report import write_report
 from sdrpn_bench.scoring import Scorer, find_scorer
 from sdrpn_bench.summary import summarize
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
@@ -49,6 +50,7 @@ class _Run:
     seed: int
     batch_size: int
     max_new_tokens: int
+    max_pixels: int
 
 
 def run_benchmark(
@@ -61,6 +63,7 @@ def run_benchmark(
     seed: int = 0,
     batch_size: int = DEFAULT_BATCH_SIZE,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    max_pixels: int = MAX_PIXELS,
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
     scorer: Scorer | None = None,
     load_options: Mapping[str, Any] | None = None,
@@ -84,6 +87,7 @@ def run_benchmark(
         seed: selects the items, and the places of random crops.
         batch_size: questions per batch; changes the cost, not the answers.
         max_new_tokens: limit of the answers' length.
+        max_pixels: items whose image has more pixels are left out.
         method_options: options by method.
         scorer: ``(prediction, record) -> bool``; default: the dataset's own, else exact match of
             normalized words.
@@ -101,13 +105,14 @@ def run_benchmark(
         InputError: the data cannot be read, or no item could be answered.
         UnknownNameError: unknown method or dataset.
     """
-    if batch_size < 1:
-        raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
+    for name, value in {"batch_size": batch_size, "max_pixels": max_pixels}.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")
     state = processes((load_options or {}).get("device"))
     entries = [models] if isinstance(models, (str, Path, BenchModel)) else list(models)
     named = with_names([m if isinstance(m, BenchModel) else BenchModel(m) for m in entries])
     records = read_records(dataset, n=n, seed=seed)
-    chosen = _choose_methods(methods, named, records[0], method_options or {})
+    chosen = _choose_methods(methods, named, _probe(records), method_options or {})
     run = _Run(
         records,
         chosen,
@@ -116,6 +121,7 @@ def run_benchmark(
         seed,
         batch_size,
         max_new_tokens,
+        max_pixels,
     )
     config = {
         "data": records.name,
@@ -124,6 +130,7 @@ def run_benchmark(
         "seed": seed,
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
+        "max_pixels": max_pixels,
         "methods": {name: method.options() for name, method in chosen.items()},
         "models": {str(m.name): {"model": m.origin, "rpn": m.rpn_origin} for m in named},
         "load_options": {key: str(value) for key, value in (load_options or {}).items()},
@@ -155,6 +162,11 @@ def run_benchmark(
             write_report(folder, results, figures)
         wait_for_everyone(state)
     return results
+
+
+def _probe(records: RecordSource) -> Record:
+    """The first record that can be used: it shows what the data has."""
+    return next((record for record in records if record.problem is None), records[0])
 
 
 def _choose_methods(
@@ -215,7 +227,8 @@ def _run_model(
         )
     context = MethodContext(backbone, rpn, run.seed, run.max_new_tokens)
     for number, batch in enumerate(_chunks(mine, run.batch_size)):
-        opened, rows = open_items(backbone, [(i, run.records[i]) for i in batch], run.scorer)
+        items = [(index, run.records[index]) for index in batch]
+        opened, rows = open_items(backbone, items, run.scorer, run.max_pixels)
         if opened:
             if number == 0:  # the first pass pays for lazy set-up, which is no method's cost
                 measure(context, run.methods, opened[:1], run.scorer)
@@ -242,6 +255,12 @@ def _results(
                 f"{run.store.folder}: {len(own)} of {len(run.records)} items of model "
                 f"{model.name!r} are there: all processes must share this folder"
             )
+        for row in own:
+            if lacking := sorted(run.methods.keys() - row.get("methods", run.methods).keys()):
+                raise InputError(
+                    f"{run.store.folder}: item {row['id']!r} has no result of method "
+                    f"{lacking[0]!r}: {CONFIG.remedy}"
+                )
         if all("error" in row for row in own):
             raise InputError(f"no item could be asked; the first: {own[0]['error']}")
         summaries[str(model.name)] = {

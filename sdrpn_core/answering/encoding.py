@@ -135,7 +135,9 @@ def _split_ids(backbone: Backbone, question: Question) -> tuple[list[int], tuple
     """The prompt's ids up to the last image (the first id if there is none), and the rest."""
     if question.response_ids:
         raise InputError("a question that comes with a response cannot be answered")
-    ids = backbone.tokenize(question.text, len(question.images))
+    ids = backbone.tokenize(
+        question.text, len(question.images), special_tokens=question.special_tokens
+    )
     places = [place for place, token in enumerate(ids) if token == backbone.image_token_id]
     stop = places[-1] + 1 if places else 1
     return ids[:stop], tuple(ids[stop:])

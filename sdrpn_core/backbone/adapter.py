@@ -7,6 +7,7 @@ and is overridden where the family differs (prompt, positions, framing of crops)
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.backbone.plain_text import PlainText
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
 from sdrpn_core.data.images import open_image
+from sdrpn_core.data.text import check_question, check_text
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.grid.geometry import Geometry
 from sdrpn_core.plugins.manager import get_plugins
@@ -53,11 +56,14 @@ class Question:
         text: the question.
         images: images, in the order in which the prompt shows them.
         response_ids: a given response, appended to the prompt (teacher forcing).
+        special_tokens: whether special tokens that the text spells, such as an end-of-turn token,
+            are meant as such; else they are text.
     """
 
     text: str
     images: tuple[Image.Image, ...] = ()
     response_ids: tuple[int, ...] = field(default=())
+    special_tokens: bool = False
 
     @classmethod
     def about(cls, image: str | Path | bytes | Image.Image | Sequence[Any], text: str) -> Question:
@@ -230,17 +236,28 @@ class Backbone(ABC):
         """Width of the decoder."""
         return int(self.text_config.hidden_size)
 
-    def tokenize(self, question: str, n_images: int) -> list[int]:
+    def tokenize(self, question: str, n_images: int, *, special_tokens: bool = False) -> list[int]:
         """Prompt ids with one placeholder per image.
 
+        Args:
+            question: what is asked.
+            n_images: how many images the prompt shows.
+            special_tokens: whether special tokens that the question spells are meant as such; else
+                they are text.
+
         Raises:
-            InputError: empty question, or one that spells out the image placeholder.
+            InputError: the question is empty, not valid Unicode, or holds (or is turned by the chat
+                template into) image placeholders that are meant as such.
         """
-        if not question.strip():
-            raise InputError("the question is empty")
-        text = self.chat_text(question, n_images)
-        bos = self.tokenizer.bos_token
-        ids = self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos))).input_ids
+        check_question(question)
+        if special_tokens or not self._plain_text.spells_special(question):
+            text = self.chat_text(question, n_images)
+            ids = self.tokenizer(text, add_special_tokens=self._adds_special(text)).input_ids
+        else:
+            head, tail = self._frame(question, n_images)
+            ids = self._plain_text.tokenize(
+                head, question.strip(), tail, add_special_tokens=self._adds_special(head)
+            )
         found = ids.count(self.image_token_id)
         if found != n_images:
             placeholder = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
@@ -250,13 +267,22 @@ class Backbone(ABC):
             )
         return list(ids)
 
-    def tokenize_response(self, response: str) -> tuple[int, ...]:
+    def tokenize_response(self, response: str, *, special_tokens: bool = False) -> tuple[int, ...]:
         """Token ids of a given response, as they follow the prompt; without the end token.
 
+        Args:
+            response: the text.
+            special_tokens: whether special tokens that it spells are meant as such; else they are
+                text.
+
         Raises:
-            InputError: the response spells out the image placeholder.
+            InputError: the response is not valid Unicode, or holds the image placeholder.
         """
-        ids = tuple(self.tokenizer(response, add_special_tokens=False).input_ids)
+        check_text(response, "the response")
+        if special_tokens or not self._plain_text.spells_special(response):
+            ids = tuple(self.tokenizer(response, add_special_tokens=False).input_ids)
+        else:
+            ids = tuple(self._plain_text.tokenize("", response, "", add_special_tokens=False))
         if self.image_token_id in ids:
             raise InputError(
                 "the response must not contain "
@@ -270,7 +296,9 @@ class Backbone(ABC):
         Raises:
             InputError: see :meth:`tokenize`.
         """
-        ids = [self.tokenize(q.text, len(q.images)) for q in questions]
+        ids = [
+            self.tokenize(q.text, len(q.images), special_tokens=q.special_tokens) for q in questions
+        ]
         return self.encode_ids(ids, questions)
 
     @torch.no_grad()
@@ -342,6 +370,30 @@ class Backbone(ABC):
                 f"a sequence of {length} tokens (response included) exceeds the context of {limit} "
                 f"tokens of {self.name}: use smaller or fewer images, or fewer new tokens"
             )
+
+    @cached_property
+    def _plain_text(self) -> PlainText:
+        return PlainText(self.tokenizer, self.image_token_id)
+
+    def _adds_special(self, prompt: str) -> bool:
+        """Whether the tokenizer has to begin the prompt, because the chat template does not."""
+        bos = self.tokenizer.bos_token
+        return not (bos and prompt.startswith(bos))
+
+    def _frame(self, question: str, n_images: int) -> tuple[str, str]:
+        """What the chat template puts before and behind a question.
+
+        Only the question's outer white space goes through the template, which may remove it.
+        """
+        stand_in = uuid.uuid4().hex
+        text = self.chat_text(question.replace(question.strip(), stand_in), n_images)
+        head, found, tail = text.partition(stand_in)
+        if not found or stand_in in tail:
+            raise InputError(
+                "the question spells a special token, and the chat template does not show it "
+                "exactly once, so that it cannot be told from those of the template"
+            )
+        return head, tail
 
     def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:
         segments: list[Segment] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.backbone.decoder import part
+from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -23,6 +24,9 @@ _CONFIG_FIELDS = (
 
 #: Facts that are read off the weights.
 _WEIGHTS = ("norm_weights", "attention_weights", "embedding_weights")
+
+#: Those that a quantized model has as well.
+_ALWAYS_THERE = ("norm_weights", "embedding_weights")
 
 #: How many channels of a norm weight and of an embedding row identify the weights.
 _N_CHANNELS = 8
@@ -50,6 +54,29 @@ def backbone_identity(backbone: Backbone, branch: int) -> dict[str, Any]:
     return facts
 
 
+def check_identity(facts: Mapping[str, Any], where: str) -> None:
+    """Refuse facts that cannot tell a backbone from others, since some were removed or edited.
+
+    Args:
+        facts: those of a file, which :func:`backbone_identity` gave of a model with weights.
+        where: the file, for messages.
+
+    Raises:
+        ConfigError: names the first fact that is missing or of another kind.
+    """
+    for name in (*_CONFIG_FIELDS, *_ALWAYS_THERE):
+        if name not in facts:
+            raise ConfigError(f"{where}: does not say which backbone it belongs to: no {name}")
+    for name in _WEIGHTS:
+        if name in facts and not _are_numbers(facts[name]):
+            raise ConfigError(
+                f"{where}: {name} of its backbone must be a list of up to {_N_CHANNELS} numbers"
+            )
+    for name in _CONFIG_FIELDS:
+        if type(facts[name]) not in (int, str, type(None)):
+            raise ConfigError(f"{where}: {name} of its backbone must be a number or a name")
+
+
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, in words; name and revision may."""
     report = [
@@ -71,6 +98,14 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
 def _public_name(name: str) -> str:
     """A hub id as it is, of a local folder only the last part: the rest says nothing elsewhere."""
     return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
+
+
+def _are_numbers(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and 0 < len(values) <= _N_CHANNELS
+        and all(type(value) in (int, float) and abs(value) < float("inf") for value in values)
+    )
 
 
 def _channels(weight: Any) -> list[float]:

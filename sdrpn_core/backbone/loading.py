@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sdrpn_core.backbone.decoder import decoder_layers
-from sdrpn_core.distributed.processes import processes
+from sdrpn_core.distributed.processes import processes, usable_device
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_core.plugins.manager import get_plugins
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 #: Bytes; the alignment of memory that torch allocates itself.
 _ALIGNMENT = 64
@@ -61,8 +62,8 @@ def load_backbone(
 
     Raises:
         InputError: no model there, or its files are broken or incomplete.
-        ConfigError: unknown dtype, several adapters serve the model type, or ``n_layers`` is not
-            positive or given with a loaded model.
+        ConfigError: unknown dtype, no such device here, several adapters serve the model type, or
+            ``n_layers`` is not positive or given with a loaded model.
         UnknownNameError: no adapter serves its model type.
         MissingExtraError: flash-attention is asked for and not installed.
     """
@@ -77,7 +78,9 @@ def load_backbone(
     shared = _shared_options(revision, trust=model_kwargs.pop("trust_remote_code", False))
     config = _read_config(name, shared)
     adapter = find_adapter(config.model_type)
-    if device is None and device_map is None:
+    if device is not None:
+        device = usable_device(device)
+    elif device_map is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype is None:
         on_cpu = device is not None and torch.device(device).type == "cpu"
@@ -199,7 +202,7 @@ def _loading(name: str) -> Iterator[None]:
     """Turn what transformers raises on bad input into one line that names the model."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # files that somebody edited make it raise anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"cannot load the model {name}: {lines[0]}") from error
 
@@ -276,7 +279,7 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
     found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+    if found not in _DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}: use float32, bfloat16, float16 or auto")
     return found
 

@@ -90,7 +90,7 @@ class RecipeFile:
             raise ConfigError("not a recipe file: it has no field recipe")
         own = dict(values)
         version = own.pop("format_version", None)
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise ConfigError(
                 f"recipe file version is {version!r}, this sdrpn reads {FORMAT_VERSION}: "
                 "upgrade sdrpn, or run `sdrpn heads` again"
@@ -115,12 +115,19 @@ class RecipeFile:
             ConfigError: says what differs, or which layer or head does not exist.
         """
         # Facts that read weights need torch, which reading a recipe does not.
-        from sdrpn_core.backbone.identity import backbone_identity, differences
+        from sdrpn_core.backbone.identity import backbone_identity, check_identity, differences
 
+        check_identity(self.backbone, "recipe file")
         different = differences(self.backbone, backbone_identity(backbone, branch=0))
         if different:
             raise ConfigError(
                 f"the recipe was made for another backbone ({self.backbone.get('name')}) than "
                 f"{backbone.name}: {'; '.join(different)}"
+            )
+        last = self.branch + self.n_layers - 1
+        if last >= backbone.n_layers:
+            raise ConfigError(
+                f"recipe file: an RPN at branch layer {self.branch} with {self.n_layers} layers "
+                f"reaches layer {last}, but the decoder has layers 0 to {backbone.n_layers - 1}"
             )
         self.recipe.check_fits(backbone.n_layers, backbone.n_heads)

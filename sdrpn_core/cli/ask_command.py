@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import check_image_path, numbered, save_image
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -21,6 +22,7 @@ from sdrpn_core.cli.model_options import (
 from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, choose_policy
 from sdrpn_core.cli.proposal_facts import proposal_facts
 from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_images
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ def ask(
         Path | None,
         typer.Option(help="Save an image of the heatmap and the crops (.png), one per image."),
     ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -66,7 +69,7 @@ def ask(
         raise ConfigError("--stream and --json cannot be combined")
     if save is not None:
         check_image_path(save)
-    images = open_images(image, more_images, question)
+    images = open_images(image, more_images, question, max_pixels)
 
     from sdrpn_core.answering.answer import answer
     from sdrpn_core.backbone.loading import load_backbone

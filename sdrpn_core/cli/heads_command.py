@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import check_folder
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -18,6 +19,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import InputError
 from sdrpn_core.head_finding.defaults import (
     DEFAULT_BATCH_SIZE,
@@ -70,6 +72,7 @@ def heads(
             "--map", help="Figure of all layers and heads (.png); default: next to the recipe."
         ),
     ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -100,6 +103,7 @@ def heads(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         max_heads=max_heads,
+        max_pixels=max_pixels,
         recipe_options=options,
         progress=not as_json,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -17,6 +18,8 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.data.limits import MAX_PIXELS
+from sdrpn_core.errors import InputError
 from sdrpn_core.labeling.defaults import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_MAX_NEW_TOKENS,
@@ -62,6 +65,7 @@ def label(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Set an option of the engine; repeatable."),
     ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -79,6 +83,7 @@ def label(
     """
     from sdrpn_core.distributed.processes import is_main_process
     from sdrpn_core.labeling.job import LabelJob
+    from sdrpn_core.labeling.row import LabelStatus
     from sdrpn_core.plugins.manager import get_plugins
 
     options = parse_options(engine_option or [], "--engine-option")
@@ -94,6 +99,7 @@ def label(
         batch_size=batch_size,
         shard_size=shard_size,
         max_new_tokens=max_new_tokens,
+        max_pixels=max_pixels,
     )
     summary = chosen.run(job, overwrite=overwrite, progress=not as_json)
     if not is_main_process():
@@ -102,6 +108,8 @@ def label(
         typer.echo(json.dumps(_plain(summary, out), indent=2))
     else:
         _print(summary, out)
+    if not summary.counts[LabelStatus.OK]:
+        raise InputError(f"{out}: no record could be labeled: {len(summary.skipped)} skipped")
 
 
 def _plain(summary: LabelSummary, out: Path) -> dict[str, Any]:

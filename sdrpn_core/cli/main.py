@@ -192,4 +192,4 @@ def _rank() -> str:
 
 def _complain(message: str) -> None:
     """One line on stderr, whatever the message holds."""
-    print(" ".join(message.split()), file=sys.stderr)
+    print(SdrpnError(message), file=sys.stderr)

@@ -15,7 +15,8 @@ def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
     """Read ``["threshold=0.1", "relative=true"]`` as ``{"threshold": 0.1, "relative": True}``.
 
     Args:
-        pairs: texts; values are JSON, and text where they are not.
+        pairs: texts; values are JSON, and text where they are not. ``NaN`` and ``Infinity``, which
+            JSON lacks, are text.
         option: the option's name, for messages.
 
     Raises:
@@ -30,7 +31,13 @@ def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
         if key in values:
             raise ConfigError(f"{option} {key!r} is given twice")
         try:
-            values[key] = json.loads(text)
+            values[key] = json.loads(text, parse_constant=_refuse)
         except ValueError:
             values[key] = text
+        except RecursionError as error:
+            raise ConfigError(f"{option} {key!r}: its value is nested too deeply") from error
     return values
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -60,4 +60,4 @@ def choose_policy(
     if threshold is not None:
         values["threshold"] = threshold
     values.update(parse_options(pairs or [], "--policy-option"))
-    return make_policy(chosen or name, values)
+    return make_policy(name if chosen is None else chosen, values)

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdrpn_core.errors import InputError
-
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -23,15 +21,19 @@ MoreImages = Annotated[
 ]
 
 
-def open_images(first: str, more: list[str] | None, question: str) -> list[Image.Image]:
-    """Open the images, once the question is known not to be empty.
+def open_images(
+    first: str, more: list[str] | None, question: str, max_pixels: int
+) -> list[Image.Image]:
+    """Open the images, once the question is known to be one.
 
     Raises:
-        InputError: the question is empty.
+        InputError: the question is empty or not valid Unicode.
         ImageError: an image cannot be read.
     """
-    if not question.strip():
-        raise InputError("the question is empty")
+    from sdrpn_core.data.text import check_question
+
+    check_question(question)
     from sdrpn_core.data.images import open_image
 
-    return [open_image(path) for path in (first, *(more or []))]
+    paths = (first, *(more or []))
+    return [open_image(path, max_pixels=max_pixels) for path in paths]

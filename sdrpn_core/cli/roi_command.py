@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import (
     check_folder,
     check_image_path,
@@ -26,6 +27,7 @@ from sdrpn_core.cli.model_options import (
 from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, choose_policy
 from sdrpn_core.cli.proposal_facts import proposal_facts
 from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_images
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import InputError
 from sdrpn_core.util.atomic_files import atomic_write
 
@@ -57,6 +59,7 @@ def roi(
             help="Save the scores (h, w), float32, as a NumPy file (.npy), one per image."
         ),
     ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
@@ -72,7 +75,7 @@ def roi(
         if npy.suffix != ".npy":
             raise InputError(f"{npy}: scores are saved as .npy")
         check_folder(npy)
-    images = open_images(image, more_images, question)
+    images = open_images(image, more_images, question, max_pixels)
 
     from sdrpn_core.answering.proposer import Proposal
     from sdrpn_core.backbone.adapter import Question

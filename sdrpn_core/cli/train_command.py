@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
@@ -18,6 +19,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.util.formatting import readable_bytes
 
 __all__ = ["train"]
@@ -91,6 +93,7 @@ def train(
             help="float32, bfloat16 or float16; default: the backbone's, which is lossless."
         ),
     ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
     resume: Annotated[
         bool, typer.Option("--resume", help="Require that OUT contains a run to resume.")
     ] = False,
@@ -117,6 +120,7 @@ def train(
         "micro_batch_size": batch_size,
         "global_batch_size": global_batch_size,
         "seed": seed,
+        "max_pixels": max_pixels,
         **parse_options(setting or [], "--setting"),
     }
     shape = {"branch": branch, "n_layers": layers, "head": head, "loss": loss}

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,15 +20,23 @@ from sdrpn_core.data.parsing import (
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
     UniqueIds,
+    UsableRows,
     beside,
     make_record,
     text_digest,
     unreadable,
+    unusable_record,
 )
 from sdrpn_core.data.record import PARQUET_SUFFIX, ImageSource, Record, RecordSource
 from sdrpn_core.errors import InputError
 
 __all__ = ["ParquetRecords"]
+
+Row: TypeAlias = dict[str, Any]
+"""Values by column."""
+
+TEXT_ROWS = 1024
+"""Rows whose texts are checked at a time."""
 
 BATCH_ROWS = 16
 """Rows decoded at a time; with images of a few megabytes this stays well below 100 MB."""
@@ -44,9 +53,11 @@ class ParquetRecords(RecordSource):
         path: The file or folder; image paths are relative to the folder of the file they stand
             in.
 
+    A row that cannot be used, or that repeats an id, becomes a record with a ``problem``; rows are
+    counted from 0, within their file.
+
     Raises:
-        InputError: Unreadable file, missing or mistyped column or value, duplicate id; with the row
-            (from 0, within its file).
+        InputError: Unreadable file, missing or mistyped column, or no row that can be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,13 +67,15 @@ class ParquetRecords(RecordSource):
         self._file_starts: dict[Path, int] = {}
         self._length = 0
         self._cursor: _Cursor | None = None
+        self._repeated: dict[int, str] = {}
         digest = hashlib.sha256()
         ids = UniqueIds(str(path), "record")
+        rows = UsableRows(str(path))
         for file in _parquet_files(path):
-            self._add_file(file, ids, digest)
-            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        if not self._length:
-            raise InputError(f"{path}: holds no records")
+            self._add_file(file, ids, rows, digest)
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}\n".encode("utf-8", "surrogateescape"))
+        rows.check()
         self._fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -80,28 +93,33 @@ class ParquetRecords(RecordSource):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cursor": None}  # open files do not travel to other processes
 
-    def _add_file(self, file: Path, ids: UniqueIds, digest: hashlib._Hash) -> None:
+    def _add_file(
+        self, file: Path, ids: UniqueIds, rows: UsableRows, digest: hashlib._Hash
+    ) -> None:
         self._file_starts[file] = self._length
         try:
             parquet = pq.ParquetFile(file, memory_map=True)
             _check_columns(parquet.schema_arrow, file)
             texts = [name for name in _columns(parquet.schema_arrow) if name != "image"]
-            first = self._length
+            index = self._length
             for group in range(parquet.num_row_groups):
                 self._groups.append((file, group))
                 self._starts.append(self._length)
                 self._length += parquet.metadata.row_group(group).num_rows
-            rows = (
-                row
-                for batch in parquet.iter_batches(columns=texts, use_threads=False)
-                for row in batch.to_pylist()
-            )
-            for index, row in enumerate(rows, start=first):
-                record = make_record(row, None, index, self._where(file, index))
-                ids.add(record.id, index)
-                digest.update(text_digest(record) + b"\n")
+            for batch in parquet.iter_batches(TEXT_ROWS, columns=texts, use_threads=False):
+                for row in _rows(batch):
+                    record = self._make(row, None, index, file)
+                    repeated = None if record.problem else ids.add(record.id, index)
+                    if repeated is not None:
+                        self._repeated[index] = repeated
+                    rows.add(record.problem or repeated)
+                    digest.update(text_digest(record) + b"\n")
+                    index += 1
         except (pa.ArrowException, OSError) as error:
             raise unreadable(file, error) from error
+        if index != self._length:
+            found, promised = (end - self._file_starts[file] for end in (index, self._length))
+            raise InputError(f"{file}: damaged: {found} of {promised} rows can be read")
 
     def _record(self, index: int) -> Record:
         group = bisect_right(self._starts, index) - 1
@@ -113,7 +131,16 @@ class ParquetRecords(RecordSource):
         except (pa.ArrowException, OSError, StopIteration) as error:
             self._cursor = None
             raise unreadable(file, error) from error
-        return make_record(row, _cell_image(row["image"], file), index, self._where(file, index))
+        image = None if isinstance(row, str) else _cell_image(row["image"], file)
+        record = self._make(row, image, index, file)
+        repeated = self._repeated.get(index)
+        return record if repeated is None else replace(record, problem=repeated)
+
+    def _make(self, row: Row | str, image: ImageSource | None, index: int, file: Path) -> Record:
+        where = self._where(file, index)
+        if isinstance(row, str):
+            return unusable_record(index, f"{where}: {row}")
+        return make_record(row, image, index, where)
 
     def _where(self, file: Path, index: int) -> str:
         return f"{file}: row {index - self._file_starts[file]}"
@@ -137,12 +164,23 @@ class _Cursor:
     def can_reach(self, index: int, group: int) -> bool:
         return group == self._group and index >= self._first
 
-    def read(self, index: int) -> dict[str, Any]:
+    def read(self, index: int) -> Row | str:
         while self._batch is None or index >= self._first + self._batch.num_rows:
             self._first += 0 if self._batch is None else self._batch.num_rows
             self._batch = next(self._batches)
-        row: dict[str, Any] = self._batch.slice(index - self._first, 1).to_pylist()[0]
+        (row,) = _rows(self._batch.slice(index - self._first, 1))
         return row
+
+
+def _rows(batch: pa.RecordBatch) -> list[Row | str]:
+    """The rows of a batch; of one whose values cannot be read, why."""
+    try:
+        rows: list[Row | str] = batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date without a year
+        if batch.num_rows == 1:
+            return [f"cannot be read: {error}"]
+        return [row for start in range(batch.num_rows) for row in _rows(batch.slice(start, 1))]
+    return rows
 
 
 def _parquet_files(path: Path) -> list[Path]:
@@ -151,8 +189,12 @@ def _parquet_files(path: Path) -> list[Path]:
     files = sorted(
         file
         for file in path.rglob(f"*{PARQUET_SUFFIX}")
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if not file.is_dir()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: cannot be read: not a regular file")
     if not files:
         raise InputError(f"{path}: the folder holds no {PARQUET_SUFFIX} files")
     return files

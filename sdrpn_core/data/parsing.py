@@ -1,4 +1,8 @@
-"""From the values of a row to a :class:`Record`: the checks that all file formats share."""
+"""From the values of a row to a :class:`Record`: the checks that all file formats share.
+
+A value with one meaning is accepted, however it is spelled. A row that cannot be used becomes a
+record that says why: it is skipped later, and does not spoil its file.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.data.record import Record
+from sdrpn_core.data.text import check_text
 from sdrpn_core.errors import InputError
+from sdrpn_core.util.formatting import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,11 +26,14 @@ __all__ = [
     "OPTIONAL_COLUMNS",
     "REQUIRED_COLUMNS",
     "UniqueIds",
+    "UsableRows",
     "beside",
     "make_record",
+    "only_element",
     "text_digest",
     "type_name",
     "unreadable",
+    "unusable_record",
 ]
 
 REQUIRED_COLUMNS = ("image", "question")
@@ -35,9 +44,12 @@ DEFAULT_ID_DIGITS = 8
 
 _COORDINATES = 4
 
+_MAX_COORDINATE = 2**31
+"""In pixels; no image is larger."""
+
 
 class UniqueIds:
-    """Refuses an id that was seen before.
+    """Notices an id that was seen before.
 
     Args:
         where: The source, for the message.
@@ -49,24 +61,60 @@ class UniqueIds:
         self._unit = unit
         self._first: dict[str, int] = {}
 
-    def add(self, record_id: str, number: int) -> None:
+    def add(self, record_id: str, number: int) -> str | None:
         """Note the id that stands at ``number``.
 
-        Raises:
-            InputError: It was noted before; names both places.
+        Returns:
+            ``None``, or that the id was noted before, naming both places.
         """
         first = self._first.setdefault(record_id, number)
-        if first != number:
+        if first == number:
+            return None
+        return (
+            f"{self._where}: {self._unit} {number}: id {short_repr(record_id)} is already used by "
+            f"{self._unit} {first}; ids must be unique"
+        )
+
+
+class UsableRows:
+    """Makes sure that a file has a row that can be used.
+
+    Args:
+        where: The file or folder, for the message.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._rows = self._usable = 0
+        self._first_problem: str | None = None
+
+    def add(self, problem: str | None) -> None:
+        """Count a row; ``problem`` says why it cannot be used, if so."""
+        self._rows += 1
+        if problem is None:
+            self._usable += 1
+        elif self._first_problem is None:
+            self._first_problem = problem
+
+    def check(self) -> None:
+        """Refuse a file without any.
+
+        Raises:
+            InputError: It holds no rows, or none that can be used; names the first of them.
+        """
+        if not self._rows:
+            raise InputError(f"{self._where}: holds no records")
+        if not self._usable:
             raise InputError(
-                f"{self._where}: {self._unit} {number}: id {record_id!r} is already used by "
-                f"{self._unit} {first}; ids must be unique"
+                f"{self._where}: none of {self._rows} records can be used; the first: "
+                f"{self._first_problem}"
             )
 
 
 def text_digest(record: Record) -> bytes:
     """Return the texts and boxes of a record as bytes for a fingerprint."""
     fields = (record.id, record.question, record.response, record.answer, record.boxes)
-    return json.dumps(fields).encode()
+    return json.dumps(fields, default=type_name).encode()  # what is no text is refused later
 
 
 def make_record(
@@ -80,32 +128,64 @@ def make_record(
         index: Position of the record in its source, the id of a record that brings none.
         where: The row's place, for messages.
 
-    Raises:
-        InputError: A value has the wrong type or is impossible; names the place.
+    Returns:
+        The record; with a ``problem`` if a value has the wrong type or is impossible.
     """
-    record_id = _text(row, "id", where, numbers=True)
-    return Record(
-        id=f"{index:0{DEFAULT_ID_DIGITS}d}" if record_id is None else record_id,
-        image=image,
-        question=_text(row, "question", where) or "",
-        response=_text(row, "response", where),
-        answer=_text(row, "answer", where, numbers=True),
-        boxes=_boxes(row.get("boxes"), where),
-    )
+    try:
+        return Record(
+            id=_number_or_text(row, "id", where) or _default_id(index),
+            image=image,
+            question=_text(row.get("question"), "question", where) or "",
+            response=_text(row.get("response"), "response", where),
+            answer=_number_or_text(row, "answer", where),
+            boxes=_boxes(row.get("boxes"), where),
+        )
+    except InputError as error:
+        return unusable_record(index, str(error), row)
 
 
-def _text(row: Mapping[str, Any], column: str, where: str, *, numbers: bool = False) -> str | None:
-    value = row.get(column)
+def unusable_record(index: int, problem: str, row: Mapping[str, Any] | None = None) -> Record:
+    """Stand in for a row that cannot be used.
+
+    Args:
+        index: Position of the record in its source.
+        problem: Why it cannot be used, and where it stands.
+        row: Values by column, from which the id is taken if there is a usable one.
+    """
+    try:
+        record_id = _number_or_text(row or {}, "id", "")
+    except InputError:
+        record_id = None
+    return Record(record_id or _default_id(index), None, "", problem=problem)
+
+
+def only_element(value: Any) -> Any:
+    """Return the element of a list of one, and anything else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _default_id(index: int) -> str:
+    return f"{index:0{DEFAULT_ID_DIGITS}d}"
+
+
+def _number_or_text(row: Mapping[str, Any], column: str, where: str) -> str | None:
+    value = only_element(row.get(column))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        # Other tools write whole numbers as floats where some rows have none.
+        return str(int(value)) if value.is_integer() else repr(value)
+    return _text(value, column, where)
+
+
+def _text(value: Any, column: str, where: str) -> str | None:
     if value is None:
         return None
-    if numbers and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
     if not isinstance(value, str):
-        raise InputError(f"{where}: {column!r} must be text, got {type_name(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise InputError(f"{where}: {column!r} is not valid Unicode: {error.reason}") from error
+        raise InputError(
+            f"{where}: {column!r} must be text, got {type_name(value)} {short_repr(value)}"
+        )
+    check_text(value, f"{where}: {column!r}")
     return value
 
 
@@ -113,7 +193,11 @@ def _boxes(value: Any, where: str) -> tuple[Box, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise InputError(f"{where}: 'boxes' must be a list of [x0, y0, x1, y1], got {value!r}")
+        raise InputError(
+            f"{where}: 'boxes' must be a list of [x0, y0, x1, y1], got {short_repr(value)}"
+        )
+    if len(value) == _COORDINATES and all(map(_is_coordinate, value)):
+        return (_box(value, where),)
     return tuple(_box(box, where) for box in value)
 
 
@@ -121,19 +205,25 @@ def _box(value: Any, where: str) -> Box:
     if (
         not isinstance(value, list)
         or len(value) != _COORDINATES
-        or not all(_is_whole(coordinate) for coordinate in value)
+        or not all(map(_is_coordinate, value))
     ):
-        raise InputError(f"{where}: a box must be four whole pixels x0, y0, x1, y1, got {value!r}")
-    x0, y0, x1, y1 = (int(coordinate) for coordinate in value)
+        raise InputError(
+            f"{where}: a box must be four numbers of pixels x0, y0, x1, y1, got {short_repr(value)}"
+        )
+    # The whole pixels that a box with fractions touches.
+    x0, y0 = (math.floor(coordinate) for coordinate in value[:2])
+    x1, y1 = (math.ceil(coordinate) for coordinate in value[2:])
     if x0 >= x1 or y0 >= y1:
         raise InputError(f"{where}: box {value!r} is empty: x1 and y1 are exclusive ends")
     return x0, y0, x1, y1
 
 
-def _is_whole(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value) and value.is_integer()
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_coordinate(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= _MAX_COORDINATE  # which neither NaN nor infinity is
+    )
 
 
 def type_name(value: Any) -> str:
@@ -148,5 +238,5 @@ def beside(file: Path, path: str | None) -> Path | None:
 
 def unreadable(path: Path, error: Exception) -> InputError:
     """Return the error for a file that could be opened no longer, or not at all."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or "it changed"
+    reason = getattr(error, "strerror", None) or str(error) or "it changed"
     return InputError(f"{path}: cannot be read: {reason}")

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union, overload
 
+from sdrpn_core.data.text import check_question, check_text
 from sdrpn_core.errors import InputError
+from sdrpn_core.util.formatting import short_repr
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +41,8 @@ class Record:
             generated.
         answer: The correct answer, for the benchmark.
         boxes: Regions that hold the answer, (x0, y0, x1, y1) half-open in source pixels.
+        problem: Why the row of a file cannot be used, and where it stands; ``None`` if it can. Such
+            a record keeps its place in the source, so that it is skipped, counted and named.
     """
 
     id: str
@@ -47,6 +51,7 @@ class Record:
     response: str | None = None
     answer: str | None = None
     boxes: tuple[Box, ...] | None = None
+    problem: str | None = None
 
     def __post_init__(self) -> None:
         given: object = self.image
@@ -90,9 +95,18 @@ def validate_record(record: Record) -> None:
     """Check that a record can be asked.
 
     Raises:
-        InputError: The question is empty or blank, or there is no image.
+        InputError: The row that it comes from cannot be used; a text is not valid Unicode; the
+            question is empty or blank; or there is no image.
     """
-    if not record.question.strip():
-        raise InputError(f"record {record.id!r}: the question is empty")
+    if record.problem is not None:
+        raise InputError(record.problem)
+    where = f"record {short_repr(record.id)}"
+    texts = {"id": record.id, "response": record.response, "answer": record.answer}
+    if isinstance(record.image, Path):
+        texts["image path"] = str(record.image)
+    for name, text in texts.items():
+        if text is not None:
+            check_text(text, f"{where}: the {name}")
+    check_question(record.question, what=f"{where}: the question")
     if record.image is None:
-        raise InputError(f"record {record.id!r}: the question comes without an image")
+        raise InputError(f"{where}: the question comes without an image")

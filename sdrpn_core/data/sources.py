@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sdrpn_core.data.parsing import UniqueIds, text_digest
+from sdrpn_core.data.parsing import UniqueIds, text_digest, type_name
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import InputError
 
@@ -19,12 +19,18 @@ class GivenRecords(RecordSource):
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.name = "records"
+        if not isinstance(records, Iterable):
+            raise InputError(f"expected a path or records, not {type(records).__name__}")
         self._records = tuple(records)
         if not self._records:
             raise InputError("no records were given")
         ids = UniqueIds("the given records", "record")
         for index, record in enumerate(self._records):
-            ids.add(record.id, index)
+            if not isinstance(record, Record):
+                raise InputError(f"record {index} is not a Record but {type_name(record)}")
+            repeated = ids.add(record.id, index)
+            if repeated is not None:
+                raise InputError(repeated)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -97,10 +103,11 @@ def _digest(records: Iterable[Record], prefix: str) -> str:
         digest.update(text_digest(record) + b"\n")
         image = record.image
         if image is None or isinstance(image, Path):
-            digest.update(str(image).encode())
+            digest.update(str(image).encode("utf-8", "surrogatepass"))
         elif isinstance(image, bytes):
             digest.update(image)
         else:
-            digest.update(f"{image.mode} {image.size}".encode())
-            digest.update(image.tobytes())
+            from sdrpn_core.data.images import raw_bytes
+
+            digest.update(raw_bytes(image))
     return digest.hexdigest()

@@ -24,6 +24,7 @@ __all__ = [
     "process_timeout",
     "processes",
     "progress_bar",
+    "usable_device",
     "wait_for_everyone",
 ]
 
@@ -32,6 +33,9 @@ TIMEOUT_VARIABLE = "SDRPN_PROCESS_TIMEOUT"
 
 RESTART_VARIABLE = "TORCHELASTIC_RESTART_COUNT"
 """Environment variable that the launcher sets: how often it has started the processes again."""
+
+_MAX_REASON = 120
+"""Characters of torch's own message; some list all devices of all vendors."""
 
 DEFAULT_TIMEOUT = 600.0
 """Seconds; longer than a full disk array, a swapping machine or a slow network stall a process."""
@@ -64,11 +68,11 @@ def processes(device: str | torch.device | None = None) -> PartialState:
             ``accelerate launch --cpu`` did not rule it out.
 
     Raises:
-        ConfigError: see :func:`process_timeout`.
+        ConfigError: see :func:`process_timeout` and :func:`usable_device`.
     """
     timeout = process_timeout()
     if device is not None:
-        on_cpu = torch.device(device).type == "cpu"
+        on_cpu = usable_device(device).type == "cpu"
     else:
         on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     limit = timedelta(seconds=timeout)
@@ -76,6 +80,23 @@ def processes(device: str | torch.device | None = None) -> PartialState:
     if state.num_processes > 1:
         _heartbeat(state.process_index, state.num_processes, timeout)  # the heartbeat starts here
     return state
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """A device that holds tensors with values, and that this machine has.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found).fill_(0).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:_MAX_REASON]
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used here ({reason}): choose cpu, cuda, cuda:1 ..."
+        ) from error
+    return found
 
 
 def _store_after_restart(timeout: timedelta) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import ConfigError, InputError
@@ -64,6 +65,7 @@ def find_heads(
     batch_size: int = DEFAULT_BATCH_SIZE,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     max_heads: int = DEFAULT_MAX_HEADS,
+    max_pixels: int = MAX_PIXELS,
     recipe_options: Mapping[str, Any] | None = None,
     labeler: str | None = None,
     progress: bool = True,
@@ -79,6 +81,7 @@ def find_heads(
         batch_size: records that go through the model together.
         max_new_tokens: max new tokens per generated response.
         max_heads: upper limit of the grounding heads.
+        max_pixels: records whose image has more pixels are skipped.
         recipe_options: other fields of the :class:`~sdrpn_core.labels.recipe.LabelRecipe`, such as
             ``question_template`` or thresholds.
         labeler: registered name of the pseudo-labeler that the recipe is tried with; default: that
@@ -89,13 +92,13 @@ def find_heads(
         The recipe, B and R, and what they were chosen from.
 
     Raises:
-        InputError: records without boxes, images or questions (says which), or too few that can
-            be used.
+        InputError: too few records can be used; the others are skipped. No record has boxes.
         ConfigError: a number out of range, or a recipe field that is not the caller's to give.
         UnknownNameError: no labeler of that name.
         AttentionError: a NaN or infinite attention; says in which layer.
     """
-    for name, value in (("batch_size", batch_size), ("max_heads", max_heads)):
+    numbers = {"batch_size": batch_size, "max_heads": max_heads, "max_pixels": max_pixels}
+    for name, value in numbers.items():
         if value < 1:
             raise ConfigError(f"{name} must be 1 or more, not {value}")
     if max_new_tokens < 2:
@@ -115,7 +118,12 @@ def find_heads(
     check_records(source)
 
     calibration = Calibration(
-        backbone, source, asking, batch_size=batch_size, max_new_tokens=max_new_tokens
+        backbone,
+        source,
+        asking,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        max_pixels=max_pixels,
     )
     with progress_bar(progress, total=2 * len(source), desc="heads", unit="record") as bar:
         statistics = _measure_all_heads(calibration, bar.update)

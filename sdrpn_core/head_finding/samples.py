@@ -10,6 +10,7 @@ import numpy as np
 
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.data.images import open_image
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import validate_record
 from sdrpn_core.errors import ImageError, InputError
 from sdrpn_core.head_finding.measures import Cells
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 #: One half of the samples chooses heads, the other confirms them.
 N_HALVES = 2
-
-_MAX_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,22 +84,23 @@ class _OpenRecord:
 
 
 def check_records(records: RecordSource) -> None:
-    """Find out before anything slow whether all records can be used.
+    """Find out before anything slow whether the records are of a kind that can be used.
 
     Raises:
-        InputError: a record without image, question or boxes; names the first ones.
+        InputError: none has a question, an image and boxes; says what the first one lacks.
     """
-    without = []
+    reason = ""
     for record in records:
-        validate_record(record)
-        if not record.boxes:
-            without.append(repr(record.id))
-    if without:
-        more = f" and {len(without) - _MAX_NAMED} more" if len(without) > _MAX_NAMED else ""
-        raise InputError(
-            f"{records.name}: no boxes in record {', '.join(without[:_MAX_NAMED])}{more}: finding "
-            "heads needs to know where in each image the answer lies"
-        )
+        try:
+            _check_record(record)
+        except InputError as error:
+            reason = reason or str(error)
+        else:
+            return
+    raise InputError(
+        f"{records.name}: no record can be used: finding heads needs to know where in each image "
+        f"the answer lies; the first: {reason}"
+    )
 
 
 class Calibration:
@@ -108,10 +108,11 @@ class Calibration:
 
     Args:
         backbone: the model.
-        records: with boxes, see :func:`check_records`.
+        records: with boxes; those without are skipped.
         recipe: says how the backbone is asked for its generated responses.
         batch_size: records that go through the model together.
         max_new_tokens: max new tokens per generated response.
+        max_pixels: records whose image has more pixels are skipped.
 
     Attributes:
         samples: those of the first pass so far.
@@ -126,12 +127,14 @@ class Calibration:
         *,
         batch_size: int,
         max_new_tokens: int,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.backbone = backbone
         self.records = records
         self.recipe = recipe
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
+        self.max_pixels = max_pixels
         self.samples: list[CalibrationSample] = []
         self.skipped: list[SkippedRecord] = []
 
@@ -159,7 +162,7 @@ class Calibration:
             for sample in batch:
                 record = self.records[sample.index]
                 questions.append(
-                    Question(self._text(record), (_image(record),), sample.response_ids)
+                    Question(self._text(record), (self._image(record),), sample.response_ids)
                 )
             yield batch, self.backbone.encode(questions)
 
@@ -167,10 +170,11 @@ class Calibration:
         """Open a record's image, find its boxes, and make sure that it can be asked.
 
         Raises:
-            InputError: the image cannot be read, the backbone cannot take it or the texts, or the
-                boxes tell no cells apart.
+            InputError: it has no boxes, the image cannot be read, the backbone cannot take it or
+                the texts, or the boxes tell no cells apart.
         """
-        image = _image(record)
+        _check_record(record)
+        image = self._image(record)
         target = _target(record, self.backbone.preprocess(image).geometry)
         ids = self.backbone.tokenize(self._text(record), 1)
         response: tuple[int, ...] = ()
@@ -182,6 +186,11 @@ class Calibration:
         self.backbone.check_context(len(ids) - 1 + target.inside.size + n_response)
         question = Question(self._text(record), (image,), response)
         return _OpenRecord(index, record, question, ids, target)
+
+    def _image(self, record: Record) -> Image.Image:
+        if record.image is None:  # refused by _check_record, which type checkers cannot see
+            raise ImageError(f"record {record.id!r}: the question comes without an image")
+        return open_image(record.image, max_pixels=self.max_pixels)
 
     def _text(self, record: Record) -> str:
         return (
@@ -229,10 +238,10 @@ class Calibration:
         return [ids[: self.max_new_tokens - 1] for ids in responses]
 
 
-def _image(record: Record) -> Image.Image:
-    if record.image is None:  # refused by check_records, which type checkers cannot see
-        raise ImageError(f"record {record.id!r}: the question comes without an image")
-    return open_image(record.image)
+def _check_record(record: Record) -> None:
+    validate_record(record)
+    if not record.boxes:
+        raise InputError(f"record {record.id!r}: no boxes")
 
 
 def _target(record: Record, geometry: Geometry) -> Target:

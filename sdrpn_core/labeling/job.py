@@ -10,6 +10,7 @@ from typing import Any
 
 from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.backbone.recipe_option import read_recipe
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import is_dataset_name, read_records
 from sdrpn_core.data.record import RecordSource
 from sdrpn_core.labeling.defaults import (
@@ -39,6 +40,7 @@ class LabelJob:
         batch_size: records that go through the model together.
         shard_size: records per shard.
         max_new_tokens: max new tokens per generated response.
+        max_pixels: images with more pixels count as unreadable.
         dataset: what the manifest calls the data; ``None``: as it is spelled in ``data``.
     """
 
@@ -52,6 +54,7 @@ class LabelJob:
     batch_size: int = DEFAULT_BATCH_SIZE
     shard_size: int = DEFAULT_SHARD_SIZE
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    max_pixels: int = MAX_PIXELS
     dataset: str | None = None
 
     def with_absolute_paths(self) -> LabelJob:
@@ -86,7 +89,9 @@ class LabelJob:
         source = self.records()  # first: it is quick to fail
         backbone = load_for_process(self.model, dict(self.load_options))
         recipe = read_recipe(self.recipe, backbone).recipe or backbone.preset.recipe()
-        return ShardMaker(backbone, source, recipe, self.batch_size, self.max_new_tokens)
+        return ShardMaker(
+            backbone, source, recipe, self.batch_size, self.max_new_tokens, self.max_pixels
+        )
 
     def manifest(self, maker: ShardMaker) -> LabelManifest:
         """What decides the content of the run, made by ``maker``.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import ShardError
 from sdrpn_core.grid.geometry import Geometry
 
@@ -43,7 +44,7 @@ class LabelStatus(str, Enum):
     UNREADABLE = "unreadable"
     """The image is missing or broken."""
     INVALID = "invalid"
-    """The record cannot be asked: no question, or no image."""
+    """The record cannot be asked: no question, no image, or a row of a file that is broken."""
     NO_RESPONSE = "no_response"
     """The backbone answered nothing, so there is no response whose attention could be read."""
     NAN_ATTENTION = "nan_attention"
@@ -118,11 +119,13 @@ class LabelRow:
             status: any status but ``OK``.
             reason: why, for the user; folded into one line.
         """
-        image = portable_image(record.image) if isinstance(record.image, Path) else None
+        image = None
+        if isinstance(record.image, Path):
+            image = Path(encodable(os.path.abspath(record.image)))
         return cls(
             index=index,
-            id=record.id,
-            question=record.question,
+            id=encodable(record.id),
+            question=encodable(record.question),
             image=image,
             status=status,
             reason=" ".join(reason.split()),

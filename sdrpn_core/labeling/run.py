@@ -237,10 +237,12 @@ class LabelDataset(Sequence[LabelRow]):
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
         self._verified: set[int] = set()
         shards = range(self.manifest.shards)
-        missing = [shard for shard in shards if not (self.folder / shard_name(shard)).exists()]
+        # Those that are there are counted: a manifest that was edited may claim any number.
+        numbers = (shard_number(entry.name) for entry in self.folder.iterdir())
+        missing = len(shards) - len({n for n in numbers if n is not None and n in shards})
         if missing:
             raise ShardError(
-                f"{self.folder} is incomplete: {len(missing)} of {len(shards)} shards are missing: "
+                f"{self.folder} is incomplete: {missing} of {len(shards)} shards are missing: "
                 "run `sdrpn label` again to finish it"
             )
         places = [

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.identity import backbone_identity
 from sdrpn_core.data.images import open_image
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource, validate_record
 from sdrpn_core.distributed.processes import processes, progress_bar, wait_for_everyone
@@ -75,6 +76,7 @@ def label(
     batch_size: int = DEFAULT_BATCH_SIZE,
     shard_size: int = DEFAULT_SHARD_SIZE,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
     progress: bool = True,
 ) -> LabelSummary:
@@ -92,6 +94,7 @@ def label(
             padding, so it is free to change when a run is continued.
         shard_size: records per shard, which is what a kill can lose.
         max_new_tokens: max new tokens per generated response.
+        max_pixels: images with more pixels count as unreadable.
         overwrite: remove the run that is in ``folder``.
         progress: show a bar on the main process.
 
@@ -101,13 +104,18 @@ def label(
     Raises:
         ConfigError: no recipe, one that names layers or heads which the backbone lacks, or a
             backbone that was loaded in part.
-        InputError: the records cannot be read.
+        InputError: the source cannot be read; a record that cannot be used is skipped.
         ShardError: ``folder`` holds another run.
         SdrpnError: a shard cannot be written (full disk); the finished ones stay.
     """
     source = records if isinstance(records, RecordSource) else read_records(records)
     maker = ShardMaker(
-        backbone, source, recipe or backbone.preset.recipe(), batch_size, max_new_tokens
+        backbone,
+        source,
+        recipe or backbone.preset.recipe(),
+        batch_size,
+        max_new_tokens,
+        max_pixels,
     )
     return make_shards(
         maker, folder, maker.manifest(shard_size), overwrite=overwrite, progress=progress
@@ -162,6 +170,7 @@ class ShardMaker:
         recipe: which heads are read.
         batch_size: records that go through the model together.
         max_new_tokens: max new tokens per generated response.
+        max_pixels: images with more pixels count as unreadable.
 
     Raises:
         ConfigError: a size is not positive, the recipe names layers or heads which the backbone
@@ -173,9 +182,14 @@ class ShardMaker:
     recipe: LabelRecipe
     batch_size: int = DEFAULT_BATCH_SIZE
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        _check_positive(batch_size=self.batch_size, max_new_tokens=self.max_new_tokens)
+        _check_positive(
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+            max_pixels=self.max_pixels,
+        )
         self.backbone.check_whole("labeling")
         self.recipe.check_fits(self.backbone.n_layers, self.backbone.n_heads)
 
@@ -195,6 +209,7 @@ class ShardMaker:
             "recipe": self.recipe.to_dict(),
             "compute": {
                 "max_new_tokens": self.max_new_tokens,
+                "max_pixels": self.max_pixels,
                 "dtype": str(self.backbone.model.dtype).removeprefix("torch."),
                 "device": self.backbone.device.type,
                 "attn_implementation": attention_implementation(self.backbone.text_config),
@@ -226,7 +241,11 @@ class ShardMaker:
             places = indices[start : start + self.batch_size]
             batch = [(index, self.source[index]) for index in places]
             rows += label_records(
-                self.backbone, batch, self.recipe, max_new_tokens=self.max_new_tokens
+                self.backbone,
+                batch,
+                self.recipe,
+                max_new_tokens=self.max_new_tokens,
+                max_pixels=self.max_pixels,
             )
             if advance is not None:
                 advance(len(batch))
@@ -239,6 +258,7 @@ def label_records(
     recipe: LabelRecipe,
     *,
     max_new_tokens: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[LabelRow]:
     """Label one batch; nothing in a record makes it fail.
 
@@ -247,6 +267,7 @@ def label_records(
         records: each with its index in the source.
         recipe: which heads are read.
         max_new_tokens: max new tokens per generated response.
+        max_pixels: images with more pixels count as unreadable.
 
     Returns:
         One row per record, those that were skipped with a reason.
@@ -256,7 +277,7 @@ def label_records(
     unanswered: list[_PreparedRecord] = []
     for index, record in records:
         try:
-            prepared = _prepare(backbone, index, record, recipe)
+            prepared = _prepare(backbone, index, record, recipe, max_pixels)
         except ImageError as error:
             rows.append(LabelRow.skip(index, record, LabelStatus.UNREADABLE, str(error)))
         except InputError as error:
@@ -269,7 +290,7 @@ def label_records(
 
 
 def _prepare(
-    backbone: Backbone, index: int, record: Record, recipe: LabelRecipe
+    backbone: Backbone, index: int, record: Record, recipe: LabelRecipe, max_pixels: int
 ) -> _PreparedRecord:
     """Check a record, open its image and tokenize it.
 
@@ -286,7 +307,8 @@ def _prepare(
         text = recipe.labeling_question(record.question)
     else:
         response_ids = backbone.tokenize_response(record.response)
-    question = Question(text, (open_image(record.image),), response_ids)
+    image = open_image(record.image, max_pixels=max_pixels)
+    question = Question(text, (image,), response_ids)
     return _PreparedRecord(index, record, question, backbone.tokenize(text, 1))
 
 

@@ -32,15 +32,12 @@ MAX_SHOWN = 300
 
 
 def describe(error: BaseException) -> str:
-    """What was raised, on one line of printable characters, whatever its own methods do."""
+    """What was raised, in not too many words, whatever its own methods do."""
     try:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
     except BaseException as inner:  # noqa: BLE001  # raised by the message itself, even SystemExit
         text = f"{type(error).__name__} (its message raises {type(inner).__name__})"
-    text = " ".join(text.split())
-    if len(text) > MAX_SHOWN:
-        text = f"{text[:MAX_SHOWN]}..."
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -24,12 +25,13 @@ from sdrpn_core.util.json_files import read_json_object
 from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
+
+_WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 #: Checksums in the metadata of the weights: of these, and of the configuration beside them.
 _SUMS_KEY = "sdrpn"
@@ -144,7 +146,7 @@ def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
             sums = json.loads((file.metadata() or {}).get(_SUMS_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check_sums(sums, tensors, folder)
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: cannot be read ({reason})") from error
     assign_rpn_weights(rpn, tensors, str(path))
@@ -177,8 +179,15 @@ def assign_rpn_weights(rpn: nn.Module, tensors: Mapping[str, torch.Tensor], wher
     """Copy tensors into an RPN, which must have exactly these.
 
     Raises:
-        CheckpointError: names the first missing, unexpected or misshapen tensors.
+        CheckpointError: names the first missing, unexpected or misshapen tensors, or the first
+            that holds no weights: whole numbers, NaN or infinity.
     """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _WEIGHT_DTYPES:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{where}: {name} holds {dtype}, which are no weights")
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{where}: {name} holds NaN or infinity")
     expected = {name: tuple(tensor.shape) for name, tensor in rpn.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if problems := _mismatches(expected, found):

@@ -123,12 +123,16 @@ class RPNConfig:
                 f"{where}: RPN format version is {version!r}, this sdrpn reads {FORMAT_VERSION}: "
                 "upgrade sdrpn, or check that the folder holds an RPN"
             )
+        from sdrpn_core.backbone.identity import check_identity  # needs torch
+
         try:
             config = cls.from_dict(values)
         except ConfigError as error:
             raise CheckpointError(f"{where}: {error}") from error
-        if not config.backbone:
-            raise CheckpointError(f"{where}: does not say which backbone the RPN belongs to")
+        try:
+            check_identity(config.backbone, where)
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
         return config
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,7 +19,12 @@ from sdrpn_core.backbone.decoder import part
 from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.errors import CheckpointError, ConfigError
 from sdrpn_core.plugins.manager import get_plugins
-from sdrpn_core.rpn.checkpoint import load_rpn_weights, push_rpn, read_rpn_config, save_rpn
+from sdrpn_core.rpn.checkpoint import (
+    load_rpn_weights,
+    push_rpn,
+    read_rpn_config,
+    save_rpn,
+)
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
 from sdrpn_core.rpn.scores import RoIScores
@@ -79,13 +84,8 @@ class RPN(nn.Module):
             config = RPNConfig.for_backbone(backbone, **overrides)
         elif overrides:
             config = RPNConfig.from_dict({**config.to_dict(), **overrides})
+        _check_place(config, backbone)
         stop = config.branch + config.n_layers
-        if stop > len(backbone.layers):
-            raise ConfigError(
-                f"an RPN at branch layer {config.branch} with {config.n_layers} layers needs "
-                f"decoder layers up to {stop - 1}, but the backbone has {len(backbone.layers)} "
-                "loaded"
-            )
         head_class = get_plugins().rpn_heads.get(config.head)
         options = _head_options(config, head_class)
         # The copies share the decoder's config, so that they follow its attention implementation.
@@ -121,6 +121,10 @@ class RPN(nn.Module):
             CheckpointError: missing or broken files, or an RPN of another backbone.
         """
         config, folder = read_rpn_config(source, **download)
+        try:
+            _check_place(config, backbone)
+        except ConfigError as error:
+            raise CheckpointError(f"{source}: {error}") from error
         found = differences(config.backbone, backbone_identity(backbone, config.branch))
         if found:
             raise CheckpointError(
@@ -252,12 +256,29 @@ class RPN(nn.Module):
         return highest
 
 
+def _check_place(config: RPNConfig, backbone: Backbone) -> None:
+    last = config.branch + config.n_layers - 1
+    if last >= len(backbone.layers):
+        raise ConfigError(
+            f"an RPN at branch layer {config.branch} with {config.n_layers} layers needs decoder "
+            f"layers up to {last}, but the backbone has {len(backbone.layers)} loaded"
+        )
+
+
 def _head_options(config: RPNConfig, head_class: type[RPNHead]) -> dict[str, Any]:
     if unknown := sorted(config.head_options.keys() - head_class.defaults.keys()):
         raise ConfigError(
             f"the {config.head} head has no option {', '.join(unknown)}; "
             f"its options: {', '.join(sorted(head_class.defaults))}"
         )
+    for name, value in config.head_options.items():
+        default = head_class.defaults[name]
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if default is not None and type(value) not in kinds:
+            raise ConfigError(
+                f"{name} of the {config.head} head must be of the kind of its default {default!r}, "
+                f"not {type(value).__name__}"
+            )
     return {**head_class.defaults, **config.head_options}
 
 

@@ -109,6 +109,11 @@ class Checkpoints:
                 f"{folder} has format version {version!r}, this sdrpn resumes from "
                 f"{FORMAT_VERSION}: start over with --overwrite, or use the sdrpn that wrote it"
             )
+        if type(state.get("step")) is not int or state["step"] != step:
+            raise CheckpointError(
+                f"{folder} holds the checkpoint of another step, see its state.json: give it back "
+                "its name, or delete it to go on from the one before"
+            )
         try:
             tensors = load_file(folder / "optimizer.safetensors")
             if state.pop("sha256") != _checksum(state, tensors):

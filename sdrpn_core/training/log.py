@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.errors import SdrpnError
+from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.training.step import StepSums
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.json_files import parse_json_object
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,6 +29,9 @@ class TrainingLog:
 
     Attributes:
         last_loss: mean loss of the last entry.
+
+    Raises:
+        CheckpointError: a line of the log that is there is no entry, other than a torn last one.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, first_step: int) -> None:
@@ -34,13 +39,13 @@ class TrainingLog:
         self.accelerator = accelerator
         self._sums = StepSums()
         self._since = time.monotonic()
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= first_step]
-        last = json.loads(kept[-1])["loss"] if kept else None
+        kept = [entry for entry in self._entries() if entry["step"] <= first_step]
+        last = kept[-1]["loss"] if kept else None
         self.last_loss = float("nan") if last is None else float(last)
         accelerator.wait_for_everyone()  # all have read it
         if accelerator.is_main_process:
             with atomic_write(self.path) as file:
-                file.write("".join(f"{line}\n" for line in kept).encode())
+                file.write("".join(f"{json.dumps(entry)}\n" for entry in kept).encode())
 
     def add(self, sums: StepSums) -> None:
         """Count a step in the next entry."""
@@ -70,6 +75,8 @@ class TrainingLog:
             "samples_per_second": round(sums.samples / max(seconds, 1e-9), 3),
             **numbers,
         }
+        # JSON has no NaN, which a run that diverges arrives at.
+        entry = {k: None if v is None or not math.isfinite(v) else v for k, v in entry.items()}
         if not self.accelerator.is_main_process:
             return
         try:
@@ -80,9 +87,20 @@ class TrainingLog:
         scalars = {key: value for key, value in entry.items() if value is not None}
         self.accelerator.log({f"train/{k}": v for k, v in scalars.items() if k != "step"}, step)
 
-    def _lines(self) -> list[str]:
+    def _entries(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        text = self.path.read_text(encoding="utf-8")
-        # A kill can cut the last line short.
-        return [line for line in text.splitlines() if line.endswith("}")]
+        *lines, _ = self.path.read_bytes().split(b"\n")  # a kill can cut the last line short
+        return [_entry(line, f"{self.path}: line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _entry(line: bytes, where: str) -> dict[str, Any]:
+    remedy = "delete that line, or start over with --overwrite"
+    try:
+        entry = parse_json_object(line.decode(), where, CheckpointError)
+    except (CheckpointError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{where}: is no log entry: {remedy}") from error
+    step, loss = entry.get("step"), entry.get("loss")
+    if type(step) is not int or type(loss) not in (int, float, type(None)):
+        raise CheckpointError(f"{where}: has no step and loss: {remedy}")
+    return entry

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sdrpn_core.data.images import open_image
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import validate_record
 from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
 
@@ -89,11 +90,15 @@ class StoredLabels(Dataset[Item]):
     Args:
         rows: the label run.
         labeler: makes labels from maps; its recipe may have other thresholds than the run's.
+        max_pixels: images with more pixels are skipped.
     """
 
-    def __init__(self, rows: LabelDataset, labeler: PseudoLabeler) -> None:
+    def __init__(
+        self, rows: LabelDataset, labeler: PseudoLabeler, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.rows = rows
         self.labeler = labeler
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -103,7 +108,7 @@ class StoredLabels(Dataset[Item]):
         try:
             if row.image is None or row.grounding is None or row.geometry is None:
                 raise InputError("the image or its maps were not stored")
-            image = open_image(row.image)
+            image = open_image(row.image, max_pixels=self.max_pixels)
             if image.size != row.geometry.source_size:
                 found, labeled = (f"{w}x{h}" for w, h in (image.size, row.geometry.source_size))
                 raise ShardError(
@@ -121,10 +126,12 @@ class AnsweredRecords(Dataset[Item]):
 
     Args:
         records: where they are.
+        max_pixels: images with more pixels are skipped.
     """
 
-    def __init__(self, records: RecordSource) -> None:
+    def __init__(self, records: RecordSource, max_pixels: int = MAX_PIXELS) -> None:
         self.records = records
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.records)
@@ -135,7 +142,7 @@ class AnsweredRecords(Dataset[Item]):
             validate_record(record)
             if record.image is None or not (record.response or "").strip():
                 raise InputError(f"record {record.id!r} comes without a response")
-            image = open_image(record.image)
+            image = open_image(record.image, max_pixels=self.max_pixels)
         except InputError as error:
             return SkippedSample(record.id, str(error))
         return TrainingSample(record.id, record.question, image, response=record.response)

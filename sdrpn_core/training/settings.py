@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labels.pseudo import DEFAULT_LABELER
 from sdrpn_core.util.dataclass_reader import read_dataclass
@@ -56,6 +57,7 @@ class TrainingSettings:
         gradient_checkpointing: recompute the RPN's layers in the backward pass, to save memory.
         mixed_precision: ``bf16`` (CUDA only), ``no``, or ``auto``: bf16 where the device has it.
             The trained weights are float32 either way.
+        max_pixels: images with more pixels are skipped.
         num_workers: processes that read labels and decode images; 0: the training process itself.
         checkpoint_every: optimizer steps between checkpoints; ``None``: only at the end.
         keep_checkpoints: how many checkpoints stay on disk.
@@ -79,6 +81,7 @@ class TrainingSettings:
     labeler: str = DEFAULT_LABELER
     gradient_checkpointing: bool = False
     mixed_precision: str = "auto"
+    max_pixels: int = MAX_PIXELS
     num_workers: int = 0
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
@@ -91,6 +94,7 @@ class TrainingSettings:
             "max_steps",
             "global_batch_size",
             "micro_batch_size",
+            "max_pixels",
             "checkpoint_every",
             "keep_checkpoints",
             "log_every",

@@ -79,7 +79,7 @@ def stored_labels(
         )
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
-        samples=StoredLabels(rows, labeler),
+        samples=StoredLabels(rows, labeler, settings.max_pixels),
         batcher=StoredLabelBatcher(backbone, branch),
         recipe=recipe,
         n_layers=branch,
@@ -110,7 +110,7 @@ def answered_records(
     recipe.check_fits(backbone.n_layers, backbone.n_heads)
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
-        samples=AnsweredRecords(records),
+        samples=AnsweredRecords(records, settings.max_pixels),
         batcher=AnsweredRecordBatcher(backbone, branch, labeler),
         recipe=recipe,
         n_layers=max(branch, max(recipe.layers) + 1),

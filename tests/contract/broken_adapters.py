@@ -200,13 +200,13 @@ class TestQueryInTheResponse(Broken):
 
 
 class Unguarded(LlavaBackbone):
-    def tokenize(self, question: str, n_images: int) -> list[int]:
+    def tokenize(self, question: str, n_images: int, *, special_tokens: bool = False) -> list[int]:
         return list(self.tokenizer(self.chat_text(question, n_images)).input_ids)
 
 
 class TestUnguarded(Broken):
     adapter = Unguarded
-    noticed: ClassVar = {"test_a_question_cannot_smuggle_an_image_in": "image_token_id: "}
+    noticed: ClassVar = {"test_a_question_cannot_smuggle_an_image_in": "tokenize: "}
 
 
 # -- geometry ------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.faults.hostile_commands import (
 )
 
 SDRPN = Path(sys.executable).with_name("sdrpn")
+FIGURES: Counter[str] = Counter()
 CASES = {case.name: case for case in all_cases()}
 
 #: One of each kind, and those that were found by hand.
@@ -45,7 +47,7 @@ SHORT = (
     "identity reduced to name",
     "weights bool",
     "weights int64",
-    "json rpn/config.json nested",
+    "json old/config.json nested",
     "json labels/manifest.json nested",
     "json recipe.json nested",
     "manifest shard_size 1.5",
@@ -61,7 +63,7 @@ WHOLE = (
     *SHORT[::2],
     "word label DATA nul",
     "word ask IMAGE surrogate",
-    "word ask MODEL escape",
+    "word ask --model escape",
     "word command ''",
     "setting betas=abc",
     "recipe recipe.grounding nested",
@@ -77,10 +79,12 @@ def workspace(tmp_path_factory) -> Path:
     build_workspace(folder)
     yield folder
     expected.cache_clear()
+    print(f"\nhostile command lines: {sum(FIGURES.values())} invocations, {dict(FIGURES)}")
 
 
 def check(case: Case, workspace: Path, folder: Path) -> None:
     outcome = judge(case, workspace, folder)
+    FIGURES[outcome.kind] += 1
     assert outcome.is_right, f"{outcome.kind}: {outcome.detail}"
 
 

@@ -15,7 +15,8 @@ CONFIG = {"seed": 0, "methods": {"a": {"x": None}}, "sizes": (1, 2)}
 
 
 def row(index, model="m", **values):
-    return {"model": model, "index": index, "fingerprint": "f", "id": str(index), **values}
+    known = {"model": model, "index": index, "fingerprint": "f", "id": str(index)}
+    return {**known, "error": "none", **values}
 
 
 def test_rows_come_back_in_order_from_all_processes(tmp_path):
@@ -32,13 +33,13 @@ def test_rows_come_back_in_order_from_all_processes(tmp_path):
 def test_a_kill_at_any_byte_loses_only_unfinished_rows(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("store")
     store = ItemStore(folder)
-    store.append([row(i, text="é\n") for i in range(4)])
+    store.append([row(i, error="é\n") for i in range(4)])
     path = folder / "items.jsonl"
     data = path.read_bytes()[:cut]
     path.write_bytes(data)
     kept = data.count(b"\n")
     assert [found["index"] for found in store.read()] == list(range(kept))
-    store.append([row(i, text="again") for i in range(kept, 6)])
+    store.append([row(i, error="again") for i in range(kept, 6)])
     assert [found["index"] for found in store.read()] == list(range(6))
 
 

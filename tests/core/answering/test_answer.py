@@ -339,11 +339,6 @@ def test_an_empty_question_is_refused(backbone, question):
         answer(backbone, IMAGES[0], question)
 
 
-def test_a_question_that_spells_the_placeholder_is_refused(backbone):
-    with pytest.raises(InputError, match="must not contain '<image>'"):
-        answer(backbone, IMAGES[0], "what is <image> ?")
-
-
 def test_a_list_without_images_is_refused(backbone):
     with pytest.raises(InputError, match="no image"):
         answer(backbone, [], "how many ?")

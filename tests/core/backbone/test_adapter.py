@@ -70,6 +70,21 @@ def test_a_preset_that_names_what_the_decoder_lacks_is_refused(
         _ = backbone.preset
 
 
+def test_a_broken_preset_concerns_its_own_model_types_alone(backbone, fresh_plugins):
+    class Module:
+        SDRPN_API = 1
+
+        @staticmethod
+        @hookimpl
+        def sdrpn_register_presets(registry):
+            registry.add("broken", "no_such_module:PRESET", model_types=("another",))
+
+    fresh_plugins.register(Module, "broken")
+    mine = Preset("mine", MATCH, branch=2, n_layers=2, recipes={"natural": RECIPE})
+    register_presets(fresh_plugins, mine=mine)
+    assert backbone.preset is mine
+
+
 def test_no_preset_is_none_or_an_error(backbone, fresh_plugins):
     assert backbone.find_preset() is None
     with pytest.raises(ConfigError, match=r"tiny-llava-0: no preset matches .*sdrpn heads"):
@@ -117,7 +132,7 @@ def test_a_response_has_no_special_tokens_of_its_own(backbone):
         backbone.tokenizer.convert_tokens_to_ids(["red", "circle"])
     )
     with pytest.raises(InputError, match="must not contain '<image>'"):
-        backbone.tokenize_response("a <image>")
+        backbone.tokenize_response("a <image>", special_tokens=True)
 
 
 def test_tensors_move_to_the_models_dtype_if_they_are_floating(backbone):

@@ -135,7 +135,14 @@ BAD = {
     "truncated": ((*ASK, "{f}/cut.png", QUESTION), "cut.png"),
     "second image": ((*ASK, "{f}/a.png", QUESTION, "-i", "{f}/empty.png"), "empty.png"),
     "empty question": ((*ASK, "{f}/a.png", "  "), "the question is empty"),
-    "placeholder": ((*ASK, "{f}/a.png", "what <image> ?"), "must not contain '<image>'"),
+    "surrogates": ((*ASK, "{f}/a.png", "\udcd5\udce2"), "the question is not valid Unicode"),
+    "roi, surrogates": ((*ROI, "{f}/a.png", "\ud800", *RPN_OPTION), "not valid Unicode"),
+    "path of surrogates": ((*ASK, "\udcd5\udce2.png", QUESTION), "no such file"),
+    "max pixels": ((*ASK, "{f}/a.png", QUESTION, "--max-pixels", "99"), "over the limit of 99"),
+    "roi, max pixels": (
+        (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, "--max-pixels", "99"),
+        "over the limit of 99",
+    ),
     "no model": (("ask", "-m", "{f}/nothing", "{f}/a.png", QUESTION), "cannot load the model"),
     "other backbone": (
         (*ASK, "{f}/a.png", QUESTION, "--rpn", "{f}/other"),

@@ -38,7 +38,8 @@ def data(tmp_path_factory) -> Path:
             }
         )
     (folder / "boxed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    del lines[2]["boxes"]
+    for line in lines:
+        del line["boxes"]
     (folder / "unboxed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -140,7 +141,7 @@ def test_a_recipe_that_does_not_fit_is_one_line(model, data, found, tmp_path, st
 
 def test_mistakes_are_one_line_and_leave_nothing(model, data, tmp_path):
     for words, message in (
-        ((data / "unboxed.jsonl", "--out", tmp_path / "r.json"), "no boxes in record 'r2'"),
+        ((data / "unboxed.jsonl", "--out", tmp_path / "r.json"), "record 'r0': no boxes"),
         ((data / "boxed.jsonl", "--out", tmp_path / "r.txt"), "must end in .json"),
         ((data / "boxed.jsonl", "--out", tmp_path / "no" / "r.json"), "no such folder"),
         (

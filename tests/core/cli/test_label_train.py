@@ -82,6 +82,48 @@ def test_label_prints_counts_and_what_was_skipped(model, data, labels):
     assert "skipped r1" in text
 
 
+BAD_LINES = (
+    b'{"image": "r0.png", "question": "what \\ud800?"}\n'
+    b'{"image": "r0\\udcd5.png", "question": "what?"}\n'
+    b'{"question": "what?"}\n'
+    b'[1]\n'
+    b'{"image": "r0.png", "question": "\xff"}\n'
+    b'{"image": "r0.png", "question": "what?", "answer": [1, 2]}\n'
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("front", [False, True], ids=["behind", "in front"])
+def test_label_skips_rows_that_cannot_be_used_wherever_they_stand(model, data, tmp_path, front):
+    lines = (data / "records.jsonl").read_bytes().splitlines(keepends=True)[:1]
+    lines.insert(0 if front else 1, BAD_LINES)
+    (data / "mixed.jsonl").write_bytes(b"".join(lines))
+    words = label_words(model, data, tmp_path / "out")
+    words[1] = str(data / "mixed.jsonl")
+    result = sdrpn(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["counts"]["ok"], summary["counts"]["invalid"]) == (1, 6)
+    first = 1 if front else 2
+    reasons = [skipped["reason"] for skipped in summary["skipped"]]
+    assert sum(f"mixed.jsonl: line {first + i}: " in r for i, r in enumerate(reasons)) == 5
+    assert "without an image" in reasons[2]
+
+
+def test_label_that_labels_nothing_fails(model, data, tmp_path):
+    words = label_words(model, data, tmp_path / "out")
+    result = sdrpn(*words, "--max-pixels", "99", "--json")
+    assert result.exit_code == 1
+    assert "no record could be labeled: 12 skipped" in result.stderr.splitlines()[-1]
+    summary = json.loads(result.stdout)
+    assert summary["counts"]["unreadable"] == 12
+    assert "is over the limit of 99 pixels" in summary["skipped"][0]["reason"]
+    (data / "bad.jsonl").write_bytes(BAD_LINES.replace(b'{"question": "what?"}\n', b""))
+    words[1] = str(data / "bad.jsonl")
+    result = sdrpn(*words)
+    assert result.exit_code == 1
+    assert "none of 5 records can be used; the first: " in result.stderr.splitlines()[-1]
+
+
 def test_label_resumes_after_a_kill_with_the_same_bytes(model, data, labels, tmp_path):
     words = [sys.executable, "-m", "sdrpn_core", *label_words(model, data, tmp_path)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, features
 
 from sdrpn_core.data.images import open_image
+from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ImageError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -178,7 +181,7 @@ BAD = {
     "text": (b"this is not an image", "not an image"),
     "header only": (b"\x89PNG\r\n\x1a\n", "not an image"),
     "bomb over our limit": (bomb(10_000, 10_000), "over the limit of 89478485 pixels"),
-    "bomb over Pillow's limit": (bomb(60_000, 60_000), "too large for Pillow"),
+    "bomb over Pillow's limit": (bomb(60_000, 60_000), "60000x60000 is over the limit"),
     "no pixel data": (bomb(64, 64), "broken image"),
     **{f"truncated {kind}": (data, "broken image") for kind, data in truncated().items()},
 }
@@ -214,6 +217,165 @@ def test_own_limit():
     assert open_image(data, max_pixels=100).size == (10, 10)
     with pytest.raises(ImageError, match="10x10 is over the limit of 99 pixels"):
         open_image(data, max_pixels=99)
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 4 3
+%%EndComments
+0 0 4 3 rectfill showpage
+%%EOF
+"""
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.eps"])
+def test_no_image_starts_a_program(name, tmp_path, monkeypatch):
+    """Pillow knows EPS by its first bytes and gives it to Ghostscript, whatever the file's name."""
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: pytest.fail("a program ran"))
+    path = tmp_path / name
+    path.write_bytes(EPS)
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+    with pytest.raises(ImageError, match=r"not an image in a supported format \(PNG, JPEG, "):
+        open_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PCX", "SGI", "TGA", "ICNS", "XBM", "DDS"])
+def test_formats_that_are_not_on_the_list_are_refused(kind):
+    image = Image.new("1" if kind == "XBM" else "RGB", (16, 16))
+    with pytest.raises(ImageError, match="not an image in a supported format"):
+        open_image(encoded(image, kind))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF"])
+def test_formats_on_the_list_give_the_pixels_that_pillow_gives(kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    data = encoded(Image.fromarray(corners()), kind)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(pixels(open_image(data)), expected)
+
+
+def test_the_two_images_of_a_stereo_jpeg_are_one():
+    first, second = (Image.new("RGB", (8, 8), color) for color in (RED, BLUE))
+    data = encoded(first, "MPO", save_all=True, append_images=[second])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert open_image(data).getpixel((4, 4))[0] > 200
+
+
+def iso_file(*brands):
+    body = brands[0] + bytes(4) + b"".join(brands)
+    return struct.pack(">I", 8 + len(body)) + b"ftyp" + body + b"\0" * 64
+
+
+@pytest.mark.parametrize("brands", [(b"heic", b"mif1"), (b"mif1", b"heic", b"MiHE")])
+def test_heic_names_the_extra_that_adds_it(brands, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(ImageError, match=r"pip install 'sdrpn\[heif\]'"):
+        open_image(iso_file(*brands))
+
+
+def test_heic_is_read_with_the_extra():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), RED)).save(buffer, quality=-1, chroma=444)
+    opened = open_image(buffer.getvalue())
+    assert opened.size == (64, 48)
+    assert np.abs(pixels(opened).astype(int) - RED).max() <= 3
+
+
+def test_avif_names_the_package_that_adds_it(monkeypatch):
+    monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
+    with pytest.raises(ImageError, match="built without AVIF: install a wheel of pillow"):
+        open_image(iso_file(b"avif", b"mif1", b"miaf"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, MemoryError, AttributeError])
+def test_whatever_a_decoder_raises_the_image_is_broken(error, monkeypatch):
+    """A corrupt AVIF raises RuntimeError, a palette that is too short AssertionError."""
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(ImageError, match=f"<bytes>: broken image: {error.__name__}"):
+        open_image(encoded(Image.fromarray(corners())))
+
+
+def test_a_corrupt_avif_is_broken():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), "AVIF")
+    coded = data.index(b"mdat") + 4
+    corrupt = data[:coded] + bytes(len(data) - coded)
+    with pytest.raises(RuntimeError), Image.open(io.BytesIO(corrupt)) as image:
+        image.load()
+    with pytest.raises(ImageError, match="broken image: Failed to decode"):
+        open_image(corrupt)
+
+
+def test_pipes_devices_and_folders_are_refused_before_they_are_opened(tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    for path in (pipe, "/dev/zero", "/dev/null", tmp_path):
+        with pytest.raises(ImageError, match="cannot be read: not a regular file"):
+            open_image(path)
+
+
+def test_a_file_is_measured_before_it_is_read(tmp_path):
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(30 * 2**30)
+    with pytest.raises(ImageError, match=r"32\.2 GB is over the limit of 537 MB \(max_bytes\)"):
+        open_image(path)
+    data = encoded(Image.fromarray(corners()))
+    small = tmp_path / "small.png"
+    small.write_bytes(data)
+    for source in (data, small):
+        assert open_image(source, max_bytes=len(data)).size == (3, 2)
+        with pytest.raises(ImageError, match="is over the limit"):
+            open_image(source, max_bytes=len(data) - 1)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"tEXt"])
+@pytest.mark.parametrize("last", [False, True], ids=["before", "after"])
+def test_a_png_is_read_whatever_text_or_profile_it_carries(kind, last):
+    text = b"x" * 3_000_000
+    body = {
+        b"zTXt": b"Comment\0\0" + zlib.compress(text),
+        b"iTXt": b"Comment\0\1\0\0\0" + zlib.compress(text),
+        b"iCCP": b"profile\0\0" + zlib.compress(text),
+        b"tEXt": b"Comment\0" + text,
+    }[kind]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    plain = encoded(Image.fromarray(corners()), exif=exif)
+    at = len(plain) - 12 if last else 33  # before the end, or after the header
+    chunk = b"".join([png_chunk(kind, body)] * (25 if kind == b"tEXt" else 1))
+    carrying = plain[:at] + chunk + plain[at:]
+    np.testing.assert_array_equal(pixels(open_image(carrying)), pixels(open_image(plain)))
+
+
+def test_the_limit_may_lie_above_pillows_own(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for kind in ("PNG", "JPEG", "BMP", "TIFF", "PPM", "WEBP", "GIF"):
+        assert open_image(encoded(Image.new("RGB", (30, 30)), kind)).size == (30, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(ImageError, match="over the limit"):
+        open_image(encoded(Image.new("RGB", (30, 30))), max_pixels=899)
+    assert MAX_PIXELS > 100
+
+
+def test_a_name_with_half_a_surrogate_pair_is_one_printable_line():
+    for path in ("\udcd5\udce2.png", "\ud800.png"):
+        with pytest.raises(ImageError, match="no such file") as caught:
+            open_image(path)
+        assert str(caught.value).isprintable()
+
+
+def test_a_base64_image_in_place_of_a_path_is_printed_shortened():
+    with pytest.raises(ImageError, match="cannot be read") as caught:
+        open_image("iVBORw0KGgo" * 400_000)
+    assert len(str(caught.value)) < 200
 
 
 def test_pillow_settings_are_left_alone():

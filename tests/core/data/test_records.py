@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,8 +22,6 @@ from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sdrpn_core.plugins.manager import Plugins
 
 ROWS = [
@@ -86,41 +87,89 @@ GOOD = '{"image": "a.png", "question": "q"}'
         ('{"image": "a.png", "question": ', "not a JSON object"),
         ("[1]", "not a JSON object but list"),
         ('{"image": "a.png"}', "'question' is missing"),
-        ('{"question": "q"}', "'image' is missing"),
-        ('{"image": ["a.png"], "question": "q"}', "'image' must be a path, got list"),
+        ('{"image": ["a.png", "b.png"], "question": "q"}', "'image' must be a path, got list"),
+        ('{"image": "a\\udcd5.png", "question": "q"}', "'image' is not valid Unicode"),
         ('{"image": "a.png", "question": 3}', "'question' must be text, got int"),
         ('{"image": "a.png", "question": "q", "id": true}', "'id' must be text, got bool"),
+        ('{"image": "a.png", "question": "q", "answer": NaN}', "'answer' must be text, got float"),
+        ('{"image": "a.png", "question": "q", "answer": ["a", "b"]}', "must be text, got list"),
         ('{"image": "a.png", "question": "\\ud800"}', "'question' is not valid Unicode"),
-        ('{"image": "a.png", "question": "q", "boxes": [1, 2, 3, 4]}', "four whole pixels"),
-        ('{"image": "a.png", "question": "q", "boxes": [[0, 0, 1.5, 2]]}', "four whole pixels"),
+        ('{"image": "a.png", "question": "q", "boxes": [1, 2, 3]}', "four numbers of pixels"),
+        ('{"image": "a.png", "question": "q", "boxes": [[0, 0, 1, 1e99]]}', "four numbers of pix"),
+        ('{"image": "a.png", "question": "q", "boxes": [[0, 0, NaN, 2]]}', "four numbers of pixel"),
         ('{"image": "a.png", "question": "q", "boxes": [[3, 0, 3, 2]]}', "is empty"),
         ('{"image": "a.png", "question": "q", "boxes": "0 0 1 1"}', "must be a list of"),
         ("[" * 100_000, "not a JSON object"),
+        (f'{{"image": "a.png", "question": ["{"x" * 3_000_000}"]}}', "must be text, got list"),
+        ("\udce9", "not a JSON object: 'utf-8'"),
     ],
 )
-def test_a_bad_line_is_named_when_the_file_is_opened(tmp_path: Path, line: str, message: str):
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_bad_line_spoils_no_other(tmp_path: Path, line: str, message: str, place: int):
     path = tmp_path / "a.jsonl"
-    path.write_text(f"{GOOD}\n\n{line}\n")
+    lines = [GOOD, GOOD]
+    lines.insert(place, line)
+    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
+    records = read_records(path)
+    assert [record.problem is None for record in records] == [i != place for i in range(3)]
+    record = records[place]
     with pytest.raises(InputError) as caught:
-        read_records(path)
-    assert str(caught.value).startswith(f"{path}: line 3: ")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+        validate_record(record)
+    assert str(caught.value) == record.problem
+    assert record.problem.startswith(f"{path}: line {2 * place + 1}: ")
+    assert message in record.problem
+    assert record.problem.isprintable()
+    assert len(record.problem) < 500
+    # Where an image is missing is for the reader of the record to say.
+    assert record.id == f"{place:08d}" or '"id"' in line
 
 
-def test_text_that_is_not_utf_8_is_named_by_line(tmp_path: Path):
+def test_a_file_without_a_usable_line_is_refused(tmp_path: Path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(GOOD.encode() + b'\n{"image": "a", "question": "\xe9"}\n')
-    with pytest.raises(InputError, match="line 2: not a JSON object: 'utf-8'"):
+    path.write_text("one\ntwo\n")
+    with pytest.raises(InputError, match=r"none of 2 records .*; the first: .*line 1: not"):
         read_records(path)
+
+
+def test_what_has_one_meaning_is_accepted(tmp_path: Path):
+    rows = [
+        {"question": "no image"},
+        {"image": ["a.png"], "question": "q", "answer": ["red"]},
+        {"image": "a.png", "question": "q", "answer": 3.5, "id": 7.0},
+        {"image": "a.png", "question": "q", "answer": 3.0, "boxes": [1, 2, 3, 4]},
+        {"image": "a.png", "question": "q", "boxes": [[0.5, 1.0, 2.1, 3.9], [-0.5, 0, 1, 1]]},
+    ]
+    records = read_records(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert [record.problem for record in records] == [None] * 5
+    with pytest.raises(InputError, match="comes without an image"):
+        validate_record(records[0])
+    assert records[1].image == tmp_path / "a.png"
+    assert [record.answer for record in records] == [None, "red", "3.5", "3", None]
+    assert records[2].id == "7"
+    assert records[3].boxes == ((1, 2, 3, 4),)
+    assert records[4].boxes == ((0, 1, 3, 4), (-1, 0, 1, 1))
 
 
 @pytest.mark.parametrize("clash", ["00000000", "same"])
-def test_duplicate_ids_name_both_lines(tmp_path: Path, clash: str):
+def test_a_repeated_id_names_both_lines(tmp_path: Path, clash: str):
     first = {} if clash == "00000000" else {"id": clash}
     rows = [first, {"id": "other"}, {"id": clash}]
     path = write_jsonl(tmp_path / "a.jsonl", [{"image": "a", "question": "q"} | r for r in rows])
-    with pytest.raises(InputError, match=f"line 3: id '{clash}' is already used by line 1"):
+    records = read_records(path)
+    assert [record.problem is None for record in records] == [True, True, False]
+    assert f"line 3: id '{clash}' is already used by line 1" in records[2].problem
+
+
+def test_a_line_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sdrpn_core.data.jsonl.MAX_LINE_BYTES", 100)
+    path = tmp_path / "a.jsonl"
+    long = GOOD.replace("q", "q" * 500)
+    path.write_text(f"{GOOD}\n{long}\n{GOOD}\n{long}")
+    records = read_records(path)
+    assert [record.problem is None for record in records] == [True, False, True, False]
+    assert "line 2: longer than 100 B" in records[1].problem
+    path.write_bytes(GOOD.encode() + b"\n" + bytes(1000))
+    with pytest.raises(InputError, match="line 2: not text: not a JSONL file"):
         read_records(path)
 
 
@@ -228,8 +277,7 @@ def test_parquet_rows_can_be_read_in_any_order(
         (questions(1, image=[3]), "column 'image' must hold paths, encoded bytes"),
         (questions(1, image=[{"url": "x"}]), "column 'image' must hold paths, encoded bytes"),
         (questions(2, question=[1, 2]), "row 0: 'question' must be text, got int"),
-        (questions(2, boxes=[None, [[1, 2, 3]]]), "row 1: a box must be four whole pixels"),
-        (questions(2, id=["x", "x"]), "record 1: id 'x' is already used by record 0"),
+        (questions(2, boxes=[[[1, 2, 3]]] * 2), "row 0: a box must be four numbers of pixels"),
         (questions(0, question=pa.array([], pa.string())), "holds no records"),
     ],
 )
@@ -240,6 +288,30 @@ def test_bad_parquet_is_named_when_it_is_opened(tmp_path: Path, table: pa.Table,
         read_records(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+NOT_UTF_8 = pa.array([b"q", b"\xff\xfe"]).cast(pa.string(), safe=False)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (questions(2, boxes=[None, [[1, 2, 3]]]), "row 1: a box must be four numbers of pixels"),
+        (questions(2, id=["x", "x"]), "record 1: id 'x' is already used by record 0"),
+        (questions(2, question=NOT_UTF_8), "row 1: cannot be read: 'utf-8'"),
+        (questions(2, image=NOT_UTF_8), "row 1: cannot be read: 'utf-8'"),
+    ],
+    ids=["boxes", "repeated", "not UTF-8", "path"],
+)
+def test_a_bad_row_spoils_no_other(tmp_path: Path, table: pa.Table, message: str):
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path)
+    records = read_records(path)
+    first, second = records
+    assert first.problem is None
+    assert message in second.problem
+    assert second.problem.startswith(str(path))
+    assert list(records) == [first, second]
 
 
 def test_a_truncated_parquet_file_is_one_line(tmp_path: Path):
@@ -356,6 +428,11 @@ def test_missing_and_foreign_files(tmp_path: Path):
     (tmp_path / "a.csv").write_text("image,question\n")
     with pytest.raises(InputError, match=r"cannot read a \.csv file: give one of \.jsonl"):
         read_records(str(tmp_path / "a.csv"))
+    for name in ("pipe.jsonl", "pipe.parquet", "parts/pipe.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="not a regular file"):
+            read_records((tmp_path / name).parent if "/" in name else tmp_path / name)
     (tmp_path / "a.jsonl").write_text("\n")
     with pytest.raises(InputError, match="holds no records"):
         read_records(tmp_path / "a.jsonl")
@@ -373,6 +450,12 @@ def test_records_made_in_python(tmp_path: Path):
         read_records([given_records[0], given_records[0]])
     with pytest.raises(InputError, match="no records were given"):
         read_records([])
+    with pytest.raises(InputError, match="record 0 is not a Record but dict"):
+        read_records([{"question": "q"}])
+    with pytest.raises(InputError, match="expected a path or records, not int"):
+        read_records(7)
+    broken = Image.open(io.BytesIO(png("red")[:-20]))
+    assert read_records([Record("a", broken, "q"), Record("b", Path("\ud800"), "q")]).fingerprint
 
 
 def test_validate_record(tmp_path: Path):
@@ -381,6 +464,14 @@ def test_validate_record(tmp_path: Path):
         validate_record(Record("a", tmp_path / "a.png", " \n"))
     with pytest.raises(InputError, match="record 'a': the question comes without an image"):
         validate_record(Record("a", None, "q"))
+    for field in ("question", "response", "answer"):
+        bad = replace(Record("a", tmp_path / "a.png", "q"), **{field: "\ud800"})
+        with pytest.raises(InputError, match=f"record 'a': the {field} is not valid Unicode"):
+            validate_record(bad)
+    with pytest.raises(InputError, match="the image path is not valid Unicode"):
+        validate_record(Record("a", Path("\udcd5\udce2.png"), "q"))
+    with pytest.raises(InputError, match="the question must be text, got int"):
+        validate_record(Record("a", tmp_path / "a.png", 7))
 
 
 def test_importing_records_is_light():

@@ -113,7 +113,7 @@ def test_records_that_cannot_be_used_are_counted_and_spare_the_others(
         Record("gone", tmp_path / "gone.png", "what?"),
         Record("blank", tiny_image(), "  "),
         Record("blind", None, "what?"),
-        Record("placeholder", tiny_image(), "what is an <image>?"),
+        Record("surrogate \udcd5", tiny_image(), "what is \ud800?"),
         Record("silent", tiny_image(), "what?", response=""),
         Record("nan", WHITE, "what?", response="red"),
         Record("long", tiny_image(), "what? " * 300, response="red"),
@@ -127,7 +127,8 @@ def test_records_that_cannot_be_used_are_counted_and_spare_the_others(
         LabelStatus.NO_RESPONSE: 1,
         LabelStatus.NAN_ATTENTION: 1,
     }
-    assert [skipped.id for skipped in summary.skipped] == [record.id for record in broken]
+    names = [record.id.replace("\udcd5", "\\udcd5") for record in broken]
+    assert [skipped.id for skipped in summary.skipped] == names
     assert all(skipped.reason for skipped in summary.skipped)
     label(backbone, good, tmp_path / "b", recipe=RECIPE)
     for row, alone in zip(LabelDataset(tmp_path / "a"), LabelDataset(tmp_path / "b"), strict=True):
@@ -208,6 +209,7 @@ def test_provenance_names_backbone_recipe_and_versions(backbone, tmp_path):
         "device": "cpu",
         "dtype": "float32",
         "max_new_tokens": 4,
+        "max_pixels": 89_478_485,
     }
 
 

@@ -261,7 +261,8 @@ def test_a_hub_id_is_downloaded(backbone, rpn, folder, monkeypatch):
 
 
 def test_configurations_round_trip_through_json():
-    config = RPNConfig(branch=1, n_layers=2, backbone={"model_type": "x"}, policy_options={"a": 1})
+    facts = backbone_identity(tiny_llava(), 1)
+    config = RPNConfig(branch=1, n_layers=2, backbone=facts, policy_options={"a": 1})
     assert RPNConfig.from_json(json.loads(json.dumps(config.to_dict())), "x") == config
 
 

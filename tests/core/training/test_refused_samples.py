@@ -11,10 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sdrpn_core import load_backbone
+from sdrpn_core.data.read import read_records
 from sdrpn_core.errors import ImageError, SdrpnError
+from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.training.settings import TrainingSettings
+from sdrpn_core.training.sources import answered_records, stored_labels
 from sdrpn_core.training.stage import train
 from tests.families import FAMILIES
 from tests.stage_data import RECIPE, SAME_UP_TO_LAST_BITS, records
@@ -81,17 +84,28 @@ def assert_same(found, expected) -> None:
         torch.testing.assert_close(a[name], b[name], **SAME_UP_TO_LAST_BITS)
 
 
+def test_images_over_the_limit_are_left_out(tmp_path):
+    """The limit is a setting: of labels while training, and of stored ones."""
+    backbone = tiny_llava()
+    settings = replace(ONE_STEP, max_pixels=99)
+    labels = tmp_path / "labels"
+    label(backbone, records(1), labels, recipe=RECIPE, progress=False)
+    answered = answered_records(backbone, read_records(records(1)), 2, settings, RECIPE)
+    stored = stored_labels(backbone, LabelDataset(labels), 2, settings)
+    for source in (answered, stored):
+        assert "is over the limit of 99 pixels" in source.samples[0].reason
+
+
 @pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
 def test_records_that_the_backbone_refuses_are_left_out(backbone, strict, tmp_path, caplog, cached):
     good = records(N)
     train(backbone, good, tmp_path / "good", ONE_STEP, CONFIG, recipe=RECIPE, progress=False)
 
     strict()
-    token = backbone.tokenizer.convert_ids_to_tokens(backbone.image_token_id)
     bad = [
         refused_record(good[0]),
-        replace(good[0], id="question", question=f"what is {token} ?"),
-        replace(good[0], id="response", response=f"red {token} dot"),
+        replace(good[0], id="question", question="what is \ud800 ?"),
+        replace(good[0], id="response", response="red \ud800 dot"),
         replace(good[0], id="long", response=TOO_LONG),
     ]
     mixed = [bad[0], good[0], bad[1], *good[1:3], *bad[2:], good[3]]
@@ -105,8 +119,8 @@ def test_records_that_the_backbone_refuses_are_left_out(backbone, strict, tmp_pa
     found = reasons(caplog)
     assert found.keys() == {record.id for record in bad}
     assert found["refused"] == "an image of 61x47 pixels is refused"
-    assert f"must not contain {token!r}" in found["question"]
-    assert f"must not contain {token!r}" in found["response"]
+    assert "the question is not valid Unicode" in found["question"]
+    assert "the response is not valid Unicode" in found["response"]
     assert "exceeds the context of" in found["long"]
     assert_same(tmp_path / "mixed", tmp_path / "good")
 
