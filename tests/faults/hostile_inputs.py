@@ -341,7 +341,7 @@ def label_folder(rng: random.Random, folder: Path) -> Try:
     if rng.random() < 0.5:
         shard = folder / "labels-00000.parquet"
         shard.write_bytes(damaged(rng, shard.read_bytes()))
-    return lambda: list(LabelDataset(folder, allow_partial=rng.random() < 0.5))
+    return lambda: list(LabelDataset(folder))
 
 
 KINDS: dict[str, tuple[Kind, int]] = {

@@ -14,7 +14,7 @@ from sdrpn_bench.bench_model import BenchModel
 from sdrpn_core import find_heads, load_backbone
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import InputError
-from sdrpn_core.labeling.row import LabelStatus
+from sdrpn_core.labeling.row import LabelStatus, portable_image
 from sdrpn_core.labeling.stage import label
 from tests.families import FAMILIES
 from tests.stage_data import RECIPE
@@ -123,11 +123,12 @@ def test_label_skips_them(backbone, token, tmp_path):
 
 
 def test_images_over_the_limit_are_skipped(backbone, tmp_path):
+    encoded = [replace(record, image=portable_image(record.image)) for record in make_records()]
     with pytest.raises(InputError, match=r"0 of 6 records .* is over the limit of 99 pixels"):
-        find_heads(backbone, make_records(), **HEADS, max_pixels=99)
+        find_heads(backbone, encoded, **HEADS, max_pixels=99)
     model = BenchModel(backbone, name="model")
     with pytest.raises(InputError, match=r"no item .* is over the limit of 99 pixels"):
-        run_benchmark(model, ["baseline"], make_records(), out=tmp_path, max_pixels=99)
+        run_benchmark(model, ["baseline"], encoded, out=tmp_path, max_pixels=99)
 
 
 def test_a_bad_row_in_front_does_not_speak_for_the_data(backbone, tmp_path):

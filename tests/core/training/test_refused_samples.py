@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sdrpn_core import load_backbone
 from sdrpn_core.data.read import read_records
 from sdrpn_core.errors import ImageError, SdrpnError
+from sdrpn_core.labeling.row import portable_image
 from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.rpn.config import RPNConfig
@@ -89,8 +90,9 @@ def test_images_over_the_limit_are_left_out(tmp_path):
     backbone = tiny_llava()
     settings = replace(ONE_STEP, max_pixels=99)
     labels = tmp_path / "labels"
-    label(backbone, records(1), labels, recipe=RECIPE, progress=False)
-    answered = answered_records(backbone, read_records(records(1)), 2, settings, RECIPE)
+    encoded = [replace(record, image=portable_image(record.image)) for record in records(1)]
+    label(backbone, encoded, labels, recipe=RECIPE, progress=False)
+    answered = answered_records(backbone, read_records(encoded), 2, settings, RECIPE)
     stored = stored_labels(backbone, LabelDataset(labels), 2, settings)
     for source in (answered, stored):
         assert "is over the limit of 99 pixels" in source.samples[0].reason
