@@ -11,7 +11,7 @@ SDRPN_API = 1
 
 @hookimpl
 def sdrpn_register_backbones(registry: Any) -> None:
-    """DeepSeek-VL on stock transformers, with one vision encoder or two."""
+    """Register DeepSeek-VL on stock transformers, with one vision encoder or two."""
     registry.add(
         "deepseek_vl",
         "sdrpn_deepseek_vl.backbone:DeepseekVLBackbone",
@@ -22,7 +22,7 @@ def sdrpn_register_backbones(registry: Any) -> None:
 
 @hookimpl
 def sdrpn_register_presets(registry: Any) -> None:
-    """Provisional ones: see the module they are in."""
+    """Register provisional presets; see their module."""
     for name, model_type in (("1_3B", "deepseek_vl"), ("7B", "deepseek_vl_hybrid")):
         registry.add(
             f"deepseek-vl-{name.lower().replace('_', '.')}",

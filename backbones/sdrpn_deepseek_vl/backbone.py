@@ -20,19 +20,19 @@ SYSTEM_MESSAGE = (
 
 
 class DeepseekVLBackbone(Backbone):
-    """Letterboxed images for one vision encoder or two, and the DeepSeek-VL conversation.
+    """Letterboxed images for one or two vision encoders, and the DeepSeek-VL conversation.
 
-    Crops are letterboxed like whole images: the models were trained on nothing else, and no code
-    that stretches them instead was ever published for this family.
+    Crops are letterboxed like whole images: the models were trained on nothing else, and no
+    published code stretches crops for this family.
     """
 
     model_types = ("deepseek_vl", "deepseek_vl_hybrid")
 
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Fit the image into a square and pad it in the mean color, by the stock processor.
+        """Fit the image into a square and pad it with the mean color, by the stock processor.
 
-        With two encoders the image is fitted into the larger square, of which the smaller one is
-        a reduced copy: the larger says where the image lies.
+        With two encoders, the image is fitted into the larger square, and the smaller square is a
+        downscaled copy: the larger one determines where the image lies.
         """
         processor = self.processor.image_processor
         data = processor(images=[image], return_tensors="pt")
@@ -47,7 +47,7 @@ class DeepseekVLBackbone(Backbone):
         )
 
     def chat_text(self, question: str, n_images: int) -> str:
-        """The processor's chat template where there is one, else the published conversation."""
+        """Use the processor's chat template if it has one, else the published conversation."""
         if getattr(self.processor, "chat_template", None):
             return super().chat_text(question, n_images)
         images = self.tokenizer.convert_ids_to_tokens(self.image_token_id) * n_images

@@ -1,9 +1,9 @@
-"""Provisional numbers for DeepSeek-VL.
+"""Provisional presets for DeepSeek-VL.
 
-The paper (arXiv:2509.16944) reports accuracies for both models, and neither it nor its code says
-with which branch layer, grounding heads or settings. Until its heads have been measured on the real
-weights there is no label recipe: ``sdrpn heads`` finds one. Every other number is the published one
-for LLaVA-1.5, the family whose preprocessing and decoder are most like this one's.
+The paper (arXiv:2509.16944) reports accuracies for both models, but neither the paper nor its code
+says with which branch layer, grounding heads or settings. Until the heads have been measured on the
+real weights, there is no label recipe; ``sdrpn heads`` finds one. All other numbers are those
+published for LLaVA-1.5, the family with the most similar preprocessing and decoder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PUBLISHED_BRANCH, _PUBLISHED_LAYERS = 15, 32
 #: R is 3 in every published model.
 _RPN_LAYERS = 3
 
-#: LLaVA-1.5's: q.k scores without rotary embeddings, behind a copy of the decoder's final norm.
+#: LLaVA-1.5's: q.k scores without rotary embeddings, after a copy of the decoder's final norm.
 _RPN = {
     "head": "qk",
     "head_options": {"rope": False, "multi_head": True, "source": "projections"},

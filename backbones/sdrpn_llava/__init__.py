@@ -11,7 +11,7 @@ SDRPN_API = 1
 
 @hookimpl
 def sdrpn_register_backbones(registry: Any) -> None:
-    """LLaVA on stock transformers."""
+    """Register LLaVA on stock transformers."""
     registry.add(
         "llava",
         "sdrpn_llava.backbone:LlavaBackbone",
@@ -22,7 +22,7 @@ def sdrpn_register_backbones(registry: Any) -> None:
 
 @hookimpl
 def sdrpn_register_presets(registry: Any) -> None:
-    """The published models."""
+    """Register the presets of the published models."""
     for name in ("LLAVA_1_5_7B", "LLAVA_1_5_13B"):
         registry.add(
             name.lower().replace("_1_5_", "-1.5-"),

@@ -26,9 +26,9 @@ class LlavaBackbone(Backbone):
     model_types = ("llava",)
 
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Pad to a centered square in the mean color, as LLaVA-1.5 was trained.
+        """Pad to a centered square with the mean color, as in the training of LLaVA-1.5.
 
-        The processor on the Hub would cut off the sides of an image that is not square instead.
+        The processor on the Hub would crop the sides of a non-square image instead.
         """
         side = self.model.config.vision_config.image_size
         square = padded_square(image, side, self._mean_color, Image.Resampling.BICUBIC)
@@ -41,7 +41,7 @@ class LlavaBackbone(Backbone):
         return ImageInput(pixels, Resized(image.size, (cells, cells), cell))
 
     def chat_text(self, question: str, n_images: int) -> str:
-        """The processor's chat template where there is one, with the Vicuna system message."""
+        """Use the processor's chat template if it has one, with the Vicuna system message."""
         content = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
         messages = [
             {"role": "system", "content": [{"type": "text", "text": SYSTEM_MESSAGE}]},
@@ -63,7 +63,7 @@ class LlavaBackbone(Backbone):
     def _pixels(
         self, image: Image.Image, resample: Image.Resampling
     ) -> tuple[dict[str, torch.Tensor], int, int]:
-        """The encoder's input, the cells per side, and the pixels per cell."""
+        """Make the encoder's input; also return the cells per side, and the pixels per cell."""
         vision = self.model.config.vision_config
         resized = image.resize((vision.image_size, vision.image_size), resample)
         pixels: torch.Tensor = self.processor.image_processor(

@@ -1,4 +1,4 @@
-"""Published numbers for LLaVA-1.5 (arXiv:2509.16944 and its code)."""
+"""Published presets for LLaVA-1.5 (arXiv:2509.16944 and its code)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sdrpn_core.labels.recipe import LabelRecipe
 
 _SOURCE = "arXiv:2509.16944 and its published code"
 
-#: q.k scores without rotary embeddings, behind a copy of the decoder's final norm.
+#: q.k scores without rotary embeddings, after a copy of the decoder's final norm.
 _RPN = {
     "head": "qk",
     "head_options": {"rope": False, "multi_head": True, "source": "projections"},

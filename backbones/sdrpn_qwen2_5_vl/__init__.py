@@ -11,7 +11,7 @@ SDRPN_API = 1
 
 @hookimpl
 def sdrpn_register_backbones(registry: Any) -> None:
-    """Qwen2.5-VL on stock transformers."""
+    """Register Qwen2.5-VL on stock transformers."""
     registry.add(
         "qwen2_5_vl",
         "sdrpn_qwen2_5_vl.backbone:Qwen2_5VLBackbone",
@@ -22,7 +22,7 @@ def sdrpn_register_backbones(registry: Any) -> None:
 
 @hookimpl
 def sdrpn_register_presets(registry: Any) -> None:
-    """The published models."""
+    """Register the presets of the published models."""
     for size in ("3B", "7B"):
         registry.add(
             f"qwen2.5-vl-{size.lower()}",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
-    """Images of any shape on a grid of their own, crops between vision start and end tokens."""
+    """Images of any shape, each with its own grid; crops between vision start and end tokens."""
 
     model_types = ("qwen2_5_vl",)
 
@@ -41,10 +41,11 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
         return ImageInput(tensors, Resized(image.size, grid, self._cell))
 
     def preprocess_crop(self, image: Image.Image) -> ImageInput:
-        """The same, but of no less than one visual token at the source's resolution.
+        """Preprocess a crop like an image, unless it is smaller than a visual token.
 
         Raises:
-            ImageError: a side below the token's, as published, or a shape as for an image.
+            ImageError: a side is shorter than a visual token, as published, or the processor
+                refuses the shape.
         """
         width, height = image.size
         if min(image.size) < self._cell:
@@ -54,7 +55,7 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
         return self.preprocess(image)
 
     def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
-        """A crop is an image of its own between a vision start and a vision end token."""
+        """Frame a crop like an image of its own, by a vision start and a vision end token."""
         config = self.model.config
         return (
             TextSegment((config.vision_start_token_id,)),
@@ -63,10 +64,10 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
         )
 
     def positions(self, prompt: Prompt) -> torch.Tensor:
-        """Time, row and column ``(3, length)``.
+        """Compute positions in time, row and column, ``(3, length)``.
 
-        An image takes up as many positions as its longer side has cells; dropped tokens leave
-        gaps, so that the text that follows does not move.
+        An image takes up as many positions as its longer side has cells. Dropped tokens leave gaps,
+        so that the positions of the text after them do not change.
         """
         parts, start = [], 0
         for segment in prompt.segments:

@@ -1,4 +1,4 @@
-"""Published numbers for Qwen2.5-VL (arXiv:2509.16944 and its code)."""
+"""Published presets for Qwen2.5-VL (arXiv:2509.16944 and its code)."""
 
 from __future__ import annotations
 

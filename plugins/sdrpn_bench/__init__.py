@@ -1,4 +1,4 @@
-"""Cross-model benchmark runner: backbones x methods x a dataset -> accuracy, cost, a report.
+"""Benchmark runner: backbones x methods x a dataset -> accuracy, cost and a report.
 
 Example:
     >>> from sdrpn_bench import BenchModel, run_benchmark
@@ -28,7 +28,7 @@ SDRPN_API = 1
 
 __all__ = ["BenchModel", "Method", "MethodContext", "run_benchmark"]
 
-_HOME = {
+_MODULES = {
     "BenchModel": "bench_model",
     "Method": "method",
     "MethodContext": "method",
@@ -38,20 +38,18 @@ _HOME = {
 
 @hookimpl
 def sdrpn_register_methods(registry: Registry[Any]) -> None:
-    """The paper's method, its training-free rival, and the controls."""
-    registry.add(
-        "baseline", "sdrpn_bench.methods:Baseline", help="the plain answer, nothing is cropped"
-    )
-    registry.add("sdrpn", "sdrpn_bench.methods:TrainedRPN", help="crops that an RPN proposes")
+    """Register the method of the paper, its training-free alternative, and the controls."""
+    registry.add("baseline", "sdrpn_bench.methods:Baseline", help="the plain answer, without crops")
+    registry.add("sdrpn", "sdrpn_bench.methods:TrainedRPN", help="crops proposed by an RPN")
     registry.add(
         "attention",
         "sdrpn_bench.methods:RawAttention",
-        help="crops by the raw grounding attention of a plain answer, training-free",
+        help="crops by the raw grounding attention of a plain answer, without training",
     )
     registry.add(
         "random",
         "sdrpn_bench.known_boxes:RandomBox",
-        help="control: a crop as large as the oracle's, at a random place",
+        help="control: a crop of the oracle's size at a random position",
     )
     registry.add(
         "oracle", "sdrpn_bench.known_boxes:Oracle", help="upper bound: crops of the true boxes"
@@ -60,7 +58,7 @@ def sdrpn_register_methods(registry: Registry[Any]) -> None:
 
 @hookimpl
 def sdrpn_register_commands(registry: Registry[Any]) -> None:
-    """The command ``bench``."""
+    """Register the command ``bench``."""
     registry.add(
         "bench",
         "sdrpn_bench.bench_command:bench",
@@ -69,6 +67,6 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -78,7 +78,7 @@ def bench(
     """Compare methods on one or more models: accuracy, cost, and a report with figures."""
     options = _method_options(method_option or [])
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
-    # torch and matplotlib load only now, when the options are known to make sense
+    # Import torch and matplotlib only once the options are known to be valid.
     from sdrpn_bench.bench_model import BenchModel
     from sdrpn_bench.runner import run_benchmark
     from sdrpn_core.distributed.processes import is_main_process
@@ -119,7 +119,7 @@ def _method_options(texts: list[str]) -> dict[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def _progress_bar(quiet: bool) -> Iterator[Progress]:
-    """A bar per model on the main process's stderr, for its share of the items."""
+    """Show one progress bar per model on stderr, for the main process's share of the items."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -130,7 +130,7 @@ def _progress_bar(quiet: bool) -> Iterator[Progress]:
         tasks: dict[str, Any] = {}
 
         def show(model: str, finished: int, total: int) -> None:
-            if not is_main_process():  # known only now that the run has joined the processes
+            if not is_main_process():  # known only once the run has joined the processes
                 return
             if model not in tasks:
                 tasks[model] = bar.add_task(model, total=total)

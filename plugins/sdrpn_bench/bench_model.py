@@ -1,4 +1,4 @@
-"""Which models are compared: where each comes from, its RPN, and what tells it from others."""
+"""The models that are compared: source, RPN, name, and a fingerprint of the weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class BenchModel:
     """A backbone under test.
 
     Attributes:
-        source: local folder, hub id, or a loaded backbone.
-        rpn: its RPN: folder, hub id, or a loaded one; ``None`` if it has none.
-        name: what the report calls it; default: the last part of ``source``.
+        source: local folder, Hub ID, or a loaded backbone.
+        rpn: its RPN: local folder, Hub ID, or a loaded RPN; ``None`` if it has none.
+        name: its name in the report; default: the last part of ``source``.
     """
 
     source: str | Path | Backbone
@@ -35,7 +35,11 @@ class BenchModel:
 
     @classmethod
     def parse(cls, text: str) -> BenchModel:
-        """Read ``PATH`` or ``PATH=RPN``; a folder whose own name holds ``=`` is taken whole."""
+        """Parse ``PATH`` or ``PATH=RPN``; an existing folder with ``=`` in its name is a path.
+
+        Raises:
+            ConfigError: neither of the two forms.
+        """
         source, separator, rpn = text.rpartition("=")
         if not separator or Path(text).exists():
             return cls(text)
@@ -45,18 +49,18 @@ class BenchModel:
 
     @property
     def origin(self) -> str:
-        """Path or hub id of the backbone."""
+        """Path or Hub ID of the backbone."""
         return self.source.name if isinstance(self.source, Backbone) else str(self.source)
 
     @property
     def rpn_origin(self) -> str | None:
-        """Path or hub id of the RPN; ``(loaded)`` for one that was handed over."""
+        """Path or Hub ID of the RPN; ``(loaded)`` for an RPN object."""
         if self.rpn is None:
             return None
         return "(loaded)" if isinstance(self.rpn, RPN) else str(self.rpn)
 
     def load(self, **load_options: Any) -> tuple[Backbone, RPN | None]:
-        """The backbone and its RPN.
+        """Load the backbone and its RPN.
 
         Raises:
             SdrpnError: see ``load_backbone`` and ``RPN.from_pretrained``.
@@ -72,7 +76,7 @@ class BenchModel:
 
 
 def with_names(models: Sequence[BenchModel]) -> list[BenchModel]:
-    """The models with distinct names: their own, else folder names, with the RPN's where needed.
+    """Give the models distinct names: their own, else folder names, with the RPN's if needed.
 
     Raises:
         ConfigError: no models, or two of the same name.
@@ -93,7 +97,7 @@ def with_names(models: Sequence[BenchModel]) -> list[BenchModel]:
 
 
 def fingerprint(backbone: Backbone, rpn: RPN | None) -> str:
-    """Hex digest of what answers: facts about the backbone, and every weight of the RPN."""
+    """Hex digest of everything that answers: the backbone's identity, and the RPN's weights."""
     facts = backbone_identity(backbone, 0)
     del facts["name"]  # a moved folder is the same model
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -109,5 +113,5 @@ def fingerprint(backbone: Backbone, rpn: RPN | None) -> str:
 def _bytes(tensor: torch.Tensor) -> bytes:
     import torch
 
-    # NumPy has no bfloat16; bytes it has.
+    # NumPy has no bfloat16, but it has bytes.
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

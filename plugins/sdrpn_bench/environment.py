@@ -1,4 +1,4 @@
-"""What a run ran on: versions and hardware, for the report."""
+"""The environment of a run, for the report: versions and hardware."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdrpn_core.util.package_versions import package_versions
 
 
 def environment() -> dict[str, str]:
-    """Names and values, all text."""
+    """Describe the environment, as names and values."""
     found = {"python": platform.python_version(), "system": platform.platform(terse=True)}
     found |= package_versions("accelerate", "numpy", "pillow")
     found["processors"] = f"{os.cpu_count()} ({torch.get_num_threads()} threads)"

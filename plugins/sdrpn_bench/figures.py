@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 FOLDER_NAME = "figures"
 _DPI = 130
 _PANEL = (5.2, 3.6)
-"""Inches of one model's panel."""
+"""Size of one model's panel, in inches."""
 _MAX_BINS = 5
 _MIN_BIN_ITEMS = 20
-"""Fewer items than this per bin say nothing."""
+"""With fewer items per bin, a bin says nothing."""
 _COLORS = ("#6b7280", "#0f766e", "#c2710c", "#9f7aea", "#1d4ed8", "#b91c1c", "#4d7c0f", "#be185d")
 
 
 def write_figures(folder: Path, results: Mapping[str, Any], rows: Sequence[Row]) -> list[Path]:
-    """Draw what the results allow.
+    """Draw the figures that the results allow.
 
     Args:
         folder: the run's folder; the figures go to ``figures/`` inside it.

@@ -1,4 +1,4 @@
-"""Intervals of paired differences, in closed form: no draws, no seed.
+"""Intervals of paired differences, in closed form: no resampling, no seed.
 
 References:
     R. G. Newcombe, Improved confidence intervals for the difference between binomial proportions
@@ -25,9 +25,9 @@ class PairedDifference:
 
     Attributes:
         value: accuracy of the method minus that of the reference.
-        interval: 95% interval of it.
-        wins: items that only the method has right.
-        losses: items that only the reference has right.
+        interval: its 95% interval.
+        wins: items that only the method answers correctly.
+        losses: items that only the reference answers correctly.
         p_value: exact two-sided McNemar test of no difference.
     """
 
@@ -46,7 +46,7 @@ def paired_difference(method: Sequence[bool], reference: Sequence[bool]) -> Pair
     """Compare two methods item by item.
 
     Args:
-        method: per item, whether the method is right.
+        method: per item, whether the method is correct.
         reference: the same items, for the reference.
 
     Raises:
@@ -67,7 +67,7 @@ def paired_difference(method: Sequence[bool], reference: Sequence[bool]) -> Pair
 
 
 def _distances(correct: int, n: int) -> tuple[float, float]:
-    """How far the Wilson limits lie below and above the proportion."""
+    """Distances of the Wilson limits below and above the proportion."""
     low, high = wilson(correct, n)
     return correct / n - low, high - correct / n
 

@@ -1,4 +1,4 @@
-"""The controls: a crop of the true region, and one just as large at a random place."""
+"""The controls: a crop of the true region, and one of the same size at a random position."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 #: Margin on every side of a true box, relative to its longer side: the object fills half the crop.
 DEFAULT_MARGIN = 0.5
-#: Sides of a random crop relative to the image's, where no true box says how large one is.
+#: Sides of a random crop relative to the image's, if there is no true box to take them from.
 TYPICAL_SIDE = 0.25
-#: As many crops as the published policy allows; more boxes than that become one enclosing crop.
+#: As many crops as the published policy allows; more boxes are merged into one enclosing crop.
 MAX_CROPS = 2
 
 
 class KnownBoxes(Proposer):
-    """Crops the same boxes whatever the model sees.
+    """Crops given boxes, whatever the model sees.
 
     Args:
-        choices: one per question, which must have one image.
+        choices: one per question; every question must have exactly one image.
     """
 
     def __init__(self, choices: Sequence[BoxChoice]) -> None:
         self.choices = choices
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """A plan for every image; it always has crops."""
+        """Plan the crops of every image; there is always at least one."""
         return [
             [_proposal(choice.boxes(image.geometry.source_size), image.geometry)]
             for choice, prompt in zip(self.choices, state.prompts, strict=True)
@@ -52,27 +52,27 @@ class BoxChoice:
     """The crops of one record.
 
     Attributes:
-        true_boxes: known regions, source pixels.
+        true_boxes: known regions, in source pixels.
         margin: see :data:`DEFAULT_MARGIN`.
-        place: draws a place for the crop; ``None`` leaves it around the true box.
+        rng: draws the crop's position; ``None`` keeps it around the true box.
     """
 
     true_boxes: tuple[Box, ...]
     margin: float
-    place: random.Random | None = None
+    rng: random.Random | None = None
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
-        """Boxes to crop from an image of ``(width, height)`` pixels, never empty."""
+        """Choose the boxes to crop from an image of ``(width, height)`` pixels; at least one."""
         boxes = [_grown(box, self.margin, size) for box in self.true_boxes]
-        if self.place is None:
+        if self.rng is None:
             return boxes if len(boxes) <= MAX_CROPS else [_enclosing(boxes)]
         if boxes:
             box = boxes[0] if len(boxes) == 1 else _enclosing(boxes)
             width, height = box[2] - box[0], box[3] - box[1]
         else:
             width, height = (max(1, round(side * TYPICAL_SIDE)) for side in size)
-        x0 = self.place.randint(0, size[0] - width)
-        y0 = self.place.randint(0, size[1] - height)
+        x0 = self.rng.randint(0, size[0] - width)
+        y0 = self.rng.randint(0, size[1] - height)
         return [(x0, y0, x0 + width, y0 + height)]
 
 
@@ -92,7 +92,7 @@ class Oracle(Method):
         _check_margin(self.margin)
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
-        """The true boxes of the batch.
+        """Propose the true boxes of the batch.
 
         Raises:
             InputError: a record without boxes.
@@ -105,7 +105,7 @@ class Oracle(Method):
 
 @dataclass(frozen=True)
 class RandomBox(Method):
-    """One crop as large as the oracle's (else a typical one), placed by seed and record id.
+    """One crop of the oracle's size (else a typical size), positioned by seed and record id.
 
     Attributes:
         margin: see :data:`DEFAULT_MARGIN`.
@@ -117,7 +117,7 @@ class RandomBox(Method):
         _check_margin(self.margin)
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
-        """Random places, the same in every run and batch size."""
+        """Propose random boxes, the same in every run and for every batch size."""
         return KnownBoxes(
             [
                 BoxChoice(record.boxes or (), self.margin, _generator(context.seed, record.id))

@@ -1,4 +1,4 @@
-"""One batch through all methods: answers, outcomes, costs, and where the model looked."""
+"""Run one batch through all methods: answers, outcomes, costs, and where the model looked."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.grid.geometry import Box, Geometry
 
-#: Outcome of a method that failed on an item: its answer counts as wrong.
+#: Outcome of a method that failed on an item: it counts as wrong.
 ERROR_OUTCOME = "error"
-#: Outcome of the plain answer, where nothing was proposed.
+#: Outcome of a plain answer, for which nothing was proposed.
 PLAIN_OUTCOME = "plain"
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedItem:
     """A record whose image could be read."""
 
     index: int
@@ -47,27 +47,27 @@ def open_items(
     items: Sequence[tuple[int, Record]],
     scorer: Scorer,
     max_pixels: int = MAX_PIXELS,
-) -> tuple[list[Opened], list[dict[str, Any]]]:
+) -> tuple[list[OpenedItem], list[dict[str, Any]]]:
     """Open the images of a batch.
 
     Args:
         backbone: the model under test.
         items: records with their indices.
-        scorer: says what is right.
+        scorer: decides what is correct.
         max_pixels: items whose image has more pixels are left out.
 
     Returns:
-        The items that can be asked and scored, and a row with the reason for each other one.
+        The items that can be asked and scored, and for each of the others a row with the reason.
     """
     opened, failed = [], []
     for index, record in items:
         try:
             validate_record(record)
-            scorer("", record)  # a record without an answer fails here, and not after the answers
+            scorer("", record)  # a record without an answer fails here, not later
             backbone.tokenize(record.question, 1)  # a question that no method could ask fails here
             if record.image is not None:
                 image = open_image(record.image, max_pixels=max_pixels)
-                opened.append(Opened(index, record, image))
+                opened.append(OpenedItem(index, record, image))
         except ITEM_ERRORS as error:
             failed.append({"index": index, "id": encodable(record.id), "error": str(error)})
     return opened, failed
@@ -76,20 +76,20 @@ def open_items(
 def measure(
     context: MethodContext,
     methods: Mapping[str, Method],
-    batch: Sequence[Opened],
+    batch: Sequence[OpenedItem],
     scorer: Scorer,
     *,
     first: int = 0,
 ) -> list[dict[str, Any]]:
-    """Answer a batch with every method, one after the other.
+    """Answer a batch with every method, one after another.
 
     Args:
-        context: the model.
-        methods: by name.
-        batch: items with open images.
-        scorer: says what is right.
-        first: which method starts; rotating it from batch to batch spreads warm and noisy moments
-            over all methods.
+        context: the model and the run's settings.
+        methods: the methods, by name.
+        batch: items with opened images.
+        scorer: decides what is correct.
+        first: which method starts; rotating it from batch to batch spreads warm-up and noise evenly
+            over the methods.
 
     Returns:
         One row per item; ``methods`` maps each method's name to its result.
@@ -118,18 +118,18 @@ def measure(
 
 
 def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
-    """Side of a square as large as the smallest box, relative to one as large as the image."""
+    """Square root of the smallest box's area, relative to that of the image's area."""
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
     return (min(areas) / (size[0] * size[1])) ** 0.5 if areas else None
 
 
 def _answers(
-    context: MethodContext, method: Method, batch: Sequence[Opened]
+    context: MethodContext, method: Method, batch: Sequence[OpenedItem]
 ) -> list[tuple[Answer | SdrpnError, float]]:
     """Per item its answer, or why there is none, and its share of the wall time in seconds."""
     start = 0.0
 
-    def answer(part: Sequence[Opened]) -> list[Answer]:
+    def answer(part: Sequence[OpenedItem]) -> list[Answer]:
         nonlocal start
         start = time.perf_counter()  # a batch that failed as a whole costs no item anything
         return answer_batch(
@@ -149,7 +149,7 @@ def _answers(
 
 def _result(
     context: MethodContext,
-    item: Opened,
+    item: OpenedItem,
     answer: Answer | SdrpnError,
     seconds: float,
     scorer: Scorer,

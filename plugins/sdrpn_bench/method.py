@@ -1,4 +1,4 @@
-"""What a benchmark method is: a way to choose the crops for a batch of questions.
+"""Benchmark methods: ways to choose the crops for a batch of questions.
 
 A new method is one short file::
 
@@ -33,13 +33,13 @@ M = TypeVar("M", bound="Method")
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may use besides the questions themselves.
+    """What a method can use besides the questions themselves.
 
     Attributes:
         backbone: the model under test.
-        rpn: the RPN that comes with it, if any.
+        rpn: its RPN, if any.
         seed: the run's seed.
-        max_new_tokens: limit of the answers' length.
+        max_new_tokens: maximum length of an answer.
     """
 
     backbone: Backbone
@@ -49,7 +49,7 @@ class MethodContext:
 
     @property
     def recipe(self) -> LabelRecipe:
-        """Which heads ground the model: the recipe its RPN was trained with, else its preset's.
+        """The label recipe: the one that the RPN was trained with, else the preset's first.
 
         Raises:
             ConfigError: there is neither.
@@ -60,7 +60,7 @@ class MethodContext:
 
     @property
     def policy(self) -> tuple[str, dict[str, Any]]:
-        """Name and options of the crop policy: that of the RPN, else of the backbone's preset.
+        """Name and options of the crop policy: the RPN's, else those of the backbone's preset.
 
         Raises:
             ConfigError: there is neither.
@@ -71,20 +71,20 @@ class MethodContext:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A way to answer. The options are the fields of a frozen dataclass."""
+    """A way to answer: a frozen dataclass whose fields are the method's options."""
 
-    #: Whether the method works only with a trained RPN.
+    #: Whether the method requires a trained RPN.
     needs_rpn: ClassVar[bool] = False
-    #: Whether the method works only on records whose true boxes are known.
+    #: Whether the method requires records with boxes.
     needs_boxes: ClassVar[bool] = False
 
     @abstractmethod
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer | None:
-        """What chooses the crops for a batch; called once per batch, inside the measured time.
+        """Make the proposer for a batch; called once per batch, inside the measured time.
 
         Args:
             context: the model and the run's settings.
-            records: the batch, in the order of the questions that the proposer will see.
+            records: the batch, in the order of the questions that the proposer will get.
 
         Returns:
             A proposer, or ``None`` for the plain answer.

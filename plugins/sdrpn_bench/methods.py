@@ -1,4 +1,4 @@
-"""The plain answer, the trained RPN, and the training-free way."""
+"""The plain answer, the trained RPN, and the training-free alternative."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Baseline(Method):
     """Stock generation on the whole image."""
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer | None:
-        """No proposer."""
+        """Return no proposer."""
         return None
 
 
@@ -31,7 +31,7 @@ class TrainedRPN(Method):
     """The two-stage answer with a trained RPN.
 
     Attributes:
-        threshold: overrides that of the RPN's crop policy.
+        threshold: overrides the threshold of the RPN's crop policy.
     """
 
     needs_rpn: ClassVar[bool] = True
@@ -39,7 +39,11 @@ class TrainedRPN(Method):
     threshold: float | None = None
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
-        """Proposals of the RPN, with the crop policy its configuration names."""
+        """Propose by the RPN, with the crop policy of its configuration.
+
+        Raises:
+            ConfigError: the model has no RPN.
+        """
         if context.rpn is None:
             raise ConfigError("method 'sdrpn' needs an RPN")
         name, options = context.policy
@@ -50,24 +54,24 @@ class TrainedRPN(Method):
 
 @dataclass(frozen=True)
 class RawAttention(Method):
-    """Crops where the grounding heads look while the plain answer is generated.
+    """Crops the regions that the grounding heads attend to while the plain answer is generated.
 
     The crop policy is the RPN's (without an RPN, the preset's), with two differences. Attention is
-    no probability, so it is cut at a share of its maximum. And a policy that would show the whole
-    image again (``whole_grid``) crops what lies above the threshold: otherwise it would make no
-    difference where the model looks.
+    not a probability, so the threshold is relative to its maximum. And a policy that would crop the
+    whole image (``whole_grid``) crops what lies above the threshold instead: otherwise it would not
+    matter where the model looks.
 
     Attributes:
-        threshold: that share. Default: the policy's own if it is relative, else the one that the
-            label recipe calls foreground, so that labels and crops mark the same cells.
-        max_crops: overrides that of the policy.
+        threshold: the relative threshold. Default: the policy's own if it is relative, else the
+            foreground threshold of the label recipe, so that labels and crops mark the same cells.
+        max_crops: overrides the policy's maximum number of crops.
     """
 
     threshold: float | None = None
     max_crops: int | None = None
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
-        """Proposals by attention, with a threshold relative to the map's maximum."""
+        """Propose by attention, with a threshold relative to the map's maximum."""
         recipe = context.recipe
         name, options = context.policy
         if self.threshold is not None:

@@ -1,4 +1,4 @@
-"""``report.md``: the results as tables, with what must be known to read them."""
+"""``report.md``: the results as tables, with notes on how to read them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _MAX_LISTED = 10
 _NONE = "–"
 
 _INTERVALS = (
-    f"Accuracies carry Wilson score intervals (z = {Z95:.2f}); differences are paired, item by "
-    "item, with Newcombe's interval (1998, method 10). They say how much the choice of items may "
-    "matter, not how much another training run or another prompt would, and they are not widened "
-    "for the number of comparisons."
+    f"Accuracies have Wilson score intervals (z = {Z95:.2f}); differences are paired by item, "
+    "with Newcombe's interval (1998, method 10). They reflect how much the choice of items may "
+    "matter, not the effect of another training run or another prompt, and they are not corrected "
+    "for multiple comparisons."
 )
 _CONTROLS = (
     "`random` and `oracle` know the true box (its size, and all of it): they are controls, not "
-    "ways to answer. `attention` pays for a whole plain answer before it looks again."
+    "practical methods. `attention` takes an entire plain answer before its second pass."
 )
 
 
 def write_report(folder: Path, results: Mapping[str, Any], figures: Sequence[Path]) -> Path:
-    """Write the report of :func:`render_report` beside the results."""
+    """Write the report of :func:`render_report` next to the results."""
     path = folder / REPORT_NAME
     with atomic_write(path) as file:
         file.write(render_report(results, [figure.relative_to(folder) for figure in figures]))
@@ -36,11 +36,11 @@ def write_report(folder: Path, results: Mapping[str, Any], figures: Sequence[Pat
 
 
 def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> bytes:
-    """The report in Markdown, UTF-8.
+    """Render the report as Markdown, in UTF-8.
 
     Args:
         results: what ``run_benchmark`` returned.
-        figures: images to show, relative to the report.
+        figures: paths of the figures, relative to the report.
     """
     lines = [
         "# Benchmark",
@@ -60,7 +60,7 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table; bars inside cells are escaped."""
+    """Format a Markdown table; vertical bars in cells are escaped."""
     body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return [
         "| " + " | ".join(header) + " |",
@@ -70,7 +70,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _all_models(models: Mapping[str, Any]) -> list[str]:
-    """Method by model: accuracy, and the gain over the reference with its interval."""
+    """Tabulate methods by models: accuracy, and the gain over the reference with its interval."""
     methods = dict.fromkeys(method for model in models.values() for method in model["methods"])
     rows = []
     for method in methods:
@@ -91,7 +91,7 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
         f"Backbone `{model['model']}`, RPN `{model['rpn'] or 'none'}`, {model['n']} items scored.",
         "",
         *table(
-            ("method", "accuracy (95%)", f"difference to {REFERENCE} (95%)", "McNemar p",
+            ("method", "accuracy (95%)", f"difference from {REFERENCE} (95%)", "McNemar p",
              "visual tokens", "s / question", f"time / {REFERENCE}"),
             [_accuracy_row(name, values) for name, values in methods.items()],
         ),
@@ -108,7 +108,7 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
     if pointing:
         lines += [
             "",
-            *table(("method", "map peak on the true box", "crop holds its center"), pointing),
+            *table(("method", "map peak in a true box", "crop contains its center"), pointing),
         ]
     if model["skipped"]["n"]:
         items = model["skipped"]["items"]
@@ -143,9 +143,9 @@ def _outcome_table(methods: Mapping[str, Any]) -> list[str]:
 
 
 def _stage_table(methods: Mapping[str, Any]) -> list[str]:
-    """Where the time of an answer goes."""
+    """Tabulate the time of an answer by stage."""
     named = dict.fromkeys(stage for values in methods.values() for stage in values["stages"])
-    # A proposer of a third party may have stages of its own.
+    # A third-party proposer may have its own stages.
     stages = [stage for stage in ANSWER_STAGES if stage in named]
     stages += [stage for stage in named if stage not in ANSWER_STAGES]
     rows = []
@@ -176,17 +176,17 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     }
     failed = ": " + ", ".join(f"{k} {v}" for k, v in errors.items()) if errors else ""
     items = (
-        "Items whose image cannot be read are left out for all methods; an item on which one "
-        f"method alone fails counts as wrong for it{failed}."
+        "Items whose image cannot be read are skipped for all methods; an item on which only one "
+        f"method fails counts as wrong for that method{failed}."
     )
     costs = (
-        f"Wall times are shares of a batch of {results['batch_size']}, opening the images left "
-        "out. The methods take turns on every batch, so that a busy machine slows all of them: "
-        "the ratios mean more than the seconds. By stage: `vision` encodes the image; without a "
-        "region that is looked for, `prefill` runs the prompt; else `prefix` runs it up to the end "
-        "of the image, `question` the rest up to the branch layer, `proposal` scores the map and "
-        "chooses the crops, `crop` encodes them, `roi_prefill` runs them and the question; "
-        "`decode` is the response."
+        f"Wall times are per question, in batches of {results['batch_size']}, and exclude opening "
+        "the images. The methods take turns on every batch, so that a busy machine slows down all "
+        "of them: ratios mean more than seconds. By stage: `vision` encodes the image. In a plain "
+        "answer, `prefill` runs the prompt; otherwise, `prefix` runs it up to the end of "
+        "the image, `question` runs the rest up to the branch layer, `proposal` scores the map and "
+        "chooses the crops, `crop` encodes them, and `roi_prefill` runs them and the question. "
+        "`decode` generates the response."
     )
     notes = [_INTERVALS, items, costs, _CONTROLS]
     options = {name: values for name, values in results["method_options"].items() if values}
@@ -204,7 +204,7 @@ def _environment(results: Mapping[str, Any]) -> list[str]:
         **results["environment"],
         "processes": str(results["processes"]),
         "batch size": str(results["batch_size"]),
-        "new tokens at most": str(results["max_new_tokens"]),
+        "max new tokens": str(results["max_new_tokens"]),
         "data fingerprint": results["data_fingerprint"],
     }
     return [f"- {name}: {value}" for name, value in facts.items()]

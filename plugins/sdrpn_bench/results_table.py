@@ -14,7 +14,11 @@ _COLUMNS = ("accuracy [95%]", "gain, points [95%]", "tokens", "time")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """The table of what ``run_benchmark`` returned; gains are points above the reference."""
+    """Make the table; gains are percentage points above the reference.
+
+    Args:
+        results: what ``run_benchmark`` returned.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -35,7 +39,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 
 def gain_line(name: str, model: Mapping[str, Any], method: str) -> str:
-    """One sentence: what a method added to a model's accuracy."""
+    """Say in one line what a method adds to a model's accuracy."""
     values = model["methods"][method]
     before, after = model["methods"][REFERENCE]["accuracy"], values["accuracy"]
     low, high = (100 * limit for limit in values["difference"]["interval"])

@@ -1,4 +1,4 @@
-"""The benchmark: every method on every item of the data, for one or more models."""
+"""Run the benchmark: every method on every item of the data, for one or more models."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from sdrpn_core.util.json_files import write_json
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-#: The methods that are compared unless others are named, where the model and the data allow them.
+#: The methods that are compared by default, if the model and the data allow them.
 DEFAULT_METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
 
 RESULTS_NAME = "results.json"
 
 Progress = Callable[[str, int, int], None]
-"""Called with a model's name, how many of this process's items are done for it, and of how many."""
+"""Called with a model's name, and the number of this process's items: finished, and in total."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What all models share."""
+    """Everything that all models share."""
 
     records: RecordSource
     methods: Mapping[str, Method]
@@ -70,29 +70,29 @@ def run_benchmark(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare methods on data, and write results, a report and figures.
+    """Compare methods on a dataset, and write results, a report and figures.
 
     A run that was interrupted goes on where it stopped. Started by ``accelerate launch`` the items
     are split over the processes, which must share the folder ``out``; every process returns the
     same results.
 
     Args:
-        models: one or more: paths, hub ids, or :class:`BenchModel` (which also names an RPN).
+        models: one or more: paths, Hub IDs, or :class:`BenchModel` (which also names an RPN).
         methods: registered names; ``None``: those of ``DEFAULT_METHODS`` that apply.
-        dataset: what ``read_records`` takes: a registered name, a file, or records. Records need
-            an ``answer`` unless the dataset brings a scorer, and ``boxes`` for some methods.
+        dataset: what ``read_records`` accepts: a registered name, a file, or records. Records need
+            an ``answer`` unless the dataset has its own scorer, and ``boxes`` for some methods.
         out: folder for ``results.json``, ``items.jsonl``, ``config.json``, ``report.md`` and
             ``figures/``.
         n: number of items; default: all.
-        seed: selects the items, and the places of random crops.
-        batch_size: questions per batch; changes the cost, not the answers.
-        max_new_tokens: limit of the answers' length.
+        seed: selects the items, and the positions of random crops.
+        batch_size: questions per batch; affects the cost, not the answers.
+        max_new_tokens: maximum length of an answer.
         max_pixels: items whose image has more pixels are left out.
-        method_options: options by method.
+        method_options: options, by method.
         scorer: ``(prediction, record) -> bool``; default: the dataset's own, else exact match of
             normalized words.
         load_options: arguments of ``load_backbone`` (dtype, device, attn_implementation ...).
-        overwrite: start over: delete what an earlier run left in ``out``.
+        overwrite: start over: delete the run in ``out``.
         progress: called after every batch.
 
     Returns:
@@ -172,7 +172,7 @@ def _probe(records: RecordSource) -> Record:
 def _choose_methods(
     names: Sequence[str] | None,
     models: Sequence[BenchModel],
-    probe: Record,
+    sample: Record,
     options: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Method]:
     registry = get_plugins().methods
@@ -180,26 +180,27 @@ def _choose_methods(
     for name in names or DEFAULT_METHODS:
         if name in classes:
             raise ConfigError(f"method {name!r} is named twice")
-        lacking = _lacking(registry.get(name), models, probe)
-        if lacking is None:
+        unmet = _unmet(registry.get(name), models, sample)
+        if unmet is None:
             classes[name] = registry.get(name)
         elif names is not None:
-            raise ConfigError(f"method {name!r} needs {lacking}")
+            raise ConfigError(f"method {name!r} needs {unmet}")
     if unused := sorted(options.keys() - classes.keys()):
         raise ConfigError(
-            f"options for method {unused[0]!r}, which is not compared: {', '.join(classes)}"
+            f"options for method {unused[0]!r}, which is not among those compared: "
+            f"{', '.join(classes)}"
         )
     return {name: cls.from_options(options.get(name, {})) for name, cls in classes.items()}
 
 
-def _lacking(method: type[Method], models: Sequence[BenchModel], probe: Record) -> str | None:
-    """What a method needs and does not get, in words."""
+def _unmet(method: type[Method], models: Sequence[BenchModel], sample: Record) -> str | None:
+    """What a method needs but does not get, in words; ``None`` if it has everything."""
     if method.needs_rpn:
         for model in models:
             if model.rpn is None:
-                return f"an RPN, and model {model.name!r} comes without one: give PATH=RPN"
-    if method.needs_boxes and not probe.boxes:
-        return "records with boxes, and the data has none"
+                return f"an RPN, but model {model.name!r} has none: use PATH=RPN"
+    if method.needs_boxes and not sample.boxes:
+        return "records with boxes, but the data has none"
     return None
 
 
@@ -211,7 +212,7 @@ def _run_model(
     state: PartialState,
     progress: Progress | None,
 ) -> None:
-    """Answer this process's share of the items that are not done yet."""
+    """Answer this process's share of the unfinished items."""
     own = [row for row in done if row["model"] == model.name]
     finished = {row["index"] for row in own}
     pending = [i for i in range(len(run.records)) if i not in finished]
@@ -219,8 +220,8 @@ def _run_model(
     if not mine and not own:
         return
     backbone, rpn = model.load(**load_options)
-    mark = fingerprint(backbone, rpn)
-    if any(row["fingerprint"] != mark for row in own):
+    current = fingerprint(backbone, rpn)
+    if any(row["fingerprint"] != current for row in own):
         raise ConfigError(
             f"{run.store.folder} holds results of other weights of model {model.name!r}: "
             f"{CONFIG.remedy}"
@@ -230,10 +231,10 @@ def _run_model(
         items = [(index, run.records[index]) for index in batch]
         opened, rows = open_items(backbone, items, run.scorer, run.max_pixels)
         if opened:
-            if number == 0:  # the first pass pays for lazy set-up, which is no method's cost
+            if number == 0:  # the first pass includes one-time setup, which is no method's cost
                 measure(context, run.methods, opened[:1], run.scorer)
             rows += measure(context, run.methods, opened, run.scorer, first=number)
-        run.store.append({"model": model.name, "fingerprint": mark, **row} for row in rows)
+        run.store.append({"model": model.name, "fingerprint": current, **row} for row in rows)
         if progress is not None:
             progress(str(model.name), min((number + 1) * run.batch_size, len(mine)), len(mine))
 
@@ -253,7 +254,7 @@ def _results(
         if len(own) != len(run.records):
             raise InputError(
                 f"{run.store.folder}: {len(own)} of {len(run.records)} items of model "
-                f"{model.name!r} are there: all processes must share this folder"
+                f"{model.name!r} were found: all processes must share this folder"
             )
         for row in own:
             if lacking := sorted(run.methods.keys() - row.get("methods", run.methods).keys()):
@@ -262,7 +263,7 @@ def _results(
                     f"{lacking[0]!r}: {CONFIG.remedy}"
                 )
         if all("error" in row for row in own):
-            raise InputError(f"no item could be asked; the first: {own[0]['error']}")
+            raise InputError(f"no item could be answered; the first error: {own[0]['error']}")
         summaries[str(model.name)] = {
             "model": model.origin,
             "rpn": model.rpn_origin,

@@ -1,4 +1,4 @@
-"""Is an answer right? The dataset's own scorer if it brings one, else normalized exact match."""
+"""Score answers: with the dataset's own scorer if it has one, else by normalized exact match."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from sdrpn_core.data.record import Record
 
 Scorer = Callable[[str, "Record"], bool]
-"""``(prediction, record) -> whether it is right``."""
+"""``(prediction, record) -> whether it is correct``."""
 
 #: Metadata key under which a dataset registers its scorer, as ``"module:attr"``.
 SCORER_KEY = "scorer"
 
 
 def exact_match(prediction: str, record: Record) -> bool:
-    """Whether prediction and answer are the same words, case and outer punctuation aside.
+    """Whether prediction and answer are the same words, ignoring case and outer punctuation.
 
     Raises:
         InputError: the record has no answer.
@@ -33,10 +33,10 @@ def exact_match(prediction: str, record: Record) -> bool:
 
 
 def normalize(text: str) -> str:
-    """Words in lower case (Unicode NFKC, casefolded), without the punctuation around them.
+    """Normalize words: Unicode NFKC, casefolded, without punctuation around them.
 
-    Punctuation inside a word stays, so that 3.5 is not 35; of a text that is nothing but
-    punctuation all of it stays.
+    Punctuation inside a word is kept, so that 3.5 is not 35. A text of nothing but punctuation is
+    kept entirely.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     words = [word.strip(string.punctuation) for word in text.split()]
@@ -44,7 +44,7 @@ def normalize(text: str) -> str:
 
 
 def find_scorer(dataset: object) -> Scorer:
-    """The scorer that a registered dataset brings, else :func:`exact_match`.
+    """Find the scorer of a registered dataset; :func:`exact_match` if it has none.
 
     Raises:
         PluginError: the scorer cannot be imported; the plugin is named.

@@ -1,4 +1,4 @@
-"""From item results to numbers."""
+"""Aggregate item results."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ REFERENCE = "baseline"
 
 
 def summarize(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
-    """Numbers of one model.
+    """Aggregate the results of one model.
 
     Args:
-        rows: its item results, those without an answer included.
+        rows: its item results, including those without an answer.
         methods: the compared methods, in order.
 
     Returns:
         ``n`` scored items, ``skipped`` (number and reasons), and per method: accuracy with its
-        interval, difference to the baseline, outcomes, cost (seconds per question, in all and by
-        stage of the answer), and pointing where boxes are known.
+        interval, difference from the baseline, outcomes, cost (seconds per question, in total and
+        by stage of the answer), and pointing if boxes are known.
     """
     scored = [row for row in rows if "methods" in row]
     skipped = [{"id": row["id"], "error": row["error"]} for row in rows if "methods" not in row]
@@ -69,7 +69,7 @@ def _method(results: Sequence[Row], reference: Sequence[Row] | None) -> dict[str
 
 
 def _stages(results: Sequence[Row]) -> dict[str, float]:
-    """Mean seconds of an answer by stage."""
+    """Mean seconds of an answer, by stage."""
     found = [result["stages"] for result in results if "stages" in result]
     names = dict.fromkeys(name for stages in found for name in stages)
     return {name: fmean(stages.get(name, 0.0) for stages in found) for name in names}

@@ -1,4 +1,4 @@
-"""Import of published SD-RPN checkpoints: from a merged model to an RPN beside its stock backbone.
+"""Import published SD-RPN checkpoints: from a merged model to an RPN for its stock backbone.
 
 Example:
     >>> from sdrpn_core import load_backbone
@@ -24,20 +24,20 @@ SDRPN_API = 1
 
 __all__ = ["PublishedCheckpoint", "import_rpn"]
 
-_HOME = {"PublishedCheckpoint": "checkpoint", "import_rpn": "importer"}
+_MODULES = {"PublishedCheckpoint": "checkpoint", "import_rpn": "importer"}
 
 
 @hookimpl
 def sdrpn_register_commands(registry: Registry[Any]) -> None:
-    """The import, from the command line."""
+    """Register the command ``import-rpn``."""
     registry.add(
         "import-rpn",
         "sdrpn_published.import_command:import_rpn",
-        help="Turn a published SD-RPN checkpoint into an RPN for the stock model.",
+        help="Convert a published SD-RPN checkpoint to an RPN for the stock model.",
     )
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

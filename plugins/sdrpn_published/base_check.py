@@ -1,4 +1,4 @@
-"""Whether the base model inside a published checkpoint is the given one."""
+"""Check that the base model inside a published checkpoint is the given backbone."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_published.checkpoint import PublishedCheckpoint
 
-#: Rows of each tensor that are compared: training that touches a tensor touches all of its rows.
+#: Rows of each tensor that are compared: training a tensor changes all of its rows.
 _ROWS = 64
 
-#: Both sides may have been rounded to bfloat16, each by a relative 2^-9.
+#: Both sides may have been rounded to bfloat16, each with a relative error of 2^-9.
 _RELATIVE = 2**-8
-#: float16 has no smaller step than 2^-24.
+#: The smallest step of float16 is 2^-24.
 _ABSOLUTE = 2**-24
 
-#: Tensors with a row per token: conversions to the stock classes append rows for added tokens.
+#: Tensors with one row per token: conversions to the stock classes append rows for added tokens.
 _PER_TOKEN = ("embed_tokens.weight", "lm_head.weight")
 
 
 def check_base(checkpoint: PublishedCheckpoint, layout: Layout, backbone: Backbone) -> int:
     """Compare the base tensors that a checkpoint holds with the backbone's.
 
-    The first rows of every tensor are read. What the checkpoint lacks (layers cut off for training,
-    a vision encoder that is loaded from elsewhere) is not asked for: an RPN runs beside the given
-    backbone. Tensors that are packed by quantization or offloaded cannot be compared.
+    Only the first rows of every tensor are read. The checkpoint may lack tensors (layers removed
+    for training, a vision encoder that is loaded from elsewhere), because an RPN uses the given
+    backbone. Tensors that are offloaded, or packed by quantization, cannot be compared.
 
     Returns:
-        How many tensors were compared.
+        The number of tensors that were compared.
 
     Raises:
         CheckpointError: a tensor differs, or the backbone has no such tensor.
@@ -41,7 +41,7 @@ def check_base(checkpoint: PublishedCheckpoint, layout: Layout, backbone: Backbo
     where = str(checkpoint.folder)
     if backbone.model.config.model_type != layout.base_model_type:
         raise CheckpointError(
-            f"{where}: belongs to a model of type {layout.base_model_type!r}, "
+            f"{where}: belongs to a model of type {layout.base_model_type!r}, but "
             f"{backbone.name} is of type {backbone.model.config.model_type!r}"
         )
     stock = backbone.model.state_dict()
@@ -56,7 +56,7 @@ def check_base(checkpoint: PublishedCheckpoint, layout: Layout, backbone: Backbo
         shape, found = checkpoint.shape(published), tuple(theirs.shape)
         if shape[1:] != found[1:] or not _rows_fit(published, shape, found):
             raise CheckpointError(
-                f"{where}: {published} has shape {shape}, {backbone.name} has {found}"
+                f"{where}: {published} has shape {shape}, but {backbone.name} has {found}"
             )
         ours = checkpoint.tensor(published, rows=_ROWS).float()
         theirs = theirs[: len(ours)].float().cpu()
@@ -64,7 +64,7 @@ def check_base(checkpoint: PublishedCheckpoint, layout: Layout, backbone: Backbo
             worst = (theirs - ours).abs().max().item()
             raise CheckpointError(
                 f"{where}: {published} differs from that of {backbone.name} by up to {worst:.3g}: "
-                "the checkpoint was trained on other weights"
+                "the checkpoint was trained on different weights"
             )
         compared += 1
     return compared

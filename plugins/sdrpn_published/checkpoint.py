@@ -1,4 +1,4 @@
-"""Reading a published checkpoint: its configuration, and its tensors one by one."""
+"""Read a published checkpoint: its configuration, and its tensors one by one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _CONVERT = (
 class PublishedCheckpoint:
     """A folder with ``config.json`` and safetensors, in one file or in shards with an index.
 
-    Tensors are read when asked for: a published checkpoint holds the whole model, of which the RPN
-    is a small part.
+    Tensors are read on demand: a published checkpoint contains the whole model, of which the RPN is
+    only a small part.
 
     Args:
         folder: the checkpoint's folder.
@@ -43,7 +43,7 @@ class PublishedCheckpoint:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise CheckpointError(
-                f"{folder}: no such folder; a checkpoint of the Hub is downloaded first, with "
+                f"{folder}: no such folder; to download a checkpoint from the Hub, run "
                 f"hf download {folder} --local-dir FOLDER"
             )
         self.config = _read_json(self.folder / CONFIG_NAME)
@@ -56,11 +56,11 @@ class PublishedCheckpoint:
 
     @property
     def dtype(self) -> str:
-        """The dtype that the configuration states, by name; ``auto`` where it states none."""
+        """The name of the configuration's dtype; ``auto`` if there is none."""
         return str(self.config.get("dtype") or self.config.get("torch_dtype") or "auto")
 
     def tensor(self, name: str, rows: int | None = None) -> torch.Tensor:
-        """A tensor, or its first ``rows`` along dimension 0, as stored.
+        """Read a tensor, or its first ``rows`` along dimension 0, as stored.
 
         Raises:
             CheckpointError: there is no such tensor, or its file cannot be read.
@@ -75,7 +75,7 @@ class PublishedCheckpoint:
             raise CheckpointError(f"{path}: cannot read {name} ({error})") from error
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it.
+        """Look up the shape of a tensor, without reading it.
 
         Raises:
             CheckpointError: as for :meth:`tensor`.
@@ -89,11 +89,11 @@ class PublishedCheckpoint:
 
     def _file_of(self, name: str) -> Path:
         if name not in self._files:
-            raise CheckpointError(f"{self.folder}: holds no tensor {name}")
+            raise CheckpointError(f"{self.folder}: contains no tensor {name}")
         return self._files[name]
 
     def _find_files(self) -> dict[str, Path]:
-        """Tensor name -> file."""
+        """Map tensor names to files."""
         index = self.folder / INDEX_NAME
         if index.is_file():
             return self._indexed(index)
@@ -107,19 +107,19 @@ class PublishedCheckpoint:
         pickled = sorted(path.name for path in self.folder.glob("*.bin"))
         if pickled:
             raise CheckpointError(
-                f"{self.folder}: only pickled weights ({pickled[0]}), which can run code and are "
-                f"not opened; convert them to safetensors where you trust them: {_CONVERT}"
+                f"{self.folder}: contains only pickled weights ({pickled[0]}), which can run code "
+                f"and are never opened; if you trust them, convert them to safetensors: {_CONVERT}"
             )
-        raise CheckpointError(f"{self.folder}: neither {WEIGHTS_NAME} nor {INDEX_NAME} is there")
+        raise CheckpointError(f"{self.folder}: contains neither {WEIGHTS_NAME} nor {INDEX_NAME}")
 
     def _indexed(self, index: Path) -> dict[str, Path]:
         weight_map = _read_json(index).get("weight_map")
         if not isinstance(weight_map, Mapping):
-            raise CheckpointError(f"{index}: has no weight_map")
+            raise CheckpointError(f"{index}: contains no weight_map")
         files = {}
         for name, file in weight_map.items():
             if Path(str(file)).name != file:  # an index must not point out of its folder
-                raise CheckpointError(f"{index}: {file!r} is not the name of a file beside it")
+                raise CheckpointError(f"{index}: {file!r} is not the name of a file next to it")
             files[name] = self.folder / file
         if missing := sorted({path.name for path in files.values() if not path.is_file()}):
             raise CheckpointError(f"{self.folder}: shards are missing: {', '.join(missing)}")

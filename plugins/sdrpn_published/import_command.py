@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from sdrpn_core.cli.model_options import DType, Revision, load_options
+from sdrpn_core.cli.model_options import DType, ModelPath, Revision, load_options
 
 __all__ = ["import_rpn"]
 
-#: The import reads weights and computes nothing.
+#: The import only reads weights.
 _DEVICE = "cpu"
 
 
@@ -21,20 +21,17 @@ def import_rpn(
         Path,
         typer.Argument(metavar="CHECKPOINT", help="Folder of a published SD-RPN checkpoint."),
     ],
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="Stock model it was trained on: folder or hub id."),
-    ],
+    model: ModelPath,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the RPN.")],
     dtype: DType = None,
     revision: Revision = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Turn a published SD-RPN checkpoint into an RPN for the stock model.
+    """Convert a published SD-RPN checkpoint to an RPN for the stock model that it was trained on.
 
-    The RPN is saved in the checkpoint's own dtype, unless --dtype says otherwise.
+    The RPN is saved in the checkpoint's own dtype, unless you set --dtype.
     """
-    # torch and transformers load only now, when the options are known to make sense
+    # Import torch and transformers only once the options are known to be valid.
     from sdrpn_core.backbone.loading import load_backbone
     from sdrpn_published.checkpoint import PublishedCheckpoint
     from sdrpn_published.importer import import_rpn as read_rpn

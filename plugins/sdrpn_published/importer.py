@@ -1,4 +1,4 @@
-"""From a published checkpoint to an RPN."""
+"""Convert a published checkpoint to an RPN."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def import_rpn(checkpoint: str | Path | PublishedCheckpoint, backbone: Backbone) -> RPN:
     """Read the RPN of a published SD-RPN checkpoint.
 
-    Filled checkpoints (a whole model) and what the trainer writes (without the layers, norm and
-    language head that training does not need) are read alike: the answer comes from ``backbone``.
+    Both whole models and what the trainer writes (without the layers, the norm and the language
+    head that training does not need) can be read: in either case, ``backbone`` gives the answers.
 
     Args:
         checkpoint: its folder, with ``config.json`` and safetensors.
@@ -32,7 +32,7 @@ def import_rpn(checkpoint: str | Path | PublishedCheckpoint, backbone: Backbone)
 
     Raises:
         CheckpointError: missing or broken files, pickled weights, not an SD-RPN checkpoint, or one
-            that was trained on another model.
+            that was trained on a different model.
         ConfigError: a setting is out of range for the backbone.
     """
     if not isinstance(checkpoint, PublishedCheckpoint):
@@ -54,6 +54,6 @@ def _check_depth(checkpoint: PublishedCheckpoint, n_layers: int) -> None:
     beyond = f"model.twig_layers.{n_layers}."
     if any(name.startswith(beyond) for name in checkpoint.names):
         raise CheckpointError(
-            f"{checkpoint.folder}: holds more branch layers than config.json says (twig_T is "
+            f"{checkpoint.folder}: contains more branch layers than config.json says (twig_T is "
             f"{n_layers})"
         )

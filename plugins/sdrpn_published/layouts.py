@@ -1,9 +1,9 @@
-"""What published checkpoints look like, family by family: data, and its only readers.
+"""Layouts of published checkpoints, family by family.
 
-A checkpoint is a whole model under the names of the code that trained it: the base model, maybe
-cut after the layers that training needs, and beside it the branch, as ``twig_layers``,
-``twig_norm`` and ``twig_head``. The branch's language head takes part in no score and is not read,
-and neither are the parts of its last layer behind the query and key projections.
+A checkpoint contains a whole model, with the names of the code that trained it: the base model
+(possibly truncated after the layers that training needs), and the branch: ``twig_layers``,
+``twig_norm`` and ``twig_head``. The branch's language head does not contribute to any score and is
+not read; nor are the parts of its last layer after the query and key projections.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Layout:
     """One family of published checkpoints.
 
     Attributes:
-        model_type: what its ``config.json`` states.
+        model_type: the one in its ``config.json``.
         base_model_type: ``config.model_type`` of the stock model that it was trained on.
-        rope: whether the scores are taken behind the rotary embeddings.
+        rope: whether scores are computed after the rotary embeddings.
         norm_for: values of ``roi_super_type`` with a norm between the branch's layers and the
             scores.
         policy_options: fields of the mask policy that the published evaluation uses.
-        base_names: published prefix -> prefixes of the stock model, the first that exists is meant;
-            the first published prefix that fits a name counts.
+        base_names: published prefix -> candidate prefixes of the stock model, of which the first
+            that exists is used; the first published prefix that matches a name counts.
     """
 
     model_type: str
@@ -44,7 +44,7 @@ class Layout:
     base_names: Mapping[str, tuple[str, ...]]
 
     def stock_name(self, published: str, known: Container[str]) -> str | None:
-        """The stock model's name of a base tensor, one of ``known``; ``None`` if it has none."""
+        """Translate a base tensor's name to the stock model's, one of ``known``; else ``None``."""
         for prefix, targets in self.base_names.items():
             if published.startswith(prefix):
                 rest = published.removeprefix(prefix)
@@ -52,8 +52,8 @@ class Layout:
         return None
 
 
-#: Scores on padded squares ignore positions and follow a norm; on resized images with multimodal
-#: positions they keep them, and the norm that those checkpoints also hold is unused.
+#: Scores on padded squares ignore positions and follow a norm. On resized images with multimodal
+#: positions, they use positions, and the norm that those checkpoints also contain is not used.
 LAYOUTS = (
     Layout(
         model_type="llava_llama",
@@ -94,10 +94,10 @@ LAYOUTS = (
 
 
 def find_layout(model_type: Any, where: str) -> Layout:
-    """The layout of a published ``model_type``.
+    """Find the layout of a published ``model_type``.
 
     Raises:
-        CheckpointError: none is known.
+        CheckpointError: there is none.
     """
     for layout in LAYOUTS:
         if layout.model_type == model_type:
@@ -109,11 +109,11 @@ def find_layout(model_type: Any, where: str) -> Layout:
 
 
 def published_name(rpn_name: str, n_layers: int) -> str:
-    """The published name of an RPN's tensor.
+    """Translate the name of an RPN's tensor to the published one.
 
     Args:
         rpn_name: as in ``RPN.state_dict()``.
-        n_layers: R. The head is made of the branch's last layer.
+        n_layers: R; the head is made from the branch's last layer.
     """
     last = f"model.twig_layers.{n_layers - 1}."
     prefixes = {
@@ -125,7 +125,7 @@ def published_name(rpn_name: str, n_layers: int) -> str:
     for prefix, published in prefixes.items():
         if rpn_name.startswith(prefix):
             return published + rpn_name.removeprefix(prefix)
-    raise CheckpointError(f"no published checkpoint holds a tensor like {rpn_name}")
+    raise CheckpointError(f"published checkpoints contain no counterpart of {rpn_name}")
 
 
 def is_base(published: str) -> bool:

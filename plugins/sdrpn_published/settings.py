@@ -1,4 +1,4 @@
-"""From a published configuration to an RPN's."""
+"""Convert a published configuration to that of an RPN."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sdrpn_published.layouts import Layout
 #: ``roi_source`` -> the qk head's source.
 _SOURCES = {"qk": "projections", "hidden_states": "hidden_states"}
 
-#: The published default for maps that are distributions: a share of the maximum, and with it a mask
-#: that is full.
+#: The published default for maps that are distributions: a threshold relative to the maximum, which
+#: implies a full mask.
 _DISTRIBUTION_POLICY = {"threshold": 0.15, "relative": True, "whole_grid": True}
 
 
@@ -32,15 +32,15 @@ class _Published:
 
 
 def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNConfig:
-    """The configuration of the RPN that a published checkpoint holds.
+    """Make the configuration of the RPN in a published checkpoint.
 
-    The crop policy is that of the published evaluation: one crop around all regions, tokens outside
-    them dropped.
+    The crop policy is that of the published evaluation: one crop around all regions, whose tokens
+    outside the regions are dropped.
 
     Args:
         published: its ``config.json``.
         layout: its family.
-        where: its place, for messages.
+        where: its path, for messages.
 
     Raises:
         CheckpointError: not an SD-RPN checkpoint, or a setting is missing, of the wrong type or

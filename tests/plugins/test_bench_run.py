@@ -199,7 +199,7 @@ def test_unreadable_items_are_counted_and_skipped(model, records, tmp_path):
 
 
 def test_nothing_readable_is_an_error(model, tmp_path):
-    with pytest.raises(InputError, match=r"no item could be asked; the first: .*zero bytes"):
+    with pytest.raises(InputError, match=r"no item could be answered; .*zero bytes"):
         run_benchmark(model, ["baseline"], [Record("e", b"", "q", answer="a")], out=tmp_path)
 
 

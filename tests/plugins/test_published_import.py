@@ -258,7 +258,7 @@ def test_unusable_configurations(write, backbone, change, message):
 
 def test_a_missing_branch_tensor_is_named(write, backbone):
     name = "model.twig_layers.2.self_attn.q_proj.weight"
-    with pytest.raises(CheckpointError, match=f"holds no tensor {name}"):
+    with pytest.raises(CheckpointError, match=f"contains no tensor {name}"):
         import_rpn(write(tensors={name: None}), backbone)
 
 
