@@ -129,9 +129,9 @@ def test_tapped_states(case, case_rpn):
 def test_the_map(case, case_rpn):
     """Scores, blurred probabilities, and what any token of the question scores."""
     data = case.data
+    state = prefill(case.backbone, [case.question], case_rpn)
     for policy, _, arrays in case.thresholds():
-        proposer = RPNProposer(case_rpn, policy)
-        (roi,) = proposer.maps(prefill(case.backbone, [case.question], case_rpn))
+        (roi,) = RPNProposer(case_rpn, policy).maps(state)
         np.testing.assert_allclose(roi.scores, data["roi_logits"], atol=MAPS, rtol=0)
         np.testing.assert_allclose(policy.smoothed(roi), data["roi_blur"], atol=BLURRED, rtol=0)
         np.testing.assert_array_equal(policy.above(roi), arrays["mask"].astype(bool))

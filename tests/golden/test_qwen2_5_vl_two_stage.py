@@ -22,7 +22,6 @@ from tests.golden.qwen2_5_vl import (
     EMBEDDINGS,
     LOGITS,
     golden_rpn,
-    load_qwen,
     published_policy,
     read_case,
 )
@@ -99,9 +98,9 @@ def check_answer(case, proposer, arrays):
 def test_every_threshold(case, case_rpn):
     (image,) = case.question.images
     seen = []
+    state = prefill(case.backbone, [case.question], case_rpn)
     for policy, status, arrays in case.thresholds():
         proposer = RPNProposer(case_rpn, policy)
-        state = prefill(case.backbone, [case.question], case_rpn)
         ((proposal,),) = proposer.propose(state)
         ((plan, segments),) = encode_crops(case.backbone, [(image, proposal.plan)])
         found = check_answer(case, proposer, arrays)
@@ -134,8 +133,7 @@ def test_every_threshold(case, case_rpn):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-def test_all_cases_in_one_batch(qwen_folder, load, attn_implementation):
+def test_all_cases_in_one_batch(qwen_folder, load, any_qwen):
     """Pruned, cropped and plain answers side by side: each is the one that its question gets alone.
 
     One budget of pixels serves them all, the largest, under which large images are pruned and small
@@ -144,8 +142,7 @@ def test_all_cases_in_one_batch(qwen_folder, load, attn_implementation):
     files = sorted(qwen_folder.glob("case_*.npz"))
     if not files:
         pytest.skip("no cases")
-    model = load_qwen(qwen_folder, attn_implementation)
-    read = [read_case(qwen_folder, file, load(file), model) for file in files]
+    read = [read_case(qwen_folder, file, load(file), any_qwen) for file in files]
     backbone = max(read, key=lambda case: case.settings["max_pixels"]).backbone
     questions = [case.question for case in read]
     proposer = RPNProposer(golden_rpn(qwen_folder, backbone), published_policy(0.05))
