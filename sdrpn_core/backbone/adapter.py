@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.backbone.decoder import decoder_layers, layer_kinds
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
 from sdrpn_core.data.images import open_image
@@ -144,6 +144,11 @@ class Backbone(ABC):
     def image_token_id(self) -> int:
         """Id of the placeholder that stands for one image in the tokenized prompt."""
         return int(self.model.config.image_token_id)
+
+    @property
+    def n_injections(self) -> int:
+        """Behind how many of its first layers the decoder adds visual features to hidden states."""
+        return 0
 
     # -- what the core builds on it -------------------------------------------------------------
 
@@ -307,6 +312,44 @@ class Backbone(ABC):
         """A tensor on the model's device, floating point ones in the model's dtype."""
         dtype = self.model.dtype if tensor.is_floating_point() else None
         return tensor.to(self.model.device, dtype)
+
+    def fitting_branch(self, branch: int, n_layers: int) -> int:
+        """The first B from ``branch`` on at which copied layers can run as the decoder's do.
+
+        Copies see no features that the decoder adds between layers, so the last injection lies
+        before B. Layers of another kind of attention have a mask and rotary embeddings of their
+        own: a kind that the copies have must occur up to B.
+
+        Args:
+            branch: B.
+            n_layers: R.
+        """
+        kinds = layer_kinds(self.decoder)
+        for found in range(max(branch, self.n_injections), len(kinds)):
+            if set(kinds[found : found + n_layers]) <= set(kinds[: found + 1]):
+                return found
+        return branch
+
+    def check_branch(self, branch: int, n_layers: int) -> None:
+        """Refuse an RPN whose layers could not run as the decoder's do.
+
+        Raises:
+            ConfigError: says why, and where to branch off.
+        """
+        found = self.fitting_branch(branch, n_layers)
+        if found == branch:
+            return
+        if branch < self.n_injections:
+            why = (
+                f"visual features are added behind the first {self.n_injections} decoder layers, "
+                "and copies of these would miss them"
+            )
+        else:
+            why = "a layer of the RPN has a kind of attention that no layer up to there has"
+        raise ConfigError(
+            f"{self.name}: an RPN with {n_layers} layers cannot branch off at layer {branch}: "
+            f"{why}; branch off at layer {found}"
+        )
 
     def check_whole(self, purpose: str) -> None:
         """Refuse what a backbone that was loaded in part, or truncated, cannot do.

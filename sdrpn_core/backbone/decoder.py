@@ -6,6 +6,9 @@ from torch import nn
 
 from sdrpn_core.errors import ConfigError
 
+#: Kind of a layer that attends to everything before a token.
+FULL_ATTENTION = "full_attention"
+
 
 def decoder_layers(decoder: nn.Module) -> nn.ModuleList:
     """The decoder's layers, first to last.
@@ -17,6 +20,16 @@ def decoder_layers(decoder: nn.Module) -> nn.ModuleList:
     if not isinstance(layers, nn.ModuleList):
         raise ConfigError(f"the decoder {type(decoder).__name__} has no list of layers to tap")
     return layers
+
+
+def layer_kinds(decoder: nn.Module) -> list[str]:
+    """Per decoder layer the kind of its attention, such as ``sliding_attention``.
+
+    Layers of one kind are called with one mask and one set of rotary embeddings.
+    """
+    n_layers = len(decoder_layers(decoder))
+    kinds = getattr(getattr(decoder, "config", None), "layer_types", None)
+    return [str(kind) for kind in kinds[:n_layers]] if kinds else [FULL_ATTENTION] * n_layers
 
 
 def part(module: nn.Module, name: str) -> nn.Module:

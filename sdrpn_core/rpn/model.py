@@ -72,7 +72,8 @@ class RPN(nn.Module):
             overrides: fields of the configuration to replace.
 
         Raises:
-            ConfigError: B + R exceeds the number of decoder layers, or unknown head options.
+            ConfigError: B + R exceeds the number of decoder layers, the layers could not run as
+                the decoder's do (:meth:`Backbone.check_branch`), or unknown head options.
             UnknownNameError: no head of that name.
         """
         if config is None:
@@ -86,6 +87,7 @@ class RPN(nn.Module):
                 f"decoder layers up to {stop - 1}, but the backbone has {len(backbone.layers)} "
                 "loaded"
             )
+        backbone.check_branch(config.branch, config.n_layers)
         head_class = get_plugins().rpn_heads.get(config.head)
         options = _head_options(config, head_class)
         # The copies share the decoder's config, so that they follow its attention implementation.
@@ -161,19 +163,19 @@ class RPN(nn.Module):
         if checkpointing and cache is not None:
             raise ConfigError("gradient checkpointing needs the features in one piece")
         weight = next(self.parameters())
-        kwargs = {
-            **send_to_device(features.layer_kwargs, weight.device),
-            **cache_argument(cache),
-            "use_cache": cache is not None,
-        }
+        own = {**cache_argument(cache), "use_cache": cache is not None}
         hidden = features.hidden.to(weight)
-        for layer in self.layers:
+        for offset, layer in enumerate(self.layers):
+            kwargs = {**send_to_device(features.kwargs_of(offset), weight.device), **own}
             if checkpointing:
                 hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
             else:
                 hidden = layer(hidden, **kwargs)
+        # The head is the last of the copied layers, whose rotary embeddings may be other ones.
+        last = features.kwargs_of(self.config.n_layers - 1)
         return TrunkStates(
-            hidden if self.norm is None else self.norm(hidden), kwargs.get("position_embeddings")
+            hidden if self.norm is None else self.norm(hidden),
+            send_to_device(last.get("position_embeddings"), weight.device),
         )
 
     def score(self, states: TrunkStates, places: Sequence[ImagePlace]) -> RoIScores:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.backbone.decoder import decoder_layers, layer_kinds
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,10 +31,30 @@ class Features:
         hidden: ``(batch, length, hidden)`` hidden states that leave layer B - 1.
         layer_kwargs: keyword arguments of the layer call (attention mask, position embeddings,
             positions ...), so that copies of the layer run on ``hidden`` as the decoder's own.
+        following: the same of the layers behind the branch layer, in order. These need not have
+            run: layers of one kind are called alike. ``None`` for a kind of which no layer has
+            been reached; empty where all layers are of the branch layer's kind.
     """
 
     hidden: torch.Tensor
     layer_kwargs: dict[str, Any] = field(repr=False)
+    following: Sequence[Mapping[str, Any] | None] = field(default=(), repr=False)
+
+    def kwargs_of(self, offset: int) -> Mapping[str, Any]:
+        """What layer B + ``offset`` is called with.
+
+        Raises:
+            ConfigError: no layer of its kind has been reached.
+        """
+        if offset == 0 or not self.following:
+            return self.layer_kwargs
+        kwargs = self.following[offset - 1]
+        if kwargs is None:
+            raise ConfigError(
+                f"the layer {offset} behind the branch layer is of a kind that does not occur up "
+                "to the branch layer: branch off deeper"
+            )
+        return kwargs
 
 
 class FeatureTap:
@@ -42,6 +64,10 @@ class FeatureTap:
     :meth:`run` catches, so the layers from ``layer`` on are never computed. Changing
     ``num_hidden_layers`` instead would not be portable: some decoders loop over all layers
     whatever the config says.
+
+    Where layers are of several kinds (sliding and full attention), each kind has a mask and rotary
+    embeddings of its own. What the layers behind the branch layer would be called with is then
+    taken from the last layer of their kind before it.
 
     Args:
         decoder: a decoder with a ``layers`` list.
@@ -65,12 +91,25 @@ class FeatureTap:
         self.decoder = decoder
         self.layer = layer
         self.stop = stop
-        self._handle: RemovableHandle | None = None
+        kinds = layer_kinds(decoder)
+        self._following = kinds[layer + 1 :] if len(set(kinds[layer:])) > 1 else []
+        #: Kind -> the last layer of it up to the branch layer.
+        self._sources = {
+            kind: index for index, kind in enumerate(kinds[: layer + 1]) if kind in self._following
+        }
+        self._handles: list[RemovableHandle] = []
+        self._by_kind: dict[str, Mapping[str, Any]] = {}
         self._recorded: list[Features] = []
 
     def __enter__(self) -> FeatureTap:
-        layer = decoder_layers(self.decoder)[self.layer]
-        self._handle = layer.register_forward_pre_hook(self._record, with_kwargs=True)
+        layers = decoder_layers(self.decoder)
+        for kind, index in self._sources.items():
+            record = partial(self._record_kind, kind)
+            self._handles.append(layers[index].register_forward_pre_hook(record, with_kwargs=True))
+        # The last hook: where the branch layer is a source as well, it may end the pass.
+        self._handles.append(
+            layers[self.layer].register_forward_pre_hook(self._record, with_kwargs=True)
+        )
         return self
 
     def __exit__(
@@ -79,9 +118,10 @@ class FeatureTap:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._by_kind.clear()
         self._recorded.clear()
 
     def run(self, **inputs: Any) -> Features:
@@ -90,7 +130,7 @@ class FeatureTap:
         Raises:
             RuntimeError: outside the ``with`` block, or the pass ended before the branch layer.
         """
-        if self._handle is None:
+        if not self._handles:
             raise RuntimeError("use the tap as a context manager: with FeatureTap(...) as tap")
         self._recorded.clear()
         with suppress(_BranchReached):
@@ -111,9 +151,15 @@ class FeatureTap:
         self.__exit__(None, None, None)
         return first
 
+    def _record_kind(
+        self, kind: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._by_kind[kind] = {k: value for k, value in kwargs.items() if k != "hidden_states"}
+
     def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
         hidden = args[0] if args else kwargs.pop("hidden_states")
-        self._recorded.append(Features(hidden, kwargs))
+        following = tuple(self._by_kind.get(kind) for kind in self._following)
+        self._recorded.append(Features(hidden, kwargs, following))
         if self.stop:
             raise _BranchReached
