@@ -54,8 +54,9 @@ class Prefix:
 
     Attributes:
         prompt: its segments; the images' features are parts of ``embeds``.
-        embeds: ``(length, hidden)``.
-        positions: ``(length,)`` or ``(axes, length)`` int64.
+        embeds: ``(length, token_width)``.
+        positions: ``(length,)`` or ``(axes, length)``.
+        ids: ``(length,)`` int64.
         keys_values: all layers.
         reader: who read its branch features; ``None`` if nobody did.
         reading: what the reader kept.
@@ -64,6 +65,7 @@ class Prefix:
     prompt: Prompt
     embeds: torch.Tensor
     positions: torch.Tensor
+    ids: torch.Tensor
     keys_values: SequenceKV
     reader: PrefixReader | None = None
     reading: Any = None
@@ -74,7 +76,8 @@ class Prefix:
     @property
     def nbytes(self) -> int:
         """Memory that its tensors take, those of the reading included."""
-        own = n_bytes(self.keys_values) + self.embeds.nbytes + self.positions.nbytes
+        tensors = (self.embeds, self.positions, self.ids)
+        own = n_bytes(self.keys_values) + sum(tensor.nbytes for tensor in tensors)
         return own + int(getattr(self.reading, "nbytes", 0))
 
 
@@ -121,15 +124,16 @@ def _run(
     }
     if reader is None:
         backbone.decoder(**inputs)
-        return keep_prefixes(prompts, block, cache)
+        return keep_prefixes(backbone, prompts, block, cache)
     with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
         features = tap.run(**inputs)
     with clock.stage("proposal"):
         readings = reader.read_prefix(features, block.starts.tolist())
-    return keep_prefixes(prompts, block, cache, reader, readings)
+    return keep_prefixes(backbone, prompts, block, cache, reader, readings)
 
 
 def keep_prefixes(
+    backbone: Backbone,
     prompts: Sequence[Prompt],
     block: Block,
     cache: Cache,
@@ -139,6 +143,7 @@ def keep_prefixes(
     """Take a batch apart that has run.
 
     Args:
+        backbone: the model.
         prompts: what ran.
         block: the same, left-padded.
         cache: its keys and values.
@@ -156,6 +161,7 @@ def keep_prefixes(
                 prompt.with_features(embeds),
                 embeds,
                 positions,
+                torch.tensor(backbone.token_ids(prompt), device=embeds.device),
                 kept[row],
                 reader,
                 readings[row] if reader is not None else None,
@@ -176,4 +182,5 @@ def prefix_block(prefixes: Sequence[Prefix], lengths: Sequence[int] | None = Non
     return left_pad(
         [prefix.embeds[:stop] for prefix, stop in pairs],
         [prefix.positions[..., :stop] for prefix, stop in pairs],
+        [prefix.ids[:stop] for prefix, stop in pairs],
     )

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.nn import functional as F
 
 from sdrpn_core.backbone.decoder import decoder_layers, layer_kinds
 from sdrpn_core.backbone.preset import Preset
@@ -100,6 +101,8 @@ class Backbone(ABC):
         self.processor = processor
         self.name = name or str(getattr(model.config, "_name_or_path", "") or "unnamed")
         self.revision = revision
+        if self.token_width != self.hidden_size:
+            self.decoder.register_forward_pre_hook(self._take_apart, with_kwargs=True)
 
     # -- what a family may change ---------------------------------------------------------------
 
@@ -125,7 +128,7 @@ class Backbone(ABC):
         )
 
     def image_features(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
-        """Encode images: per image ``(h * w, hidden)`` projected features, row-major."""
+        """Encode images: per image ``(h * w, token_width)`` projected features, row-major."""
         tensors = {
             key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
         }
@@ -139,6 +142,32 @@ class Backbone(ABC):
     def positions(self, prompt: Prompt) -> torch.Tensor:
         """Position ids: ``(length,)``, or ``(axes, length)`` for multimodal rotary embeddings."""
         return torch.arange(len(prompt))
+
+    @property
+    def token_width(self) -> int:
+        """Width of a token's row: its embedding, and what else the decoder must know of it.
+
+        Behind its first ``hidden_size`` channels, a row of ``image_features`` holds what
+        :meth:`decoder_inputs` makes arguments of the decoder from: features that are added in
+        later layers, or whether a token takes part in attention among an image's tokens. Rows of
+        text hold zeros there. Rows travel with their tokens through padding, pruning and caches.
+        """
+        return self.hidden_size
+
+    def decoder_inputs(self, rows: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the decoder that follow from rows wider than its embeddings.
+
+        Only called where :attr:`token_width` says that there are such rows.
+
+        Args:
+            rows: ``(batch, length, token_width)``.
+            inputs: the other arguments of the call: ``attention_mask`` ``(batch, columns)``, the
+                cached ones first, ``position_ids``, the cache.
+
+        Returns:
+            What replaces ``inputs_embeds``, or is given beside it.
+        """
+        return {"inputs_embeds": rows[..., : self.hidden_size]}
 
     @property
     def image_token_id(self) -> int:
@@ -299,14 +328,26 @@ class Backbone(ABC):
         ]
 
     def embed(self, prompt: Prompt) -> torch.Tensor:
-        """Input embeddings ``(length, hidden)`` of a prompt."""
+        """Rows ``(length, token_width)`` of a prompt."""
+        beside = self.token_width - self.hidden_size
         rows = []
         for segment in prompt.segments:
             if isinstance(segment, ImageSegment):
                 rows.append(segment.features.to(self.device))
             else:
-                rows.append(self.embedding(torch.tensor(segment.ids, device=self.device)))
+                embeds = self.embedding(torch.tensor(segment.ids, device=self.device))
+                rows.append(F.pad(embeds, (0, beside)))
         return torch.cat(rows)
+
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt as the stock model gets them: a placeholder per visual token."""
+        ids: list[int] = []
+        for segment in prompt.segments:
+            if isinstance(segment, ImageSegment):
+                ids.extend([self.image_token_id] * len(segment))
+            else:
+                ids.extend(segment.ids)
+        return ids
 
     def to_model(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor on the model's device, floating point ones in the model's dtype."""
@@ -379,6 +420,14 @@ class Backbone(ABC):
                 f"a sequence of {length} tokens (response included) exceeds the context of {limit} "
                 f"tokens of {self.name}: use smaller or fewer images, or fewer new tokens"
             )
+
+    def _take_apart(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        rows = kwargs.get("inputs_embeds")
+        if rows is None or rows.shape[-1] != self.token_width:
+            return None
+        return args, {**kwargs, **self.decoder_inputs(rows, kwargs)}
 
     def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:
         segments: list[Segment] = []

@@ -37,7 +37,7 @@ class ImageSegment:
     """The visual tokens of one image or of one crop.
 
     Attributes:
-        features: ``(n, hidden)`` projected features of the tokens that are kept, row-major.
+        features: ``(n, token_width)`` projected features of the tokens that are kept, row-major.
         grid: ``(h, w)`` cells of the whole image, dropped tokens included.
         geometry: where the cells lie in the source image; ``None`` for a crop.
         keep: ``(h, w)`` bool, the tokens that stay; ``None`` when all of them do.
@@ -134,7 +134,7 @@ class Prompt:
         return spans[-1][1] if spans else 1
 
     def with_features(self, embeds: torch.Tensor) -> Prompt:
-        """The prompt, its visual tokens' features taken from ``(length, hidden)`` embeddings."""
+        """The prompt, its visual tokens' features taken from its rows ``(length, token_width)``."""
         return replace(
             self,
             segments=tuple(

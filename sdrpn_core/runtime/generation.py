@@ -1,16 +1,25 @@
-"""Greedy decoding with stock ``generate()`` from embeddings, on top of a prefix cache or not."""
+"""Greedy decoding with stock ``generate()``, on top of a prefix cache or not.
+
+``generate()`` gets the ids of the prompts, with a placeholder per visual token, so that everything
+that reads ids (repetition penalties, stopping criteria) finds what it would find in the stock
+model's own run. The decoder gets the rows of the prompts in place of these ids' embeddings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessor
+from transformers import DynamicCache, LogitsProcessor
+from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_core.runtime.block import Block, join, left_pad
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.compat import cache_argument
+from sdrpn_core.runtime.generate_options import check_generation_config
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -25,13 +34,14 @@ def prompt_block(
     starts: Sequence[int] | None = None,
     stops: Sequence[int] | None = None,
 ) -> Block:
-    """Left-padded embeddings and positions of the tokens ``starts[i]:stops[i]`` of each prompt."""
-    embeds, positions = [], []
+    """Left-padded rows, positions and ids of the tokens ``starts[i]:stops[i]`` of each prompt."""
+    embeds, positions, ids = [], [], []
     for row, prompt in enumerate(prompts):
         part = slice(starts[row] if starts else 0, stops[row] if stops else len(prompt))
         embeds.append(backbone.embed(prompt)[part])
         positions.append(backbone.positions(prompt)[..., part])
-    return left_pad(embeds, positions)
+        ids.append(torch.tensor(backbone.token_ids(prompt)[part], dtype=torch.long))
+    return left_pad(embeds, positions, ids)
 
 
 def generate(
@@ -63,11 +73,15 @@ def generate(
         Per prompt the new token ids, without the end token and what follows it.
 
     Raises:
-        ConfigError: the backbone was loaded in part.
+        ConfigError: the backbone was loaded in part, or its generation config asks for what cannot
+            be done here.
         InputError: the sequences would exceed the model's context.
     """
     backbone.check_whole("answering")
+    check_generation_config(backbone.model.generation_config, options)
     whole = block if prefix is None else join(prefix, block)
+    if whole.ids is None:
+        raise ValueError("the ids of the prompts are unknown")
     longest = int(whole.mask.sum(dim=1).max())
     backbone.check_context(longest + max_new_tokens)
     clock = clock or StageClock(backbone.device)
@@ -77,10 +91,14 @@ def generate(
             after_first_pass()
         clock.switch("decode")
 
+    if cache is None:
+        cache = DynamicCache(config=backbone.text_config)
+    if "streamer" in options:
+        options = {**options, "streamer": _WithoutPrompt(options["streamer"])}
     first = _AfterFirstPass(between)
-    with clock.stage(first_stage):
-        new_ids = backbone.model.generate(
-            inputs_embeds=whole.embeds,
+    with clock.stage(first_stage), _rows_of_prompts(backbone, block, whole.mask):
+        sequences = backbone.model.generate(
+            whole.ids,
             attention_mask=whole.mask,
             position_ids=whole.positions,
             max_new_tokens=max_new_tokens,
@@ -89,13 +107,55 @@ def generate(
                 # Whatever the checkpoint's generation config says.
                 "do_sample": False,
                 "num_beams": 1,
+                "use_cache": True,
+                "cache_implementation": None,
                 **options,
                 **cache_argument(cache),
                 "logits_processor": [first, *options.get("logits_processor", ())],
             },
         )
     ends = end_token_ids(backbone)
-    return [_until_end(row, ends) for row in new_ids.tolist()]
+    return [_until_end(row, ends) for row in sequences[:, whole.length :].tolist()]
+
+
+@contextmanager
+def _rows_of_prompts(backbone: Backbone, block: Block, mask: torch.Tensor) -> Iterator[None]:
+    """Hand a block's rows to the decoder in its first call of this thread.
+
+    The call gets the mask in two dimensions, as any other call of the decoder by the core: models
+    that prepare masks of their own would prepare them from the ids.
+    """
+    thread = get_ident()
+
+    def hand_over(
+        module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if get_ident() != thread:
+            return None
+        handle.remove()
+        return args, {**kwargs, "inputs_embeds": block.embeds, "attention_mask": mask}
+
+    # Before the hook that takes rows apart.
+    handle = backbone.decoder.register_forward_pre_hook(hand_over, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _WithoutPrompt(BaseStreamer):
+    """Reports an empty prompt to a streamer, whose user knows the question."""
+
+    def __init__(self, streamer: Any) -> None:
+        self._streamer = streamer
+        self._is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        self._streamer.put(value[:, :0] if self._is_prompt else value)
+        self._is_prompt = False
+
+    def end(self) -> None:
+        self._streamer.end()
 
 
 class _AfterFirstPass(LogitsProcessor):
