@@ -53,6 +53,7 @@ def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNC
             "rope": layout.rope,
             "multi_head": _setting(published, "roi_multi_head", bool, where),
             "source": _SOURCES[source],
+            **layout.head_options,
         },
         final_norm=_setting(published, "roi_super_type", str, where) in layout.norm_for,
         loss=_setting(published, "roi_loss", str, where),

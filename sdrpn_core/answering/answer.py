@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.passes import Looked, first_pass, second_pass
+from sdrpn_core.answering.passes import BatchRule, Looked, first_pass, second_pass
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
@@ -147,16 +147,18 @@ def answer_batch(
     if not questions:
         return []
     generation = {"max_new_tokens": max_new_tokens, **options}
+    rule = BatchRule.of(backbone, max_padding, generation)
     looked = first_pass(
         backbone,
         questions,
         proposer,
         store=store,
-        max_padding=max_padding,
+        max_padding=rule.max_padding,
         generation=generation,
     )
     left = [index for index, one in enumerate(looked) if one.response is None]
-    for batch in buckets([looked[index].lengths for index in left], len(left), max_padding):
+    lengths = [looked[index].lengths for index in left]
+    for batch in buckets(lengths, len(left), rule.max_padding, holes=rule.holes):
         rows = second_pass(backbone, [looked[left[place]] for place in batch], **generation)
         for place, row in zip(batch, rows, strict=True):
             looked[left[place]] = row

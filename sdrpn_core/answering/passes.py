@@ -18,6 +18,7 @@ from sdrpn_core.answering.prefill import run_encoded
 from sdrpn_core.answering.prefix import Prefix, prefix_block
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.runtime.clock import StageClock
+from sdrpn_core.runtime.generate_options import reads_prompts
 from sdrpn_core.runtime.generation import generate, prompt_block
 from sdrpn_core.runtime.kv_cache import join_cache
 
@@ -54,6 +55,32 @@ class Looked:
     def lengths(self) -> tuple[int, int]:
         """Tokens that are reused, and those that still have to run."""
         return self.n_reused, len(self.prompt) - self.n_reused
+
+
+@dataclass(frozen=True)
+class BatchRule:
+    """Which sequences may go through the model together.
+
+    Attributes:
+        max_padding: largest share of a batch that may be padding.
+        holes: whether padding may lie behind a cached prefix.
+    """
+
+    max_padding: float
+    holes: bool = True
+
+    @classmethod
+    def of(cls, backbone: Backbone, max_padding: float, generation: Mapping[str, Any]) -> BatchRule:
+        """The rule for a backbone: its windows, and what reads prompts, take padding for tokens.
+
+        Args:
+            backbone: the model.
+            max_padding: what padding may cost.
+            generation: arguments of ``generate()``.
+        """
+        if reads_prompts(backbone.model.generation_config, generation):
+            return cls(0.0, holes=False)
+        return cls(max_padding, holes=not backbone.has_windows)
 
 
 @torch.no_grad()
@@ -103,9 +130,11 @@ def first_pass(
             Looked(prompt, prefix, len(prefix), seconds=seconds)
             for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
         ]
+    found: dict[int, list[Proposal]] = {}
     with clock.stage("proposal"):
-        proposals = proposer.propose(state)
-    return _with_crops(backbone, state, proposals)
+        for indices, part in state.parts():
+            found.update(zip(indices, proposer.propose(part), strict=True))
+    return _with_crops(backbone, state, [found[index] for index in range(len(questions))])
 
 
 def _begin_plainly(

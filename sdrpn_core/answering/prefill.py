@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,6 +77,34 @@ class Prefill:
             self.backbone, self.prompts, starts=[len(prefix) for prefix in self.prefixes]
         )
 
+    def parts(self) -> list[tuple[list[int], Prefill]]:
+        """The indices and the questions of batches that the decoder can go on with.
+
+        All questions are one batch, unless the decoder counts columns: then only what has equally
+        many tokens left can run together, as there must be no padding behind a prefix.
+        """
+        if not self.backbone.has_windows:
+            return [(list(range(len(self.prompts))), self)]
+        lengths = [
+            len(prompt) - len(prefix)
+            for prompt, prefix in zip(self.prompts, self.prefixes, strict=True)
+        ]
+        groups = [
+            [index for index, length in enumerate(lengths) if length == wanted]
+            for wanted in dict.fromkeys(lengths)
+        ]
+        return [(group, self._part(group)) for group in groups]
+
+    def _part(self, indices: Sequence[int]) -> Prefill:
+        prefixes = [self.prefixes[index] for index in indices]
+        return replace(
+            self,
+            questions=[self.questions[index] for index in indices],
+            prompts=[self.prompts[index] for index in indices],
+            prefixes=prefixes,
+            prefix=prefix_block(prefixes),
+        )
+
     @torch.no_grad()
     def question_features(self, branch: int) -> Features | None:
         """What reaches layer ``branch`` of the tokens that follow the prefixes.
@@ -112,7 +140,12 @@ class Prefill:
 
         return [
             ImagePlace(
-                row, start + int(offset), image.grid, length - 1, question(prompt, image.grid)
+                row,
+                start + int(offset),
+                image.grid,
+                length - 1,
+                question(prompt, image.grid),
+                first=int(offset),
             )
             for row, (prompt, offset) in enumerate(
                 zip(self.prompts, self.prefix.starts, strict=True)

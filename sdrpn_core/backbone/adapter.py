@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from sdrpn_core.backbone.decoder import decoder_layers, layer_kinds
+from sdrpn_core.backbone.decoder import FULL_ATTENTION, decoder_layers, layer_kinds
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
 from sdrpn_core.data.images import open_image
@@ -38,7 +38,7 @@ class ImageInput:
 
     Attributes:
         tensors: keyword arguments of ``base_model.get_image_features``, for this image alone;
-            those of several images are concatenated along dimension 0.
+            :meth:`Backbone.collate` puts those of several images together.
         geometry: where its visual tokens lie in the source image.
     """
 
@@ -127,17 +127,26 @@ class Backbone(ABC):
             self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         )
 
+    def collate(self, inputs: Sequence[ImageInput]) -> dict[str, torch.Tensor]:
+        """The encoder's input for several images: tensors side by side along dimension 0."""
+        return {key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors}
+
     def image_features(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
         """Encode images: per image ``(h * w, token_width)`` projected features, row-major."""
-        tensors = {
-            key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
-        }
-        features = self.model.base_model.get_image_features(**tensors).pooler_output
+        features = self.model.base_model.get_image_features(**self.collate(inputs)).pooler_output
         return [item.to(self.embedding.weight.dtype) for item in features]
 
     def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
-        """The segments that present a crop's tokens to the decoder (default: the bare tokens)."""
+        """The segments that present a crop's tokens to the decoder (default: the bare tokens).
+
+        They stand right behind the image's tokens, or behind the crop before: ``crop.rank`` says
+        which of how many crops it is.
+        """
         return (crop,)
+
+    def image_ids(self, segment: ImageSegment) -> list[int]:
+        """Ids of an image's tokens as the stock model gets them: a placeholder for each."""
+        return [self.image_token_id] * len(segment)
 
     def positions(self, prompt: Prompt) -> torch.Tensor:
         """Position ids: ``(length,)``, or ``(axes, length)`` for multimodal rotary embeddings."""
@@ -244,6 +253,14 @@ class Backbone(ABC):
         return self.model.config.get_text_config()
 
     @property
+    def has_windows(self) -> bool:
+        """Whether layers attend within windows, which count the columns of a batch.
+
+        Padding between two blocks of a row would count as tokens.
+        """
+        return set(layer_kinds(self.decoder)) != {FULL_ATTENTION}
+
+    @property
     def n_layers(self) -> int:
         """L, the number of decoder layers."""
         return int(self.text_config.num_hidden_layers)
@@ -340,11 +357,11 @@ class Backbone(ABC):
         return torch.cat(rows)
 
     def token_ids(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt as the stock model gets them: a placeholder per visual token."""
+        """Ids of a prompt as the stock model gets them."""
         ids: list[int] = []
         for segment in prompt.segments:
             if isinstance(segment, ImageSegment):
-                ids.extend([self.image_token_id] * len(segment))
+                ids.extend(self.image_ids(segment))
             else:
                 ids.extend(segment.ids)
         return ids

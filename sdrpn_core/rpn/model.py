@@ -272,6 +272,9 @@ def _head_inputs(states: TrunkStates, places: Sequence[ImagePlace]) -> HeadInput
     offsets = torch.arange(max(place.n_tokens for place in places), device=device)
     valid = offsets < lengths[:, None]
     columns = starts[:, None] + torch.where(valid, offsets, 0)
+    firsts = None
+    if all(place.first is not None for place in places):
+        firsts = torch.tensor([[place.first] for place in places], device=device)
     return HeadInputs(
         visual=hidden[rows[:, None], columns],
         valid=valid,
@@ -279,6 +282,8 @@ def _head_inputs(states: TrunkStates, places: Sequence[ImagePlace]) -> HeadInput
         grids=tuple(place.grid for place in places),
         visual_rotary=_take_rotary(rotary, rows, columns),
         query_rotary=_take_rotary(rotary, rows, queries),
+        first=None if firsts is None else hidden[rows, firsts[:, 0]],
+        first_rotary=None if firsts is None else _take_rotary(rotary, rows, firsts),
     )
 
 

@@ -83,7 +83,7 @@ def prompt_features(
     backbone.check_context(max(map(len, prompts)))
     block = prompt_block(backbone, prompts)
     places = [
-        ImagePlace(row, offset + start, image.grid, query=block.length - 1)
+        ImagePlace(row, offset + start, image.grid, query=block.length - 1, first=offset)
         for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
         for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
     ]

@@ -95,6 +95,8 @@ class ImagePlace:
         query: column of the last prompt token.
         question: column of the first token behind the last image, if the scores of all tokens
             from there to ``query`` are wanted, too; ``None`` if not.
+        first: column of the row's first token, for heads that look for attention sinks; ``None``
+            in training.
     """
 
     row: int
@@ -102,6 +104,7 @@ class ImagePlace:
     grid: tuple[int, int]
     query: int
     question: int | None = None
+    first: int | None = None
 
     @property
     def n_tokens(self) -> int:

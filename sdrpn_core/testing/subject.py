@@ -107,9 +107,10 @@ class ContractSubject:
             images: its images, preprocessed.
         """
         inputs: dict[str, Any] = {"input_ids": ids}
-        for name in images[0].tensors if images else ():
-            inputs[name] = torch.cat([item.tensors[name] for item in images])
-        # Where positions depend on the modality, the stock processor marks the image tokens.
-        if "mm_token_type_ids" in inspect.signature(backbone.model.forward).parameters:
-            inputs["mm_token_type_ids"] = (ids == backbone.image_token_id).int()
+        if images:
+            inputs.update(backbone.collate(images))
+        # Where positions or masks depend on the modality, the stock processor marks image tokens.
+        for name in ("mm_token_type_ids", "token_type_ids"):
+            if name in inspect.signature(backbone.model.forward).parameters:
+                inputs[name] = (ids == backbone.image_token_id).int()
         return inputs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from sdrpn_core.plugins.manager import get_plugins
@@ -9,7 +11,11 @@ from sdrpn_core.testing import BackboneContract
 from sdrpn_deepseek_vl.backbone import DeepseekVLBackbone
 from tests.tiny import tiny_llava
 from tests.tiny_deepseek_vl import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
+from tests.tiny_gemma3 import tiny_gemma3
+from tests.tiny_mistral3 import tiny_mistral3
 from tests.tiny_qwen2_5_vl import MAX_TOKENS, MIN_TOKENS, tiny_qwen2_5_vl
+from tests.tiny_qwen3_vl import tiny_qwen3_vl
+from tests.tiny_smolvlm import tiny_smolvlm
 
 #: How loud the second of two encoders is beside the first.
 _QUIET = 0.05
@@ -37,6 +43,28 @@ class TestQwen25VL(BackboneContract):
     max_visual_tokens = MAX_TOKENS
 
 
+class TestQwen3VL(BackboneContract):
+    make = staticmethod(tiny_qwen3_vl)
+    min_visual_tokens = MIN_TOKENS
+    max_visual_tokens = MAX_TOKENS
+
+
+class TestGemma3(BackboneContract):
+    make = staticmethod(tiny_gemma3)
+
+
+class TestMistral3(BackboneContract):
+    make = staticmethod(tiny_mistral3)
+
+
+class TestSmolVLM(BackboneContract):
+    make = staticmethod(tiny_smolvlm)
+
+
+class TestIdefics3(BackboneContract):
+    make = staticmethod(partial(tiny_smolvlm, idefics=True))
+
+
 class TestDeepseekVL(BackboneContract):
     make = staticmethod(tiny_deepseek_vl)
 
@@ -53,5 +81,15 @@ def test_every_backbone_that_ships_has_a_contract():
         for entry in plugins.backbones.entries()
         if entry.origin in ours
     }
-    contracts = (TestLlava, TestQwen25VL, TestDeepseekVL, TestDeepseekVLHybrid)
+    contracts = (
+        TestLlava,
+        TestQwen25VL,
+        TestQwen3VL,
+        TestGemma3,
+        TestMistral3,
+        TestSmolVLM,
+        TestIdefics3,
+        TestDeepseekVL,
+        TestDeepseekVLHybrid,
+    )
     assert {type(contract.make()) for contract in contracts} == shipped
