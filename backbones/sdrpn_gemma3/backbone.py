@@ -50,6 +50,11 @@ class Gemma3Backbone(Backbone):
         """The embedding, and whether the token is visual."""
         return self.hidden_size + 1
 
+    @property
+    def masks_need_rows(self) -> bool:
+        """Images are blocks."""
+        return True
+
     def decoder_inputs(self, rows: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Masks from the stock model's own builder.
 

@@ -163,6 +163,11 @@ class Backbone(ABC):
         """
         return self.hidden_size
 
+    @property
+    def masks_need_rows(self) -> bool:
+        """Whether :meth:`decoder_inputs` makes the attention mask, so that it needs whole rows."""
+        return False
+
     def decoder_inputs(self, rows: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the decoder that follow from rows wider than its embeddings.
 
