@@ -96,7 +96,7 @@ def generate(
     if "streamer" in options:
         options = {**options, "streamer": _WithoutPrompt(options["streamer"])}
     first = _AfterFirstPass(between)
-    with clock.stage(first_stage), _rows_of_prompts(backbone, block, whole.mask):
+    with clock.stage(first_stage), rows_of_prompts(backbone, block, whole.mask):
         sequences = backbone.model.generate(
             whole.ids,
             attention_mask=whole.mask,
@@ -119,8 +119,13 @@ def generate(
 
 
 @contextmanager
-def _rows_of_prompts(backbone: Backbone, block: Block, mask: torch.Tensor) -> Iterator[None]:
-    """Hand a block's rows to the decoder in its first call of this thread.
+def rows_of_prompts(backbone: Backbone, block: Block, mask: torch.Tensor) -> Iterator[None]:
+    """Hand a block's rows to the decoder in its first call by this thread within the context.
+
+    Args:
+        backbone: the model; its call gets the block's ids.
+        block: the rows.
+        mask: ``(batch, columns)``, cached ones first.
 
     The call gets the mask in two dimensions, as any other call of the decoder by the core: models
     that prepare masks of their own would prepare them from the ids.

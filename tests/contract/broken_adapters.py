@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, ClassVar
@@ -26,13 +27,15 @@ from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.plugins.hookspecs import hookimpl
 from sdrpn_core.plugins.manager import ENTRY_POINT_GROUP, Plugins
 from sdrpn_core.testing import BackboneContract
+from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_llava.backbone import LlavaBackbone
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
-from tests.tiny import tiny_llava
+from tests.contract.subjects import LlavaSubject
+from tests.tiny import CHAT_TEMPLATE, tiny_llava
 from tests.tiny_qwen2_5_vl import MAX_TOKENS, MIN_TOKENS, tiny_qwen2_5_vl
 
 
-class Broken(BackboneContract):
+class Broken(LlavaSubject, BackboneContract):
     """A contract that an adapter breaks.
 
     Attributes:
@@ -43,7 +46,9 @@ class Broken(BackboneContract):
     """
 
     adapter: ClassVar[type[Backbone]]
-    healthy: ClassVar[Callable[..., Backbone]] = staticmethod(tiny_llava)
+    healthy: ClassVar[Callable[..., Backbone]] = staticmethod(
+        partial(tiny_llava, chat_template=CHAT_TEMPLATE)
+    )
     presets: ClassVar[tuple[Preset, ...]] = ()
     noticed: ClassVar[Mapping[str, str]]
     sizes = ((240, 160), (80, 240))
@@ -89,6 +94,8 @@ class Broken(BackboneContract):
 
 class BrokenQwen(Broken):
     healthy = staticmethod(tiny_qwen2_5_vl)
+    system_message = None
+    stock_image = ContractSubject.stock_image
     min_visual_tokens = MIN_TOKENS
     max_visual_tokens = MAX_TOKENS
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.testing import BackboneContract
 from sdrpn_deepseek_vl.backbone import DeepseekVLBackbone
-from tests.tiny import tiny_llava
+from tests.contract.subjects import LlavaSubject
+from tests.tiny import CHAT_TEMPLATE, tiny_llava
 from tests.tiny_deepseek_vl import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.tiny_gemma3 import tiny_gemma3
+from tests.tiny_mistral3 import CELL as MISTRAL_CELL
 from tests.tiny_mistral3 import tiny_mistral3
 from tests.tiny_qwen2_5_vl import MAX_TOKENS, MIN_TOKENS, tiny_qwen2_5_vl
 from tests.tiny_qwen3_vl import tiny_qwen3_vl
@@ -33,8 +36,8 @@ def two_encoders(attn_implementation: str = "sdpa") -> DeepseekVLBackbone:
     return backbone
 
 
-class TestLlava(BackboneContract):
-    make = staticmethod(tiny_llava)
+class TestLlava(LlavaSubject, BackboneContract):
+    make = staticmethod(partial(tiny_llava, chat_template=CHAT_TEMPLATE))
 
 
 class TestQwen25VL(BackboneContract):
@@ -50,18 +53,22 @@ class TestQwen3VL(BackboneContract):
 
 
 class TestGemma3(BackboneContract):
+    stock_options: ClassVar = {"do_pan_and_scan": False}
     make = staticmethod(tiny_gemma3)
 
 
 class TestMistral3(BackboneContract):
+    stock_options: ClassVar = {"patch_size": MISTRAL_CELL}
     make = staticmethod(tiny_mistral3)
 
 
 class TestSmolVLM(BackboneContract):
+    stock_options: ClassVar = {"do_image_splitting": False}
     make = staticmethod(tiny_smolvlm)
 
 
 class TestIdefics3(BackboneContract):
+    stock_options: ClassVar = {"do_image_splitting": False}
     make = staticmethod(partial(tiny_smolvlm, idefics=True))
 
 
