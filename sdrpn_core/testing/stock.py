@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
-from sdrpn_core.backbone.prompt import Prompt
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt, TextSegment
 from sdrpn_core.runtime.generation import end_token_ids, prompt_block
 from sdrpn_core.testing.checks import check, check_close
-from sdrpn_core.testing.encoding import PREPROCESSING
+from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.logits import block_logits
 from sdrpn_core.testing.regions import FixedRegion
@@ -70,6 +72,23 @@ class StockChecks(ContractSubject):
                     f"{method}: {name} of an image of {size} are not the stock processor's",
                     tolerance=_PIXELS,
                 )
+
+    def test_crops_are_framed_like_images(self, backbone: Backbone) -> None:
+        """As the stock processor writes one more image, or as the subject declares."""
+        for question in self.questions():
+            prompt, _ = with_crops(backbone, question, FixedRegion())
+            shown = [one for image in question.images for one in (image, _middle(image))]
+            expected = self.stock_ids(backbone, replace(question, images=tuple(shown)))
+            found = backbone.token_ids(prompt)
+            declared = self.crop_frame(backbone)
+            if declared is not None and question.images:
+                before, after = declared
+                found, expected = _frame(backbone, question), [*before, *after]
+            check(
+                found == expected,
+                f"frame_crop: a prompt with {len(question.images)} images and a crop of each is "
+                f"not that of twice as many images:\n{found}\n{expected}",
+            )
 
     @torch.no_grad()
     def test_logits_with_crops_equal_the_stock_forward(self, backbone: Backbone) -> None:
@@ -125,6 +144,20 @@ class StockChecks(ContractSubject):
     ) -> dict[str, Any]:
         ids = torch.tensor([backbone.token_ids(prompt)])
         return self.stock_inputs(backbone, prompt, ids, images)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """What :class:`FixedRegion` cuts out."""
+    width, height = image.size
+    return image.crop(FixedRegion().box_in(width, height))
+
+
+def _frame(backbone: Backbone, question: Question) -> list[int]:
+    """Ids of the text around a crop."""
+    ((_, features),) = encoded(backbone, "preprocess_crop", [question.images[0]])
+    grid = backbone.preprocess_crop(question.images[0]).geometry.grid
+    parts = backbone.frame_crop(ImageSegment(features, grid))
+    return [token for part in parts if isinstance(part, TextSegment) for token in part.ids]
 
 
 @torch.no_grad()

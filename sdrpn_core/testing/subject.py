@@ -123,6 +123,14 @@ class ContractSubject:
         return list(ids)
 
     @classmethod
+    def crop_frame(cls, backbone: Backbone) -> tuple[list[int], list[int]] | None:
+        """Ids before and behind a crop's tokens; ``None``: crops are framed like further images.
+
+        Override for a family that frames them otherwise: the stock processor has no such prompts.
+        """
+        return None
+
+    @classmethod
     def stock_image(cls, backbone: Backbone, image: Image.Image, method: str) -> Image.Image:
         """What the stock image processor is shown; override for a family that prepares images.
 

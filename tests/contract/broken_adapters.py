@@ -28,11 +28,18 @@ from sdrpn_core.plugins.hookspecs import hookimpl
 from sdrpn_core.plugins.manager import ENTRY_POINT_GROUP, Plugins
 from sdrpn_core.testing import BackboneContract
 from sdrpn_core.testing.subject import ContractSubject
+from sdrpn_gemma3.backbone import Gemma3Backbone
 from sdrpn_llava.backbone import LlavaBackbone
+from sdrpn_mistral3.backbone import Mistral3Backbone
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
-from tests.contract.subjects import LlavaSubject
+from sdrpn_qwen3_vl.backbone import Qwen3VLBackbone
+from tests.contract.subjects import LlavaSubject, between_vision_tokens
 from tests.tiny import CHAT_TEMPLATE, tiny_llava
+from tests.tiny_gemma3 import tiny_gemma3
+from tests.tiny_mistral3 import CELL as MISTRAL_CELL
+from tests.tiny_mistral3 import tiny_mistral3
 from tests.tiny_qwen2_5_vl import MAX_TOKENS, MIN_TOKENS, tiny_qwen2_5_vl
+from tests.tiny_qwen3_vl import tiny_qwen3_vl
 
 
 class Broken(LlavaSubject, BackboneContract):
@@ -96,6 +103,7 @@ class BrokenQwen(Broken):
     healthy = staticmethod(tiny_qwen2_5_vl)
     system_message = None
     stock_image = ContractSubject.stock_image
+    crop_frame = staticmethod(between_vision_tokens)
     min_visual_tokens = MIN_TOKENS
     max_visual_tokens = MAX_TOKENS
 
@@ -378,6 +386,193 @@ class TestOneAxis(BrokenQwen):
         "test_logits_equal_the_stock_forward": "positions",
         "test_dropped_tokens_leave_the_others_in_place": "positions: the kept tokens",
     }
+
+
+# -- the stock classes ------------------------------------------------------------
+
+
+class NoEndOfTurn(Qwen2_5VLBackbone):
+    def chat_text(self, question: str, n_images: int) -> str:
+        return super().chat_text(question, n_images).replace(f"{question}<|im_end|>", question)
+
+
+class TestNoEndOfTurn(BrokenQwen):
+    adapter = NoEndOfTurn
+    noticed: ClassVar = {}
+
+
+class ImageBehindQuestion(Qwen2_5VLBackbone):
+    def chat_text(self, question: str, n_images: int) -> str:
+        framed = "<|vision_start|><|image_pad|><|vision_end|>" * n_images
+        text = super().chat_text(question, n_images)
+        return text.replace(f"{framed}{question}", f"{question}{framed}")
+
+
+class TestImageBehindQuestion(BrokenQwen):
+    adapter = ImageBehindQuestion
+    noticed: ClassVar = {}
+
+
+class NoFrame(Qwen2_5VLBackbone):
+    def chat_text(self, question: str, n_images: int) -> str:
+        return super().chat_text(question, n_images).replace("<|vision_start|>", "")
+
+
+class TestNoFrame(BrokenQwen):
+    adapter = NoFrame
+    noticed: ClassVar = {}
+
+
+class ChannelsReversed(LlavaBackbone):
+    def preprocess(self, image: Image.Image) -> ImageInput:
+        return super().preprocess(Image.merge("RGB", image.split()[::-1]))
+
+
+class TestChannelsReversed(Broken):
+    adapter = ChannelsReversed
+    noticed: ClassVar = {}
+
+
+class NotNormalized(LlavaBackbone):
+    def preprocess_crop(self, image: Image.Image) -> ImageInput:
+        item = super().preprocess_crop(image)
+        return replace(item, tensors={"pixel_values": 2 * item.tensors["pixel_values"] - 1})
+
+
+class TestNotNormalized(Broken):
+    adapter = NotNormalized
+    noticed: ClassVar = {}
+
+
+class OddFrame(Qwen2_5VLBackbone):
+    def frame_crop(self, crop: ImageSegment) -> tuple[Any, ...]:
+        return (TextSegment((21, 22)), *super().frame_crop(crop))
+
+
+class TestOddFrame(BrokenQwen):
+    adapter = OddFrame
+    noticed: ClassVar = {}
+
+
+class GapBehindCrops(LlavaBackbone):
+    def positions(self, prompt: Prompt) -> torch.Tensor:
+        positions, start = super().positions(prompt), 0
+        for segment in prompt.segments:
+            start += len(segment)
+            if isinstance(segment, ImageSegment) and segment.geometry is None:
+                positions[start:] += 3
+        return positions
+
+
+class TestGapBehindCrops(Broken):
+    adapter = GapBehindCrops
+    noticed: ClassVar = {}
+
+
+class CropsWithoutInjections(Qwen3VLBackbone):
+    """The DeepStack features of crops are forgotten."""
+
+    def preprocess_crop(self, image: Image.Image) -> ImageInput:
+        item = super().preprocess_crop(image)
+        self.crops = getattr(self, "crops", [])
+        self.crops.append(item)
+        return item
+
+    def image_features(self, inputs: Any) -> list[torch.Tensor]:
+        rows = super().image_features(inputs)
+        for item, row in zip(inputs, rows, strict=True):
+            if any(item is crop for crop in getattr(self, "crops", [])):
+                row[:, self.hidden_size :] = 0
+        return rows
+
+
+class BrokenQwen3(Broken):
+    healthy = staticmethod(tiny_qwen3_vl)
+    min_visual_tokens = MIN_TOKENS
+    max_visual_tokens = MAX_TOKENS
+    system_message = None
+    stock_image = ContractSubject.stock_image
+    crop_frame = ContractSubject.crop_frame
+
+
+class TestCropsWithoutInjections(BrokenQwen3):
+    adapter = CropsWithoutInjections
+    noticed: ClassVar = {}
+
+
+class InjectsSilently(Qwen3VLBackbone):
+    """Says nothing of the features that are added between layers."""
+
+    n_injections = 0
+    token_width = 3 * 64
+
+
+class TestInjectsSilently(BrokenQwen3):
+    adapter = InjectsSilently
+    branch = 1
+    noticed: ClassVar = {}
+
+
+class OtherIds(LlavaBackbone):
+    """Says that the first token of a prompt is another one."""
+
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        first, second, *rest = super().token_ids(prompt)
+        return [second, first, *rest]
+
+
+class TestOtherIds(Broken):
+    adapter = OtherIds
+    noticed: ClassVar = {}
+
+
+class IgnoresWindows(Mistral3Backbone):
+    has_windows = False
+
+
+class BrokenMistral(Broken):
+    healthy = staticmethod(tiny_mistral3)
+    system_message = None
+    stock_image = ContractSubject.stock_image
+    stock_options: ClassVar = {"patch_size": MISTRAL_CELL}
+    crop_frame = ContractSubject.crop_frame
+
+
+class TestIgnoresWindows(BrokenMistral):
+    adapter = IgnoresWindows
+    noticed: ClassVar = {}
+
+
+class TestWideWindows(BrokenMistral):
+    adapter = Mistral3Backbone
+    healthy = staticmethod(partial(tiny_mistral3, window=512))
+    noticed: ClassVar = {}
+
+
+class CausalImages(Gemma3Backbone):
+    """Forgets that an image's tokens attend to each other."""
+
+    def decoder_inputs(self, rows: Any, inputs: Any) -> dict[str, Any]:
+        return {"inputs_embeds": rows[..., :-1]}
+
+
+class TestCausalImages(BrokenMistral):
+    adapter = CausalImages
+    healthy = staticmethod(tiny_gemma3)
+    stock_options: ClassVar = {"do_pan_and_scan": False}
+    noticed: ClassVar = {}
+
+
+class BareCrop(Gemma3Backbone):
+    """Image and crop are one block to the stock model."""
+
+    def frame_crop(self, crop: ImageSegment) -> tuple[Any, ...]:
+        return (crop,)
+
+
+class TestBareCrop(TestCausalImages):
+    adapter = BareCrop
+    noticed: ClassVar = {}
 
 
 # -- taps ------------------------------------------------------------

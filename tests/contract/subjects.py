@@ -9,10 +9,22 @@ from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_llava.backbone import SYSTEM_MESSAGE
 
 
+def bare(backbone: Backbone) -> tuple[list[int], list[int]]:
+    """Crops stand right behind their image, as published."""
+    return [], []
+
+
+def between_vision_tokens(backbone: Backbone) -> tuple[list[int], list[int]]:
+    """Crops lie within their image's vision tokens, as published, with a pair of their own."""
+    config = backbone.model.config
+    return [config.vision_start_token_id], [config.vision_end_token_id]
+
+
 class LlavaSubject(ContractSubject):
     """Images padded to squares and resized, crops stretched, and a system message."""
 
     system_message = SYSTEM_MESSAGE
+    crop_frame = staticmethod(bare)
 
     @classmethod
     def stock_image(cls, backbone: Backbone, image: Image.Image, method: str) -> Image.Image:

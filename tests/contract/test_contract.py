@@ -10,7 +10,7 @@ import torch
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.testing import BackboneContract
 from sdrpn_deepseek_vl.backbone import DeepseekVLBackbone
-from tests.contract.subjects import LlavaSubject
+from tests.contract.subjects import LlavaSubject, bare, between_vision_tokens
 from tests.tiny import CHAT_TEMPLATE, tiny_llava
 from tests.tiny_deepseek_vl import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.tiny_gemma3 import tiny_gemma3
@@ -41,6 +41,7 @@ class TestLlava(LlavaSubject, BackboneContract):
 
 
 class TestQwen25VL(BackboneContract):
+    crop_frame = staticmethod(between_vision_tokens)
     make = staticmethod(tiny_qwen2_5_vl)
     min_visual_tokens = MIN_TOKENS
     max_visual_tokens = MAX_TOKENS
@@ -73,10 +74,12 @@ class TestIdefics3(BackboneContract):
 
 
 class TestDeepseekVL(BackboneContract):
+    crop_frame = staticmethod(bare)
     make = staticmethod(tiny_deepseek_vl)
 
 
 class TestDeepseekVLHybrid(BackboneContract):
+    crop_frame = staticmethod(bare)
     make = staticmethod(two_encoders)
 
 
