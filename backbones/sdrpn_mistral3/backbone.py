@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import ResizedWithBreaks
 
 if TYPE_CHECKING:
@@ -23,11 +24,18 @@ class Mistral3Backbone(Backbone):
     model_types = ("mistral3",)
 
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Reduce to the processor's longest edge, and stretch to whole visual tokens."""
+        """Reduce to the processor's longest edge, and stretch to whole visual tokens.
+
+        Raises:
+            ImageError: a single visual token, which the stock projector cannot handle.
+        """
         cell = self.processor.patch_size * self.processor.spatial_merge_size
         data = self.processor.image_processor(image, patch_size=cell, return_tensors="pt")
         pixels = self.to_model(data["pixel_values"])
         height, width = pixels.shape[-2:]
+        if height == width == cell:
+            width, height = image.size
+            raise ImageError(f"an image of {width}x{height} pixels is a single visual token")
         tensors = {"pixel_values": pixels, "image_sizes": torch.tensor([[height, width]])}
         grid = (height // cell, width // cell + 1)
         return ImageInput(tensors, ResizedWithBreaks(image.size, grid, cell))

@@ -130,11 +130,9 @@ def first_pass(
             Looked(prompt, prefix, len(prefix), seconds=seconds)
             for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
         ]
-    found: dict[int, list[Proposal]] = {}
     with clock.stage("proposal"):
-        for indices, part in state.parts():
-            found.update(zip(indices, proposer.propose(part), strict=True))
-    return _with_crops(backbone, state, [found[index] for index in range(len(questions))])
+        proposals = proposer.propose(state)
+    return _with_crops(backbone, state, proposals)
 
 
 def _begin_plainly(

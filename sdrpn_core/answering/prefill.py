@@ -72,7 +72,14 @@ class Prefill:
         return max(len(prompt) - len(prefix) for prompt, prefix in pairs)
 
     def rest(self) -> Block:
-        """What follows each prefix, left-padded."""
+        """What follows each prefix, left-padded.
+
+        Raises:
+            ValueError: of different length, for a decoder that takes padding there for tokens: see
+                :meth:`parts`.
+        """
+        if len(self.parts()) > 1:
+            raise ValueError("only the parts of these questions can go on together")
         return prompt_block(
             self.backbone, self.prompts, starts=[len(prefix) for prefix in self.prefixes]
         )
