@@ -11,7 +11,9 @@ answers of one length. The LLaVA-shaped one also does so as its preset would, wi
 - two-stage: the RPN runs, and a fixed box is cropped. The prefix is kept between the two passes;
 - recomputed: the same, but nothing is kept, as in the published code: the second pass encodes and
   runs everything again;
-- no region: the RPN runs and finds nothing to crop.
+- no region: the RPN runs and finds nothing to crop. The plain answer has begun and goes on;
+- no region, apart: the same, but prefix and question run apart from each other, as a store of
+  prefixes makes them: first the prefix, then the question to the branch layer, then the question.
 
 Work is counted in token-layers, by hooks, for the decoder and for the RPN's trunk. The floor of an
 answer with a crop is prefix x L + question x B + RPN + (crop + question + response) x L; without a
@@ -41,7 +43,15 @@ from random_llava import PATCH, write_random_llava
 from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
 from side_by_side import in_turns, noise_images, print_row, question_of
 
-from sdrpn_core import RPN, Answer, Backbone, Question, answer_batch, load_backbone
+from sdrpn_core import (
+    RPN,
+    Answer,
+    Backbone,
+    PrefixStore,
+    Question,
+    answer_batch,
+    load_backbone,
+)
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.proposer import Proposal
@@ -51,12 +61,14 @@ from sdrpn_core.rpn.prediction import predict_prompt_roi
 from sdrpn_core.runtime.generation import generate, prompt_block
 
 BENCHMARK = "answer_cost"
-BASELINE, TWO_STAGE, RECOMPUTED, NO_REGION = CASES = (
+BASELINE, TWO_STAGE, RECOMPUTED, NO_REGION, APART = CASES = (
     "baseline",
     "two-stage",
     "recomputed",
     "no region",
+    "no region, apart",
 )
+WITHOUT_CROP = (BASELINE, NO_REGION, APART)
 QUESTION_TOKENS = 20
 
 
@@ -111,7 +123,7 @@ def shapes(size: Size) -> list[Shape]:
 def recomputed(
     backbone: Backbone, rpn: RPN, question: Question, proposals: Sequence[Proposal], n_new: int
 ) -> None:
-    """Both looks from scratch; the crop is known."""
+    """Both passes from scratch; the crop is known."""
     predict_prompt_roi(backbone, backbone.encode([question]), rpn)
     (prompt,) = backbone.encode([question])
     jobs = [(image, one.plan) for image, one in zip(question.images, proposals, strict=True)]
@@ -124,7 +136,7 @@ def recomputed(
 
 
 def crop_cells(backbone: Backbone, image: Image.Image, boxes: Sequence[Box]) -> int:
-    """Visual tokens of the crops as they leave the encoder."""
+    """How many visual tokens the encoder makes of the crops."""
     grids = [backbone.preprocess_crop(image.crop(box)).geometry.grid for box in boxes]
     return sum(rows * columns for rows, columns in grids)
 
@@ -178,10 +190,10 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
             proposals[:] = found[0]
             return found
 
-    def ask(proposer: FixedCrop | None) -> list[Answer]:
-        return answer_batch(
-            backbone, [question], proposer, max_new_tokens=n_new, min_new_tokens=n_new
-        )
+    def ask(proposer: FixedCrop | None, *, apart: bool = False) -> list[Answer]:
+        store = PrefixStore() if apart else None
+        options = {"max_new_tokens": n_new, "min_new_tokens": n_new}
+        return answer_batch(backbone, [question], proposer, store=store, **options)
 
     ask(Noted(rpn, half=shape.half))
     cases: dict[str, Callable[[], object]] = {
@@ -189,6 +201,7 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
         TWO_STAGE: partial(answers[TWO_STAGE].ask, partial(ask, cropping)),
         RECOMPUTED: partial(recomputed, backbone, rpn, question, proposals, n_new),
         NO_REGION: partial(answers[NO_REGION].ask, partial(ask, FixedCrop(rpn, None))),
+        APART: partial(answers[APART].ask, partial(ask, FixedCrop(rpn, None), apart=True)),
     }
     work = {}
     for case, run in cases.items():
@@ -206,7 +219,7 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
     n_cells = crop_cells(backbone, image, answers[TWO_STAGE][0].boxes)
     framing = len(backbone.frame_crop(prompt.images[0])) - 1
     for case in CASES:
-        inserted = 0 if case in (BASELINE, NO_REGION) else crop + framing
+        inserted = 0 if case in WITHOUT_CROP else crop + framing
         lengths = AnswerShape(prefix, len(prompt) - prefix, inserted, n_new - 1)
         floor = (
             lengths.floor(size.n_layers, shape.branch)
@@ -242,7 +255,7 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
             layers=size.n_layers,
             branch=shape.branch,
         )
-    for case in (BASELINE, TWO_STAGE, NO_REGION):
+    for case in (BASELINE, TWO_STAGE, NO_REGION, APART):
         print_row(f"{BENCHMARK}_stages", model=shape.name, case=case, **answers[case].medians())
 
 

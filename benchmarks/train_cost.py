@@ -42,9 +42,9 @@ from sdrpn_core.training.batches import Batcher, StoredLabelBatcher
 from sdrpn_core.training.cache_shards import CachedSamples, write_shard
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
 from sdrpn_core.training.free_layers import truncate
+from sdrpn_core.training.loading import layers_to_load
 from sdrpn_core.training.optim import make_optimizer
 from sdrpn_core.training.samples import Item, TrainingSample
-from sdrpn_core.training.stage import layers_to_load
 from sdrpn_core.training.step import TrainingStep
 
 BENCHMARK = "train_cost"

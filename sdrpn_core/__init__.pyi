@@ -2,13 +2,13 @@
 
 __version__: str
 
-from .answering.answer import Answer as Answer
 from .answering.answer import answer as answer
 from .answering.answer import answer_batch as answer_batch
 from .answering.attention_proposer import AttentionProposer as AttentionProposer
 from .answering.prefix_store import PrefixStore as PrefixStore
 from .answering.proposer import Proposal as Proposal
 from .answering.proposer import Proposer as Proposer
+from .answering.results import Answer as Answer
 from .answering.rpn_proposer import RPNProposer as RPNProposer
 from .answering.stream import answer_stream as answer_stream
 from .backbone.adapter import Backbone as Backbone
@@ -64,6 +64,7 @@ from .runtime.generation import generate as generate
 from .runtime.generation import prompt_block as prompt_block
 from .taps.attention_tap import AttentionTap as AttentionTap
 from .taps.feature_tap import FeatureTap as FeatureTap
+from .training.loading import layers_to_load as layers_to_load
+from .training.loading import load_for_training as load_for_training
 from .training.settings import TrainingSettings as TrainingSettings
-from .training.stage import layers_to_load as layers_to_load
 from .training.stage import train as train

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -55,14 +54,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of the working tree."""
     return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module", params=[0.0, math.inf], ids=["question apart", "question along"])
-def question_pass(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Whether questions run along with their prefixes; those of tiny models are never short."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sdrpn_core.answering.encoding._SHORT", request.param)
-        yield request.param > 0
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sdrpn_core.answering.proposer import Proposal, Proposer
@@ -53,11 +55,16 @@ IMAGES = (tiny_image(0), tiny_image(1, (60, 90)), tiny_image(2, (200, 40)))
 QUESTIONS = {
     "ok": Question("one : what color is the square ?", IMAGES[:1]),
     "two crops": Question("two : how many ?", IMAGES[1:2]),
-    "too many": Question("three : which letter is on the left ?", IMAGES[2:]),
+    "too many": Question("three : which letter ?", IMAGES[2:]),
     "nothing": Question("none : read the small sign", IMAGES[:1]),
     "no image": Question("three : what is the name of the letter ?"),
     "both": Question("one two : which is near the circle ?", IMAGES[:2]),
     "first only": Question("one none : which is red ?", IMAGES[1:]),
     "second only": Question("three one : is the dot in the top image blue ?", IMAGES[:2]),
+}
+#: The same, too long beside their prefixes to run along with them in one pass.
+LONG_QUESTIONS = {
+    name: replace(question, text=question.text + " and the word above" * 8)
+    for name, question in QUESTIONS.items()
 }
 N_CROPS = dict(zip(QUESTIONS, (1, 2, 0, 0, 0, 3, 1, 1), strict=True))

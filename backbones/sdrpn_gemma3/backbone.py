@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sdrpn_core.backbone.adapter import Backbone, ImageInput
 from sdrpn_core.backbone.prompt import ImageSegment, Segment, TextSegment
 from sdrpn_core.grid.geometry import Resized
-from sdrpn_core.runtime.compat import CACHE_NAME, cache_argument
+from sdrpn_core.runtime.kv_cache import CACHE_NAME, cache_argument
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -25,7 +25,7 @@ class LlavaBackbone(Backbone):
     model_types = ("llava",)
 
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Pad to a centerd square in the mean color, as LLaVA-1.5 was trained.
+        """Pad to a centered square in the mean color, as LLaVA-1.5 was trained.
 
         The processor on the Hub would cut off the sides of an image that is not square instead.
         """

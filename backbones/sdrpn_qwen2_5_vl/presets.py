@@ -10,15 +10,15 @@ from sdrpn_core.labels.recipe import LabelRecipe
 _SOURCE = "arXiv:2509.16944 and its published code"
 
 #: The published rules for images of many visual tokens, as options of a crop policy: above 768
-#: tokens attention sinks in the top left corner count as nothing, above 1,024 the image's own
-#: tokens stay only where a token of the question asks for them.
+#: tokens, attention sinks in the top left corner are ignored; above 1,024, the image's own tokens
+#: are kept only where they matter to some token of the question.
 HIGH_RESOLUTION: dict[str, Any] = {
     "corner_sink_above": 768,
     "prune_above": 1024,
     "prune_threshold": 0.01,
 }
 
-#: q.k scores behind the multimodal rotary embeddings, without a norm of their own.
+#: q.k scores after the multimodal rotary embeddings, without a norm of their own.
 _RPN = {
     "head": "qk",
     "head_options": {"rope": True, "multi_head": True, "source": "projections"},
@@ -36,30 +36,8 @@ _TRAINING = {
     "epochs": 1,
 }
 
-#: The published RoI threshold per benchmark. The presets set 0.1, which most of them use.
-THRESHOLDS_3B = {
-    "TextVQA": 0.15,
-    "InfoVQA": 0.1,
-    "ChartQA": 0.1,
-    "POPE": 0.1,
-    "DocVQA": 0.1,
-    "V*": 0.175,
-    "HR-Bench": 0.1,
-    "OCRBench": 0.03,
-}
-#: HR-Bench was run with 0.03 to 0.05.
-THRESHOLDS_7B = {
-    "TextVQA": 0.075,
-    "InfoVQA": 0.1,
-    "ChartQA": 0.1,
-    "POPE": 0.1,
-    "DocVQA": 0.1,
-    "V*": 0.075,
-    "HR-Bench": 0.05,
-    "OCRBench": 0.05,
-}
-
-#: The published evaluation masks a single crop around everything above the threshold.
+#: The published evaluation masks a single crop around everything above the threshold. The published
+#: thresholds differ by benchmark (3B: 0.03 to 0.175, 7B: 0.03 to 0.1); most of them are 0.1.
 _POLICY_OPTIONS = {"threshold": 0.1, "min_regions": 1, **HIGH_RESOLUTION}
 
 _LABELS: dict[str, Any] = {
@@ -69,7 +47,8 @@ _LABELS: dict[str, Any] = {
     "padding_is_sink": True,
 }
 
-#: Natural images are asked for the place, not for the answer. Published, too, but in other words.
+#: With natural images, the prompt asks for the location, not for the answer: as published, but in
+#: other words.
 _GROUNDING: dict[str, Any] = {
     "drop_instruction": "Answer the question using a single word or phrase.",
     "question_template": (

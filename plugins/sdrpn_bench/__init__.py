@@ -64,7 +64,7 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
     registry.add(
         "bench",
         "sdrpn_bench.bench_command:bench",
-        help="Compare methods over models and data: accuracy, cost, a report with figures.",
+        help="Compare methods on one or more models: accuracy, cost, and a report with figures.",
     )
 
 

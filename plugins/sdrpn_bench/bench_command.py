@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.results_table import results_table
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -34,36 +35,44 @@ def bench(
             "--models",
             "-m",
             metavar="PATH[=RPN]",
-            help="Backbone, and its RPN: folders or hub ids. Repeat it to compare models.",
+            help="Backbone and its RPN: local folders or Hub IDs; repeat to compare models.",
         ),
     ],
     data: Annotated[
         str,
-        typer.Option("--data", "-d", help="Registered dataset, JSONL or parquet with answers."),
+        typer.Option(
+            "--data", "-d", help="Records with answers: registered dataset, JSONL or Parquet."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")],
     methods: Annotated[
         str | None,
-        typer.Option(help="Comma-separated; default: all built-in ones that apply."),
+        typer.Option(help="Methods, comma-separated; default: all built-in ones that apply."),
     ] = None,
     method_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="METHOD.KEY=VALUE", help="An option of a method; repeatable."),
+        typer.Option(metavar="METHOD.KEY=VALUE", help="Set an option of a method; repeatable."),
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Items; default: all.")] = None,
-    seed: Annotated[int, typer.Option(help="Selects items and random crops.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of an answer.")] = 32,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Discard an earlier run in the folder.")
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="Number of items; default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the items and of random crops.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = (
+        DEFAULT_BATCH_SIZE
+    ),
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer.")] = (
+        DEFAULT_MAX_NEW_TOKENS
+    ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over: delete the benchmark run in OUT.")
     ] = False,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
     revision: Revision = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Compare methods over models and data: accuracy, cost, a report with figures."""
+    """Compare methods on one or more models: accuracy, cost, and a report with figures."""
     options = _method_options(method_option or [])
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
     # torch and matplotlib load only now, when the options are known to make sense
@@ -83,7 +92,7 @@ def bench(
             max_new_tokens=max_new_tokens,
             method_options=options,
             load_options=load_options(dtype, device, attn_implementation, revision),
-            restart=restart,
+            overwrite=overwrite,
             progress=progress,
         )
     if not is_main_process():

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
 
 import torch
 
-_PACKAGES = ("sdrpn", "torch", "transformers", "accelerate", "numpy", "pillow")
+from sdrpn_core.util.package_versions import package_versions
 
 
 def environment() -> dict[str, str]:
     """Names and values, all text."""
     found = {"python": platform.python_version(), "system": platform.platform(terse=True)}
-    found |= {name: version(name) for name in _PACKAGES}
+    found |= package_versions("accelerate", "numpy", "pillow")
     found["processors"] = f"{os.cpu_count()} ({torch.get_num_threads()} threads)"
     if torch.cuda.is_available():
         found["accelerator"] = torch.cuda.get_device_name()

@@ -14,8 +14,9 @@ from typing import Any
 
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.run_manifest import ManifestFormat
 
-CONFIG_NAME = "config.json"
+CONFIG = ManifestFormat("config.json", "benchmark run", ConfigError)
 ITEMS_NAME = "items.jsonl"
 _ITEM_FILES = "items*.jsonl"
 
@@ -38,11 +39,11 @@ class ItemStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
+            raise SdrpnError(f"cannot create the folder {folder}: {error.strerror}") from error
 
     def clear(self) -> None:
         """Forget an earlier run."""
-        for path in (*self.folder.glob(_ITEM_FILES), self.folder / CONFIG_NAME):
+        for path in (*self.folder.glob(_ITEM_FILES), self.folder / CONFIG.name):
             path.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -51,28 +52,17 @@ class ItemStore:
         Settings of a run that never answered anything are replaced: there is nothing to lose.
 
         Raises:
-            ConfigError: the folder holds a run with other settings; names the first that differs.
+            ConfigError: the folder holds a run with other settings; names those that differ.
         """
-        path = self.folder / CONFIG_NAME
-        config = json.loads(json.dumps(config))  # what JSON makes of tuples and keys
-        if not path.exists():
-            if any(self.folder.glob(_ITEM_FILES)):
-                raise ConfigError(f"{self.folder}: holds item results, but no {CONFIG_NAME}")
-            write_json(path, config)
-            return
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path}: is not JSON ({error})") from error
-        if found != config and not self.read():
-            write_json(path, config)
-            return
-        for key in sorted({*found, *config}):
-            if found.get(key) != config.get(key):
-                raise ConfigError(
-                    f"{self.folder}: holds a run with {key} = {found.get(key)!r}, not "
-                    f"{config.get(key)!r}: choose another folder, or start over (--restart)"
-                )
+        exists = CONFIG.exists(self.folder)
+        if not exists and any(self.folder.glob(_ITEM_FILES)):
+            raise ConfigError(
+                f"{self.folder} holds item results, but no {CONFIG.name}: {CONFIG.remedy}"
+            )
+        if exists and self.read():
+            CONFIG.require_same(self.folder, config)
+        else:
+            CONFIG.write(self.folder, config)
 
     def read(self) -> list[Row]:
         """All rows of all processes, in order of model and item.
@@ -110,12 +100,6 @@ class ItemStore:
         for path in self.folder.glob(_ITEM_FILES):
             if path.name != ITEMS_NAME:
                 path.unlink()
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write indented JSON, atomically."""
-    with atomic_write(path) as file:
-        file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 def _read_rows(path: Path) -> list[Row]:

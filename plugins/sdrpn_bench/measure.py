@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdrpn_core.answering.answer import Answer, answer_batch
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.results import Answer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record, validate_record
-from sdrpn_core.errors import AttentionError, InputError, SdrpnError
+from sdrpn_core.errors import SdrpnError
+from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from sdrpn_bench.scoring import Scorer
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.grid.geometry import Box, Geometry
-
-#: What is the fault of one item; anything else ends the run.
-_ITEM_ERRORS = (InputError, AttentionError)
 
 #: Outcome of a method that failed on an item: its answer counts as wrong.
 ERROR_OUTCOME = "error"
@@ -62,7 +61,7 @@ def open_items(
             backbone.tokenize(record.question, 1)  # a question that no method could ask fails here
             if record.image is not None:
                 opened.append(Opened(index, record, open_image(record.image)))
-        except _ITEM_ERRORS as error:
+        except ITEM_ERRORS as error:
             failed.append({"index": index, "id": record.id, "error": str(error)})
     return opened, failed
 
@@ -121,21 +120,24 @@ def _answers(
     context: MethodContext, method: Method, batch: Sequence[Opened]
 ) -> list[tuple[Answer | SdrpnError, float]]:
     """Per item its answer, or why there is none, and its share of the wall time in seconds."""
-    start = time.perf_counter()
-    try:
-        answers = answer_batch(
+    start = 0.0
+
+    def answer(part: Sequence[Opened]) -> list[Answer]:
+        nonlocal start
+        start = time.perf_counter()  # a batch that failed as a whole costs no item anything
+        return answer_batch(
             context.backbone,
-            [Question(item.record.question, (item.image,)) for item in batch],
-            method.proposer(context, [item.record for item in batch]),
+            [Question(item.record.question, (item.image,)) for item in part],
+            method.proposer(context, [item.record for item in part]),
             max_new_tokens=context.max_new_tokens,
         )
-    except _ITEM_ERRORS as error:
-        if len(batch) == 1:
-            return [(error, time.perf_counter() - start)]
-        # One item is at fault: find it, the others are fine.
-        return [result for item in batch for result in _answers(context, method, [item])]
-    seconds = (time.perf_counter() - start) / len(batch)
-    return [(answer, seconds) for answer in answers]
+
+    results: list[tuple[Answer | SdrpnError, float]] = []
+    for part, outcome in isolate_failures(batch, answer):
+        seconds = (time.perf_counter() - start) / len(part)
+        answers = [outcome] if isinstance(outcome, SdrpnError) else outcome
+        results += [(one, seconds) for one in answers]
+    return results
 
 
 def _result(

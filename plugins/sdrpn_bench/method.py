@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from sdrpn_bench.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.util.dataclass_options import from_options
+from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.proposer import Proposer
@@ -44,7 +45,7 @@ class MethodContext:
     backbone: Backbone
     rpn: RPN | None = None
     seed: int = 0
-    max_new_tokens: int = 32
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
 
     @property
     def recipe(self) -> LabelRecipe:
@@ -100,4 +101,4 @@ class Method(ABC):
         Raises:
             ConfigError: unknown option (names the near ones).
         """
-        return from_options(cls, options)
+        return read_dataclass(cls, options, cls.__name__)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.bench_model import BenchModel, fingerprint, with_names
+from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.environment import environment
 from sdrpn_bench.figures import write_figures
-from sdrpn_bench.item_store import ItemStore, Row, write_json
+from sdrpn_bench.item_store import CONFIG, ItemStore, Row
 from sdrpn_bench.measure import measure, open_items
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_bench.report import write_report
@@ -21,15 +22,13 @@ from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.util.json_files import write_json
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 #: The methods that are compared unless others are named, where the model and the data allow them.
 DEFAULT_METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
-DEFAULT_BATCH_SIZE = 8
-#: The answers of fine-grained question answering are a few words.
-DEFAULT_MAX_NEW_TOKENS = 32
 
 RESULTS_NAME = "results.json"
 
@@ -63,7 +62,7 @@ def run_benchmark(
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
     scorer: Scorer | None = None,
     load_options: Mapping[str, Any] | None = None,
-    restart: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare methods on data, and write results, a report and figures.
@@ -87,7 +86,7 @@ def run_benchmark(
         scorer: ``(prediction, record) -> bool``; default: the dataset's own, else exact match of
             normalized words.
         load_options: arguments of ``load_backbone`` (dtype, device, attn_implementation ...).
-        restart: discard what an earlier run left in ``out``.
+        overwrite: start over: delete what an earlier run left in ``out``.
         progress: called after every batch.
 
     Returns:
@@ -127,7 +126,7 @@ def run_benchmark(
         "load_options": {key: str(value) for key, value in (load_options or {}).items()},
     }
     if state.is_main_process:
-        if restart:
+        if overwrite:
             run.store.clear()
         run.store.write_config(config)
     wait_for_everyone(state)
@@ -207,8 +206,8 @@ def _run_model(
     mark = fingerprint(backbone, rpn)
     if any(row["fingerprint"] != mark for row in own):
         raise ConfigError(
-            f"{run.store.folder}: holds results of other weights of model {model.name!r}: choose "
-            "another folder, or start over (--restart)"
+            f"{run.store.folder} holds results of other weights of model {model.name!r}: "
+            f"{CONFIG.remedy}"
         )
     context = MethodContext(backbone, rpn, run.seed, run.max_new_tokens)
     for number, batch in enumerate(_chunks(mine, run.batch_size)):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import string
 import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sdrpn_core.errors import InputError, PluginError
+from sdrpn_core.errors import InputError
 from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.plugins.registry import import_target
 
 if TYPE_CHECKING:
     from sdrpn_core.data.record import Record
@@ -58,11 +58,5 @@ def find_scorer(dataset: object) -> Scorer:
         return exact_match
     if callable(target):
         return target
-    module, _, attribute = str(target).partition(":")
-    try:
-        scorer: Scorer = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise PluginError(
-            entry.origin, f"cannot import the scorer {target!r} of dataset {dataset!r}: {error}"
-        ) from error
+    scorer: Scorer = import_target(str(target), entry.origin, f"the scorer of dataset {dataset!r}")
     return scorer

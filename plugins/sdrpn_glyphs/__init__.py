@@ -1,8 +1,7 @@
 """Synthetic fine-grained VQA, and the small trained backbones that ship with the project.
 
 Images of dotted shapes, questions about the dots, and one model of each family trained on them,
-each with an RPN beside it. Importing this package, or its data modules, imports neither torch nor
-transformers.
+each with an RPN. Importing this package or its data modules imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def backbone_dir(family: str = "llava") -> Path:
 
 
 def rpn_dir(family: str = "llava") -> Path:
-    """The RPN trained for that backbone."""
+    """The folder of the RPN that was trained for that backbone."""
     return ASSETS / f"{family}-rpn"
 
 
@@ -35,8 +34,8 @@ def sdrpn_register_datasets(registry: Any) -> None:
     """Register the splits, each with its scorer."""
     for split, help_line in (
         ("train", "small dotted shapes, for labels and RPN training"),
-        ("small", "test: small shapes, their dots vanish at model resolution"),
-        ("visible", "test: large shapes, their dots stay visible"),
+        ("small", "test: small shapes, whose dots vanish at model resolution"),
+        ("visible", "test: large shapes, whose dots stay visible"),
     ):
         registry.add(
             f"glyphs/{split}",
@@ -48,7 +47,7 @@ def sdrpn_register_datasets(registry: Any) -> None:
 
 @hookimpl
 def sdrpn_register_presets(registry: Any) -> None:
-    """Register the numbers of the embedded backbones."""
+    """Register the presets of the embedded backbones."""
     for model_type in ("llava", "qwen2_5_vl", "deepseek_vl"):
         registry.add(
             f"glyphs-{model_type}",
@@ -59,11 +58,11 @@ def sdrpn_register_presets(registry: Any) -> None:
 
 @hookimpl
 def sdrpn_register_commands(registry: Any) -> None:
-    """Register the guided tour, the data export and the backbone's training recipe."""
+    """Register the quickstart, the data export and the training of the backbones."""
     registry.add(
         "quickstart",
         "sdrpn_glyphs.quickstart_command:quickstart",
-        help="Label, train and compare on the model that ships with sdrpn.",
+        help="Label, train and compare on the models that ship with sdrpn.",
     )
     registry.add(
         "glyphs",
@@ -73,5 +72,5 @@ def sdrpn_register_commands(registry: Any) -> None:
     registry.add(
         "train-glyphs",
         "sdrpn_glyphs.pretrain_command:train_glyphs",
-        help="Train the embedded backbone anew, from nothing.",
+        help="Train an embedded backbone from scratch.",
     )

@@ -1,6 +1,6 @@
-"""Training batches, each a pure function of (seed, stage, step), so that a run can stop and resume.
+"""Training batches, each a pure function of (seed, stage, step), so that a run can resume.
 
-Images go through the backbone's own preprocessing, so what is trained is what is asked later.
+Images go through the backbone's own preprocessing, so training and inference see the same inputs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdrpn_core.backbone.adapter import Backbone, ImageInput
 
+from .patch_labels import patch_labels
 from .questions import Question, ask
-from .scenes import Box, Scene, SceneSpec, make_scene, render, render_index
-from .views import FULL_BOX, kept_tokens, patch_labels, stray_crop, training_crop
+from .scenes import FULL_BOX, Box, Scene, SceneSpec, make_scene, render, render_index
+from .training_crops import kept_tokens, stray_crop, training_crop
 
 PREFETCH = 4
-SAME_PLACE = 0.1
-"""Cells by which two views may differ and still count as the same."""
+ALIGNMENT_TOLERANCE = 0.1
+"""Cells by which two grids over the same image may differ and still count as aligned."""
 
 ANY_SIZE = SceneSpec(count=(1, 6), width=(0.045, 0.30))
 CROWDED = SceneSpec(count=(3, 6), width=(0.12, 0.27))
@@ -48,20 +49,20 @@ class Batches(Dataset[Any]):
 
 
 @dataclass(frozen=True)
-class Views:
-    """Images of one batch, joined: sent to the training process as a few large tensors.
+class JoinedImages:
+    """The images of a batch, joined: sent to the training process as a few large tensors.
 
     Attributes:
-        tensors: as :attr:`ImageInput.tensors`, those of all images concatenated.
-        grids: per image ``(h, w)``.
+        tensors: as :attr:`ImageInput.tensors`, concatenated over all images.
+        grids: per image, ``(h, w)``.
     """
 
     tensors: dict[str, torch.Tensor]
     grids: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, inputs: Sequence[ImageInput]) -> Views:
-        """Join images."""
+    def of(cls, inputs: Sequence[ImageInput]) -> JoinedImages:
+        """Join the inputs of several images."""
         tensors = {
             key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
         }
@@ -70,26 +71,26 @@ class Views:
 
 @dataclass(frozen=True)
 class PatchBatch:
-    """Views of scenes; all cells of all of them in a row.
+    """Images of scenes, and the labels of all their cells, one after another.
 
     Attributes:
-        views: the images.
+        images: the images.
         labels: uint8 ``(cells, LABEL_COUNT)``, 0 or 1.
-        counts: the same shape: which labels are known.
-        teacher_views: the images as another backbone takes them, where both have the same grid
-            at the same place.
+        known: the same shape: which labels are known.
+        teacher_images: those images whose grid is aligned with the teacher's, as the teacher's
+            input.
         shared: bool ``(cells,)``, the cells of those images.
     """
 
-    views: Views
+    images: JoinedImages
     labels: torch.Tensor
-    counts: torch.Tensor
-    teacher_views: Views | None
+    known: torch.Tensor
+    teacher_images: JoinedImages | None
     shared: torch.Tensor
 
 
 class PatchBatches(Batches):
-    """Batches of labeled cells, half of the views crops; a ``teacher`` sees the same."""
+    """Batches of labeled cells; half of the images are crops. A ``teacher`` sees the same."""
 
     def __init__(
         self,
@@ -105,40 +106,41 @@ class PatchBatches(Batches):
 
     def __getitem__(self, step: int) -> PatchBatch:
         rng = self.rng(step)
-        views: list[ImageInput] = []
+        inputs: list[ImageInput] = []
         labels: list[np.ndarray] = []
-        counts: list[np.ndarray] = []
-        teacher_views: list[ImageInput] = []
+        known: list[np.ndarray] = []
+        teacher_inputs: list[ImageInput] = []
         shared: list[np.ndarray] = []
-        while len(views) < self.size:
+        while len(inputs) < self.size:
             scene = make_scene(rng, rng.choice((ANY_SIZE, CROWDED, SMALL)))
             image, index = render(scene), render_index(scene)
             for box in (FULL_BOX, training_crop(rng, rng.choice(scene.shapes))):
-                view = show(self.backbone, image, box)
-                views.append(view)
-                patch, counted = patch_labels(scene, index, box, view.geometry)
+                ours = model_input(self.backbone, image, box)
+                inputs.append(ours)
+                patch, is_known = patch_labels(scene, index, box, ours.geometry)
                 labels.append(patch)
-                counts.append(counted)
-                same = self.teacher and _same_view(view, self.teacher.preprocess(image.crop(box)))
-                teacher_views += [same] if same else []
-                shared.append(np.full(len(patch), bool(same)))
+                known.append(is_known)
+                theirs = self.teacher.preprocess(image.crop(box)) if self.teacher else None
+                aligned = [theirs] if theirs and _are_aligned(ours, theirs) else []
+                teacher_inputs += aligned
+                shared.append(np.full(len(patch), bool(aligned)))
         return PatchBatch(
-            Views.of(views),
+            JoinedImages.of(inputs),
             torch.from_numpy(np.concatenate(labels)),
-            torch.from_numpy(np.concatenate(counts)),
-            Views.of(teacher_views) if teacher_views else None,
+            torch.from_numpy(np.concatenate(known)),
+            JoinedImages.of(teacher_inputs) if teacher_inputs else None,
             torch.from_numpy(np.concatenate(shared)),
         )
 
 
-def _same_view(view: ImageInput, other: ImageInput) -> ImageInput | None:
-    """The other input of the same image, if its cells lie where those of ``view`` lie."""
-    ours, theirs = view.geometry, other.geometry
+def _are_aligned(first: ImageInput, second: ImageInput) -> bool:
+    """Whether two inputs of the same image have their cells in the same positions."""
+    ours, theirs = first.geometry, second.geometry
     if ours.grid != theirs.grid:
-        return None
+        return False
     whole = [(0, 0, *ours.source_size)]
-    apart = np.abs(ours.to_grid(whole) - theirs.to_grid(whole)).max()
-    return other if apart <= SAME_PLACE else None
+    distance = np.abs(ours.to_grid(whole) - theirs.to_grid(whole)).max()
+    return bool(distance <= ALIGNMENT_TOLERANCE)
 
 
 @dataclass(frozen=True)
@@ -172,12 +174,12 @@ STAGE_MODES = {"questions": MODES, "joint": JOINT_MODES}
 
 @dataclass(frozen=True)
 class Sample:
-    """One question with its answer; its views are the next ``1 + crops`` of the batch.
+    """One question with its answer; its images are the next ``1 + crops`` of the batch.
 
     Attributes:
-        prompt_ids: up to where the response begins, one placeholder for the image.
-        answer_ids: the response and its end.
-        keeps: bool ``(h, w)`` per crop, the tokens that stay.
+        prompt_ids: up to the beginning of the response, with one placeholder for the image.
+        answer_ids: the response and its end token.
+        keeps: per crop, bool ``(h, w)``: the tokens that are kept.
     """
 
     prompt_ids: tuple[int, ...]
@@ -189,7 +191,7 @@ class Sample:
 class QuestionBatch:
     """Questions about images, in some batches with crops right after the image."""
 
-    views: Views
+    images: JoinedImages
     samples: tuple[Sample, ...]
 
 
@@ -207,20 +209,20 @@ class QuestionBatches(Batches):
         modes = WARM_UP if step < self.warm_up else STAGE_MODES[self.stage]
         mode = rng.choices(modes, [m.weight for m in modes])[0]
         topics, weights = zip(*mode.topics, strict=True)
-        views: list[ImageInput] = []
+        inputs: list[ImageInput] = []
         samples: list[Sample] = []
         for _ in range(self.size):
             scene = make_scene(rng, rng.choice(mode.scenes))
             question = ask(rng, scene, rng.choices(topics, weights)[0])
             image = render(scene)
-            views.append(show(self.backbone, image, FULL_BOX))
+            inputs.append(model_input(self.backbone, image, FULL_BOX))
             keeps = []
             for box in _crops(rng, scene, question, mode):
-                view = show(self.backbone, image, box)
-                views.append(view)
-                keeps.append(_kept(rng, box, question, view, mode))
+                crop = model_input(self.backbone, image, box)
+                inputs.append(crop)
+                keeps.append(_kept(rng, box, question, crop, mode))
             samples.append(replace(self._sample(question), keeps=tuple(keeps)))
-        return QuestionBatch(Views.of(views), tuple(samples))
+        return QuestionBatch(JoinedImages.of(inputs), tuple(samples))
 
     def _sample(self, question: Question) -> Sample:
         answer = self.backbone.tokenize_response(question.answer)
@@ -228,8 +230,8 @@ class QuestionBatches(Batches):
         return Sample(tuple(self.backbone.tokenize(question.text, 1)), (*answer, end), ())
 
 
-def show(backbone: Backbone, image: Image.Image, box: Box) -> ImageInput:
-    """The whole image, or one box of it as a crop."""
+def model_input(backbone: Backbone, image: Image.Image, box: Box) -> ImageInput:
+    """Preprocess the whole image, or one box of it as a crop."""
     if box == FULL_BOX:
         return backbone.preprocess(image)
     return backbone.preprocess_crop(image.crop(box))
@@ -246,15 +248,15 @@ def _crops(rng: random.Random, scene: Scene, question: Question, mode: Mode) -> 
 
 
 def _kept(
-    rng: random.Random, box: Box, question: Question, view: ImageInput, mode: Mode
+    rng: random.Random, box: Box, question: Question, crop: ImageInput, mode: Mode
 ) -> torch.Tensor:
     if not mode.drop_tokens:
-        return torch.ones(view.geometry.grid, dtype=torch.bool)
-    return torch.from_numpy(kept_tokens(rng, box, question.shape, view.geometry))
+        return torch.ones(crop.geometry.grid, dtype=torch.bool)
+    return torch.from_numpy(kept_tokens(rng, box, question.shape, crop.geometry))
 
 
 def loader(batches: Batches, start: int) -> DataLoader[Any]:
-    """The batches from step ``start`` on, made ahead by one worker process."""
+    """Load the batches from step ``start`` on, prefetched by one worker process."""
     steps = range(start, len(batches))
     return DataLoader(
         batches, batch_size=None, sampler=steps, num_workers=1, prefetch_factor=PREFETCH

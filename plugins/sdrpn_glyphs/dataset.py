@@ -1,7 +1,7 @@
 """The splits: reproducible lists of (image, question, answer, boxes).
 
-Items are drawn from the key ``split/seed/index``. Splits never share a key, so no seed can make
-a training item equal to a test item by construction of the stream.
+Items are drawn from the key ``split/seed/index``. Splits never share a key, so training and test
+items are drawn independently, whatever the seeds.
 """
 
 from __future__ import annotations
@@ -18,29 +18,22 @@ from .scenes import Box, Scene, SceneSpec, make_scene, render
 
 SMALL = SceneSpec(count=(2, 6), width=(0.045, 0.085))
 VISIBLE = SceneSpec(count=(1, 5), width=(0.16, 0.28))
-"""Widths from which the dot is about three pixels wide in an image shown at 80 pixels."""
+"""Widths at which the dot is at least about three pixels wide at model resolution (80 pixels)."""
 
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """What a split holds: its scenes, and what is asked about them, with weights."""
+    """The scenes of a split, and the topics of the questions about them, with weights."""
 
     scenes: SceneSpec
     topics: tuple[tuple[str, float], ...] = (("dot", 1.0),)
-    description: str = ""
 
 
 SPLITS: MappingProxyType[str, SplitSpec] = MappingProxyType(
     {
-        "glyphs/train": SplitSpec(
-            SMALL, description="small objects, for pseudo-labels and RPN training"
-        ),
-        "glyphs/small": SplitSpec(
-            SMALL, description="test: small objects, their dots vanish at model resolution"
-        ),
-        "glyphs/visible": SplitSpec(
-            VISIBLE, description="test: large objects, their dots stay visible"
-        ),
+        "glyphs/train": SplitSpec(SMALL),
+        "glyphs/small": SplitSpec(SMALL),
+        "glyphs/visible": SplitSpec(VISIBLE),
     }
 )
 
@@ -59,19 +52,23 @@ class Item:
 
     @property
     def image(self) -> Image.Image:
-        """The image, rendered anew at each access (a few milliseconds)."""
+        """The image, rendered at each access (a few milliseconds)."""
         return render(self.scene)
 
 
 def draw_question(rng: random.Random, split: SplitSpec) -> tuple[Scene, Question]:
-    """A scene of the split, and a question about it."""
+    """Draw a scene of the split, and a question about it."""
     scene = make_scene(rng, split.scenes)
     topics, weights = zip(*split.topics, strict=True)
     return scene, ask(rng, scene, rng.choices(topics, weights)[0])
 
 
 def make_item(split: str, index: int, seed: int = 0) -> Item:
-    """Item ``index`` of a split. Raises ``KeyError`` with the known names for an unknown split."""
+    """Make item ``index`` of a split.
+
+    Raises:
+        KeyError: unknown split; names the known ones.
+    """
     if split not in SPLITS:
         raise KeyError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     key = f"{split}/{seed}/{index}"
@@ -88,10 +85,10 @@ def make_item(split: str, index: int, seed: int = 0) -> Item:
 
 
 def items(split: str, n: int, seed: int = 0) -> Iterator[Item]:
-    """The first ``n`` items of a split. The same seed gives the same items; n only extends them."""
+    """Make the first ``n`` items of a split: the same for every ``n``, given the seed."""
     return (make_item(split, index, seed) for index in range(n))
 
 
 def is_correct(prediction: str, item: Item) -> bool:
-    """Whether a free-form answer names the color of the dot, whatever its case and spacing."""
+    """Whether a free-form answer names the color of the dot, ignoring case and spacing."""
     return answered_color(prediction) == item.target

@@ -1,4 +1,4 @@
-"""Accuracy of a backbone folder: without a crop, and with crops of growing error.
+"""Accuracy of a backbone folder: without a crop, and with increasingly inaccurate crops.
 
 ``python -m sdrpn_glyphs.evaluate FOLDER --n 400``
 """
@@ -16,12 +16,12 @@ from sdrpn_core import Backbone, Question, answer_batch, load_backbone
 
 from .dataset import Item, is_correct, items
 from .families.base import MAX_NEW_TOKENS
-from .scenes import Box
-from .views import CELL, FULL_BOX
+from .scenes import FULL_BOX, Box
+from .training_crops import CELL
 
 BATCH = 50
 SIZE_BINS = (0.045, 0.0585, 0.072, 0.086)
-"""Object widths, relative to the image, by which the small split is broken down."""
+"""Bins of the object width, relative to the image, for the small split."""
 
 Cropper = Callable[[Item], Box | None]
 
@@ -31,7 +31,7 @@ def no_crop(item: Item) -> None:
 
 
 def around(margin_cells: int, shift_cells: int = 0) -> Cropper:
-    """Crop the cells of the asked object and ``margin_cells`` around, all shifted diagonally."""
+    """Crop the object's cells and ``margin_cells`` around them, shifted diagonally."""
 
     def crop(item: Item) -> Box:
         x0, y0, x1, y1 = item.boxes[0]
@@ -71,7 +71,7 @@ CONDITIONS: dict[str, tuple[str, Cropper]] = {
 
 
 def answer(backbone: Backbone, batch: list[Item], cropper: Cropper = no_crop) -> list[str]:
-    """Greedy answers, each with a crop of what ``cropper`` says."""
+    """Answer greedily, with the crops that ``cropper`` chooses."""
     questions = [Question(item.question, (item.image,)) for item in batch]
     boxes = [box for box in map(cropper, batch) if box is not None]
     proposer = KnownBoxes([BoxChoice((box,), margin=0.0) for box in boxes]) if boxes else None
@@ -80,7 +80,7 @@ def answer(backbone: Backbone, batch: list[Item], cropper: Cropper = no_crop) ->
 
 
 def evaluate(folder: Path, n: int, seed: int = 0) -> dict[str, float]:
-    """Accuracy per condition, and per object width for the small split."""
+    """Measure the accuracy per condition, and per object width for the small split."""
     backbone = load_backbone(folder, device="cpu")
     results: dict[str, float] = {}
     for name, (split, cropper) in CONDITIONS.items():

@@ -21,45 +21,49 @@ IMAGES_NAME = "images"
 
 def glyphs(
     folder: Annotated[
-        Path | None, typer.Argument(help="Where to write; none prints where the models lie.")
+        Path | None,
+        typer.Argument(help="Folder to write; without it, print the paths of the models and RPNs."),
     ] = None,
     split: Annotated[str, typer.Option(help="One of: " + ", ".join(SPLITS) + ".")] = "glyphs/small",
     n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 20,
-    seed: Annotated[int, typer.Option(help="Other seeds draw other images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the images and questions.")] = 0,
 ) -> None:
-    """Write images and a JSONL file of questions, answers and boxes to a folder."""
+    """Write images, and a JSONL file of questions, answers and boxes, to a folder."""
     if folder is None:
-        places = {
+        folders = {
             name: {"backbone": str(backbone_dir(name)), "rpn": str(rpn_dir(name))} for name in NAMES
         }
-        typer.echo(json.dumps(places, indent=2))
+        typer.echo(json.dumps(folders, indent=2))
         return
     typer.echo(str(export(folder, split, n, seed)))
 
 
 def export(folder: Path, split: str, n: int, seed: int = 0) -> Path:
-    """Write a split's first ``n`` items; returns the JSONL file.
+    """Write a split's first ``n`` items.
 
     Args:
-        folder: made if missing; must not hold another export.
+        folder: created if missing; must not contain another export.
         split: e.g. ``glyphs/small``.
         n: number of items.
-        seed: other seeds draw other images.
+        seed: seed of the images and questions.
+
+    Returns:
+        The JSONL file.
 
     Raises:
         UnknownNameError: no such split.
-        InputError: the folder holds an export already.
+        InputError: the folder already contains an export.
         SdrpnError: a file cannot be written.
     """
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
     jsonl, images = folder / JSONL_NAME, folder / IMAGES_NAME
     if jsonl.exists():
-        raise InputError(f"{jsonl} exists already; choose another folder")
+        raise InputError(f"{jsonl} already exists: choose another folder")
     try:
         images.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SdrpnError(f"cannot make the folder {images}: {error.strerror}") from error
+        raise SdrpnError(f"cannot create the folder {images}: {error.strerror}") from error
     lines = []
     for index in range(n):
         item = make_item(split, index, seed)

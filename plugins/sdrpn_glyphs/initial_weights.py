@@ -1,6 +1,6 @@
-"""Where training starts: filters that show a dot, and attention that can already match.
+"""Initial weights: filters that respond to a dot, and attention that can already match.
 
-From the usual random start the models stay at guessing level for thousands of steps.
+With the usual random initialization, the models stay at chance level for thousands of steps.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from torch import nn
 
 MATCHING_GAIN = 1.7
 TURNING_PAIRS = 6
-"""Fastest RoPE frequencies of a head, which turn by more than half a radian across an image."""
+"""Fastest RoPE frequencies of a head, which rotate by more than half a radian per image."""
 ROTATION_SEED = 0
 
 
 def cosine_filters(count: int, size: int) -> torch.Tensor:
     """The ``count`` lowest two-dimensional cosine filters ``(count, size, size)``.
 
-    Orthonormal, with the mean damped to the size of the rest. A small dot then stands out from
-    the color of its patch from the first step, which saves most of the vision stage.
+    Orthonormal, with the mean damped to the size of the rest. A small dot then stands out from the
+    color of its patch from the first step on, which saves most of the vision stage.
     """
     place = (torch.arange(size) + 0.5) * math.pi / size
     waves = torch.cos(torch.arange(size).unsqueeze(1) * place) * math.sqrt(2 / size)
@@ -36,11 +36,11 @@ def cosine_filters(count: int, size: int) -> torch.Tensor:
 
 @torch.no_grad()
 def init_patch_embedding(weight: torch.Tensor) -> None:
-    """Start a patch embedding as cosine filters on each color channel.
+    """Initialize a patch embedding with cosine filters on each color channel.
 
     Args:
         weight: ``(width, channels, size, size)``, or ``(width, channels, frames, size, size)``,
-            where a still image is shown once per frame: each frame then gets its share.
+            where a still image is repeated in each frame: each frame then gets its share.
     """
     width, channels, size = weight.shape[0], weight.shape[1], weight.shape[-1]
     frames = weight.shape[2] if weight.ndim == 5 else 1
@@ -56,7 +56,7 @@ def init_patch_embedding(weight: torch.Tensor) -> None:
 def word_rotation(width: int) -> torch.Tensor:
     """A fixed rotation (width, width): visual tokens are aligned with rotated color words.
 
-    So a word can match the patches that show it without matching itself.
+    That way, a word can match the patches that show it without matching itself.
     """
     generator = torch.Generator().manual_seed(ROTATION_SEED)
     return torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
@@ -64,11 +64,11 @@ def word_rotation(width: int) -> torch.Tensor:
 
 @torch.no_grad()
 def init_matching_attention(layers: nn.ModuleList, width: int, head_dim: int) -> None:
-    """Start each head so that a color word attends to the patches aligned with it.
+    """Initialize each head so that a color word attends to the patches aligned with it.
 
-    Keys are orthonormal projections, on those dimensions that RoPE hardly turns across an
-    image; queries are the same projections of rotated words. Attention that starts out
-    uniform stays at guessing level for thousands of steps.
+    Keys are orthonormal projections, on those dimensions that RoPE hardly rotates across an image;
+    queries are the same projections of rotated words. With initially uniform attention, the model
+    stays at chance level for thousands of steps.
     """
     rotation = word_rotation(width)
     steady = (torch.arange(head_dim) % (head_dim // 2) >= TURNING_PAIRS).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What the training stages minimize, and the forward passes behind it."""
+"""The losses of the training stages, and the forward passes that they need."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegmen
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_core.runtime.generation import prompt_block
 
-from .views import LABELS
+from .patch_labels import LABELS
 
 if TYPE_CHECKING:
     from sdrpn_core import Backbone
 
-    from .batches import QuestionBatch, Sample, Views
+    from .batches import JoinedImages, QuestionBatch, Sample
 
 Measures = dict[str, float]
 
 PRESENCE_WEIGHT = 3.0
-"""Weight of telling which patches hold a color at all."""
+"""Weight of the loss for whether a patch shows a color at all."""
 
 
 def patch_loss(
-    scores: dict[str, torch.Tensor], labels: torch.Tensor, counts: torch.Tensor
+    scores: dict[str, torch.Tensor], labels: torch.Tensor, known: torch.Tensor
 ) -> tuple[torch.Tensor, Measures]:
-    """Loss of scores {group: (cells, labels of the group)}, and each group's accuracy.
+    """Compute the loss of scores ``{group: (cells, labels of the group)}``, and their accuracies.
 
-    Binary cross-entropy for the colors on every cell, so that the background has none, and
-    cross-entropy for each group on the cells that hold one label of it; so is the accuracy.
+    Binary cross-entropy for the colors on every cell, so that the background gets none, and
+    cross-entropy for each group on the cells with exactly one of its labels. The accuracies are
+    those on these cells.
     """
     presence = labels[..., LABELS["color"]].float()
     loss = PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(scores["color"], presence)
     accuracy = {}
     for group, score in scores.items():
-        own = labels[..., LABELS[group]] * counts[..., LABELS[group]]
+        own = labels[..., LABELS[group]] * known[..., LABELS[group]]
         single = own.sum(-1) == 1
         score, truth = score[single], own[single].argmax(-1)
         loss = loss + F.cross_entropy(score, truth)
@@ -46,25 +47,20 @@ def patch_loss(
     return loss, accuracy
 
 
-def visual_tokens(backbone: Backbone, views: Views) -> list[torch.Tensor]:
-    """Per image its visual tokens ``(h * w, width)``."""
+def visual_tokens(backbone: Backbone, images: JoinedImages) -> list[torch.Tensor]:
+    """Encode images: per image, its visual tokens ``(h * w, width)``."""
     # Several images in one input: the geometry of a single one is not read.
-    (grid, *_) = views.grids
-    joined = ImageInput(views.tensors, Resized((1, 1), grid, cell=1))
+    (grid, *_) = images.grids
+    joined = ImageInput(images.tensors, Resized((1, 1), grid, cell=1))
     return backbone.image_features([joined])
 
 
 def answer_logits(backbone: Backbone, batch: QuestionBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels (tokens,) at the positions that predict an answer token."""
-    features = iter(zip(visual_tokens(backbone, batch.views), batch.views.grids, strict=True))
+    """Logits ``(tokens, vocabulary)`` and labels ``(tokens,)`` of the answer tokens."""
+    features = iter(zip(visual_tokens(backbone, batch.images), batch.images.grids, strict=True))
     prompts = [_prompt(backbone, sample, features) for sample in batch.samples]
     block = prompt_block(backbone, prompts)
-    hidden = backbone.decoder(
-        inputs_embeds=block.embeds,
-        attention_mask=block.mask,
-        position_ids=block.positions,
-        use_cache=False,
-    ).last_hidden_state
+    hidden = backbone.decoder(**block.model_inputs()).last_hidden_state
     # Every row ends with its answer, whose tokens the positions before them predict.
     wanted = [
         hidden[row, -len(sample.answer_ids) - 1 : -1] for row, sample in enumerate(batch.samples)
@@ -76,12 +72,12 @@ def answer_logits(backbone: Backbone, batch: QuestionBatch) -> tuple[torch.Tenso
 def _prompt(
     backbone: Backbone, sample: Sample, features: Iterator[tuple[torch.Tensor, tuple[int, int]]]
 ) -> Prompt:
-    place = sample.prompt_ids.index(backbone.image_token_id)
+    image_index = sample.prompt_ids.index(backbone.image_token_id)
     tokens, grid = next(features)
     segments: list[Segment] = [ImageSegment(tokens, grid)]
     for keep in sample.keeps:
         tokens, grid = next(features)
         segments += backbone.frame_crop(ImageSegment(tokens[keep.flatten()], grid, keep=keep))
-    after = TextSegment((*sample.prompt_ids[place + 1 :], *sample.answer_ids))
-    before = sample.prompt_ids[:place]
+    after = TextSegment((*sample.prompt_ids[image_index + 1 :], *sample.answer_ids))
+    before = sample.prompt_ids[:image_index]
     return Prompt((*([TextSegment(before)] if before else []), *segments, after))

@@ -1,4 +1,4 @@
-"""The embedded backbones' numbers, found by measuring on them (see their model cards)."""
+"""Presets of the embedded backbones, measured on these models (see their model cards)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sdrpn_core.labels.recipe import LabelRecipe
 
 from .families.base import LAYERS, WIDTH
 
-#: Two layers in front of the branch suffice to find the asked object.
+#: Two layers below the branch are enough to find the object in question.
 BRANCH = 2
 RPN_LAYERS = 2
 
-# On a grid this coarse a distribution, cut at half its peak, always leaves a region: with bce and a
-# fixed threshold one question in twenty had none, or too many (dev set of the first family: 0.92
-# for 0.97).
+# On such a coarse grid, a distribution with a threshold at half its peak always gives a region.
+# With bce and a fixed threshold, one question in twenty had none, or too many (accuracy on the dev
+# set of the first family: 0.92 instead of 0.97).
 _RPN = {
     "head": "qk",
     "head_options": {"rope": False},
@@ -24,8 +24,8 @@ _RPN = {
     "loss": "mse",
 }
 
-# An object is one to four cells of the 10 x 10 grid: tight regions, not blurred, and half a cell
-# around, in case the region cuts through the object.
+# An object covers one to four cells of the 10 x 10 grid: regions are tight and not blurred, with a
+# margin of half a cell, in case a region cuts through the object.
 _POLICY_OPTIONS = {
     "threshold": 0.5,
     "relative": True,
@@ -55,9 +55,9 @@ def _preset(name: str, config: Mapping[str, Any], recipe: LabelRecipe) -> Preset
     )
 
 
-# Heads as `sdrpn heads` ranks them (see the model cards).
-# Only the row of the answer's first word counts, the asked color, which points at the asked object;
-# the second word looks for its own color. No head has a sink.
+# Heads as ranked by `sdrpn heads` (see the model cards). Only the row of the answer's first word
+# counts: the color that the question names, which points at the object in question. The second word
+# attends to its own color. No head has a sink.
 GLYPHS_LLAVA = _preset(
     "glyphs-llava",
     {"model_type": "llava", "vision_config.image_size": 80},

@@ -1,12 +1,12 @@
 """The training recipe of the embedded backbones, on the CPU in float32.
 
-Through the adapters alone, so the same recipe serves every family:
+It uses only the adapters, so the same recipe works for every family:
 
-1. The vision encoder, on labels of the cells through a linear probe that is thrown away. With a
-   teacher, its visual tokens are learnt as well, and its decoder is taken over.
-2. Alignment: vision encoder and word embeddings, on the same labels (without a teacher).
-3. Question answering: projector and language model; a share of the batches shows crops.
-4. The same with the vision encoder, mostly on what counts: dots that can be seen.
+1. The vision encoder, on the labels of the cells, through a linear probe that is discarded. With a
+   teacher, the encoder also learns the teacher's visual tokens, and inherits its decoder.
+2. Alignment: vision encoder and word embeddings, on the same labels (only without a teacher).
+3. Question answering: projector and language model; a fraction of the batches contains crops.
+4. The same, together with the vision encoder, mostly on questions about visible dots.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sdrpn_core import load_backbone
+from sdrpn_core.errors import CheckpointError
 from sdrpn_core.training.optimizer_state import restore_state, split_state
 from sdrpn_core.util.atomic_files import atomic_write
 
@@ -35,8 +36,8 @@ from .families import family as family_named
 from .families.base import WIDTH, Budget, Family
 from .initial_weights import word_rotation
 from .losses import Measures, answer_logits, patch_loss, visual_tokens
+from .patch_labels import LABEL_COUNT, LABELS
 from .scenes import COLORS, KINDS
-from .views import LABEL_COUNT, LABELS
 
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.01
@@ -51,6 +52,8 @@ TEACHER_WEIGHT = 10.0
 """Weight of the teacher's visual tokens: mean squared error, relative to their mean square."""
 CHECKPOINT = "checkpoint.safetensors"
 _OPTIMIZER = "optimizer."
+FORMAT_VERSION = 2
+"""Of the checkpoint."""
 
 
 StepLoss = Callable[[Any], tuple[torch.Tensor, Measures]]
@@ -59,7 +62,7 @@ OnCheckpoint = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class _State:
-    """Where a run stopped, and its optimizer then."""
+    """Where a run stopped, and the state of its optimizer."""
 
     stage: str
     step: int
@@ -68,7 +71,7 @@ class _State:
 
 
 class Trainer:
-    """Runs the stages one after another and remembers where it was."""
+    """Runs the stages one after another, and resumes from the last checkpoint."""
 
     def __init__(
         self,
@@ -98,6 +101,10 @@ class Trainer:
     def _load(self, path: Path) -> _State:
         with safe_open(path, "pt") as file:
             values = json.loads(file.metadata()["state"])
+            if values.get("format_version") != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{path} was written by another version of sdrpn: delete it to start over"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         weights = {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}
         self.trained.load_state_dict(weights)
@@ -108,7 +115,12 @@ class Trainer:
 
     def _save(self, stage: str, step: int, optimizer: torch.optim.Optimizer) -> None:
         tensors, numbers = split_state(self.trained, optimizer)
-        values = {"stage": stage, "step": step, "optimizer": numbers}
+        values = {
+            "format_version": FORMAT_VERSION,
+            "stage": stage,
+            "step": step,
+            "optimizer": numbers,
+        }
         everything = {
             **{name: tensor.contiguous() for name, tensor in self.trained.state_dict().items()},
             **{_OPTIMIZER + name: tensor for name, tensor in tensors.items()},
@@ -126,7 +138,7 @@ class Trainer:
         peak_lr: float,
         step_loss: StepLoss,
     ) -> None:
-        """Train ``modules`` on every batch from where the checkpoint stands."""
+        """Train ``modules`` on the batches, from the checkpoint on."""
         self.model.requires_grad_(False)
         parameters: list[nn.Parameter] = []
         for module in modules:
@@ -164,24 +176,24 @@ class Trainer:
                 self._save(stage, done, optimizer)
 
     def vision_step(self, batch: PatchBatch) -> tuple[torch.Tensor, Measures]:
-        """Labels of the cells, read off the visual tokens by the probe; the teacher's tokens."""
-        tokens = torch.cat(visual_tokens(self.backbone, batch.views))
+        """Loss of the cells' labels, predicted by the probe, and of the teacher's visual tokens."""
+        tokens = torch.cat(visual_tokens(self.backbone, batch.images))
         scores = self.probe(tokens)
         loss, measures = patch_loss(
-            {g: scores[..., part] for g, part in LABELS.items()}, batch.labels, batch.counts
+            {g: scores[..., part] for g, part in LABELS.items()}, batch.labels, batch.known
         )
-        if self.teacher is None or batch.teacher_views is None:
+        if self.teacher is None or batch.teacher_images is None:
             return loss, measures
         with torch.no_grad():
-            wanted = torch.cat(visual_tokens(self.teacher, batch.teacher_views))
+            wanted = torch.cat(visual_tokens(self.teacher, batch.teacher_images))
         given = tokens[batch.shared]
         loss = loss + TEACHER_WEIGHT * F.mse_loss(given, wanted) / wanted.square().mean()
-        measures["like teacher"] = F.cosine_similarity(given, wanted).mean().item()
+        measures["teacher similarity"] = F.cosine_similarity(given, wanted).mean().item()
         return loss, measures
 
     def align_step(self, batch: PatchBatch) -> tuple[torch.Tensor, Measures]:
-        """Visual tokens near the words of what they show, and scoring high for what to say."""
-        visual = torch.cat(visual_tokens(self.backbone, batch.views))
+        """Loss that aligns visual tokens with the embeddings of the words for what they show."""
+        visual = torch.cat(visual_tokens(self.backbone, batch.images))
         colors = self.backbone.tokenizer.convert_tokens_to_ids(list(COLORS))
         kinds = self.backbone.tokenizer.convert_tokens_to_ids(list(KINDS))
         input_embeddings = self.backbone.embedding.weight
@@ -194,14 +206,14 @@ class Trainer:
         visual = F.normalize(visual, dim=-1)
         scores = {g: ALIGN_SCALE * visual @ F.normalize(w, dim=-1).T for g, w in words.items()}
         scores["color"] = scores["color"] - ALIGN_SCALE / 3
-        return patch_loss(scores, batch.labels, batch.counts)
+        return patch_loss(scores, batch.labels, batch.known)
 
     def question_step(self, batch: QuestionBatch) -> tuple[torch.Tensor, Measures]:
-        """Next-token loss on the answers."""
+        """Next-token loss of the answers."""
         logits, labels = answer_logits(self.backbone, batch)
         right = (logits.argmax(-1) == labels).float().mean().item()
-        views = len(batch.views.grids) // len(batch.samples)
-        return F.cross_entropy(logits, labels), {f"tokens right ({views} views)": right}
+        n_images = len(batch.images.grids) // len(batch.samples)
+        return F.cross_entropy(logits, labels), {f"token accuracy ({n_images} images)": right}
 
 
 def learning_rate(step: int, total: int) -> float:
@@ -219,14 +231,14 @@ def train_backbone(
     budget: Budget | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> None:
-    """Train a family's backbone and write its folder to ``out_dir``. Continues where it stopped.
+    """Train a family's backbone and write its folder to ``out_dir``. Resumes an interrupted run.
 
     Args:
-        out_dir: the new Hugging Face folder, and the checkpoint of the training.
+        out_dir: folder for the model, in Hugging Face format, and for the training checkpoint.
         family: see :data:`sdrpn_glyphs.families.NAMES`.
-        seed: of the weights and the data.
-        budget: in place of the family's own.
-        on_checkpoint: ``on_checkpoint(stage, step)`` is called after each checkpoint.
+        seed: seed of the weights and the data.
+        budget: overrides the family's own.
+        on_checkpoint: called as ``on_checkpoint(stage, step)`` after each checkpoint.
     """
     chosen = family_named(family)
     budget = budget or chosen.budget
@@ -235,7 +247,7 @@ def train_backbone(
     backbone, model = trainer.backbone, trainer.model
     words = (model.get_input_embeddings(), model.get_output_embeddings())
     language = (chosen.projector(model), backbone.decoder, model.get_output_embeddings())
-    # What is neither decoder nor head sees the image.
+    # Everything besides the decoder and the head processes the image.
     vision = [child for child in model.base_model.children() if child is not backbone.decoder]
     if budget.vision_steps:
         patches = PatchBatches(

@@ -1,4 +1,4 @@
-"""``sdrpn train-glyphs``: an embedded backbone anew."""
+"""``sdrpn train-glyphs``: train an embedded backbone from scratch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import Annotated
 
 import typer
 
+from .families import NAMES
+
 
 def train_glyphs(
     out: Annotated[Path, typer.Option(help="Folder of the new backbone.")],
-    family: Annotated[
-        str, typer.Option(help="Which one: llava, qwen2_5_vl or deepseek_vl.")
-    ] = "llava",
-    seed: Annotated[int, typer.Option(help="Of the weights and the data.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="torch threads; default: all.")] = None,
+    family: Annotated[str, typer.Option(help=f"One of: {', '.join(NAMES)}.")] = "llava",
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the data.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="PyTorch threads; default: all.")
+    ] = None,
 ) -> None:
-    """Train an embedded backbone anew, within an hour on two cores; continues where it stopped."""
+    """Train an embedded backbone from scratch, in under an hour on two cores.
+
+    Run the command again to resume an interrupted run.
+    """
     import torch
 
     from .pretrain import train_backbone

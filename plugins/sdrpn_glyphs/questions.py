@@ -1,8 +1,8 @@
 """Questions about one shape of a scene, and their short answers.
 
-Every answer starts with the asked color, directly before the word that has to be found in the
-image. So the last token of the prompt has to know what is asked, and the color token of the
-answer has to look at the object that is asked for.
+Every answer starts with the color that the question names, directly before the word that has to be
+found in the image. So the last token of the prompt must know what the question is about, and the
+answer's color token must attend to that object.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from .scenes import COLORS, KINDS, Scene, Shape
 
 POSITION_BINS = 10
-"""A position is given as column and row on a grid of this many cells a side."""
+"""A position is given as column and row of a grid with this many cells per side."""
 
 DIGITS = tuple(str(i) for i in range(POSITION_BINS))
 
@@ -53,7 +53,7 @@ class Question:
     shape: Shape
 
 
-def _found(topic: str, shape: Shape, scene: Scene) -> str:
+def _target(topic: str, shape: Shape, scene: Scene) -> str:
     """The words that answer ``topic``, without the leading color."""
     if topic == "dot":
         return shape.dot
@@ -64,15 +64,15 @@ def _found(topic: str, shape: Shape, scene: Scene) -> str:
 
 
 def ask(rng: random.Random, scene: Scene, topic: str, shape: Shape | None = None) -> Question:
-    """A question of ``topic`` (a key of ``FORMS``) about ``shape``, by default a random one."""
+    """Ask a question of ``topic`` (a key of ``FORMS``) about ``shape``, by default a random one."""
     shape = shape or rng.choice(scene.shapes)
     text = rng.choice(FORMS[topic]).format(color=shape.color, noun=rng.choice((*NOUNS, shape.kind)))
-    target = _found(topic, shape, scene)
+    target = _target(topic, shape, scene)
     return Question(topic, text, f"{shape.color} {target}", target, shape)
 
 
 def answered_color(prediction: str) -> str | None:
-    """The dot color that a free-form answer names: the color before the word "dot", else the last.
+    """The dot color that an answer names: the color before the word "dot", else the last color.
 
     ``"red yellow"``, ``"Yellow."`` and ``"a yellow dot on the red square"`` all name yellow.
     """
@@ -85,7 +85,7 @@ def answered_color(prediction: str) -> str | None:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every lower-case word of questions and answers, sorted: what a tokenizer has to know."""
+    """Every lower-case word of questions and answers, sorted: what a tokenizer must know."""
     words: set[str] = {*COLORS, *KINDS, *NOUNS, *DIGITS}
     for forms in FORMS.values():
         for form in forms:

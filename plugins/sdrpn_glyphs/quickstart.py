@@ -1,4 +1,4 @@
-"""The whole way on the embedded backbones: label, train, compare, and look at the result."""
+"""The whole method on the embedded backbones: label, train, compare, and draw the results."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ from .families import NAMES
 from .families.base import MAX_NEW_TOKENS
 from .records import is_correct
 
-#: The five compared ways, controls included.
+#: The methods that are compared, including the controls.
 METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
 
 TRAIN_DATA = "glyphs/train"
 TEST_DATA = "glyphs/small"
 
-#: Questions that the model labels for itself.
+#: Number of questions that the model labels for itself.
 N_LABELS = 6000
 LABEL_BATCH = 64
 BENCH_BATCH = 25
 
-#: Images per forward pass of the training; of no effect on the result.
+#: Images per forward pass of the training; does not affect the result.
 MICRO_BATCH = 32
 
-#: Test images that are shown before and after: the first ones, right or wrong.
+#: Number of before/after images: of the first test questions, right or wrong.
 N_OVERLAYS = 6
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What the tour arrived at.
+    """The result of the quickstart.
 
     Attributes:
-        results: as in ``results.json``, all families in one.
-        seconds: wall time of each stage of this session, by family; ``bench`` is their sum.
-        overlays: images before and after.
+        results: as in ``results.json``, for all families.
+        seconds: wall time of each stage in this session, by family; ``bench`` covers all families.
+        overlays: paths of the before/after images.
     """
 
     results: dict[str, Any]
@@ -68,29 +68,29 @@ class QuickstartResult:
 
 
 def run_quickstart(
-    out: Path, *, n: int, seed: int, say: Say, families: Sequence[str] = tuple(NAMES)
+    out: Path, *, n: int, seed: int, log: Log, families: Sequence[str] = tuple(NAMES)
 ) -> QuickstartResult:
-    """Label, train and compare; what an earlier session finished is not done again.
+    """Label, train and compare; work that an earlier session finished is reused.
 
-    Every family goes through the same lines of code.
+    Every family goes through the same code.
 
     Args:
-        out: folder of the run; labels and RPN of a family lie in a folder of its name.
-        n: test questions.
-        seed: which test questions. Labels and RPN do not depend on it.
-        say: shows a line to the user.
-        families: the embedded backbones to go through.
+        out: folder of the run; labels and RPN of a family are in a folder of that name.
+        n: number of test questions.
+        seed: seed of the test questions. Labels and RPN do not depend on it.
+        log: called with a line of progress.
+        families: the embedded backbones to use.
     """
     seconds: dict[str, float] = {}
     models = []
     for number, family in enumerate(families, start=1):
         backbone = load_backbone(backbone_dir(family), device="cpu")
-        where = f"[{number}/{len(families)}] {family}:"
-        rpn = _own_rpn(backbone, out / family, seconds, partial(_say_where, say, where))
+        prefix = f"[{number}/{len(families)}] {family}:"
+        rpn = _train_rpn(backbone, out / family, seconds, partial(_log_line, log, prefix))
         models.append((BenchModel(backbone, rpn, name=family), backbone, rpn))
 
     start = time.perf_counter()
-    say(f"{n} questions about details that the models cannot see in the whole image ...")
+    log(f"asking {n} questions about details that the models cannot see in the whole image ...")
     results = run_benchmark(
         [model for model, _, _ in models],
         METHODS,
@@ -100,7 +100,7 @@ def run_quickstart(
         seed=seed,
         batch_size=BENCH_BATCH,
         max_new_tokens=MAX_NEW_TOKENS,
-        restart=True,
+        overwrite=True,
     )
     seconds["bench"] = time.perf_counter() - start
 
@@ -113,33 +113,33 @@ def run_quickstart(
     return QuickstartResult(results, seconds, overlays)
 
 
-def _say_where(say: Say, where: str, line: str) -> None:
-    say(f"{where} {line}")
+def _log_line(log: Log, prefix: str, line: str) -> None:
+    log(f"{prefix} {line}")
 
 
-def _own_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], say: Say) -> RPN:
-    """Labels from the model's own attention, and an RPN trained on them."""
+def _train_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], log: Log) -> RPN:
+    """Label with the model's own attention, and train an RPN on the labels."""
     start = time.perf_counter()
-    say(f"the model labels {N_LABELS} questions by its own attention ...")
+    log(f"labeling {N_LABELS} questions with the model's own attention ...")
     labels = read_records(TRAIN_DATA, n=N_LABELS, seed=0)
     summary = label(
         backbone, labels, folder / "labels", batch_size=LABEL_BATCH, max_new_tokens=MAX_NEW_TOKENS
     )
     seconds[f"{folder.name} label"] = time.perf_counter() - start
     counts = ", ".join(f"{v} {k.value}" for k, v in summary.counts.items() if v)
-    say(f"{counts} in {time.perf_counter() - start:.0f} s")
+    log(f"{counts} in {time.perf_counter() - start:.0f} s")
 
     start = time.perf_counter()
-    say("an RPN learns from these labels, on the frozen model's middle layers ...")
+    log("training an RPN on these labels, on top of the frozen model's middle layers ...")
     settings = TrainingSettings.for_backbone(backbone, micro_batch_size=MICRO_BATCH)
     trained = train(backbone, folder / "labels", folder / "train", settings)
     seconds[f"{folder.name} train"] = time.perf_counter() - start
-    say(f"{trained.steps} steps in {time.perf_counter() - start:.0f} s, loss {trained.loss:.3f}")
+    log(f"{trained.steps} steps in {time.perf_counter() - start:.0f} s, loss {trained.loss:.3f}")
     return trained.rpn
 
 
 def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: Path) -> list[Path]:
-    """One image per record: the plain answer, and the answer with its region."""
+    """Draw one image per record: the plain answer, and the answer with its region."""
     folder.mkdir(parents=True, exist_ok=True)
     images = [open_image(record.image) for record in records if record.image is not None]
     questions = [Question(r.question, (image,)) for r, image in zip(records, images, strict=True)]

@@ -1,4 +1,4 @@
-"""``sdrpn quickstart``: what sdrpn does, seen on this machine in a few minutes."""
+"""``sdrpn quickstart``: the whole method, on this machine, in a few minutes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ DEFAULT_N = 300
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = DEFAULT_OUT,
-    n: Annotated[int, typer.Option("--n", min=1, help="Test questions.")] = DEFAULT_N,
-    seed: Annotated[int, typer.Option(help="Which test questions.")] = 0,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of test questions.")] = DEFAULT_N,
+    seed: Annotated[int, typer.Option(help="Seed of the test questions.")] = 0,
     family: Annotated[
         list[str] | None,
-        typer.Option(help=f"Only this one (repeatable). There are: {', '.join(NAMES)}."),
+        typer.Option(help=f"Use only this family: {', '.join(NAMES)}; repeatable."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Label, train and compare on the models that ship with sdrpn, within 20 minutes on two cores.
+    """Label, train and compare on the models that ship with sdrpn, in 20 minutes on two cores.
 
-    A second call reuses the labels and the RPNs that are in the folder.
+    A second run reuses the labels and RPNs in the folder.
     """
     from .quickstart import run_quickstart
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         typer.echo(line, err=True)
 
-    result = run_quickstart(out, n=n, seed=seed, say=say, families=family or tuple(NAMES))
+    result = run_quickstart(out, n=n, seed=seed, log=log, families=family or tuple(NAMES))
     if as_json:
         typer.echo(json.dumps(result.results, indent=2))
         return
@@ -51,5 +51,5 @@ def _print(results: dict[str, Any], out: Path) -> None:
     for name, model in results["models"].items():
         console.print(gain_line(name, model, "sdrpn"), soft_wrap=True)
     console.print(
-        f"Report: {out / 'report.md'}, images before and after: {out}/*/overlays", soft_wrap=True
+        f"Report: {out / 'report.md'}, before/after images: {out}/*/overlays", soft_wrap=True
     )

@@ -1,4 +1,4 @@
-"""The splits as records: what the label, train and benchmark stages read."""
+"""The splits as records, for the label, train and benchmark stages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sdrpn_core.data.record import Record
 from .dataset import make_item
 from .questions import answered_color
 
-#: How many records a split has when no number is asked for; the stream itself has no end.
+#: Number of records of a split if none is given; the stream itself is endless.
 DEFAULT_COUNT = 1000
 
 
 class GlyphRecords(Sequence[Record]):
-    """``n`` records of a split; each image is drawn when its record is read."""
+    """``n`` records of a split; each image is rendered when its record is read."""
 
     def __init__(self, split: str, n: int | None, seed: int) -> None:
         self.split = split
@@ -30,7 +30,7 @@ class GlyphRecords(Sequence[Record]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Record]: ...
     def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
-        """Draw one record, or those of a slice."""
+        """Make one record, or those of a slice."""
         positions = range(self.n)[index]
         if isinstance(positions, range):
             return [self[position] for position in positions]

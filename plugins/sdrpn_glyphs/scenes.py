@@ -19,6 +19,8 @@ Rgb = tuple[int, int, int]
 IMAGE_SIZE = 480
 """Width and height of every image, in pixels."""
 
+FULL_BOX: Box = (0, 0, IMAGE_SIZE, IMAGE_SIZE)
+
 DOT_FRACTION = 0.2
 """Diameter of the dot relative to the width of its shape."""
 
@@ -38,7 +40,7 @@ COLOR_JITTER = 12
 BACKGROUND_RANGE = (95, 165)
 BACKGROUND_TINT = 12
 GAP = 4
-"""Least distance between two shapes, and between a shape and the border, in pixels."""
+"""Minimum distance between two shapes, and between a shape and the border, in pixels."""
 PLACEMENT_TRIES = 60
 
 
@@ -62,7 +64,7 @@ class Shape:
 
     @property
     def dot_box(self) -> Box:
-        """The tight box of the dot. A triangle carries it lower, where it is wide enough."""
+        """The tight box of the dot. In a triangle it is lower, where there is room for it."""
         width = max(2, round(self.size * DOT_FRACTION))
         height_fraction = 0.64 if self.kind == "triangle" else 0.5
         x0 = round(self.x + self.size / 2 - width / 2)
@@ -71,7 +73,7 @@ class Shape:
 
     @property
     def center(self) -> tuple[float, float]:
-        """The middle of the box, (x, y)."""
+        """The center of the box, ``(x, y)``."""
         return self.x + self.size / 2, self.y + self.size / 2
 
 
@@ -153,7 +155,7 @@ def _overlaps(x: int, y: int, size: int, others: list[Shape]) -> bool:
 
 
 def make_scene(rng: random.Random, spec: SceneSpec) -> Scene:
-    """Draw a scene from ``rng``. A shape that finds no room is left out."""
+    """Draw a scene from ``rng``. A shape for which there is no room is left out."""
     gray = rng.randint(*BACKGROUND_RANGE)
     background = _jitter(rng, (gray, gray, gray), BACKGROUND_TINT)
     shapes: list[Shape] = []
@@ -183,7 +185,7 @@ def make_scene(rng: random.Random, spec: SceneSpec) -> Scene:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The image, RGB, ``scene.size`` pixels wide and high."""
+    """Render the scene as an RGB image, ``scene.size`` pixels wide and high."""
     image = Image.new("RGB", (scene.size, scene.size), scene.background)
     draw = ImageDraw.Draw(image)
     for shape in scene.shapes:
@@ -196,7 +198,10 @@ DOT_INDEX_OFFSET = 16
 
 
 def render_index(scene: Scene) -> Image.Image:
-    """Which shape owns each pixel, mode "L": 0 background, 1 + i shape i, 17 + i the dot of i."""
+    """Render which shape each pixel belongs to, in mode "L".
+
+    0 is the background, 1 + i is shape i, 17 + i is the dot of shape i.
+    """
     image = Image.new("L", (scene.size, scene.size), 0)
     draw = ImageDraw.Draw(image)
     for i, shape in enumerate(scene.shapes, start=1):

@@ -79,8 +79,7 @@ class RayEngine(LabelEngine):
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise SdrpnError(
-                    f"the Ray job broke off ({type(error).__name__}: {reason}): run it again to "
-                    "finish"
+                    f"the Ray job failed ({type(error).__name__}: {reason}): run it again to finish"
                 ) from error
 
     def _label(self, job: LabelJob, overwrite: bool, progress: bool) -> LabelSummary:
@@ -90,7 +89,7 @@ class RayEngine(LabelEngine):
         run = _open(job)
         missing = run.missing_shards()
         if missing:
-            n_workers = min(self.workers or _room(needs), len(missing))
+            n_workers = min(self.workers or _capacity(needs), len(missing))
             count = ray.remote(WorkerCount).options(num_cpus=0).remote(n_workers + self.max_deaths)
             done = ray.data.from_items(
                 [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
@@ -144,7 +143,7 @@ class RayEngine(LabelEngine):
 
 
 def _check_reachable(address: str) -> None:
-    """Ray would try for many minutes, without a word.
+    """Refuse an address at once; Ray would retry for many minutes without a message.
 
     Raises:
         SdrpnError: nobody listens at ``HOST:PORT``; other forms are not checked.
@@ -158,7 +157,7 @@ def _check_reachable(address: str) -> None:
         raise SdrpnError(f"there is no Ray cluster at {address}: {error}") from error
 
 
-def _room(needs: dict[str, Any]) -> int:
+def _capacity(needs: dict[str, Any]) -> int:
     """How many workers the cluster can hold."""
     resources = ray.cluster_resources()
     counts = [
@@ -174,7 +173,7 @@ def _open(job: LabelJob) -> LabelRun:
         return LabelRun(job.folder, LabelManifest.read(job.folder))
     except ShardError as error:
         raise SdrpnError(
-            f"a worker has opened the run in {job.folder}, but it is not to be seen here: all "
+            f"a worker has opened the run in {job.folder}, but it is not visible here: all "
             "machines of the cluster must share this folder"
         ) from error
 

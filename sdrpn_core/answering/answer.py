@@ -1,20 +1,19 @@
-"""The two-stage answer: look, propose regions, look again, answer."""
+"""Answer one question, or a batch: plainly, or in two stages with proposed regions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.passes import BatchRule, Looked, first_pass, second_pass
-from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
+from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
+from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
-from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, buckets, check_max_padding
-from sdrpn_core.runtime.generate_options import check_generate_options
+from sdrpn_core.runtime.generation import check_generate_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,54 +21,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_core.answering.prefix_store import PrefixStore
+    from sdrpn_core.answering.proposer import Proposer
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.crops.policy import CropPolicy
     from sdrpn_core.rpn.model import RPN
-
-#: Response length that fits the short answers of fine-grained question answering.
-DEFAULT_MAX_NEW_TOKENS = 128
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A response, and what led to it.
-
-    Attributes:
-        text: the response.
-        ids: its token ids, without the end token.
-        proposals: one per image: outcome, crops (boxes in source pixels) and RoI map; empty for
-            a plain answer.
-        n_visual_tokens: visual tokens that the decoder saw, crops included.
-        seconds: wall time per stage, in order. Plain: ``vision``, ``prefill``, ``decode`` (and
-            ``prefix``, where questions share one). With a proposer: ``vision``, ``prefix`` (all
-            layers, up to the last image; with a short question all of the prompt), ``question``
-            (a longer one, up to the branch layer), ``proposal`` (the RPN and the crop policy),
-            ``crop`` (cut and encoded), ``roi_prefill`` (crops and question, all layers),
-            ``decode``. Of an answer from a batch, an equal share of each batch that it went
-            through; what came from a
-            :class:`~sdrpn_core.answering.prefix_store.PrefixStore` took no time.
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    proposals: tuple[Proposal, ...]
-    n_visual_tokens: int
-    seconds: Mapping[str, float]
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """``ok`` if any image was cropped, else the first image's outcome; ``None`` for a plain
-        answer.
-        """
-        outcomes = [proposal.plan.outcome for proposal in self.proposals]
-        if Outcome.OK in outcomes:
-            return Outcome.OK
-        return outcomes[0] if outcomes else None
-
-    @property
-    def boxes(self) -> list[tuple[int, int, int, int]]:
-        """Crop boxes of all images, source pixels, half-open."""
-        return [crop.box for proposal in self.proposals for crop in proposal.plan.crops]
 
 
 def answer(
@@ -148,36 +103,26 @@ def answer_batch(
         return []
     generation = {"max_new_tokens": max_new_tokens, **options}
     rule = BatchRule.of(backbone, max_padding, generation)
-    looked = first_pass(
-        backbone,
-        questions,
-        proposer,
-        store=store,
-        max_padding=rule.max_padding,
-        generation=generation,
-    )
-    left = [index for index, one in enumerate(looked) if one.response is None]
-    lengths = [looked[index].lengths for index in left]
-    for batch in buckets(lengths, len(left), rule.max_padding, holes=rule.holes):
-        rows = second_pass(backbone, [looked[left[place]] for place in batch], **generation)
-        for place, row in zip(batch, rows, strict=True):
-            looked[left[place]] = row
-    return [finished(backbone, one) for one in looked]
-
-
-def finished(backbone: Backbone, looked: Looked) -> Answer:
-    """The answer to a question that has a response.
-
-    Raises:
-        ValueError: it has none yet.
-    """
-    ids = looked.response
-    if ids is None:
-        raise ValueError("the second pass is still to come")
-    return Answer(
-        backbone.tokenizer.decode(ids, skip_special_tokens=True).strip(),
-        ids,
-        looked.proposals,
-        looked.prompt.n_visual_tokens,
-        looked.seconds,
-    )
+    answers: dict[int, Answer] = {}
+    pending: dict[int, PendingAnswer] = {}
+    for index, one in enumerate(
+        first_pass(
+            backbone,
+            questions,
+            proposer,
+            store=store,
+            max_padding=rule.max_padding,
+            generation=generation,
+        )
+    ):
+        if isinstance(one, Answer):
+            answers[index] = one
+        else:
+            pending[index] = one
+    indices = list(pending)
+    lengths = [one.lengths for one in pending.values()]
+    for batch in buckets(lengths, len(pending), rule.max_padding, holes=rule.holes):
+        chosen = [indices[place] for place in batch]
+        found = second_pass(backbone, [pending.pop(index) for index in chosen], **generation)
+        answers.update(zip(chosen, found, strict=True))
+    return [answers[index] for index in range(len(questions))]

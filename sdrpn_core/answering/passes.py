@@ -1,60 +1,31 @@
-"""The two passes of an answer: up to the proposed regions, and from there to the response.
-
-Between them a question is a :class:`Looked`, which is free to be answered with whichever others.
-"""
+"""The two passes of an answer: up to the proposed regions, and from there to the response."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdrpn_core.answering.crop_encoding import encode_crops
-from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions
-from sdrpn_core.answering.plain_first import start_plainly
+from sdrpn_core.answering.encoding import encode_questions
+from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
 from sdrpn_core.answering.prefill import run_encoded
-from sdrpn_core.answering.prefix import Prefix, prefix_block
-from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.answering.prefix import prefix_block
+from sdrpn_core.answering.proposer import Proposal
+from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generate_options import reads_prompts
-from sdrpn_core.runtime.generation import generate, prompt_block
+from sdrpn_core.runtime.generation import generate, prompt_block, reads_prompts
 from sdrpn_core.runtime.kv_cache import join_cache
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.answering.prefix import Prefix
     from sdrpn_core.answering.prefix_store import PrefixStore
+    from sdrpn_core.answering.proposer import Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
     from sdrpn_core.backbone.prompt import Prompt
-
-
-@dataclass(frozen=True, eq=False)
-class Looked:
-    """A question after the first pass.
-
-    Attributes:
-        prompt: what is to be answered, crops included.
-        prefix: its beginning, as far as that has run; ``None`` if nothing has.
-        n_reused: how many tokens of the prefix are those of the prompt.
-        proposals: one per image; empty for a plain answer.
-        first_stage: what the first pass of the second pass is called in ``Answer.seconds``.
-        seconds: its share of the time so far, by stage.
-        response: ids of the response, where the first pass was all that it took; else ``None``.
-    """
-
-    prompt: Prompt
-    prefix: Prefix | None = None
-    n_reused: int = 0
-    proposals: tuple[Proposal, ...] = ()
-    first_stage: str = "prefill"
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    response: tuple[int, ...] | None = None
-
-    @property
-    def lengths(self) -> tuple[int, int]:
-        """Tokens that are reused, and those that still have to run."""
-        return self.n_reused, len(self.prompt) - self.n_reused
 
 
 @dataclass(frozen=True)
@@ -92,12 +63,12 @@ def first_pass(
     store: PrefixStore | None,
     max_padding: float,
     generation: Mapping[str, Any],
-) -> list[Looked]:
+) -> list[PendingAnswer | Answer]:
     """Encode questions, run their prefixes, ask the proposer, and encode the crops.
 
-    For plain answers there is nothing to propose; prefixes then run only where somebody shares
-    them. Short questions run along with their prefixes, if nobody shares these; where the proposer
-    then finds nothing, they are answered at once.
+    Plain answers need no proposal; their prefixes run only where they are shared. Short questions
+    that share no prefix run together with theirs; if the proposer then finds no region in the
+    whole batch, they are answered at once.
 
     Args:
         backbone: the model.
@@ -105,12 +76,15 @@ def first_pass(
         proposer: where crops come from; ``None`` for plain answers.
         store: prefixes of other batches.
         max_padding: largest share of padding where prefixes run together.
-        generation: arguments of :func:`~sdrpn_core.runtime.generation.generate`, should it come
-            to that.
+        generation: arguments of :func:`~sdrpn_core.runtime.generation.generate`, for questions
+            that are answered at once.
+
+    Returns:
+        Per question a pending answer, or the answer if no second pass is needed.
 
     Raises:
-        ConfigError: the backbone was loaded in part.
-        InputError: empty question, or a prompt (with a response) beyond the model's context.
+        ConfigError: the backbone is only partially loaded.
+        InputError: an empty question, or a prompt (with its response) exceeds the model's context.
     """
     clock = StageClock(backbone.device)
     reader = None if proposer is None else proposer.reader
@@ -118,108 +92,95 @@ def first_pass(
     if store is None and encoded.is_unshared:
         if proposer is None:
             seconds = clock.shares(len(questions))
-            return [Looked(prompt, seconds=seconds) for prompt in encoded.whole_prompts()]
-        # A streamer is told that an answer begins: it cannot begin twice.
-        may_begin = reader is not None and "streamer" not in generation
-        if may_begin and encoded.is_best_run_whole(max_padding):
-            return _begin_plainly(encoded, proposer, clock, generation)
+            return [
+                PendingAnswer(prompt, None, 0, (), "prefill", seconds)
+                for prompt in encoded.whole_prompts()
+            ]
+        # A streamer sees the prompt of each generation: an attempt that is given up would show.
+        may_try = reader is not None and "streamer" not in generation
+        if may_try and encoded.is_best_run_whole(max_padding):
+            attempt = try_plain_answer(
+                backbone,
+                questions,
+                encoded.whole_prompts(),
+                proposer,
+                clock=clock,
+                **generation,
+            )
+            if isinstance(attempt, ProposedRegions):
+                return [*_with_crops(backbone, attempt.state, attempt.proposals)]
+            return [*attempt]
     state = run_encoded(encoded, reader, store=store, max_padding=max_padding, clock=clock)
     if proposer is None:
         seconds = clock.shares(len(questions))
         return [
-            Looked(prompt, prefix, len(prefix), seconds=seconds)
+            PendingAnswer(prompt, prefix, len(prefix), (), "prefill", seconds)
             for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
         ]
     with clock.stage("proposal"):
         proposals = proposer.propose(state)
-    return _with_crops(backbone, state, proposals)
-
-
-def _begin_plainly(
-    encoded: EncodedQuestions,
-    proposer: Proposer,
-    clock: StageClock,
-    generation: Mapping[str, Any],
-) -> list[Looked]:
-    """Run whole prompts; where nothing is proposed, that was the beginning of the answers."""
-    prompts = encoded.whole_prompts()
-    start = start_plainly(
-        encoded.backbone, encoded.questions, prompts, proposer, clock=clock, **generation
-    )
-    if start.state is not None:
-        return _with_crops(encoded.backbone, start.state, start.proposals)
-    seconds = clock.shares(len(prompts))
-    return [
-        Looked(prompt, proposals=tuple(row), seconds=seconds, response=ids)
-        for prompt, row, ids in zip(prompts, start.proposals, start.responses, strict=True)
-    ]
+    return [*_with_crops(backbone, state, proposals)]
 
 
 def _with_crops(
     backbone: Backbone, state: Prefill, proposals: Sequence[Sequence[Proposal]]
-) -> list[Looked]:
-    """Encode the crops and put them into the prompts."""
+) -> list[PendingAnswer]:
+    """Encode the crops and insert them into the prompts."""
     clock = state.clock
     with clock.stage("crop"):
         cropped = _insert_crops(backbone, state, proposals)
     seconds = clock.shares(len(state.questions))
     return [
-        Looked(
-            prompt,
-            prefix,
-            _n_reused(plain, prefix, row),
-            tuple(row),
-            first_stage="roi_prefill",
-            seconds=seconds,
+        PendingAnswer(
+            prompt, prefix, _n_reused(plain, prefix, row), tuple(row), "roi_prefill", seconds
         )
         for (prompt, row), plain, prefix in zip(cropped, state.prompts, state.prefixes, strict=True)
     ]
 
 
 @torch.no_grad()
-def second_pass(backbone: Backbone, rows: Sequence[Looked], **options: Any) -> list[Looked]:
-    """Generate the responses of a batch, on what is left of the prefixes.
+def second_pass(
+    backbone: Backbone, pending: Sequence[PendingAnswer], **generation: Any
+) -> list[Answer]:
+    """Generate the responses of a batch, reusing as much of the prefixes as the crops allow.
 
     Args:
         backbone: the model.
-        rows: a batch, one or more.
-        options: arguments of :func:`~sdrpn_core.runtime.generation.generate`.
-
-    Returns:
-        The same with their responses, and with their share of the time added.
+        pending: a batch, one or more.
+        generation: arguments of :func:`~sdrpn_core.runtime.generation.generate`.
 
     Raises:
-        InputError: the sequences would exceed the model's context.
+        InputError: a prompt with its response exceeds the model's context.
     """
     clock = StageClock(backbone.device)
-    reused = [row.n_reused for row in rows]
+    reused = [one.n_reused for one in pending]
     prefix, cache = None, None
-    prefixes = [row.prefix for row in rows if row.prefix is not None]
+    prefixes = [one.prefix for one in pending if one.prefix is not None]
     # A cache without a column would be taken for none.
     if any(reused):
         prefix = prefix_block(prefixes, reused)
         cache = join_cache([one.keys_values for one in prefixes], reused)
-    rest = prompt_block(backbone, [row.prompt for row in rows], starts=reused)
+    rest = prompt_block(backbone, [one.prompt for one in pending], starts=reused)
     responses = generate(
         backbone,
         rest,
         prefix=prefix,
         cache=cache,
         clock=clock,
-        first_stage=rows[0].first_stage,
-        **options,
+        first_stage=pending[0].prefill_stage,
+        **generation,
     )
-    new = clock.shares(len(rows))
+    seconds = clock.shares(len(pending))
     return [
-        replace(row, prefix=None, seconds={**row.seconds, **new}, response=ids)
-        for ids, row in zip(responses, rows, strict=True)
+        Answer.from_ids(backbone, one.prompt, ids, one.proposals, {**one.seconds, **seconds})
+        for one, ids in zip(pending, responses, strict=True)
     ]
 
 
 def _insert_crops(
     backbone: Backbone, state: Prefill, proposals: Sequence[Sequence[Proposal]]
 ) -> list[tuple[Prompt, list[Proposal]]]:
-    """Prompts with their crops' tokens and without pruned ones, and the proposals that are left."""
+    """Prompts with the tokens of crops and without pruned ones, and the remaining proposals."""
     jobs = [
         (image, proposal.plan)
         for question, row in zip(state.questions, proposals, strict=True)
@@ -240,15 +201,15 @@ def _insert_crops(
 
 
 def _n_reused(prompt: Prompt, prefix: Prefix, proposals: Sequence[Proposal]) -> int:
-    """How many tokens of what has run of a prompt the second pass leaves as they were.
+    """How many of a prompt's first tokens keep their keys and values in the second pass.
 
-    Those after a crop attend to it: with several images, the later ones run again. A pruned
-    image runs again itself, as its tokens attended to those that are gone.
+    Tokens behind a crop attend to it, so images that follow one run again. A pruned image runs
+    again itself, because its tokens attended to those that are dropped.
     """
     for (start, stop), proposal in zip(prompt.image_spans, proposals, strict=True):
         if proposal.plan.keep is not None:
             return start
         if proposal.plan.crops:
             return stop
-    # The last token is always run, as the response begins with what follows it.
+    # The last token always runs: its logits choose the first token of the response.
     return min(len(prefix), len(prompt) - 1)

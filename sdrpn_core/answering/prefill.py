@@ -10,10 +10,9 @@ import torch
 
 from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions
 from sdrpn_core.answering.prefix import Prefix, PrefixReader, prefix_block, run_prefixes
-from sdrpn_core.runtime.block import ImagePlace
+from sdrpn_core.runtime.block import ImagePlace, image_places
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.kv_cache import join_cache
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
@@ -122,43 +121,19 @@ class Prefill:
             return None
         with self.clock.stage("question"), FeatureTap(self.backbone.decoder, branch) as tap:
             rest = self.rest()
-            return tap.run(
-                inputs_embeds=rest.embeds,
-                attention_mask=torch.cat([self.prefix.mask, rest.mask], dim=1),
-                position_ids=rest.positions,
-                use_cache=True,
-                **cache_argument(self.cache(branch)),
-            )
+            return tap.run(**rest.model_inputs(self.cache(branch), prefix=self.prefix))
 
     def places(
-        self, with_question: Callable[[tuple[int, int]], bool] | None = None
+        self, wants_question: Callable[[tuple[int, int]], bool] | None = None
     ) -> list[ImagePlace]:
-        """Where the images lie in the prefixes and what follows, side by side, by prompt.
+        """Where the images lie in the prefixes and what follows them, prompt by prompt.
 
         Args:
-            with_question: says for which grids all tokens of the question are to score, and not the
-                last one alone; default: for none.
+            wants_question: see :func:`~sdrpn_core.runtime.block.image_places`.
         """
-        length = self.prefix.length + self.n_left
-
-        def question(prompt: Prompt, grid: tuple[int, int]) -> int | None:
-            wanted = with_question is not None and with_question(grid)
-            return length - (len(prompt) - prompt.prefix_length) if wanted else None
-
-        return [
-            ImagePlace(
-                row,
-                start + int(offset),
-                image.grid,
-                length - 1,
-                question(prompt, image.grid),
-                first=int(offset),
-            )
-            for row, (prompt, offset) in enumerate(
-                zip(self.prompts, self.prefix.starts, strict=True)
-            )
-            for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
-        ]
+        return image_places(
+            self.prompts, self.prefix, n_following=self.n_left, wants_question=wants_question
+        )
 
 
 @torch.no_grad()

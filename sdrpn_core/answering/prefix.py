@@ -15,7 +15,6 @@ from transformers import DynamicCache
 
 from sdrpn_core.runtime.block import Block, left_pad
 from sdrpn_core.runtime.buckets import buckets
-from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.kv_cache import SequenceKV, n_bytes, split_cache, unpadded
 from sdrpn_core.taps.feature_tap import FeatureTap
@@ -115,13 +114,7 @@ def _run(
 ) -> list[Prefix]:
     block = prompt_block(backbone, prompts)
     cache = DynamicCache()
-    inputs = {
-        "inputs_embeds": block.embeds,
-        "attention_mask": block.mask,
-        "position_ids": block.positions,
-        "use_cache": True,
-        **cache_argument(cache),
-    }
+    inputs = block.model_inputs(cache)
     if reader is None:
         backbone.decoder(**inputs)
         return keep_prefixes(backbone, prompts, block, cache)

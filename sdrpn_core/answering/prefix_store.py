@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class PrefixStore:
     Give the same store to several calls of ``answer``, ``answer_batch`` or ``answer_stream``: of
     questions about one image, the first pays for the image, the others do not. What an RPN
     reads of a prefix is kept with it, so empty the store (:meth:`clear`) if its weights change.
+    Several threads may use one store; empty it when none does.
 
     Args:
         max_bytes: limit of the kept tensors, wherever they are; a prefix that alone is larger is
@@ -61,6 +63,7 @@ class PrefixStore:
         self.misses = 0
         self._kept: OrderedDict[PrefixKey, Prefix] = OrderedDict()
         self._backbone: Backbone | None = None
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -68,12 +71,14 @@ class PrefixStore:
     @property
     def nbytes(self) -> int:
         """Memory that the kept prefixes take."""
-        return sum(prefix.nbytes for prefix in self._kept.values())
+        with self._lock:
+            return self._nbytes()
 
     def clear(self) -> None:
         """Forget all prefixes, and whose they were."""
-        self._kept.clear()
-        self._backbone = None
+        with self._lock:
+            self._kept.clear()
+            self._backbone = None
 
     def bind(self, backbone: Backbone) -> None:
         """Say whose prefixes these are.
@@ -81,31 +86,37 @@ class PrefixStore:
         Raises:
             ConfigError: they are another backbone's.
         """
-        if self._backbone is not None and self._backbone is not backbone:
-            raise ConfigError(
-                f"the store holds prefixes of {self._backbone.name}, not of {backbone.name}: use "
-                "one store per backbone"
-            )
-        self._backbone = backbone
+        with self._lock:
+            if self._backbone is not None and self._backbone is not backbone:
+                raise ConfigError(
+                    f"the store holds prefixes of {self._backbone.name}, not of {backbone.name}: "
+                    "use one store per backbone"
+                )
+            self._backbone = backbone
 
     def get(self, key: PrefixKey, reader: PrefixReader | None) -> Prefix | None:
         """A prefix that ``reader`` has read (``None``: any), if it is kept."""
-        prefix = self._kept.get(key)
-        if prefix is None or (reader is not None and prefix.reader is not reader):
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._kept.move_to_end(key)
-        return prefix
+        with self._lock:
+            prefix = self._kept.get(key)
+            if prefix is None or (reader is not None and prefix.reader is not reader):
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._kept.move_to_end(key)
+            return prefix
 
     def put(self, key: PrefixKey, prefix: Prefix) -> None:
         """Keep a prefix, and drop the least recently used ones that no longer fit."""
-        self._kept.pop(key, None)
-        if prefix.nbytes > self.max_bytes:
-            return
-        self._kept[key] = prefix
-        while self.nbytes > self.max_bytes:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept.pop(key, None)
+            if prefix.nbytes > self.max_bytes:
+                return
+            self._kept[key] = prefix
+            while self._nbytes() > self.max_bytes:
+                self._kept.popitem(last=False)
+
+    def _nbytes(self) -> int:
+        return sum(prefix.nbytes for prefix in self._kept.values())
 
 
 def prefix_keys(

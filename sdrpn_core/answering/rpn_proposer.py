@@ -48,7 +48,7 @@ class RPNProposer(Proposer):
         return [roi for index in sorted(found) for roi in found[index]]
 
     def _part_maps(self, state: Prefill) -> list[RoIMap]:
-        places = state.places(with_question=self.policy.needs_question_scores)
+        places = state.places(wants_question=self.policy.needs_question_scores)
         if not places:
             return []
         readings = state.readings(self.rpn)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.answering.answer import DEFAULT_MAX_NEW_TOKENS, Answer, finished
-from sdrpn_core.answering.passes import BatchRule, Looked, first_pass, second_pass
+from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
+from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
+from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
-from sdrpn_core.runtime.generate_options import check_generate_options
+from sdrpn_core.runtime.generation import check_generate_options
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.proposer import Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
 
-DEFAULT_BATCH_SIZE = 8
 
 #: Batches' worth of questions that may wait, cropped, for others of their length. They hold their
 #: prefixes' keys and values, so this is what bounds the memory.
@@ -30,10 +30,10 @@ OnError = Callable[[int, InputError], object]
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """A question between its two passes."""
+    """A pending answer and the number of its question."""
 
     index: int
-    looked: Looked
+    pending: PendingAnswer
 
 
 def answer_stream(
@@ -117,19 +117,19 @@ class _Stream:
         """Answer all."""
         source = enumerate(questions)
         while batch := list(islice(source, self.batch_size)):
-            self._look(batch, on_error)
-            while rows := self._next_batch(last=False):
-                self._finish(rows)
+            self._first_pass(batch, on_error)
+            while ready := self._next_batch(last=False):
+                self._second_pass(ready)
                 yield from self._leave()
             yield from self._leave()  # what could not be answered holds nobody up
-        while rows := self._next_batch(last=True):
-            self._finish(rows)
+        while ready := self._next_batch(last=True):
+            self._second_pass(ready)
             yield from self._leave()
 
-    def _look(self, batch: list[tuple[int, Question]], on_error: OnError) -> None:
-        """The first pass; if one question spoils the batch, one by one."""
+    def _first_pass(self, batch: list[tuple[int, Question]], on_error: OnError) -> None:
+        """Take a batch through the first pass; one by one, if one of its questions fails."""
         try:
-            looked = first_pass(
+            results = first_pass(
                 self.backbone,
                 [question for _, question in batch],
                 self.proposer,
@@ -137,27 +137,29 @@ class _Stream:
                 max_padding=self.rule.max_padding,
                 generation=self.generation,
             )
-            for one in looked:
-                self.backbone.check_context(len(one.prompt) + self.generation["max_new_tokens"])
+            for one in results:
+                if isinstance(one, PendingAnswer):
+                    n_tokens = len(one.prompt) + self.generation["max_new_tokens"]
+                    self.backbone.check_context(n_tokens)
         except InputError as error:
             if len(batch) > 1:
                 for single in batch:
-                    self._look([single], on_error)
+                    self._first_pass([single], on_error)
                 return
             ((index, _),) = batch
             on_error(index, error)
             self.done[index] = None
             return
-        for (index, _), one in zip(batch, looked, strict=True):
-            if one.response is None:
+        for (index, _), one in zip(batch, results, strict=True):
+            if isinstance(one, PendingAnswer):
                 self.waiting.append(_Waiting(index, one))
             else:
-                self.done[index] = finished(self.backbone, one)
+                self.done[index] = one
 
     def _next_batch(self, *, last: bool) -> list[_Waiting]:
         """A full batch, or the oldest one's if too many wait (or no more will come); else none."""
         crowded = len(self.waiting) > (_MAX_WAITING - 1) * self.batch_size
-        lengths = [one.looked.lengths for one in self.waiting]
+        lengths = [one.pending.lengths for one in self.waiting]
         oldest: list[int] = []
         for first in range(len(lengths)):
             places = nearest(
@@ -177,10 +179,10 @@ class _Stream:
         self.waiting = [one for one in self.waiting if one not in taken]
         return taken
 
-    def _finish(self, batch: list[_Waiting]) -> None:
-        rows = second_pass(self.backbone, [one.looked for one in batch], **self.generation)
-        for one, row in zip(batch, rows, strict=True):
-            self.done[one.index] = finished(self.backbone, row)
+    def _second_pass(self, batch: list[_Waiting]) -> None:
+        answers = second_pass(self.backbone, [one.pending for one in batch], **self.generation)
+        for one, answer in zip(batch, answers, strict=True):
+            self.done[one.index] = answer
 
     def _leave(self) -> Iterator[tuple[int, Answer]]:
         while self.next_index in self.done:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.backbone.decoder import part
+from sdrpn_core.taps.thread_hooks import ThreadHook
+
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.hooks import RemovableHandle
 
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.rpn.model import RPN
@@ -66,7 +68,7 @@ class AnswerShape:
 
 
 class TokenLayerCounter:
-    """Context manager that counts the token-layers that really run.
+    """Context manager that counts the token-layers that its thread really runs.
 
     Args:
         backbone: the model.
@@ -82,11 +84,12 @@ class TokenLayerCounter:
         self.rpn_token_layers = 0
         self._layers: list[nn.Module] = list(backbone.layers)
         self._trunk: list[nn.Module] = [] if rpn is None else list(rpn.layers)
-        self._handles: list[RemovableHandle] = []
+        self._hooks: list[ThreadHook] = []
 
     def __enter__(self) -> TokenLayerCounter:
         for modules, count in ((self._layers, self._decoder), (self._trunk, self._rpn)):
-            self._handles += [m.register_forward_hook(count, with_kwargs=True) for m in modules]
+            # Not at the layer: one at which a tap ends the pass is called, too, but does not run.
+            self._hooks += [ThreadHook(part(m, "self_attn"), count) for m in modules]
         return self
 
     def __exit__(
@@ -95,19 +98,14 @@ class TokenLayerCounter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
-    # Behind each layer: one at which a tap ends the pass is called, too, but does not run.
-    def _decoder(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
-    ) -> None:
+    def _decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.token_layers += _n_tokens(args, kwargs)
 
-    def _rpn(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
-    ) -> None:
+    def _rpn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.rpn_token_layers += _n_tokens(args, kwargs)
 
 

@@ -219,7 +219,13 @@ class Backbone(ABC):
             ConfigError: several match, or the one names layers or heads that do not exist.
         """
         presets = get_plugins().presets
-        found = [p for p in map(presets.get, presets.names()) if p.matches(self.model.config)]
+        model_type = self.model.config.model_type
+        named = [  # no other is imported: a broken one concerns only its own models
+            entry.name
+            for entry in presets.entries()
+            if model_type in entry.metadata.get("model_types", (model_type,))
+        ]
+        found = [p for p in map(presets.get, named) if p.matches(self.model.config)]
         if len(found) > 1:
             names = ", ".join(preset.name for preset in found)
             raise ConfigError(f"{self.name}: several presets match its config: {names}")

@@ -1,4 +1,4 @@
-"""The parts of a decoder that the core reaches into, and a clear word where they are missing."""
+"""The parts of a decoder that the core accesses, with a clear error where they are missing."""
 
 from __future__ import annotations
 

@@ -286,8 +286,8 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     return found
 
 
-def load_here(model: str, options: dict[str, Any]) -> Backbone:
-    """Load a model where this process is to run it: each on a device of its own.
+def load_for_process(model: str, options: dict[str, Any]) -> Backbone:
+    """Load a model on the device of this process, of which each has its own.
 
     Args:
         model: local folder or hub id.

@@ -6,7 +6,6 @@ which backbone it was made for, and how.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labels.recipe import LabelRecipe
-from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.dataclass_reader import read_dataclass
+from sdrpn_core.util.json_files import parse_json_object, write_json
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -33,8 +33,12 @@ class RecipeFile:
         recipe: which heads are read, and the numbers of the labeling.
         branch: B, the RPN reads the hidden states that leave decoder layer B - 1.
         n_layers: R, the number of RPN layers.
-        backbone: facts that must agree with the backbone it is used on (see ``rpn/identity.py``).
+        backbone: facts that must agree with the backbone it is used on (see
+            :mod:`sdrpn_core.backbone.identity`).
         provenance: how it was made, as plain JSON values.
+
+    Raises:
+        ConfigError: a negative branch, or no layer.
     """
 
     recipe: LabelRecipe
@@ -43,27 +47,29 @@ class RecipeFile:
     backbone: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.branch < 0 or self.n_layers < 1:
+            raise ConfigError(
+                "recipe file: needs a branch of 0 or more and 1 or more layers, not branch "
+                f"{self.branch} and n_layers {self.n_layers}"
+            )
+
     @staticmethod
-    def is_one(text: str) -> bool:
+    def recognizes(text: str) -> bool:
         """Whether a text is the JSON of a recipe file, sound or not, rather than a bare recipe."""
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError:
+            return "recipe" in parse_json_object(text, "recipe file")
+        except ConfigError:
             return False
-        return isinstance(values, dict) and "recipe" in values
 
     @classmethod
     def from_json(cls, text: str) -> RecipeFile:
         """The content of a file that :meth:`write` wrote.
 
         Raises:
-            ConfigError: not JSON, or see :meth:`from_dict`.
+            ConfigError: not a JSON object, or see :meth:`from_dict`.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"recipe file: not JSON: {error}") from error
-        return cls.from_dict(values)
+        return cls.from_dict(parse_json_object(text, "recipe file"))
 
     def write(self, path: str | Path) -> None:
         """Write the file, atomically.
@@ -71,33 +77,25 @@ class RecipeFile:
         Raises:
             SdrpnError: it cannot be written.
         """
-        with atomic_write(Path(path)) as file:
-            file.write((json.dumps(self.to_dict(), indent=2) + "\n").encode())
+        write_json(Path(path), self.to_dict())
 
     @classmethod
-    def from_dict(cls, values: Any) -> RecipeFile:
+    def from_dict(cls, values: Mapping[str, Any]) -> RecipeFile:
         """The file's content from what :meth:`to_dict` gives.
 
         Raises:
             ConfigError: another layout, missing fields, or an impossible recipe.
         """
-        if not isinstance(values, dict) or "recipe" not in values:
+        if "recipe" not in values:
             raise ConfigError("not a recipe file: it has no field recipe")
-        if values.get("format_version") != FORMAT_VERSION:
+        own = dict(values)
+        version = own.pop("format_version", None)
+        if version != FORMAT_VERSION:
             raise ConfigError(
-                f"recipe file version is {values.get('format_version')!r}, this sdrpn reads "
-                f"{FORMAT_VERSION}: upgrade sdrpn, or run `sdrpn heads` again"
+                f"recipe file version is {version!r}, this sdrpn reads {FORMAT_VERSION}: "
+                "upgrade sdrpn, or run `sdrpn heads` again"
             )
-        for name in ("recipe", "backbone"):
-            if not isinstance(values.get(name), dict):
-                raise ConfigError(f"recipe file: {name} must be an object")
-        return cls(
-            recipe=LabelRecipe.from_dict(values["recipe"]),
-            branch=_whole_number(values, "branch"),
-            n_layers=_whole_number(values, "n_layers"),
-            backbone=values["backbone"],
-            provenance=values.get("provenance", {}),
-        )
+        return read_dataclass(cls, own, "recipe file")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -126,10 +124,3 @@ class RecipeFile:
                 f"{backbone.name}: {'; '.join(different)}"
             )
         self.recipe.check_fits(backbone.n_layers, backbone.n_heads)
-
-
-def _whole_number(values: Mapping[str, Any], name: str) -> int:
-    number = values.get(name)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise ConfigError(f"recipe file: {name} must be a whole number, not {number!r}")
-    return number

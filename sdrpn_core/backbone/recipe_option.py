@@ -47,7 +47,7 @@ def read_recipe(text: str | None, backbone: Backbone) -> RecipeChoice:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the label recipe {path}: {error}") from error
     try:
-        if not RecipeFile.is_one(content):
+        if not RecipeFile.recognizes(content):
             recipe = LabelRecipe.from_json(content)
             recipe.check_fits(backbone.n_layers, backbone.n_heads)
             return RecipeChoice(recipe)

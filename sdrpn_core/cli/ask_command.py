@@ -1,4 +1,4 @@
-"""``sdrpn ask``: one question, answered, with the region that the answer comes from."""
+"""``sdrpn ask``: one question, its answer, and the region that the answer comes from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.cli.image_output import check_image_path, numbered, save_image
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -25,42 +26,46 @@ from sdrpn_core.errors import ConfigError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_core.answering.answer import Answer
+    from sdrpn_core.answering.results import Answer
     from sdrpn_core.backbone.adapter import Backbone
 
 __all__ = ["ask"]
 
 
 def ask(
-    model: ModelPath,
     image: ImagePath,
     question: QuestionText,
+    model: ModelPath,
     more_images: MoreImages = None,
     rpn: Annotated[
-        str | None, typer.Option(help="RPN folder or hub id; without one: the plain answer.")
+        str | None, typer.Option(help="RPN: local folder or Hub ID; without it, the plain answer.")
     ] = None,
     policy: PolicyName = None,
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of the answer.")] = 128,
-    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
-    save_overlay: Annotated[
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer.")] = (
+        DEFAULT_MAX_NEW_TOKENS
+    ),
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print the answer as it is generated.")
+    ] = False,
+    save: Annotated[
         Path | None,
-        typer.Option(help="Draw heatmap, boxes and crops to this file (.png), one per image."),
+        typer.Option(help="Save an image of the heatmap and the crops (.png), one per image."),
     ] = None,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
     revision: Revision = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Answer a question about an image, looking at the region it is about."""
+    """Answer a question about an image, with a closer look at the region that matters."""
     if rpn is None and (policy is not None or threshold is not None or policy_option):
-        raise ConfigError("a crop policy needs an RPN whose map it crops: give --rpn")
+        raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
     if stream and as_json:
-        raise ConfigError("--stream and --json exclude each other")
-    if save_overlay is not None:
-        check_image_path(save_overlay)
+        raise ConfigError("--stream and --json cannot be combined")
+    if save is not None:
+        check_image_path(save)
     images = open_images(image, more_images, question)
 
     from sdrpn_core.answering.answer import answer
@@ -98,7 +103,7 @@ def ask(
         max_new_tokens=max_new_tokens,
         **options,
     )
-    files = [] if save_overlay is None else _save(backbone, images, question, found, save_overlay)
+    files = [] if save is None else _save(backbone, images, question, found, save)
     if as_json:
         typer.echo(json.dumps({**_facts(found), "overlays": [str(path) for path in files]}))
         return
@@ -118,13 +123,13 @@ def _facts(answer: Answer) -> dict[str, Any]:
 
 
 def _print(answer: Answer, files: list[Path]) -> None:
-    """What led to the answer, on stderr: the answer alone is the output."""
+    """Print on stderr what led to the answer: the answer alone is the output."""
 
     def note(label: str, text: str) -> None:
         typer.echo(f"{label + ':':<15}{text}", err=True)
 
     if not answer.proposals:
-        note("outcome", "plain answer, no region was looked for (no --rpn)")
+        note("outcome", "plain answer, no region was proposed (no --rpn)")
     for number, proposal in enumerate(answer.proposals, 1):
         plan = proposal.plan
         which = f"image {number}: " if len(answer.proposals) > 1 else ""

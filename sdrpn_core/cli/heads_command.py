@@ -19,45 +19,56 @@ from sdrpn_core.cli.model_options import (
 )
 from sdrpn_core.cli.option_values import parse_options
 from sdrpn_core.errors import InputError
+from sdrpn_core.head_finding.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_HEADS,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_N,
+)
 
 if TYPE_CHECKING:
     from sdrpn_core.head_finding.report import HeadReport
 
 __all__ = ["heads"]
 
-#: Rows of the printed table; --json and the recipe file tell of all chosen heads.
+#: Rows of the printed table; ``--json`` and the recipe file list all chosen heads.
 _MAX_LISTED = 12
 
 
 def heads(
-    model: ModelPath,
     data: Annotated[
         str,
-        typer.Option(
-            "--data", "-d", help="Records with boxes: registered dataset, JSONL or parquet."
+        typer.Argument(
+            metavar="DATA",
+            help="Records with boxes: JSONL file, Parquet file or folder, or registered dataset.",
         ),
     ],
+    model: ModelPath,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Recipe file (.json) for `label` and `train`.")
     ],
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Records; default 200.")] = None,
-    seed: Annotated[int, typer.Option(help="Selects or generates the records.")] = 0,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Records per forward pass; default 8.")
-    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Use at most this many records.")] = (
+        DEFAULT_N
+    ),
+    seed: Annotated[int, typer.Option(help="Seed for selecting or generating records.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Records per forward pass.")] = (
+        DEFAULT_BATCH_SIZE
+    ),
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Max new tokens per generated response; default 64.")
-    ] = None,
-    max_heads: Annotated[
-        int | None, typer.Option(min=1, help="At most this many grounding heads; default 8.")
-    ] = None,
+        int, typer.Option(min=2, help="Max new tokens per generated response.")
+    ] = DEFAULT_MAX_NEW_TOKENS,
+    max_heads: Annotated[int, typer.Option(min=1, help="Maximum number of grounding heads.")] = (
+        DEFAULT_MAX_HEADS
+    ),
     recipe_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Another field of the recipe; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="Set another field of the recipe; repeatable."),
     ] = None,
     map_path: Annotated[
         Path | None,
-        typer.Option("--map", help="Layer x head map (.png); default: beside the recipe."),
+        typer.Option(
+            "--map", help="Figure of all layers and heads (.png); default: next to the recipe."
+        ),
     ] = None,
     dtype: DType = None,
     device: Device = None,
@@ -67,7 +78,7 @@ def heads(
 ) -> None:
     """Find grounding heads, sinks and the branch layer of a backbone that has no preset.
 
-    Its own answers are looked at; where the answer lies in each image must be known.
+    Measures attention while the backbone answers questions about images with known boxes.
     """
     map_path = map_path or out.with_suffix(".png")
     for path, suffix in ((out, ".json"), (map_path, ".png")):
@@ -81,19 +92,16 @@ def heads(
     from sdrpn_core.head_finding.finder import find_heads
 
     backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
-    sizes = {
-        "n": n,
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
-        "max_heads": max_heads,
-    }
     report = find_heads(
         backbone,
         data,
+        n=n,
         seed=seed,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        max_heads=max_heads,
         recipe_options=options,
         progress=not as_json,
-        **{name: value for name, value in sizes.items() if value is not None},
     )
     draw_head_map(report, map_path)
     report.save(out)
@@ -106,8 +114,8 @@ def heads(
     if not report.better_than_chance:
         typer.echo(
             f"warning: the chosen heads point no better than chance ({report.chance:.1%}): labels "
-            "made with them would be noise; use more records, or questions that the model can "
-            "answer by looking at one place",
+            "made with them would be noise; use more records, or questions whose answer depends on "
+            "a single region",
             err=True,
         )
 
@@ -145,16 +153,16 @@ def _print(report: HeadReport, out: Path, map_path: Path) -> None:
     sinks = "none" if not recipe.sink else f"{recipe.sink} from {recipe.sink_threshold:g}"
     precision = "no cell" if joint.precision is None else f"{joint.precision:.1%} of their cells"
     together = (
-        f"together, on the {joint.n} samples that did not choose: pointing {joint.pointing:.1%} "
+        f"combined, on the {joint.n} confirmation samples: pointing {joint.pointing:.1%} "
         f"[{low:.1%}, {high:.1%}], chance {report.chance:.1%}, AUC {joint.auc:.3f}"
     )
     lines = [
         f"grounding: {recipe.grounding}, over {rows}; sinks: {sinks}",
         together,
-        f"labels: {joint.usable:.1%} of the samples, {precision} in a box",
+        f"labels: {joint.labeled:.1%} of the samples, {precision} in a box",
         f"branch layer B = {report.branch}, RPN layers R = {report.n_layers}",
         *(f"skipped {record.id}: {record.reason}" for record in report.skipped[:_MAX_LISTED]),
-        *([f"{len(report.skipped)} records skipped in all"] if report.skipped else []),
+        *([f"{len(report.skipped)} records skipped in total"] if report.skipped else []),
         f"recipe: {out}",
         f"map: {map_path}",
     ]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 import sdrpn_core
+from sdrpn_core.cli.interrupts import interrupts_arrive
 from sdrpn_core.errors import SdrpnError
+from sdrpn_core.plugins.isolation import contained, describe
 from sdrpn_core.plugins.manager import get_plugins
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ class LazyCommand(TyperCommand):
     """A command known by name and help line; its module is imported when that command is used."""
 
     def __init__(self, entry: Entry) -> None:
-        super().__init__(entry.name, help=entry.help)
+        super().__init__(entry.name, help=_literal(entry.help))
         self._entry = entry
 
     # The signature is that of the base class, whose context type is private to typer.
@@ -42,12 +47,14 @@ class LazyCommand(TyperCommand):
         return self._load().make_context(*args, **kwargs)
 
     def _load(self) -> Any:
-        target = get_plugins().commands.get(self._entry.name)
-        if isinstance(target, typer.Typer):
-            return typer.main.get_command(target)
-        single = typer.Typer(add_completion=False)
-        single.command(self._entry.name, help=target.__doc__ or self._entry.help)(target)
-        return typer.main.get_command(single)
+        name, plugin = self._entry.name, self._entry.origin
+        target = get_plugins().commands.get(name)
+        with contained(plugin, f"command {name!r} cannot be used"):
+            if isinstance(target, typer.Typer):
+                return typer.main.get_command(target)
+            single = typer.Typer(add_completion=False)
+            single.command(name, help=_literal(target.__doc__ or self._entry.help))(target)
+            return typer.main.get_command(single)
 
 
 class PluginGroup(TyperGroup):
@@ -78,7 +85,8 @@ class PluginGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; Ctrl-C ends it with one line."""
         try:
-            return super().invoke(ctx)
+            with interrupts_arrive():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             _complain("interrupted")
             raise SystemExit(EXIT_INTERRUPTED) from None
@@ -128,7 +136,47 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Command-line words after the program's name; those of this process if ``None``.
     """
-    typer.main.get_command(app).main(args=args, prog_name=PROGRAM)
+    before = set(threading.enumerate())
+    with suppress(SdrpnError):  # said below, where it is one line
+        get_plugins()
+    strays = set(threading.enumerate()) - before
+    atexit.unregister(_end_output)
+    atexit.register(_end_output)  # the last to be registered is the first to run
+    try:
+        typer.main.get_command(app).main(args=args, prog_name=PROGRAM)
+    except SystemExit as end:
+        if any(thread.is_alive() and not thread.daemon for thread in strays):
+            _leave_at_once(end.code)
+        raise
+
+
+def _leave_at_once(code: Any) -> None:
+    """End the process without waiting for threads that a plugin started while it was loaded."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else EXIT_ERROR if code else 0)
+
+
+def _end_output() -> None:
+    """Whatever plugins do when the process ends, the command's output is complete by now."""
+    try:
+        sys.stdout.flush()
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # none, or no files, or a reader that has left
+        return
+    sys.stdout = sys.stderr
+    sys.unraisablehook = lambda event: _complain(
+        f"warning: ignored at exit: {describe(event.exc_value or event.exc_type())}"
+    )
+
+
+def _literal(text: str) -> str:
+    """A help text in which brackets are no markup."""
+    if "[" not in text:
+        return text
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def _warn_about_failures() -> None:

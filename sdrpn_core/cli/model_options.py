@@ -1,4 +1,4 @@
-"""How a command loads its model: the same options, under the same names, everywhere."""
+"""How a command loads its model: every command has the same options."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import typer
 __all__ = ["AttnImplementation", "DType", "Device", "ModelPath", "Revision", "load_options"]
 
 ModelPath = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Backbone: a folder, or an id on the Hub.")
+    str,
+    typer.Option("--model", "-m", metavar="MODEL", help="Backbone: local folder or Hub ID."),
 ]
 DType = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16, float16 or auto; default: float32 on a CPU, else auto."),
+    typer.Option(help="float32, bfloat16, float16 or auto; default: float32 on CPU, auto on GPU."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: CUDA if any.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: CUDA if available.")
+]
 AttnImplementation = Annotated[
     str | None, typer.Option(help="sdpa, eager or flash_attention_2; default: the model's.")
 ]
-Revision = Annotated[str | None, typer.Option(help="Revision of a model on the Hub.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of the model on the Hub.")]
 
 
 def load_options(

@@ -1,4 +1,4 @@
-"""``sdrpn plugins``: what is installed, in which state, and what each plugin adds."""
+"""``sdrpn plugins``: what is installed, its status, and what each plugin adds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ _STYLES = {"ok": "green", "failed": "red", "disabled": "dim"}
 
 
 def plugins(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if a plugin failed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with status 1 if a plugin failed.")
+    ] = False,
 ) -> None:
-    """List plugins, their state, and what each registers."""
+    """List plugins, their status, and what each one registers."""
     infos = get_plugins().infos
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(info) for info in infos], indent=2))
@@ -40,10 +42,12 @@ def _print_table(infos: list[PluginInfo]) -> None:
         table.add_column(column, overflow="fold")
     for info in infos:
         registers = "\n".join(
-            f"{KINDS[kind]}: {', '.join(names)}" for kind, names in info.registers.items()
+            f"{KINDS[kind].label}: {', '.join(names)}" for kind, names in info.registers.items()
         )
         status = Text(info.status, style=_STYLES[info.status])
-        table.add_row(Text(info.name), info.version, info.origin, status, registers)
+        table.add_row(
+            Text(info.name), Text(info.version), Text(info.origin), status, Text(registers)
+        )
     console = Console()
     console.print(table)
     for info in infos:

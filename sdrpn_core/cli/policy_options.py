@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 __all__ = ["PolicyName", "PolicyOptions", "Threshold", "choose_policy"]
 
 PolicyName = Annotated[
-    str | None, typer.Option("--policy", help="bbox, mask or a plugin's; default: the RPN's.")
+    str | None,
+    typer.Option(
+        "--policy", help="Crop policy: bbox, mask, or that of a plugin; default: the RPN's."
+    ),
 ]
 Threshold = Annotated[
-    float | None, typer.Option(help="Cells above this count; default: the RPN's.")
+    float | None,
+    typer.Option(help="Threshold of the crop policy; default: the RPN's."),
 ]
 PolicyOptions = Annotated[
     list[str] | None,
-    typer.Option("--policy-option", metavar="KEY=VALUE", help="Another option; repeatable."),
+    typer.Option(
+        "--policy-option", metavar="KEY=VALUE", help="Set another option of the policy; repeatable."
+    ),
 ]
 
 

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ImagePath", "MoreImages", "QuestionText", "open_images"]
 
-ImagePath = Annotated[str, typer.Argument(metavar="IMAGE", help="Image the question is about.")]
-QuestionText = Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked.")]
+ImagePath = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="Image that the question is about.")
+]
+QuestionText = Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")]
 MoreImages = Annotated[
     list[str] | None,
-    typer.Option("--image", "-i", metavar="IMAGE", help="A further image; repeatable."),
+    typer.Option("--image", "-i", metavar="IMAGE", help="Add another image; repeatable."),
 ]
 
 
 def open_images(first: str, more: list[str] | None, question: str) -> list[Image.Image]:
-    """Open the images, after the cheapest check of all.
+    """Open the images, once the question is known not to be empty.
 
     Raises:
         InputError: the question is empty.

@@ -39,27 +39,30 @@ _SHADES = " .:-=+*#%@"
 
 
 def roi(
-    model: ModelPath,
     image: ImagePath,
     question: QuestionText,
-    rpn: Annotated[str, typer.Option(help="RPN folder or hub id.")],
+    model: ModelPath,
+    rpn: Annotated[str, typer.Option(help="RPN: local folder or Hub ID.")],
     more_images: MoreImages = None,
     policy: PolicyName = None,
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
     save: Annotated[
-        Path | None, typer.Option(help="Draw the heatmap to this file (.png), one per image.")
+        Path | None,
+        typer.Option(help="Save an image of the heatmap and the crops (.png), one per image."),
     ] = None,
     npy: Annotated[
         Path | None,
-        typer.Option(help="Write the scores (h, w) float32 to this NumPy file, one per image."),
+        typer.Option(
+            help="Save the scores (h, w), float32, as a NumPy file (.npy), one per image."
+        ),
     ] = None,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
     revision: Revision = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, scores included.")
+        bool, typer.Option("--json", help="Print the result, scores included, as JSON.")
     ] = False,
 ) -> None:
     """Show where the RPN would look, without answering."""
@@ -67,7 +70,7 @@ def roi(
         check_image_path(save)
     if npy is not None:
         if npy.suffix != ".npy":
-            raise InputError(f"{npy}: scores are written as .npy")
+            raise InputError(f"{npy}: scores are saved as .npy")
         check_folder(npy)
     images = open_images(image, more_images, question)
 
@@ -142,4 +145,4 @@ def _print(result: dict[str, Any], roi: RoIMap, title: str) -> None:
         typer.echo(f"region: {list(crop['box'])} (x0, y0, x1, y1 in pixels)")
     for kind in ("image", "npy"):
         if kind in result:
-            typer.echo(f"written: {result[kind]}")
+            typer.echo(f"saved: {result[kind]}")

@@ -13,6 +13,7 @@ from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
     DType,
+    ModelPath,
     Revision,
     load_options,
 )
@@ -26,77 +27,88 @@ def train(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="LABELS", help="Folder that `sdrpn label` wrote; with --lazy: records."
+            metavar="LABELS", help="Output folder of `sdrpn label`; with --lazy, records."
         ),
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="Backbone: local folder or hub id.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; the RPN: OUT/rpn.")],
+    model: ModelPath,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the run; the RPN is in OUT/rpn.")
+    ],
     lazy: Annotated[
-        bool, typer.Option("--lazy", help="Label while training; records need responses.")
+        bool,
+        typer.Option("--lazy", help="Compute labels during training, from records with responses."),
     ] = False,
     n: Annotated[
-        int | None, typer.Option("--n", min=1, help="With --lazy: at most this many records.")
+        int | None, typer.Option("--n", min=1, help="With --lazy, use at most this many records.")
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|FILE.json",
-            help="Label recipe, default: that of the labels; a file of `sdrpn heads` says B and R.",
+            help="Label recipe; default: the labels'. A file of `sdrpn heads` sets B and R, too.",
         ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps; overrides --epochs.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the labels.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of passes over the labels.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per forward pass; no effect on the result.")
+        int | None, typer.Option(min=1, help="Images per forward pass; does not affect the result.")
     ] = None,
     global_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per optimizer step, over all processes.")
+        int | None, typer.Option(min=1, help="Images per optimizer step, across all processes.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the data order and new weights.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the data order and of new weights.")
+    ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Any other training setting; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="Set any other training setting; repeatable."),
     ] = None,
     branch: Annotated[int | None, typer.Option(min=0, help="B, the branch layer.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="R, the number of RPN layers.")] = None,
-    head: Annotated[str | None, typer.Option(help="Registered RPN head: qk, conv ...")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="RPN head: qk, conv, or that of a plugin.")
+    ] = None,
     head_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An option of the head; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="Set an option of the head; repeatable."),
     ] = None,
     loss: Annotated[str | None, typer.Option(help="bce, focal or mse.")] = None,
     feature_cache: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Store the features there, so that the backbone runs once for all epochs.",
+            help="Cache features in this folder: the backbone runs only once for all epochs.",
         ),
     ] = None,
     feature_cache_dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16; default: the backbone's, which is exact."),
-    ] = None,
-    resume: Annotated[
-        bool | None,
         typer.Option(
-            "--resume/--no-resume",
-            help="Require a run to resume in OUT; default: resume if there is one.",
+            help="float32, bfloat16 or float16; default: the backbone's, which is lossless."
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Require that OUT contains a run to resume.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over: delete the training run in OUT.")
+    ] = False,
     dtype: DType = None,
     device: Device = None,
     attn_implementation: AttnImplementation = None,
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train an RPN for a frozen backbone; what is not given comes from the recipe or the preset.
+    """Train an RPN for a frozen backbone. Defaults come from the recipe or the preset.
 
-    Of the backbone only the layers that training needs are loaded.
+    Loads only the backbone layers that training needs. Run the command again to resume an
+    interrupted run.
 
-    `accelerate launch -m sdrpn_core train ...` shares the work and arrives at the same RPN.
+    `accelerate launch -m sdrpn_core train ...` runs on several processes, with the same result.
     """
     chosen = {
         "max_steps": steps,
@@ -111,31 +123,27 @@ def train(
     head_options = parse_options(head_option or [], "--head-option")
     records = _records(data, n, seed) if lazy else data
 
-    from sdrpn_core.backbone.loading import load_here, load_outline
-    from sdrpn_core.backbone.recipe_option import read_recipe
     from sdrpn_core.distributed.processes import is_main_process
-    from sdrpn_core.rpn.config import RPNConfig
-    from sdrpn_core.training.settings import TrainingSettings
-    from sdrpn_core.training.stage import layers_to_load
+    from sdrpn_core.training.loading import load_for_training
     from sdrpn_core.training.stage import train as run
 
-    outline = load_outline(model, revision=revision)
-    settings = TrainingSettings.for_backbone(outline, **_given(chosen))
-    planned = read_recipe(recipe, outline)
-    config = RPNConfig.for_backbone(
-        outline, **{**planned.shape, **_given(shape)}, head_options=head_options
+    inputs = load_for_training(
+        model,
+        recipe=recipe,
+        lazy=lazy,
+        settings=_given(chosen),
+        config={**_given(shape), "head_options": head_options},
+        **load_options(dtype, device, attn_implementation, revision),
     )
-    read = (planned.recipe or outline.preset.recipe()) if lazy else None
-    options = load_options(dtype, device, attn_implementation, revision)
-    backbone = load_here(model, {**options, "n_layers": layers_to_load(config, read)})
     result = run(
-        backbone,
+        inputs.backbone,
         records,
         out,
-        settings,
-        config,
-        recipe=read_recipe(recipe, backbone).recipe,  # again: now there are weights to check
+        inputs.settings,
+        inputs.config,
+        recipe=inputs.recipe,
         resume=resume,
+        overwrite=overwrite,
         feature_cache=feature_cache,
         feature_cache_dtype=feature_cache_dtype,
         free_backbone=True,

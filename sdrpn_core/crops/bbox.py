@@ -76,7 +76,7 @@ def plan_boxes(
 
 
 def _why_none(regions: Regions) -> tuple[Outcome, tuple[Crop, ...], str]:
-    # An over-large region outranks specks beside it: the map says "everywhere".
+    # An over-large region outranks what is too small beside it: the map says "everywhere".
     if regions.oversized:
         return Outcome.NO_ROI, (), "the region covers too much of the image"
     if regions.boxes:

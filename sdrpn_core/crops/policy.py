@@ -14,7 +14,7 @@ from sdrpn_core.errors import InputError
 from sdrpn_core.grid.geometry import Box, Geometry
 from sdrpn_core.grid.roi_map import RoIMap
 from sdrpn_core.plugins.manager import get_plugins
-from sdrpn_core.util.dataclass_options import from_options
+from sdrpn_core.util.dataclass_reader import read_dataclass
 
 P = TypeVar("P", bound="CropPolicy")
 
@@ -25,7 +25,8 @@ class Outcome(str, Enum):
     OK = "ok"
     """At least one crop."""
     NO_ROI = "no_roi"
-    """The map singles nothing out: no cell above the threshold, or only over-large regions."""
+    """The map singles nothing out: no cell above the threshold, or an over-large region beside
+    which there is nothing to crop. What would be `TOO_SMALL` alone does not count beside one."""
     TOO_MANY = "too_many"
     """More regions than the policy may crop; none is cropped."""
     TOO_SMALL = "too_small"
@@ -110,7 +111,7 @@ class CropPolicy(ABC):
         Raises:
             ConfigError: an unknown option (names the near ones) or a value out of range.
         """
-        return from_options(cls, options)
+        return read_dataclass(cls, options, cls.__name__)
 
 
 def make_policy(name: str, options: dict[str, Any] | None = None) -> CropPolicy:

@@ -1,4 +1,4 @@
-"""Records and images: what is asked about what, from files and registered datasets.
+"""Records and images: questions about images, from files and registered datasets.
 
 May import ``grid``, ``plugins``, ``util``, ``errors``.
 """

@@ -86,13 +86,13 @@ class RecordSource(Sequence[Record]):
         return self._record(positions)
 
 
-def validate_record(record: Record, *, needs_image: bool = True) -> None:
+def validate_record(record: Record) -> None:
     """Check that a record can be asked.
 
     Raises:
-        InputError: The question is empty or blank, or the image is missing though needed.
+        InputError: The question is empty or blank, or there is no image.
     """
     if not record.question.strip():
         raise InputError(f"record {record.id!r}: the question is empty")
-    if needs_image and record.image is None:
+    if record.image is None:
         raise InputError(f"record {record.id!r}: the question comes without an image")

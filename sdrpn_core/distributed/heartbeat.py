@@ -1,9 +1,9 @@
 """Waiting for the other processes of a run, for as long as they are alive.
 
-A barrier of torch's gives up after a fixed time, or never. Neither will do for a stage whose
-processes do different work: one may be hours behind another, and one may be dead on a machine whose
-launcher died with it. So every process leaves a heartbeat in the store through which the process
-group was formed, and whoever waits looks at the hearts of those who are late.
+torch's barriers time out after a fixed time, or never. Neither suits a stage whose processes do
+different work: one may be hours behind another, and one may be dead on a machine whose launcher
+died with it. So every process sends a heartbeat to the store through which the process group was
+formed, and a process that waits checks the heartbeats of those that are late.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_POLL_SECONDS = 1.0
 
 
 class Heartbeat:
-    """The heartbeat of this process, and an eye on the others'.
+    """Sends the heartbeat of this process, and watches those of the others.
 
     Args:
         rank: this process, from 0.

@@ -72,13 +72,13 @@ def processes(device: str | torch.device | None = None) -> PartialState:
     else:
         on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     limit = timedelta(seconds=timeout)
-    state = PartialState(cpu=on_cpu, timeout=limit, **_store_of_this_attempt(limit))
+    state = PartialState(cpu=on_cpu, timeout=limit, **_store_after_restart(limit))
     if state.num_processes > 1:
-        _watch(state.process_index, state.num_processes, timeout)  # the heartbeat starts here
+        _heartbeat(state.process_index, state.num_processes, timeout)  # the heartbeat starts here
     return state
 
 
-def _store_of_this_attempt(timeout: timedelta) -> dict[str, Any]:
+def _store_after_restart(timeout: timedelta) -> dict[str, Any]:
     """Arguments that form the process group of a restarted job apart from that of the dead one.
 
     With its default rendezvous the launcher keeps one store over all restarts (``--max_restarts``),
@@ -122,7 +122,7 @@ def wait_for_everyone(state: PartialState) -> None:
         SdrpnError: a process died; names it.
     """
     if state.num_processes > 1:
-        _watch(state.process_index, state.num_processes, process_timeout()).wait()
+        _heartbeat(state.process_index, state.num_processes, process_timeout()).wait()
     # All are here. Nobody may go on, and perhaps end, before the others have seen that.
     state.wait_for_everyone()
 
@@ -138,7 +138,7 @@ def progress_bar(wanted: bool, **options: Any) -> Any:
 
 
 @functools.cache
-def _watch(rank: int, world_size: int, timeout: float) -> Heartbeat:
+def _heartbeat(rank: int, world_size: int, timeout: float) -> Heartbeat:
     from sdrpn_core.distributed.heartbeat import Heartbeat
 
     return Heartbeat(rank, world_size, timeout)

@@ -1,4 +1,4 @@
-"""The visual tokens' grid: where its cells lie in the image, maps over it, drawings of these.
+"""The grid of visual tokens: where its cells lie in the image, maps over it, drawings of maps.
 
 May import ``errors`` alone.
 """

@@ -147,7 +147,7 @@ class Geometry(ABC):
 
 @dataclass(frozen=True)
 class PaddedSquare(Geometry):
-    """Image scaled to fit a square and centerd in it; the rest of the square is padding.
+    """Image scaled to fit a square and centered in it; the rest of the square is padding.
 
     `to_source` follows the published code, which truncates the scaled image to whole pixels of
     the square before it centers it, and so may be off by up to half such a pixel. `to_grid` centers
@@ -199,7 +199,7 @@ class PaddedSquare(Geometry):
 
 @dataclass(frozen=True)
 class Letterboxed(Geometry):
-    """Image resized to whole pixels, then centerd in a square at a whole pixel.
+    """Image resized to whole pixels, then centered in a square at a whole pixel.
 
     Rounding to whole pixels, or a smallest side that preprocessing insists on, may scale the two
     directions differently: an image of 1000x1 pixels may be 384x14 in the square.

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import correlate1d
+from scipy.ndimage import gaussian_filter
 
 from sdrpn_core.errors import AttentionError, ConfigError, InputError
 
@@ -15,8 +15,8 @@ ScoreKind = Literal["logit", "distribution"]
 """`logit`: independent scores, which the sigmoid makes probabilities. `distribution`: weights over
 the grid (softmax scores, attention), thresholded as they are."""
 
-_SIGMA = 1.0
-"""Standard deviation of the 3x3 blur in cells, the published value for every model."""
+_BLUR_SIGMA, _BLUR_RADIUS = 1.0, 1
+"""Standard deviation and reach of the blur in cells, the published values for every model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +106,7 @@ def gaussian_blur(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     Returns:
         (h, w) in the dtype of `values`; a constant map stays constant up to rounding.
     """
-    side = np.exp(-1.0 / (2 * _SIGMA**2))
-    kernel = np.array([side, 1.0, side]) / (1 + 2 * side)
-    blurred = np.asarray(values)
-    for axis in (0, 1):
-        blurred = correlate1d(blurred, kernel, axis=axis, mode="mirror")
+    blurred: npt.NDArray[np.floating] = gaussian_filter(
+        values, _BLUR_SIGMA, mode="mirror", radius=_BLUR_RADIUS
+    )
     return blurred

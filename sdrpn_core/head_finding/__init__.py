@@ -1,4 +1,4 @@
-"""Finding the heads that look at what a question is about, and the layer to branch off at.
+"""Finding the grounding heads, the sinks and the branch layer of a backbone without a preset.
 
 May import ``taps``, ``runtime``, ``backbone``, ``labels``, ``data``, ``grid``, ``plugins``,
 ``util``, ``distributed``, ``errors``.

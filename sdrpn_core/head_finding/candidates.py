@@ -1,4 +1,4 @@
-"""Maps of the few heads that come into question: what joint measures need and sums cannot give."""
+"""Maps of the few candidate heads: joint measures need them, sums over samples do not suffice."""
 
 from __future__ import annotations
 

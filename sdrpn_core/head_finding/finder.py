@@ -2,13 +2,12 @@
 
 Two passes over a small calibration set. The first answers the questions and measures every head of
 every layer while the rows go by, see :mod:`sdrpn_core.head_finding.statistics`. The second reads
-the same responses again for the few heads that come into question, whose maps can be kept.
+the same responses again for the few candidate heads, whose maps fit in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,12 @@ from sdrpn_core.data.read import read_records
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.head_finding.candidates import CandidateMaps, Head, Map
+from sdrpn_core.head_finding.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_HEADS,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_N,
+)
 from sdrpn_core.head_finding.report import HeadReport, JointScore
 from sdrpn_core.head_finding.samples import Calibration, CalibrationSample, check_records
 from sdrpn_core.head_finding.selection import (
@@ -30,9 +35,11 @@ from sdrpn_core.head_finding.selection import (
     select,
 )
 from sdrpn_core.head_finding.statistics import ROW_CHOICES, HeadStatistics
-from sdrpn_core.labels.pseudo import FOREGROUND, LabelOutcome, ThresholdLabeler
+from sdrpn_core.labels.pseudo import DEFAULT_LABELER, FOREGROUND, LabelOutcome, PseudoLabeler
 from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.taps.response_attention import stream_given_responses
+from sdrpn_core.util.package_versions import package_versions
 from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
@@ -41,14 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_heads"]
 
-DEFAULT_N = 200
-DEFAULT_BATCH_SIZE = 8
-DEFAULT_MAX_NEW_TOKENS = 64
-DEFAULT_MAX_HEADS = 8
-
 #: Fields of the recipe that are found, and so cannot be given.
 _FOUND = ("grounding", "sink", "sink_threshold", "response_rows")
-_VERSIONED = ("sdrpn", "torch", "transformers")
 
 #: Samples that each half must have: with fewer, nothing can be confirmed.
 _MIN_HALF = 2
@@ -64,6 +65,7 @@ def find_heads(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     max_heads: int = DEFAULT_MAX_HEADS,
     recipe_options: Mapping[str, Any] | None = None,
+    labeler: str | None = None,
     progress: bool = True,
 ) -> HeadReport:
     """Measure every head's response-to-image attention against known boxes, and choose a recipe.
@@ -79,6 +81,8 @@ def find_heads(
         max_heads: upper limit of the grounding heads.
         recipe_options: other fields of the :class:`~sdrpn_core.labels.recipe.LabelRecipe`, such as
             ``question_template`` or thresholds.
+        labeler: registered name of the pseudo-labeler that the recipe is tried with; default: that
+            of the backbone's preset, else the published one.
         progress: show a bar.
 
     Returns:
@@ -88,6 +92,7 @@ def find_heads(
         InputError: records without boxes, images or questions (says which), or too few that can
             be used.
         ConfigError: a number out of range, or a recipe field that is not the caller's to give.
+        UnknownNameError: no labeler of that name.
         AttentionError: a NaN or infinite attention; says in which layer.
     """
     for name, value in (("batch_size", batch_size), ("max_heads", max_heads)):
@@ -100,6 +105,8 @@ def find_heads(
     options = dict(recipe_options or {})
     if found := sorted(options.keys() & set(_FOUND)):
         raise ConfigError(f"recipe option {', '.join(found)} cannot be given: it is what is found")
+    labeler = labeler or _preset_labeler(backbone)
+    labeler_class = get_plugins().pseudo_labelers.get(labeler)
     # A recipe needs heads; these are replaced.
     asking = LabelRecipe.from_dict({"grounding": {0: (0,)}, **options})
     source = read_records(records, n=n, seed=seed)
@@ -109,8 +116,8 @@ def find_heads(
         backbone, source, asking, batch_size=batch_size, max_new_tokens=max_new_tokens
     )
     with progress_bar(progress, total=2 * len(source), desc="heads", unit="record") as bar:
-        statistics = _measure(calibration, bar.update)
-        maps = _keep(calibration, candidate_heads(statistics), bar.update)
+        statistics = _measure_all_heads(calibration, bar.update)
+        maps = _candidate_maps(calibration, candidate_heads(statistics), bar.update)
     chosen = select(statistics, maps, max_heads)
     branch, n_layers = choose_branch(maps, chosen, backbone.n_layers)
     branch = backbone.fitting_branch(branch, n_layers)
@@ -120,7 +127,7 @@ def find_heads(
         recipe=recipe,
         branch=branch,
         n_layers=n_layers,
-        joint=_joint_score(maps, chosen, recipe),
+        joint=_joint_score(maps, chosen, labeler_class(recipe)),
         chance=float(np.mean([sample.target.inside.mean() for sample in calibration.samples])),
         table=statistics.table(chosen.row_choice),
         n=len(calibration.samples),
@@ -137,13 +144,14 @@ def find_heads(
                 "batch_size": batch_size,
                 "max_new_tokens": max_new_tokens,
                 "max_heads": max_heads,
+                "labeler": labeler,
             },
-            "versions": {name: version(name) for name in _VERSIONED},
+            "versions": package_versions(),
         },
     )
 
 
-def _measure(calibration: Calibration, advance: Callable[[int], Any]) -> HeadStatistics:
+def _measure_all_heads(calibration: Calibration, advance: Callable[[int], Any]) -> HeadStatistics:
     """First pass: the statistics of all heads.
 
     Raises:
@@ -180,7 +188,7 @@ def _add_batch(
     stream_given_responses(backbone, prompts, dict.fromkeys(range(backbone.n_layers)), visit)
 
 
-def _keep(
+def _candidate_maps(
     calibration: Calibration, heads: tuple[Head, ...], advance: Callable[[int], Any]
 ) -> CandidateMaps:
     """Second pass: the maps of some heads."""
@@ -224,10 +232,14 @@ def _by_layer(heads: Sequence[Head]) -> dict[int, tuple[int, ...]]:
     return {k: tuple(sorted(head for layer, head in heads if layer == k)) for k in layers}
 
 
-def _joint_score(maps: CandidateMaps, chosen: Selection, recipe: LabelRecipe) -> JointScore:
+def _preset_labeler(backbone: Backbone) -> str:
+    preset = backbone.find_preset()
+    return str(preset.training.get("labeler", DEFAULT_LABELER)) if preset else DEFAULT_LABELER
+
+
+def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler) -> JointScore:
     pointing = chosen.confirmed.pointing
-    labeler = ThresholdLabeler(recipe)
-    usable, shares = 0, []
+    n_labeled, shares = 0, []
     joint = list(maps.joint_maps(chosen.grounding, chosen.row_choice, CONFIRM))
     sinks: list[Map | None] = [None] * len(joint)
     if chosen.sinks.heads:
@@ -235,7 +247,7 @@ def _joint_score(maps: CandidateMaps, chosen: Selection, recipe: LabelRecipe) ->
     for (target, grounding), sink in zip(joint, sinks, strict=True):
         made = labeler(grounding, sink, target.geometry.content())
         if made.outcome is LabelOutcome.OK:
-            usable += 1
+            n_labeled += 1
             shares.append(target.inside[made.labels.ravel() == FOREGROUND].mean())
     n = len(pointing)
     return JointScore(
@@ -243,6 +255,6 @@ def _joint_score(maps: CandidateMaps, chosen: Selection, recipe: LabelRecipe) ->
         pointing=float(pointing.mean()),
         interval=wilson(float(pointing.sum()), n),
         auc=float(chosen.confirmed.auc.mean()),
-        usable=usable / n,
+        labeled=n_labeled / n,
         precision=float(np.mean(shares)) if shares else None,
     )

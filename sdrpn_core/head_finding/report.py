@@ -43,14 +43,14 @@ class HeadScore:
 
 @dataclass(frozen=True)
 class JointScore:
-    """The chosen heads together, sinks dropped, on the half of the samples that did not choose.
+    """The chosen heads together, sinks dropped, on the confirming half of the samples.
 
     Attributes:
         n: samples of that half.
         pointing: how often the highest cell of the mean map lies in a box.
         interval: 95% interval of ``pointing`` (Wilson).
         auc: probability that a cell in a box is higher than one outside.
-        usable: share of the samples that the recipe gives labels.
+        labeled: share of the samples that the recipe gives labels.
         precision: of their foreground cells, the share that lies in a box; ``None`` without any.
     """
 
@@ -58,7 +58,7 @@ class JointScore:
     pointing: float
     interval: tuple[float, float]
     auc: float
-    usable: float
+    labeled: float
     precision: float | None
 
 

@@ -1,4 +1,4 @@
-"""Calibration samples: questions whose boxes are known, with the responses that are looked at."""
+"""Calibration samples: questions whose boxes are known, and the responses that are measured."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class SkippedRecord:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _OpenRecord:
     """A record with its image open, and its question as token ids."""
 
     index: int
@@ -104,7 +104,7 @@ def check_records(records: RecordSource) -> None:
 
 
 class Calibration:
-    """The samples of one run; collected in a first pass, shown again in later ones.
+    """The samples of one run; collected in a first pass, repeated in later ones.
 
     Args:
         backbone: the model.
@@ -142,14 +142,14 @@ class Calibration:
         smaller than ``batch_size``, or empty.
         """
         for start in range(0, len(self.records), self.batch_size):
-            shown = []
+            opened = []
             for index in range(start, min(start + self.batch_size, len(self.records))):
                 record = self.records[index]
                 try:
-                    shown.append(self._show(index, record))
+                    opened.append(self._open(index, record))
                 except InputError as error:
                     self.skipped.append(SkippedRecord(record.id, str(error)))
-            yield self._answered(shown)
+            yield self._answer(opened)
 
     def repeat(self) -> Iterator[tuple[list[CalibrationSample], list[Prompt]]]:
         """A later pass: the same samples and responses again, in batches."""
@@ -163,7 +163,7 @@ class Calibration:
                 )
             yield batch, self.backbone.encode(questions)
 
-    def _show(self, index: int, record: Record) -> _Shown:
+    def _open(self, index: int, record: Record) -> _OpenRecord:
         """Open a record's image, find its boxes, and make sure that it can be asked.
 
         Raises:
@@ -181,23 +181,28 @@ class Calibration:
         # One of the ids stands for the image.
         self.backbone.check_context(len(ids) - 1 + target.inside.size + n_response)
         question = Question(self._text(record), (image,), response)
-        return _Shown(index, record, question, ids, target)
+        return _OpenRecord(index, record, question, ids, target)
 
     def _text(self, record: Record) -> str:
         return (
-            record.question if record.response is not None else self.recipe.asked(record.question)
+            record.question
+            if record.response is not None
+            else self.recipe.labeling_question(record.question)
         )
 
-    def _answered(self, shown: Sequence[_Shown]) -> tuple[list[CalibrationSample], list[Prompt]]:
+    def _answer(
+        self, opened: Sequence[_OpenRecord]
+    ) -> tuple[list[CalibrationSample], list[Prompt]]:
         prompts = self.backbone.encode_ids(
-            [one.ids for one in shown], [one.question for one in shown]
+            [one.ids for one in opened], [one.question for one in opened]
         )
-        own = [i for i, one in enumerate(shown) if one.record.response is None]
-        for i, ids in zip(own, self._own_responses([prompts[i] for i in own]), strict=True):
+        unanswered = [i for i, one in enumerate(opened) if one.record.response is None]
+        responses = self._generated_responses([prompts[i] for i in unanswered])
+        for i, ids in zip(unanswered, responses, strict=True):
             prompts[i] = prompts[i].with_response(ids)
         samples, answered = [], []
-        for one, prompt in zip(shown, prompts, strict=True):
-            if reason := self._unusable(prompt):
+        for one, prompt in zip(opened, prompts, strict=True):
+            if reason := self._skip_reason(prompt):
                 self.skipped.append(SkippedRecord(one.record.id, reason))
                 continue
             half = len(self.samples) % N_HALVES
@@ -206,16 +211,16 @@ class Calibration:
             answered.append(prompt)
         return samples, answered
 
-    def _unusable(self, prompt: Prompt) -> str:
+    def _skip_reason(self, prompt: Prompt) -> str:
         """Why the response cannot be read; empty if it can."""
         if not prompt.response_length:
             return "the response has no token whose attention could be read"
         if self.backbone.image_token_id in prompt.response_ids:
-            # Only an own one can: a given one would have been refused.
+            # Only a generated one can: a given one would have been refused.
             return "the model's response holds the placeholder of an image"
         return ""
 
-    def _own_responses(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+    def _generated_responses(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         """Greedy responses, without a last token that the length limit kept from being fed back."""
         if not prompts:
             return []

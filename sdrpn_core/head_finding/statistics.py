@@ -1,4 +1,4 @@
-"""Sums over the calibration samples, of every head: what stays when the maps have gone by."""
+"""Sums over the calibration samples, of every head: all that is kept of their maps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class HeadStatistics:
     Args:
         n_layers: L.
         n_heads: attention heads per layer.
-        grid: (h, w) that sinks are looked for on; maps of other grids are laid over it.
+        grid: (h, w) on which sinks are searched for; maps of other grids are resampled to it.
     """
 
     def __init__(self, n_layers: int, n_heads: int, grid: tuple[int, int]) -> None:
@@ -113,8 +113,8 @@ def resample_area(maps: Maps, grid: tuple[int, int]) -> npt.NDArray[np.float64]:
     if maps.shape[-2:] == grid:
         return maps.astype(np.float64)
     rows, columns = (_overlaps(a, b) for a, b in zip(maps.shape[-2:], grid, strict=True))
-    laid: npt.NDArray[np.float64] = rows @ maps @ columns.T
-    return laid
+    resampled: npt.NDArray[np.float64] = rows @ maps @ columns.T
+    return resampled
 
 
 def _overlaps(n_from: int, n_to: int) -> npt.NDArray[np.float64]:

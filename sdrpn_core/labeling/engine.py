@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from sdrpn_core.labeling.job import LabelJob
 from sdrpn_core.labeling.run import LabelSummary
-from sdrpn_core.labeling.stage import label
-from sdrpn_core.util.dataclass_options import from_options
+from sdrpn_core.labeling.stage import make_shards
+from sdrpn_core.util.dataclass_reader import read_dataclass
 
 __all__ = ["LabelEngine", "LocalEngine"]
 
@@ -48,7 +48,7 @@ class LabelEngine(ABC):
         Raises:
             ConfigError: unknown option (names the near ones), or an impossible value.
         """
-        return from_options(cls, options)
+        return read_dataclass(cls, options, cls.__name__)
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,6 @@ class LocalEngine(LabelEngine):
     def run(self, job: LabelJob, *, overwrite: bool, progress: bool) -> LabelSummary:
         """See :class:`LabelEngine`; every process calls it and gets the same summary."""
         maker = job.maker()
-        return label(
-            maker.backbone,
-            maker.source,
-            job.folder,
-            recipe=maker.recipe,
-            batch_size=job.batch_size,
-            shard_size=job.shard_size,
-            max_new_tokens=job.max_new_tokens,
-            overwrite=overwrite,
-            progress=progress,
+        return make_shards(
+            maker, job.folder, job.manifest(maker), overwrite=overwrite, progress=progress
         )

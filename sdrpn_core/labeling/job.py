@@ -1,4 +1,4 @@
-"""A label run in words: what another process, on another machine, needs to take part in it."""
+"""A label run by names and paths: what a process on another machine needs to take part in it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sdrpn_core.backbone.loading import load_here
+from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.backbone.recipe_option import read_recipe
 from sdrpn_core.data.read import is_dataset_name, read_records
 from sdrpn_core.data.record import RecordSource
-from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE
+from sdrpn_core.labeling.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_SHARD_SIZE,
+)
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.run import LabelRun, open_run
-from sdrpn_core.labeling.stage import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS, ShardMaker
+from sdrpn_core.labeling.stage import ShardMaker
 
 __all__ = ["LabelJob"]
 
@@ -34,7 +39,7 @@ class LabelJob:
         batch_size: records that go through the model together.
         shard_size: records per shard.
         max_new_tokens: max new tokens per generated response.
-        dataset: what the manifest calls the data; ``None``: as it is spelt in ``data``.
+        dataset: what the manifest calls the data; ``None``: as it is spelled in ``data``.
     """
 
     data: str
@@ -79,9 +84,17 @@ class LabelJob:
             SdrpnError: see :func:`~sdrpn_core.labeling.stage.label`.
         """
         source = self.records()  # first: it is quick to fail
-        backbone = load_here(self.model, dict(self.load_options))
+        backbone = load_for_process(self.model, dict(self.load_options))
         recipe = read_recipe(self.recipe, backbone).recipe or backbone.preset.recipe()
         return ShardMaker(backbone, source, recipe, self.batch_size, self.max_new_tokens)
+
+    def manifest(self, maker: ShardMaker) -> LabelManifest:
+        """What decides the content of the run, made by ``maker``.
+
+        Raises:
+            ConfigError: the shard size is not positive.
+        """
+        return maker.manifest(self.shard_size, dataset=self.dataset)
 
     def open_run(self, maker: ShardMaker, *, overwrite: bool = False) -> LabelRun:
         """Open the folder for shards of ``maker``.
@@ -89,10 +102,7 @@ class LabelJob:
         Raises:
             ShardError: it holds a run that ``maker`` would not continue; names what differs.
         """
-        manifest = maker.manifest(self.shard_size)
-        if self.dataset is not None:
-            manifest = replace(manifest, dataset=self.dataset)
-        return open_run(self.folder, manifest, overwrite=overwrite)
+        return open_run(self.folder, self.manifest(maker), overwrite=overwrite)
 
 
 def _absolute(text: str) -> str:

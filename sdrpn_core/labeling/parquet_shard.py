@@ -13,8 +13,15 @@ import pyarrow.parquet as pq
 from sdrpn_core.errors import ShardError
 from sdrpn_core.labeling.row import SCHEMA, LabelRow, rows_to_table
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.checksums import (
+    HashingWriter,
+    checksum_path,
+    file_checksum,
+    read_checksum,
+    write_checksum,
+)
 
-__all__ = ["ShardFile", "shard_name", "shard_number", "write_shard_file"]
+__all__ = ["ShardFile", "shard_files", "shard_name", "shard_number", "write_shard_file"]
 
 ROW_GROUP_ROWS = 8
 """Rows read to get at one of them: shuffled training reads rows one at a time, and with images
@@ -34,6 +41,12 @@ def shard_name(shard: int) -> str:
     return f"{_PREFIX}{shard:0{_DIGITS}d}{_SUFFIX}"
 
 
+def shard_files(shard: int) -> tuple[str, str]:
+    """Names of the files of a shard: it, and its checksum."""
+    name = shard_name(shard)
+    return name, checksum_path(Path(name)).name
+
+
 def shard_number(name: str) -> int | None:
     """Return the shard a file name stands for; ``None`` if it is no shard."""
     digits = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
@@ -46,21 +59,23 @@ def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow
     """Write the rows of a shard.
 
     Args:
-        folder: Folder of the run.
-        shard: Number of the shard.
-        run: Digest of the run's manifest.
-        rows: All its rows, in order.
+        folder: folder of the run.
+        shard: number of the shard.
+        run: digest of the run's manifest.
+        rows: all its rows, in order.
 
     Raises:
-        SdrpnError: The file cannot be written; nothing half-written is left.
+        SdrpnError: the file cannot be written; nothing half-written is left.
     """
     table = rows_to_table(rows).replace_schema_metadata({_TAG_KEY: _tag(shard, run)})
     # Encoded images do not compress; everything else does a little.
     columns = [column for column in _leaf_columns() if column != "image.bytes"]
-    with atomic_write(folder / shard_name(shard)) as file:
+    path = folder / shard_name(shard)
+    with atomic_write(path) as file:
+        writer = HashingWriter(file)
         pq.write_table(
             table,
-            file,
+            writer,
             row_group_size=ROW_GROUP_ROWS,
             compression=dict.fromkeys(columns, "zstd") | {"image.bytes": "none"},
             compression_level=dict.fromkeys(columns, COMPRESSION_LEVEL),
@@ -68,22 +83,24 @@ def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow
             write_statistics=False,
             write_page_checksum=True,
         )
+        write_checksum(path, writer.checksum)
 
 
 class ShardFile:
     """A shard opened for reading; what it holds is checked as it is read.
 
     Args:
-        folder: Folder of the run.
-        shard: Number of the shard.
-        run: Digest of the run's manifest.
+        folder: folder of the run.
+        shard: number of the shard.
+        run: digest of the run's manifest.
+        verify: read the file once and compare it with its checksum.
 
     Raises:
-        ShardError: The file is missing, broken, or belongs elsewhere; says which file and what to
+        ShardError: the file is missing, broken, or belongs elsewhere; says which file and what to
             do.
     """
 
-    def __init__(self, folder: Path, shard: int, run: str) -> None:
+    def __init__(self, folder: Path, shard: int, run: str, *, verify: bool = True) -> None:
         self.path = folder / shard_name(shard)
         try:
             self._parquet = pq.ParquetFile(
@@ -99,6 +116,8 @@ class ShardFile:
                 f"{self.path} belongs to another label run or shard: delete it, then run "
                 "`sdrpn label` again to remake it"
             )
+        if verify and file_checksum(self.path) != read_checksum(self.path):
+            raise self._broken(ValueError("it is not what its checksum says"))
 
     def __len__(self) -> int:
         return int(self._parquet.metadata.num_rows)
@@ -107,7 +126,7 @@ class ShardFile:
         """Return whole columns as Python lists.
 
         Raises:
-            ShardError: The file is broken.
+            ShardError: the file is broken.
         """
         try:
             table = self._parquet.read(columns=list(names), use_threads=False)
@@ -119,7 +138,7 @@ class ShardFile:
         """Return the row group that holds row ``position``, and the row's position in it.
 
         Raises:
-            ShardError: The file is broken.
+            ShardError: the file is broken.
         """
         size = self._parquet.metadata.row_group(0).num_rows  # all but the last have this many
         try:
@@ -128,18 +147,6 @@ class ShardFile:
         except (pa.ArrowException, OSError) as error:
             raise self._broken(error) from error
         return table, position % size
-
-    def verify(self) -> None:
-        """Read everything once, which checks every page against its checksum.
-
-        Raises:
-            ShardError: The file is broken.
-        """
-        for group in range(self._parquet.num_row_groups):
-            try:
-                self._parquet.read_row_group(group, use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> ShardError:
         reason = " ".join(str(error).split())

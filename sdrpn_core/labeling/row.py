@@ -1,8 +1,8 @@
 """One labeled image, and its columns in a shard.
 
-Columns: ``index``, ``image_index``, ``id``, ``status``, ``reason``, ``question``, ``image``,
-``response``, ``response_ids``, ``grounding``, ``sink``, ``grid_h``, ``grid_w``, ``geometry``. The
-maps are flattened row by row. ``image`` is the struct ``{bytes, path}`` of Hugging Face datasets,
+Columns: ``index``, ``id``, ``status``, ``reason``, ``question``, ``image``, ``response``,
+``response_ids``, ``grounding``, ``sink``, ``grid_h``, ``grid_w``, ``geometry``. The maps are
+flattened row by row. ``image`` is the struct ``{bytes, path}`` of Hugging Face datasets,
 so that shards open there as well.
 """
 
@@ -53,7 +53,6 @@ class LabelStatus(str, Enum):
 SCHEMA = pa.schema(
     [
         pa.field("index", pa.int64(), nullable=False),
-        pa.field("image_index", pa.int32(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
@@ -72,25 +71,24 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class LabelRow:
-    """What the label stage found out about one image of one record.
+    """The label of one record, or the reason why it has none.
 
     Attributes:
-        index: Position of the record in its source.
-        id: Id of the record.
-        question: The question as it was asked.
-        image: Where to get the image again: an absolute path, or encoded bytes (see
+        index: position of the record in its source.
+        id: id of the record.
+        question: the question as it was asked.
+        image: where to get the image again: an absolute path, or encoded bytes (see
             :func:`portable_image`); ``None`` if there is none.
-        status: Only rows with status ``OK`` carry a response, maps and geometry.
-        reason: Why the record was skipped, one line; empty for ``OK``.
-        image_index: Which image of the record, from 0.
-        response: The text whose attention was read.
-        response_ids: Its token ids.
+        status: only rows with status ``OK`` carry a response, maps and geometry.
+        reason: why the record was skipped, one line; empty for ``OK``.
+        response: the text whose attention was read.
+        response_ids: its token ids.
         grounding: (h, w) float32, response-to-image attention of the grounding heads.
         sink: (h, w) float32, the same of the sink heads; ``None`` for a recipe without any.
-        geometry: Maps the grid to source pixels; its grid is (h, w).
+        geometry: maps the grid to source pixels; its grid is (h, w).
 
     Raises:
-        ShardError: The fields contradict each other, or a map is not finite.
+        ShardError: the fields contradict each other, or a map is not finite.
     """
 
     index: int
@@ -99,7 +97,6 @@ class LabelRow:
     image: Path | bytes | None
     status: LabelStatus = LabelStatus.OK
     reason: str = ""
-    image_index: int = 0
     response: str | None = None
     response_ids: tuple[int, ...] = ()
     grounding: NDArray[np.float32] | None = None
@@ -112,17 +109,14 @@ class LabelRow:
             raise ShardError(f"label of record {self.id!r} (index {self.index}): {problem}")
 
     @classmethod
-    def skip(
-        cls, index: int, record: Record, status: LabelStatus, reason: str, *, image_index: int = 0
-    ) -> LabelRow:
+    def skip(cls, index: int, record: Record, status: LabelStatus, reason: str) -> LabelRow:
         """Make the row of a record that could not be labeled.
 
         Args:
-            index: Position of the record in its source.
-            record: The record; of its image only a path is kept.
-            status: Any status but ``OK``.
-            reason: Why, for the user; folded into one line.
-            image_index: Which image of the record failed.
+            index: position of the record in its source.
+            record: the record; of its image only a path is kept.
+            status: any status but ``OK``.
+            reason: why, for the user; folded into one line.
         """
         image = portable_image(record.image) if isinstance(record.image, Path) else None
         return cls(
@@ -132,12 +126,11 @@ class LabelRow:
             image=image,
             status=status,
             reason=" ".join(reason.split()),
-            image_index=image_index,
         )
 
     def _problem(self) -> str:
-        if self.index < 0 or self.image_index < 0:
-            return "index and image_index must not be negative"
+        if self.index < 0:
+            return "index must not be negative"
         maps = {"grounding": self.grounding, "sink": self.sink}
         if self.status is not LabelStatus.OK:
             given = [*filter(None, (self.response, self.response_ids, self.geometry))]
@@ -186,8 +179,8 @@ def row_from_table(table: pa.Table, position: int) -> LabelRow:
     """Return row ``position`` of a table with :data:`SCHEMA`; its maps are writable copies.
 
     Raises:
-        ShardError: The values contradict each other.
-        ConfigError: The geometry is of a kind that is not known here.
+        ShardError: the values contradict each other.
+        ConfigError: the geometry is of a kind that is not known here.
     """
     maps = ("grounding", "sink")
     values: Mapping[str, Any] = table.drop_columns(maps).slice(position, 1).to_pylist()[0]
@@ -202,7 +195,6 @@ def row_from_table(table: pa.Table, position: int) -> LabelRow:
         image=_image(values["image"]),
         status=LabelStatus(values["status"]),
         reason=values["reason"],
-        image_index=values["image_index"],
         response=values["response"],
         response_ids=tuple(values["response_ids"]),
         grounding=grounding,
@@ -222,7 +214,6 @@ def _columns(row: LabelRow) -> dict[str, Any]:
         }
     return {
         "index": row.index,
-        "image_index": row.image_index,
         "id": row.id,
         "status": row.status.value,
         "reason": row.reason,

@@ -2,6 +2,8 @@
 
     manifest.json           what was labeled and by what (:class:`LabelManifest`)
     labels-00012.parquet    the rows of records [12 * shard_size, 13 * shard_size)
+    labels-00012.parquet.sha256
+                            its checksum, as `sha256sum --check` reads it
 
 Which records a shard holds depends on their index alone, and its bytes on nothing but its rows. So
 any number of processes writes the same folder, and an interrupted run continues with the shards
@@ -20,10 +22,17 @@ from typing import Any, overload
 import numpy as np
 
 from sdrpn_core.errors import SdrpnError, ShardError
-from sdrpn_core.labeling.manifest import MANIFEST_NAME, LabelManifest
-from sdrpn_core.labeling.parquet_shard import ShardFile, shard_name, shard_number, write_shard_file
+from sdrpn_core.labeling.manifest import MANIFEST, LabelManifest
+from sdrpn_core.labeling.parquet_shard import (
+    ShardFile,
+    shard_files,
+    shard_name,
+    shard_number,
+    write_shard_file,
+)
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image, row_from_table
 from sdrpn_core.util.atomic_files import leftovers, remove_leftovers
+from sdrpn_core.util.checksums import CHECKSUM_SUFFIX
 
 __all__ = [
     "LabelDataset",
@@ -58,9 +67,9 @@ class LabelSummary:
     """What a label run holds so far.
 
     Attributes:
-        counts: Rows per status, all statuses included.
-        skipped: The rows that are not ``OK``, in order.
-        missing_shards: Shards still to be made; 0 for a complete run.
+        counts: rows per status, all statuses included.
+        skipped: the rows that are not ``OK``, in order.
+        missing_shards: shards still to be made; 0 for a complete run.
     """
 
     counts: dict[LabelStatus, int]
@@ -84,16 +93,16 @@ class LabelRun:
         replaced, with a warning. What a killed process left beside a finished shard is removed.
 
         Args:
-            process_index: This process, from 0.
-            num_processes: How many share the work.
+            process_index: this process, from 0.
+            num_processes: how many share the work.
         """
         stale = leftovers(self.folder)
         missing = []
         for shard in range(process_index, self.manifest.shards, num_processes):
             if not self.is_finished(shard):
                 missing.append(shard)
-            elif shard_name(shard) in stale:
-                remove_leftovers(self.folder / shard_name(shard))
+            elif stale.keys() & set(shard_files(shard)):
+                self._tidy(shard)
         return missing
 
     def is_finished(self, shard: int) -> bool:
@@ -102,7 +111,7 @@ class LabelRun:
         if not path.exists():
             return False
         try:
-            ShardFile(self.folder, shard, self._run).verify()
+            ShardFile(self.folder, shard, self._run)
         except ShardError as error:
             logger.warning("%s is made again: %s", path, error)
             return False
@@ -112,22 +121,26 @@ class LabelRun:
         """Write a shard in one step: afterwards it is there complete, or it is not there.
 
         Args:
-            shard: Its number.
-            rows: A row for every image of every record of the shard, in any order.
+            shard: its number.
+            rows: one row per record of the shard, in any order.
 
         Raises:
-            ShardError: There is no such shard, or a record has no row, too many, or does not
-                belong.
-            SdrpnError: The file cannot be written; nothing half-written is left.
+            ShardError: there is no such shard, or a record has no row, several, or does not belong.
+            SdrpnError: the file cannot be written; nothing half-written is left.
         """
-        ordered = sorted(rows, key=lambda row: (row.index, row.image_index))
+        ordered = sorted(rows, key=lambda row: row.index)
         self._check_rows(shard, ordered)
         try:
             write_shard_file(self.folder, shard, self._run, ordered)
         except SdrpnError as error:
             if not (_lost_race(error) and self.is_finished(shard)):
                 raise
-        remove_leftovers(self.folder / shard_name(shard))
+        self._tidy(shard)
+
+    def _tidy(self, shard: int) -> None:
+        """Remove what killed processes left of a shard."""
+        for name in shard_files(shard):
+            remove_leftovers(self.folder / name)
 
     def summary(self) -> LabelSummary:
         """Count what is there, and list what was skipped.
@@ -154,16 +167,13 @@ class LabelRun:
 
     def _check_rows(self, shard: int, rows: Sequence[LabelRow]) -> None:
         counts = Counter(row.index for row in rows)
-        expected = self.manifest.shard_records(shard)
-        wrong = sorted(counts.keys() ^ set(expected))
-        if wrong:
+        expected = Counter(self.manifest.shard_records(shard))
+        if counts != expected:
+            wrong = min(index for index in counts | expected if counts[index] != expected[index])
             raise ShardError(
-                f"shard {shard} holds records {expected.start} to {expected.stop - 1}, each at "
-                f"least once: record {wrong[0]} is missing or does not belong"
+                f"shard {shard} holds records {min(expected)} to {max(expected)}, each once: "
+                f"record {wrong} has {counts[wrong]} rows, not {expected[wrong]}"
             )
-        images = [(row.index, row.image_index) for row in rows]
-        if images != [(index, image) for index in expected for image in range(counts[index])]:
-            raise ShardError(f"shard {shard}: the images of a record must be numbered 0, 1, ...")
 
 
 def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = False) -> LabelRun:
@@ -173,14 +183,14 @@ def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = F
     overwrite.
 
     Args:
-        folder: Created if missing.
-        manifest: What is to be labeled, and how.
-        overwrite: Remove the shards of whatever run is there and start anew.
+        folder: created if missing.
+        manifest: what is to be labeled, and how.
+        overwrite: remove the shards of whatever run is there and start anew.
 
     Raises:
-        ShardError: The folder holds a run with another manifest (names the fields that differ), or
+        ShardError: the folder holds a run with another manifest (names the fields that differ), or
             shards without a manifest.
-        SdrpnError: The folder cannot be made or written to.
+        SdrpnError: the folder cannot be made or written to.
     """
     folder = Path(folder)
     try:
@@ -189,20 +199,18 @@ def open_run(folder: str | Path, manifest: LabelManifest, *, overwrite: bool = F
             _remove_run(folder)
     except OSError as error:
         raise SdrpnError(f"cannot use {folder} for labels: {error.strerror}") from error
-    path = folder / MANIFEST_NAME
-    if not path.exists():
+    if not MANIFEST.exists(folder):
         if any(shard_number(entry.name) is not None for entry in folder.iterdir()):
             raise ShardError(
-                f"{folder} holds label shards without a {MANIFEST_NAME}: choose another folder, "
-                "or --overwrite"
+                f"{folder} holds label shards without a {MANIFEST.name}: {MANIFEST.remedy}"
             )
         try:
             manifest.write(folder)
         except SdrpnError as error:
-            if not (_lost_race(error) and path.exists()):
+            if not (_lost_race(error) and MANIFEST.exists(folder)):
                 raise
-        remove_leftovers(path)
-    manifest.require_same(LabelManifest.read(folder), folder)
+        remove_leftovers(folder / MANIFEST.name)
+    manifest.require_same(folder)
     return LabelRun(folder, manifest)
 
 
@@ -213,36 +221,31 @@ class LabelDataset(Sequence[LabelRow]):
     worker processes; each opens the shards itself.
 
     Args:
-        folder: Folder of the run.
-        allow_partial: Accept a run with missing shards.
+        folder: folder of the run.
 
     Attributes:
-        manifest: The run's manifest.
+        manifest: the run's manifest.
 
     Raises:
-        ShardError: No run, a missing shard (unless ``allow_partial``), or a corrupt one; names the
-            file and what to do.
+        ShardError: no run, a missing shard, or a corrupt one; names the file and what to do.
     """
 
-    def __init__(self, folder: str | Path, *, allow_partial: bool = False) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = LabelManifest.read(self.folder)
         self._run = self.manifest.digest
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
-        present = [
-            shard
-            for shard in range(self.manifest.shards)
-            if (self.folder / shard_name(shard)).exists()
-        ]
-        missing = self.manifest.shards - len(present)
-        if missing and not allow_partial:
+        self._verified: set[int] = set()
+        shards = range(self.manifest.shards)
+        missing = [shard for shard in shards if not (self.folder / shard_name(shard)).exists()]
+        if missing:
             raise ShardError(
-                f"{self.folder} is incomplete: {missing} of {self.manifest.shards} shards are "
-                "missing: run `sdrpn label` again to finish it"
+                f"{self.folder} is incomplete: {len(missing)} of {len(shards)} shards are missing: "
+                "run `sdrpn label` again to finish it"
             )
         places = [
             (shard, position)
-            for shard in present
+            for shard in shards
             for position, status in enumerate(self._shard(shard).columns(["status"])["status"])
             if status == LabelStatus.OK
         ]
@@ -259,8 +262,8 @@ class LabelDataset(Sequence[LabelRow]):
         """Return one row, or a list of them for a slice.
 
         Raises:
-            IndexError: There is no such row.
-            ShardError: The row's shard is corrupt.
+            IndexError: there is no such row.
+            ShardError: the row's shard is corrupt.
         """
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
@@ -274,7 +277,9 @@ class LabelDataset(Sequence[LabelRow]):
     def _shard(self, shard: int) -> ShardFile:
         file = self._open.pop(shard, None)
         if file is None:
-            file = ShardFile(self.folder, shard, self._run)
+            # Once is enough, in whichever process: a file that was opened again is the same file.
+            file = ShardFile(self.folder, shard, self._run, verify=shard not in self._verified)
+            self._verified.add(shard)
         self._open[shard] = file  # the last one is the most recently used
         if len(self._open) > OPEN_SHARDS:
             self._open.popitem(last=False)
@@ -282,15 +287,20 @@ class LabelDataset(Sequence[LabelRow]):
 
 
 def _remove_run(folder: Path) -> None:
-    """Remove a run's files and nothing else; the manifest last, so that a kill leaves no riddle."""
+    """Remove a run's files and nothing else; the manifest last: it says what is left."""
     for name, temporaries in leftovers(folder).items():
-        if shard_number(name) is not None or name == MANIFEST_NAME:
+        if _is_of_a_shard(name) or name == MANIFEST.name:
             for temporary in temporaries:
                 temporary.unlink()
     for entry in sorted(folder.iterdir()):
-        if shard_number(entry.name) is not None:
+        if _is_of_a_shard(entry.name):
             entry.unlink()
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    (folder / MANIFEST.name).unlink(missing_ok=True)
+
+
+def _is_of_a_shard(name: str) -> bool:
+    """Whether this is the name of a shard, or of its checksum."""
+    return shard_number(name.removesuffix(CHECKSUM_SUFFIX)) is not None
 
 
 def _lost_race(error: SdrpnError) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,10 +23,16 @@ from sdrpn_core.data.images import open_image
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource, validate_record
 from sdrpn_core.distributed.processes import processes, progress_bar, wait_for_everyone
-from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError
-from sdrpn_core.labeling.manifest import DEFAULT_SHARD_SIZE, LabelManifest
+from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError, SdrpnError
+from sdrpn_core.labeling.defaults import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_SHARD_SIZE,
+)
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image
 from sdrpn_core.labeling.run import LabelRun, LabelSummary, open_run
+from sdrpn_core.taps.attention_tap import attention_implementation
 from sdrpn_core.taps.response_attention import (
     ResponseAttention,
     read_given_responses,
@@ -35,28 +40,24 @@ from sdrpn_core.taps.response_attention import (
     recipe_heads,
     recipe_maps,
 )
+from sdrpn_core.util.isolate_failures import isolate_failures
+from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.labels.recipe import LabelRecipe
 
-__all__ = ["ShardMaker", "label", "label_records"]
+__all__ = ["ShardMaker", "label", "label_records", "make_shards"]
 
 logger = logging.getLogger(__name__)
 
 Advance: TypeAlias = Callable[[int], object]
 """Called after each batch with the number of its records."""
 
-DEFAULT_BATCH_SIZE = 8
-DEFAULT_MAX_NEW_TOKENS = 64
-
-#: Packages whose versions decide the bytes of a run.
-_VERSIONED = ("sdrpn", "torch", "transformers")
-
 
 @dataclass(frozen=True)
-class _Asked:
+class _PreparedRecord:
     """A record that can be asked: its place in the source and what goes into the backbone."""
 
     index: int
@@ -104,13 +105,40 @@ def label(
         ShardError: ``folder`` holds another run.
         SdrpnError: a shard cannot be written (full disk); the finished ones stay.
     """
-    _check_positive(shard_size=shard_size)
     source = records if isinstance(records, RecordSource) else read_records(records)
     maker = ShardMaker(
         backbone, source, recipe or backbone.preset.recipe(), batch_size, max_new_tokens
     )
-    manifest = maker.manifest(shard_size)
-    state = processes(backbone.device)
+    return make_shards(
+        maker, folder, maker.manifest(shard_size), overwrite=overwrite, progress=progress
+    )
+
+
+def make_shards(
+    maker: ShardMaker,
+    folder: str | Path,
+    manifest: LabelManifest,
+    *,
+    overwrite: bool,
+    progress: bool,
+) -> LabelSummary:
+    """Make the missing shards of a run, in this process or those that ``accelerate`` started.
+
+    Args:
+        maker: makes them, one by one.
+        folder: where they go.
+        manifest: of the run, as ``maker`` made it.
+        overwrite: remove the run that is in ``folder``.
+        progress: show a bar on the main process.
+
+    Returns:
+        What the folder holds, in every process.
+
+    Raises:
+        ShardError: ``folder`` holds another run.
+        SdrpnError: a shard cannot be written (full disk); the finished ones stay.
+    """
+    state = processes(maker.backbone.device)
     if overwrite and state.is_main_process:
         open_run(folder, manifest, overwrite=True)
     wait_for_everyone(state)
@@ -151,12 +179,17 @@ class ShardMaker:
         self.backbone.check_whole("labeling")
         self.recipe.check_fits(self.backbone.n_layers, self.backbone.n_heads)
 
-    def manifest(self, shard_size: int) -> LabelManifest:
+    def manifest(self, shard_size: int, *, dataset: str | None = None) -> LabelManifest:
         """What decides the content of the run.
 
         Args:
             shard_size: records per shard.
+            dataset: what the data is called; default: the source's name.
+
+        Raises:
+            ConfigError: the shard size is not positive.
         """
+        _check_positive(shard_size=shard_size)
         provenance: dict[str, Any] = {
             "backbone": backbone_identity(self.backbone, branch=0),
             "recipe": self.recipe.to_dict(),
@@ -164,15 +197,15 @@ class ShardMaker:
                 "max_new_tokens": self.max_new_tokens,
                 "dtype": str(self.backbone.model.dtype).removeprefix("torch."),
                 "device": self.backbone.device.type,
-                "attn_implementation": self.backbone.text_config._attn_implementation,
+                "attn_implementation": attention_implementation(self.backbone.text_config),
             },
-            "versions": {name: version(name) for name in _VERSIONED},
+            "versions": package_versions(),
         }
         return LabelManifest(
             records=len(self.source),
             fingerprint=self.source.fingerprint,
             shard_size=shard_size,
-            dataset=self.source.name,
+            dataset=self.source.name if dataset is None else dataset,
             provenance=provenance,
         )
 
@@ -219,23 +252,25 @@ def label_records(
         One row per record, those that were skipped with a reason.
     """
     rows: list[LabelRow] = []
-    given: list[_Asked] = []
-    own: list[_Asked] = []
+    given: list[_PreparedRecord] = []
+    unanswered: list[_PreparedRecord] = []
     for index, record in records:
         try:
-            asked = _ask(backbone, index, record, recipe)
+            prepared = _prepare(backbone, index, record, recipe)
         except ImageError as error:
             rows.append(LabelRow.skip(index, record, LabelStatus.UNREADABLE, str(error)))
         except InputError as error:
             rows.append(LabelRow.skip(index, record, LabelStatus.INVALID, str(error)))
         else:
-            (own if record.response is None else given).append(asked)
-    for group in filter(None, (given, own)):
+            (unanswered if record.response is None else given).append(prepared)
+    for group in filter(None, (given, unanswered)):
         rows += _label_group(backbone, group, recipe, max_new_tokens)
     return rows
 
 
-def _ask(backbone: Backbone, index: int, record: Record, recipe: LabelRecipe) -> _Asked:
+def _prepare(
+    backbone: Backbone, index: int, record: Record, recipe: LabelRecipe
+) -> _PreparedRecord:
     """Check a record, open its image and tokenize it.
 
     Raises:
@@ -248,39 +283,40 @@ def _ask(backbone: Backbone, index: int, record: Record, recipe: LabelRecipe) ->
     text = record.question
     response_ids: tuple[int, ...] = ()
     if record.response is None:
-        text = recipe.asked(record.question)
+        text = recipe.labeling_question(record.question)
     else:
         response_ids = backbone.tokenize_response(record.response)
     question = Question(text, (open_image(record.image),), response_ids)
-    return _Asked(index, record, question, backbone.tokenize(text, 1))
+    return _PreparedRecord(index, record, question, backbone.tokenize(text, 1))
 
 
 def _label_group(
-    backbone: Backbone, group: Sequence[_Asked], recipe: LabelRecipe, max_new_tokens: int
+    backbone: Backbone, group: Sequence[_PreparedRecord], recipe: LabelRecipe, max_new_tokens: int
 ) -> list[LabelRow]:
-    """Label records that go through the model together; if one spoils the batch, one by one."""
-    try:
-        prompts = backbone.encode_ids([a.ids for a in group], [a.question for a in group])
-        readings = _read(backbone, group, prompts, recipe, max_new_tokens)
-    except (AttentionError, InputError) as error:
-        if len(group) > 1:
-            return [
-                row
-                for asked in group
-                for row in _label_group(backbone, [asked], recipe, max_new_tokens)
+    """Label records that go through the model together; those that fail are skipped."""
+
+    def read(part: Sequence[_PreparedRecord]) -> list[tuple[Prompt, ResponseAttention]]:
+        prompts = backbone.encode_ids([a.ids for a in part], [a.question for a in part])
+        readings = _read(backbone, part, prompts, recipe, max_new_tokens)
+        return list(zip(prompts, readings, strict=True))
+
+    rows: list[LabelRow] = []
+    for part, result in isolate_failures(group, read):
+        if isinstance(result, SdrpnError):
+            is_nan = isinstance(result, AttentionError)
+            status = LabelStatus.NAN_ATTENTION if is_nan else LabelStatus.INVALID
+            rows.append(LabelRow.skip(part[0].index, part[0].record, status, str(result)))
+        else:
+            rows += [
+                _row(backbone, prepared, prompt, reading, recipe)
+                for prepared, (prompt, reading) in zip(part, result, strict=True)
             ]
-        nan = isinstance(error, AttentionError)
-        status = LabelStatus.NAN_ATTENTION if nan else LabelStatus.INVALID
-        return [LabelRow.skip(group[0].index, group[0].record, status, str(error))]
-    return [
-        _row(backbone, asked, prompt, reading, recipe)
-        for asked, prompt, reading in zip(group, prompts, readings, strict=True)
-    ]
+    return rows
 
 
 def _read(
     backbone: Backbone,
-    group: Sequence[_Asked],
+    group: Sequence[_PreparedRecord],
     prompts: Sequence[Prompt],
     recipe: LabelRecipe,
     max_new_tokens: int,
@@ -300,21 +336,21 @@ def _read(
 
 def _row(
     backbone: Backbone,
-    asked: _Asked,
+    prepared: _PreparedRecord,
     prompt: Prompt,
     reading: ResponseAttention,
     recipe: LabelRecipe,
 ) -> LabelRow:
-    record = asked.record
+    record = prepared.record
     if not reading.n_rows:
         reason = "the response has no token whose attention could be read"
-        return LabelRow.skip(asked.index, record, LabelStatus.NO_RESPONSE, reason)
+        return LabelRow.skip(prepared.index, record, LabelStatus.NO_RESPONSE, reason)
     grounding, sink = recipe_maps(recipe, reading.maps[0])
     response = record.response
     if response is None:
         response = backbone.tokenizer.decode(reading.response_ids, skip_special_tokens=True).strip()
     return LabelRow(
-        index=asked.index,
+        index=prepared.index,
         id=record.id,
         question=record.question,
         image=portable_image(record.image),

@@ -1,4 +1,4 @@
-"""Pseudo-labels: from grounding and sink maps to RoI targets, and the recipes for that.
+"""Pseudo-labels: from grounding and sink maps to RoI targets, and the recipes for them.
 
 May import ``grid``, ``plugins``, ``util``, ``errors``.
 """

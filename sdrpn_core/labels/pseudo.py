@@ -8,7 +8,7 @@ from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import correlate1d
+from scipy.ndimage import gaussian_filter
 
 from sdrpn_core.errors import AttentionError, InputError
 from sdrpn_core.grid.geometry import Box, enclosing_box
@@ -18,6 +18,9 @@ FOREGROUND = 1
 BACKGROUND = 0
 IGNORE = -100
 """Label of a cell that no loss sees; the value torch's losses ignore by default."""
+
+DEFAULT_LABELER = "threshold"
+"""Registered name of the published labeling."""
 
 _SMOOTHING_SIGMA = 1.0
 _SMOOTHING_RADIUS = 2
@@ -30,7 +33,7 @@ class LabelOutcome(str, Enum):
     NO_FOREGROUND = "no_foreground"
     """Nothing is left of the grounding map once sinks are removed."""
     WEAK = "weak"
-    """The maximum of the grounding map is below `min_peak`."""
+    """The maximum of the grounding map is below ``min_peak``."""
     BOX_TOO_LARGE = "box_too_large"
     """The foreground is spread over too much of the grid."""
 
@@ -43,7 +46,7 @@ class PseudoLabels:
         labels: (h, w) int64: 1 foreground, 0 background, -100 ignored.
         box: the foreground box in cells, half-open; None where there is no foreground.
         n_foreground, n_background, n_ignore: cells of each label; they sum to h * w.
-        outcome: `OK`, or why every cell is ignored.
+        outcome: ``OK``, or why every cell is ignored.
     """
 
     labels: npt.NDArray[np.int64]
@@ -72,7 +75,7 @@ class PseudoLabeler(ABC):
         Args:
             grounding: (h, w) grounding map, any float dtype.
             sink: (h, w) sink map; None where the recipe reads no sink heads.
-            content: (h, w) bool, false for cells wholly in the padding (`Geometry.content`); None
+            content: (h, w) bool, false for cells wholly in the padding (``Geometry.content``); None
                 where there is no padding.
 
         Raises:
@@ -82,7 +85,7 @@ class PseudoLabeler(ABC):
 
 
 class ThresholdLabeler(PseudoLabeler):
-    """The published labeling: remove sinks, threshold, box; see `LabelRecipe` for the numbers."""
+    """The published labeling: remove sinks, threshold, box; see ``LabelRecipe`` for the numbers."""
 
     def __call__(
         self,
@@ -90,7 +93,7 @@ class ThresholdLabeler(PseudoLabeler):
         sink: npt.ArrayLike | None = None,
         content: npt.ArrayLike | None = None,
     ) -> PseudoLabels:
-        """Label one image; see `PseudoLabeler.__call__`."""
+        """Label one image; see ``PseudoLabeler.__call__``."""
         attention = _as_map(grounding, "grounding")
         shape = attention.shape
         is_sink = np.zeros(shape, dtype=np.bool_)
@@ -112,7 +115,9 @@ class ThresholdLabeler(PseudoLabeler):
         without_sinks = np.where(is_sink, 0.0, attention)
         clean = np.where(is_padding, 0.0, without_sinks)
         if recipe.smoothing:
-            smooth = _smooth(clean)
+            smooth = gaussian_filter(
+                clean, _SMOOTHING_SIGMA, mode="mirror", radius=_SMOOTHING_RADIUS
+            )
             floor = (recipe.foreground + recipe.background) / 2
             clean = np.where(smooth > smooth.max() * floor, clean, 0.0)
         peak = clean.max()
@@ -144,7 +149,7 @@ def pseudo_labels(
     recipe: LabelRecipe,
     content: npt.ArrayLike | None = None,
 ) -> PseudoLabels:
-    """Label one image by the published method; see `PseudoLabeler.__call__`."""
+    """Label one image by the published method; see ``PseudoLabeler.__call__``."""
     return ThresholdLabeler(recipe)(grounding, sink, content)
 
 
@@ -162,17 +167,8 @@ def _as_map(
     return array
 
 
-def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    offsets = np.arange(-_SMOOTHING_RADIUS, _SMOOTHING_RADIUS + 1)
-    kernel = np.exp(-(offsets**2) / (2 * _SMOOTHING_SIGMA**2))
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        values = correlate1d(values, kernel, axis=axis, mode="mirror")
-    return values
-
-
 def _widen(box: Box, shape: tuple[int, ...]) -> Box:
-    """`box` one cell larger on every side, within the grid."""
+    """``box`` one cell larger on every side, within the grid."""
     x0, y0, x1, y1 = box
     return max(0, x0 - 1), max(0, y0 - 1), min(shape[1], x1 + 1), min(shape[0], y1 + 1)
 

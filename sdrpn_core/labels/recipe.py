@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.util.dataclass_reader import read_dataclass
+from sdrpn_core.util.json_files import parse_json_object
 
 ALL_HEADS: Literal["all"] = "all"
 """Stands for every head of a layer."""
@@ -15,7 +17,7 @@ ALL_HEADS: Literal["all"] = "all"
 _QUESTION = "{question}"
 """Where a template has the question."""
 
-Heads: TypeAlias = "tuple[int, ...] | Literal['all']"
+Heads: TypeAlias = tuple[int, ...] | Literal["all"]
 HeadsByLayer: TypeAlias = dict[int, Heads]
 
 
@@ -30,7 +32,7 @@ class LabelRecipe:
     Attributes:
         grounding: {layer: heads} whose response-to-image attention, averaged over all listed heads,
             is the grounding map.
-        sink: {layer: heads} whose average is the sink map; `"all"` stands for every head of the
+        sink: {layer: heads} whose average is the sink map; ``"all"`` stands for every head of the
             layer. Empty: no sink is removed (published for text-rich data).
         sink_threshold: a cell whose sink map reaches this is a sink (>=). Published: 1e-3, and 1e-2
             for dynamic resolution.
@@ -46,7 +48,7 @@ class LabelRecipe:
             side. Published for dynamic resolution.
         padding_is_sink: cells that lie wholly in the padding are removed like sinks and are always
             background. Published for dynamic resolution, where labels are made on padded squares.
-        response_rows: average the attention over only the first this many response tokens; `None`
+        response_rows: average the attention over only the first this many response tokens; ``None``
             (published) over all of them. For a model whose answers name the object first and
             describe it then, only the naming looks at it.
         question_template: what the backbone is asked while its generated response is labeled, with
@@ -111,7 +113,7 @@ class LabelRecipe:
         """The layers whose attention is read, ascending."""
         return tuple(sorted({*self.grounding, *self.sink}))
 
-    def asked(self, question: str) -> str:
+    def labeling_question(self, question: str) -> str:
         """What the backbone is asked for its generated response to a record's question."""
         if self.drop_instruction:
             question = question.replace(self.drop_instruction, "").strip()
@@ -153,40 +155,25 @@ class LabelRecipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LabelRecipe:
-        """The recipe that `to_dict` wrote.
+        """The recipe that ``to_dict`` wrote.
 
         Raises:
-            ConfigError: unknown or missing fields, or values out of range.
+            ConfigError: unknown or missing fields, values of the wrong type or out of range.
         """
-        known = [entry.name for entry in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise ConfigError(
-                f"label recipe: unknown field {', '.join(unknown)}; fields: {', '.join(known)}"
-            )
-        if "grounding" not in values:
-            raise ConfigError("label recipe: field grounding is missing")
-        return cls(**values)
+        return read_dataclass(cls, values, "label recipe")
 
     def to_json(self) -> str:
-        """`to_dict` as sorted, indented JSON."""
+        """``to_dict`` as sorted, indented JSON."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> LabelRecipe:
-        """The recipe that `to_json` wrote.
+        """The recipe that ``to_json`` wrote.
 
         Raises:
             ConfigError: not a JSON object, or not a recipe.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"label recipe: not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(
-                f"label recipe: expected a JSON object, found {type(values).__name__}"
-            )
-        return cls.from_dict(values)
+        return cls.from_dict(parse_json_object(text, "label recipe"))
 
 
 def _heads_by_layer(value: Mapping[Any, str | Sequence[int]], name: str) -> HeadsByLayer:

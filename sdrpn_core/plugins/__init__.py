@@ -1,4 +1,4 @@
-"""How sdrpn is extended: hooks, registries, and the manager that loads what is installed.
+"""How sdrpn is extended: hooks, registries, and the manager that loads installed plugins.
 
 May import ``errors`` alone.
 """

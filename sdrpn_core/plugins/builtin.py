@@ -54,7 +54,7 @@ def sdrpn_register_label_engines(registry: Registry[Any]) -> None:
     registry.add(
         "local",
         "sdrpn_core.labeling.engine:LocalEngine",
-        help="this process, or those that `accelerate launch` started",
+        help="this process, or the processes that `accelerate launch` started",
     )
 
 
@@ -64,7 +64,7 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
     registry.add(
         "plugins",
         "sdrpn_core.cli.plugins_command:plugins",
-        help="List plugins, their state, and what each registers.",
+        help="List plugins, their status, and what each one registers.",
     )
     registry.add(
         "heads",
@@ -84,7 +84,7 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
     registry.add(
         "ask",
         "sdrpn_core.cli.ask_command:ask",
-        help="Answer a question about an image, looking at the region it is about.",
+        help="Answer a question about an image, with a closer look at the region that matters.",
     )
     registry.add(
         "roi",

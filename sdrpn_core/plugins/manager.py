@@ -10,9 +10,11 @@ The environment variable ``SDRPN_PLUGINS`` selects plugins, see :mod:`sdrpn_core
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +22,8 @@ import pluggy
 
 from sdrpn_core.errors import PluginError, UnknownNameError
 from sdrpn_core.plugins import hookspecs
-from sdrpn_core.plugins.registry import Registry
+from sdrpn_core.plugins.isolation import contained, process_kept
+from sdrpn_core.plugins.registry import Kind, Registry
 from sdrpn_core.plugins.selection import SELECTION_VARIABLE, loading_order, select
 
 if TYPE_CHECKING:
@@ -34,17 +37,17 @@ CORE_API = 1
 ENTRY_POINT_GROUP = "sdrpn"
 
 KINDS = {
-    "backbones": "backbone",
-    "presets": "preset",
-    "rpn_heads": "RPN head",
-    "crop_policies": "crop policy",
-    "pseudo_labelers": "pseudo-labeler",
-    "datasets": "dataset",
-    "label_engines": "label engine",
-    "methods": "method",
-    "commands": "command",
+    "backbones": Kind("backbone", has=("preprocess", "encode"), by_model_type=True),
+    "presets": Kind("preset", has=("matches", "recipe"), called=False, by_model_type=True),
+    "rpn_heads": Kind("RPN head", has=("defaults", "forward")),
+    "crop_policies": Kind("crop policy", has=("from_options", "plan")),
+    "pseudo_labelers": Kind("pseudo-labeler"),
+    "datasets": Kind("dataset"),
+    "label_engines": Kind("label engine", has=("from_options", "run")),
+    "methods": Kind("method", has=("from_options", "proposer")),
+    "commands": Kind("command"),
 }
-"""Attribute of :class:`Plugins`, which also ends the hook's name -> what messages call it."""
+"""Attribute of :class:`Plugins`, which also ends the hook's name -> what it holds."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,6 @@ class Plugins:
 
     def __init__(self) -> None:
         self._infos: dict[str, PluginInfo] = {}
-        self._modules: dict[str, object] = {}
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
         self._registries: dict[str, Registry[Any]] = {
             attribute: Registry(kind, hint=self._failure_hint) for attribute, kind in KINDS.items()
         }
@@ -127,9 +127,10 @@ class Plugins:
         """
         if name in self._infos:
             raise PluginError(name, "a plugin of this name is already loaded")
-        self._run_hooks(module, name)
-        origin = getattr(module, "__name__", type(module).__name__)
-        version = str(getattr(module, "__version__", ""))
+        self._admit(name, "cannot be loaded", lambda: module)
+        with contained(name, "cannot be described"):
+            origin = str(getattr(module, "__name__", type(module).__name__))
+            version = str(getattr(module, "__version__", ""))
         self._record(PluginInfo(name, version, origin, "ok", registers=self._registered_by(name)))
 
     def unregister(self, name: str) -> None:
@@ -143,11 +144,15 @@ class Plugins:
         del self._infos[name]
         self._withdraw(name)
 
+    def report(self, name: str, error: PluginError) -> None:
+        """Record a plugin that failed before it could be loaded."""
+        self._record(PluginInfo(name, "", name, "failed", str(error)))
+
     def _load_entry_point(self, entry_point: EntryPoint, *, enabled: bool) -> None:
         name = entry_point.name
         distribution = entry_point.dist
-        origin = distribution.name if distribution else entry_point.value
-        version = distribution.version if distribution else ""
+        origin = str(distribution.name) if distribution else entry_point.value
+        version = str(distribution.version or "") if distribution else ""
         if not enabled:
             self._record(PluginInfo(name, version, origin, "disabled"))
             return
@@ -162,7 +167,7 @@ class Plugins:
             self._record(record)
             return
         try:
-            self._run_hooks(_import(entry_point), name)
+            self._admit(name, f"cannot import {entry_point.value!r}", entry_point.load)
         except PluginError as error:
             self._record(PluginInfo(name, version, origin, "failed", str(error)))
         else:
@@ -170,37 +175,38 @@ class Plugins:
                 PluginInfo(name, version, origin, "ok", registers=self._registered_by(name))
             )
 
-    def _run_hooks(self, module: object, name: str) -> None:
-        """Check the plugin and let it register; on any failure leave nothing of it behind."""
-        _check_api(module, name)
-        _check_markers(module, name)
+    def _admit(self, name: str, finding: str, find: Callable[[], object]) -> None:
+        """Find the plugin's module and let it register; on any failure leave nothing behind."""
         try:
-            self._manager.register(module, name)
-            self._modules[name] = module
-            self._manager.check_pending()
-            others = [other for other in self._modules.values() if other is not module]
-            for attribute, registry in self._registries.items():
-                hook = self._manager.subset_hook_caller(
-                    hookspecs.HOOK_PREFIX + attribute, remove_plugins=others
-                )
-                with registry.registering_as(name):
-                    hook(registry=registry)
-        except PluginError:
+            with process_kept(name):
+                with contained(name, finding):
+                    module = find()
+                with contained(name, "cannot be loaded"):
+                    _check_api(module, name)
+                    _check_markers(module, name)
+                self._run_hooks(module, name)
+        except BaseException:
             self._withdraw(name)
             raise
-        except pluggy.PluginValidationError as error:
-            self._withdraw(name)
-            known = ", ".join(hookspecs.HOOK_PREFIX + attribute for attribute in KINDS)
-            raise PluginError(name, f"{error}; the hooks are {known}") from error
-        except Exception as error:  # third-party code: a hook may raise anything
-            self._withdraw(name)
-            raise PluginError(name, f"a hook raised {type(error).__name__}: {error}") from error
+
+    def _run_hooks(self, module: object, name: str) -> None:
+        manager = pluggy.PluginManager(hookspecs.PROJECT)  # its own: it cannot reach the others
+        manager.add_hookspecs(hookspecs)
+        with contained(name, "cannot be loaded"):
+            try:
+                manager.register(module, name)
+                manager.check_pending()
+            except pluggy.PluginValidationError as error:
+                known = ", ".join(hookspecs.HOOK_PREFIX + attribute for attribute in KINDS)
+                raise PluginError(name, f"{error}; the hooks are {known}") from error
+        for attribute, registry in self._registries.items():
+            hook = getattr(manager.hook, hookspecs.HOOK_PREFIX + attribute)
+            with registry.registering_as(name), contained(name, "a hook raised"):
+                hook(registry=registry)
 
     def _withdraw(self, name: str) -> None:
         for registry in self._registries.values():
             registry.remove_origin(name)
-        if self._modules.pop(name, None) is not None:
-            self._manager.unregister(name=name)
 
     def _registered_by(self, name: str) -> dict[str, list[str]]:
         names = {
@@ -215,16 +221,6 @@ class Plugins:
     def _failure_hint(self) -> str:
         missing = [info.name for info in self.infos if info.status != "ok"]
         return f"plugins not loaded: {', '.join(missing)}, see `sdrpn plugins`" if missing else ""
-
-
-def _import(entry_point: EntryPoint) -> object:
-    try:
-        return entry_point.load()
-    except Exception as error:  # third-party code: an import may raise anything
-        raise PluginError(
-            entry_point.name,
-            f"cannot import {entry_point.value!r}: {type(error).__name__}: {error}",
-        ) from error
 
 
 def _check_api(module: object, name: str) -> None:
@@ -242,8 +238,33 @@ def _check_markers(module: object, name: str) -> None:
     for attribute in dir(module):
         if attribute.startswith(hookspecs.HOOK_PREFIX):
             value = getattr(module, attribute)
-            if callable(value) and not hasattr(value, f"{hookspecs.PROJECT}_impl"):
+            if not inspect.isroutine(value):
+                raise PluginError(name, f"{attribute} is no function")
+            if not hasattr(value, f"{hookspecs.PROJECT}_impl"):
                 raise PluginError(name, f"{attribute} is not marked with @sdrpn_core.hookimpl")
+
+
+def installed_entry_points() -> tuple[list[EntryPoint], dict[str, PluginError]]:
+    """The entry points of the group, and the distributions whose lists are broken.
+
+    As ``importlib.metadata.entry_points``, for which one broken distribution hides all others.
+    """
+    found: dict[str, list[EntryPoint]] = {}
+    broken: dict[str, PluginError] = {}
+    for distribution in importlib.metadata.distributions():
+        name = "unknown"
+        try:
+            with contained(name, "the list of its entry points is broken"):
+                # Other packages' lists are read as well: only a list itself says what it is of.
+                ours = [ep for ep in distribution.entry_points if ep.group == ENTRY_POINT_GROUP]
+                if ours:  # the first of several copies on the path is the one that is imported
+                    found.setdefault(str(distribution.name).lower(), ours)
+        except PluginError as error:
+            with suppress(Exception):  # its metadata may be broken as well
+                name = str(distribution.name)
+            remedy = "install that distribution again, or remove it"
+            broken[name] = PluginError(name, error.reason, remedy=remedy)
+    return [entry_point for ours in found.values() for entry_point in ours], broken
 
 
 _lock = threading.Lock()
@@ -261,9 +282,9 @@ def get_plugins() -> Plugins:
     with _lock:
         if _plugins is None:
             plugins = Plugins()
-            plugins.load(
-                importlib.metadata.entry_points(group=ENTRY_POINT_GROUP),
-                os.environ.get(SELECTION_VARIABLE),
-            )
+            found, broken = installed_entry_points()
+            plugins.load(found, os.environ.get(SELECTION_VARIABLE))
+            for name, error in broken.items():
+                plugins.report(name, error)
             _plugins = plugins
         return _plugins

@@ -9,13 +9,38 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from sdrpn_core.errors import ConfigError, PluginError, SdrpnError, UnknownNameError
+from sdrpn_core.plugins.isolation import contained, printing_by_name
 
-__all__ = ["Entry", "Registry"]
+__all__ = ["Entry", "Kind", "Registry", "import_target"]
 
 T = TypeVar("T")
 
 _NO_PLUGIN = "(no plugin)"
 """Origin of what was added to a registry directly, outside any plugin's hook."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one registry holds, and how a target that is something else is told from it.
+
+    Attributes:
+        label: what error messages call it: ``"RPN head"``.
+        has: attributes that every target has; those of the class that it derives from.
+        called: whether targets are called.
+        by_model_type: whether the metadata ``model_types`` say for which models a target is.
+    """
+
+    label: str
+    has: tuple[str, ...] = ()
+    called: bool = True
+    by_model_type: bool = False
+
+    def fault(self, target: object) -> str:
+        """Why this cannot be a target; empty if it can."""
+        if self.called and not callable(target):
+            return f"is {_named(target)}, which cannot be called"
+        missing = [name for name in self.has if not hasattr(target, name)]
+        return f"is {_named(target)}, which has no {missing[0]!r}" if missing else ""
 
 
 @dataclass(frozen=True)
@@ -41,12 +66,13 @@ class Registry(Generic[T]):
     """Names of one kind of thing, in the order of registration.
 
     Args:
-        kind: What it holds, as error messages call it: ``"RPN head"``.
+        kind: What it holds.
         hint: Called when a name is unknown; may return a reason why it could be missing.
     """
 
-    def __init__(self, kind: str, *, hint: Callable[[], str] = str) -> None:
-        self.kind = kind
+    def __init__(self, kind: Kind, *, hint: Callable[[], str] = str) -> None:
+        self.kind = kind.label
+        self._kind = kind
         self._hint = hint
         self._entries: dict[str, Entry] = {}
         self._resolved: dict[str, T] = {}
@@ -66,18 +92,27 @@ class Registry(Generic[T]):
             PluginError: The name is taken (both plugins are named), or it or the target is
                 malformed. Outside any plugin's hook: ConfigError.
         """
-        if not name or name != name.strip():
+        if not _is_word(name):
             raise self._fault(f"{self.kind} name {name!r} is not a plain word")
         if name in self._entries:
             other = self._entries[name].origin
             raise self._fault(f"{self.kind} {name!r} is already registered by plugin {other!r}")
+        if type(help) is not str:
+            raise self._fault(f"the help of {self.kind} {name!r} is {_named(help)}, not a line")
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
             if not module or not attribute:
                 raise self._fault(
                     f"target {target!r} of {self.kind} {name!r} is not 'package.module:attr'"
                 )
-        self._entries[name] = Entry(name, target, self._origin, help, metadata)
+        elif fault := self._kind.fault(target):
+            raise self._fault(f"{self.kind} {name!r} {fault}")
+        types = metadata.get("model_types", ())
+        if self._kind.by_model_type and not _are_words(types):
+            raise self._fault(
+                f"model_types of {self.kind} {name!r} are {_named(types)}, not a tuple of names"
+            )
+        self._entries[name] = Entry(name, target, self._origin, " ".join(help.split()), metadata)
 
     def get(self, name: str) -> T:
         """The object registered under ``name``, imported on first use.
@@ -141,17 +176,58 @@ class Registry(Generic[T]):
     def _resolve(self, entry: Entry) -> T:
         if not isinstance(entry.target, str):
             return entry.target  # type: ignore[return-value]  # add() only takes a T or a str
-        module, _, attribute = entry.target.partition(":")
+        resolved: T = import_target(entry.target, entry.origin, f"{self.kind} {entry.name!r}")
+        with contained(entry.origin, f"cannot use {self.kind} {entry.name!r}"):
+            fault = self._kind.fault(resolved)
+        if fault:
+            raise PluginError(
+                entry.origin, f"{self.kind} {entry.name!r} from {entry.target!r} {fault}"
+            )
+        return resolved
+
+
+def import_target(target: str, plugin: str, what: str) -> Any:
+    """What ``"package.module:attr"`` names.
+
+    Args:
+        target: where it is.
+        plugin: who is at fault if it is not there.
+        what: what it is to be, for messages: ``"RPN head 'qk'"``.
+
+    Raises:
+        PluginError: it cannot be imported, whatever its module raises.
+        SdrpnError: its module raises one, which says what to do, such as a missing extra.
+    """
+    module, _, attribute = target.partition(":")
+    advice: SdrpnError | None = None
+    with (
+        printing_by_name(plugin),
+        contained(plugin, f"cannot import {what} from {target!r}"),
+    ):
         try:
             resolved: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 resolved = getattr(resolved, part)
-        except SdrpnError:
-            raise  # already one line that says what to do, such as a missing extra
-        except Exception as error:  # third-party code: an import may raise anything
-            raise PluginError(
-                entry.origin,
-                f"cannot import {self.kind} {entry.name!r} from {entry.target!r}: "
-                f"{type(error).__name__}: {error}",
-            ) from error
-        return resolved
+        except SdrpnError as error:
+            advice = error
+    if advice is not None:
+        raise advice
+    return resolved
+
+
+def _is_word(name: object) -> bool:
+    """A name that can be typed in a shell: no spaces, nothing invisible, and not an option."""
+    return (
+        type(name) is str  # not a subclass, whose methods may do anything
+        and name.isprintable()
+        and name.split() == [name]
+        and not name.startswith("-")
+    )
+
+
+def _are_words(names: object) -> bool:
+    return isinstance(names, tuple | list) and all(map(_is_word, names))
+
+
+def _named(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__!r}"

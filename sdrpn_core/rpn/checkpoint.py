@@ -9,18 +9,19 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.checksums import json_checksum, tensor_checksum
+from sdrpn_core.util.json_files import read_json_object
+from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +31,10 @@ WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 
-#: Packages whose versions a checkpoint names.
-_VERSIONED = ("sdrpn", "torch", "transformers")
+#: Checksums in the metadata of the weights: of these, and of the configuration beside them.
+_SUMS_KEY = "sdrpn"
+_TENSORS_KEY = "sha256"
+_CONFIG_KEY = "config_sha256"
 
 
 def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str | Path) -> Path:
@@ -49,10 +52,7 @@ def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str
         SdrpnError: a file cannot be written (full disk, permissions).
     """
     folder = Path(folder)
-    values = {
-        **config.to_dict(),
-        "versions": {name: version(name) for name in _VERSIONED},
-    }
+    values = {**config.to_dict(), "versions": package_versions()}
     tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
 
     texts = {
@@ -62,9 +62,15 @@ def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SdrpnError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise SdrpnError(f"cannot create the folder {folder}: {error.strerror}") from error
+    sums = {
+        _TENSORS_KEY: tensor_checksum(tensors),
+        _CONFIG_KEY: json_checksum(json.loads(texts[CONFIG_NAME])),
+    }
     with atomic_write(folder / WEIGHTS_NAME) as file:
-        file.write(to_safetensors(tensors, metadata={"format": "pt"}))
+        # One entry alone: safetensors writes several in random order, and equal RPNs are to be
+        # equal files.
+        file.write(to_safetensors(tensors, metadata={_SUMS_KEY: json.dumps(sums)}))
     for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
@@ -121,15 +127,7 @@ def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Pat
                 f"{source}: neither a local RPN folder nor reachable on the Hub ({reason})"
             ) from error
     path = folder / CONFIG_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"{path}: is not an RPN configuration")
-    return RPNConfig.from_json(values, str(path)), folder
+    return RPNConfig.from_json(read_json_object(path, CheckpointError), str(path)), folder
 
 
 def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
@@ -142,10 +140,37 @@ def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: missing; an RPN is read from safetensors only")
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+        with safe_open(path, framework="pt") as file:
+            sums = json.loads((file.metadata() or {}).get(_SUMS_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check_sums(sums, tensors, folder)
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from error
     assign_rpn_weights(rpn, tensors, str(path))
+
+
+def _check_sums(sums: Mapping[str, str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Compare weights and configuration with what was saved.
+
+    Files of earlier versions have no checksums, and are read without.
+
+    Raises:
+        CheckpointError: one of them changed.
+    """
+    expected = sums.get(_TENSORS_KEY)
+    if expected is not None and expected != tensor_checksum(tensors):
+        raise CheckpointError(
+            f"{folder / WEIGHTS_NAME}: is corrupt: it is not what its checksum says; copy or "
+            "download it again"
+        )
+    path = folder / CONFIG_NAME
+    expected = sums.get(_CONFIG_KEY)
+    if expected is not None and expected != json_checksum(json.loads(path.read_bytes())):
+        raise CheckpointError(
+            f"{path}: is not the configuration that was saved with the weights; restore it, or "
+            "pass what you want to change (policy, threshold) as options"
+        )
 
 
 def assign_rpn_weights(rpn: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:

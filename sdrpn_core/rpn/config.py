@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import CheckpointError, ConfigError
+from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -56,9 +57,6 @@ class RPNConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        for name in ("branch", "n_layers"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         if self.branch < 0:
             raise ConfigError(f"branch must be 0 or more, not {self.branch}")
         if self.n_layers < 1:
@@ -107,14 +105,9 @@ class RPNConfig:
         """Build from plain values.
 
         Raises:
-            ConfigError: unknown or missing fields.
+            ConfigError: unknown or missing fields, values of the wrong type or out of range.
         """
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise ConfigError(f"unknown RPN settings: {', '.join(unknown)}")
-        if missing := sorted({"branch", "n_layers"} - values.keys()):
-            raise ConfigError(f"RPN settings lack: {', '.join(missing)}")
-        return cls(**values)
+        return read_dataclass(cls, values, "RPN settings")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> RPNConfig:

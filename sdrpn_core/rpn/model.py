@@ -24,8 +24,8 @@ from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
 from sdrpn_core.rpn.scores import RoIScores
 from sdrpn_core.rpn.trunk_states import TrunkRow, TrunkStates
-from sdrpn_core.runtime.compat import cache_argument
-from sdrpn_core.runtime.kv_cache import join_cache, split_cache
+from sdrpn_core.runtime.kv_cache import cache_argument, join_cache, split_cache
+from sdrpn_core.taps.thread_hooks import hooks_at_rest
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -92,11 +92,12 @@ class RPN(nn.Module):
         options = _head_options(config, head_class)
         # The copies share the decoder's config, so that they follow its attention implementation.
         shared = {id(backbone.text_config): backbone.text_config}
-        layers = [
-            # A model spread by a device map carries hooks that a trainable copy must not run.
-            remove_hook_from_module(copy.deepcopy(layer, dict(shared)), recurse=True)
-            for layer in backbone.layers[config.branch : stop]
-        ]
+        with hooks_at_rest():  # other threads may be tapping the layers
+            layers = [
+                # A model spread by a device map carries hooks that a trainable copy must not run.
+                remove_hook_from_module(copy.deepcopy(layer, dict(shared)), recurse=True)
+                for layer in backbone.layers[config.branch : stop]
+            ]
         device = next(layers[0].parameters()).device
         n_trunk = len(layers) - head_class.n_own_layers(options)
         head = head_class(layers[n_trunk:], backbone.text_config, options)

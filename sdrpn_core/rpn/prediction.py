@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.backbone.adapter import Question
-from sdrpn_core.runtime.block import ImagePlace
+from sdrpn_core.runtime.block import image_places
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
+    from sdrpn_core.runtime.block import ImagePlace
     from sdrpn_core.taps.feature_tap import Features
 
 
@@ -82,16 +83,5 @@ def prompt_features(
     """
     backbone.check_context(max(map(len, prompts)))
     block = prompt_block(backbone, prompts)
-    places = [
-        ImagePlace(row, offset + start, image.grid, query=block.length - 1, first=offset)
-        for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
-        for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
-    ]
     with FeatureTap(backbone.decoder, branch) as tap:
-        features = tap.run(
-            inputs_embeds=block.embeds,
-            attention_mask=block.mask,
-            position_ids=block.positions,
-            use_cache=False,
-        )
-    return features, places
+        return tap.run(**block.model_inputs()), image_places(prompts, block)

@@ -110,7 +110,7 @@ class QKHead(RPNHead):
             scores = masked_softmax(scores, inputs.valid[:, None]).mean(dim=1)
         else:
             scores = scores.float().mean(dim=1)
-        if self.sink_threshold is None or first is None:
+        if self.sink_threshold is None or first is None or self.training:
             return scores
         # A finite number, as scores are, of which the sigmoid is nevertheless zero.
         nothing = 0.0 if distribution else torch.finfo(scores.dtype).min

@@ -7,11 +7,19 @@ attention mask. Positions are explicit: a hole takes none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from sdrpn_core.runtime.kv_cache import cache_argument
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
+    from sdrpn_core.backbone.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,25 @@ class Block:
     def starts(self) -> torch.Tensor:
         """``(batch,)`` column of each row's first token."""
         return self.length - self.mask.sum(dim=1)
+
+    def model_inputs(
+        self, cache: Cache | None = None, *, prefix: Block | None = None
+    ) -> dict[str, Any]:
+        """The arguments of a forward pass over the block, of a decoder or of a whole model.
+
+        Args:
+            cache: receives the block's keys and values, and holds those of ``prefix``; ``None``
+                runs without a cache.
+            prefix: the tokens that ``cache`` already holds.
+        """
+        mask = self.mask if prefix is None else torch.cat([prefix.mask, self.mask], dim=1)
+        return {
+            "inputs_embeds": self.embeds,
+            "attention_mask": mask,
+            "position_ids": self.positions,
+            "use_cache": cache is not None,
+            **cache_argument(cache),
+        }
 
 
 def left_pad(
@@ -90,13 +117,13 @@ class ImagePlace:
 
     Attributes:
         row: batch row.
-        start: column of the first visual token, in the row of all chunks joined.
+        start: column of the first visual token, counted over all blocks side by side.
         grid: ``(h, w)``.
         query: column of the last prompt token.
         question: column of the first token behind the last image, if the scores of all tokens
             from there to ``query`` are wanted, too; ``None`` if not.
         first: column of the row's first token, for heads that look for attention sinks; ``None``
-            in training.
+            where none are wanted.
     """
 
     row: int
@@ -110,3 +137,40 @@ class ImagePlace:
     def n_tokens(self) -> int:
         """Visual tokens of the image."""
         return self.grid[0] * self.grid[1]
+
+
+def image_places(
+    prompts: Sequence[Prompt],
+    block: Block,
+    *,
+    n_following: int = 0,
+    wants_question: Callable[[tuple[int, int]], bool] | None = None,
+) -> list[ImagePlace]:
+    """Where the images of a batch lie, prompt by prompt.
+
+    Args:
+        prompts: the sequences; a response may follow a prompt, but no crop is inserted.
+        block: the sequences, or as much of them as holds the images.
+        n_following: columns behind ``block``, where the remainder of the sequences lies.
+        wants_question: tells for which grids all tokens of the question score the image, rather
+            than the last one alone; default: for none.
+    """
+    length = block.length + n_following
+    places = []
+    for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True)):
+        # Blocks are left-padded: counted from the right, columns and tokens agree.
+        query = length - len(prompt) + prompt.query_index
+        question = length - len(prompt) + prompt.prefix_length
+        for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True):
+            wanted = wants_question is not None and wants_question(image.grid)
+            places.append(
+                ImagePlace(
+                    row,
+                    offset + start,
+                    image.grid,
+                    query,
+                    question if wanted else None,
+                    first=offset,
+                )
+            )
+    return places

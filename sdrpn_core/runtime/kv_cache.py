@@ -1,7 +1,7 @@
-"""Keys and values of single sequences, taken from a batch's cache and put together to another one.
+"""KV caches: handed to stock models, split into single sequences, and joined into other batches.
 
-A cache grows by concatenation and never writes into what it holds, so that the tensors of a row can
-stand in any number of caches at once.
+A cache grows by concatenation and never writes into the tensors that it holds, so that those of one
+sequence can be part of any number of caches at once.
 """
 
 from __future__ import annotations
@@ -10,13 +10,26 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache
 
 if TYPE_CHECKING:
     from transformers import Cache
 
+#: transformers 5.24 renamed the argument everywhere, and warns about the older name.
+_RENAMED_IN = Version("5.24")
+
+#: Name of the cache in the arguments and outputs of models, decoders, layers and ``generate()``.
+CACHE_NAME = "cache" if Version(transformers.__version__) >= _RENAMED_IN else "past_key_values"
+
 SequenceKV: TypeAlias = Mapping[int, tuple[torch.Tensor, torch.Tensor]]
 """``{layer: (keys, values)}``, each ``(heads, length, head_dim)``, of one sequence, unpadded."""
+
+
+def cache_argument(cache: Cache | None) -> dict[str, Any]:
+    """The cache as a keyword argument of a stock model."""
+    return {CACHE_NAME: cache}
 
 
 def split_cache(cache: Cache, starts: Sequence[int]) -> list[SequenceKV]:

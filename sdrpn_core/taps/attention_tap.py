@@ -8,12 +8,12 @@ handed the post-rotary query and key, computes just the wanted rows in float32, 
 from __future__ import annotations
 
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -30,8 +30,37 @@ if TYPE_CHECKING:
 #: Wrapped implementations are called ``sdrpn_tap|<implementation>``.
 _PREFIX = "sdrpn_tap|"
 
-#: Attention modules that are being tapped: by which tap, and as which layer.
-_TAPPED: WeakKeyDictionary[nn.Module, tuple[AttentionTap, int]] = WeakKeyDictionary()
+
+class _OfThisThread(threading.local):
+    """The attention modules that the current thread taps: by which tap, and as which layer."""
+
+    def __init__(self) -> None:
+        self.tapped: dict[nn.Module, tuple[AttentionTap, int]] = {}
+
+
+_of_this_thread = _OfThisThread()
+
+
+@dataclass(frozen=True)
+class _Switched:
+    """A configuration whose implementation is wrapped, for as long as any thread has a tap open.
+
+    Attributes:
+        config: shared by everything that reads its implementation from it.
+        base: the implementation without the wrapper.
+        taps: those that are open.
+    """
+
+    config: Any
+    base: str
+    taps: set[AttentionTap] = field(default_factory=set)
+
+
+#: By the id of the configuration, which is not hashable.
+_switched: dict[int, _Switched] = {}
+
+#: Held while an implementation is being switched.
+_switching = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,6 +78,9 @@ class AttentionRows:
 
 class AttentionTap:
     """Context manager that collects attention rows while the model runs or generates.
+
+    A tap serves the thread that opened it: of passes of other threads, on the same decoder at the
+    same time, nothing is collected, and nothing about them changes.
 
     Args:
         decoder: the language model alone; vision encoders are not touched.
@@ -87,20 +119,19 @@ class AttentionTap:
         self.keys = keys
         self.consume = consume
         self.rows: dict[int, list[AttentionRows]] = defaultdict(list)
-        self._modules: dict[int, nn.Module] = {}
-        self._base = ""
+        self._tapped: dict[nn.Module, tuple[AttentionTap, int]] = {}
 
     def __enter__(self) -> AttentionTap:
         layers = decoder_layers(self.decoder)
-        self._modules = {layer: part(layers[layer], "self_attn") for layer in self.heads}
-        busy = [layer for layer, module in self._modules.items() if module in _TAPPED]
+        modules = {layer: part(layers[layer], "self_attn") for layer in self.heads}
+        tapped = _of_this_thread.tapped
+        busy = [layer for layer, module in modules.items() if module in tapped]
         if busy:
             raise RuntimeError(f"layers {busy} are being tapped already")
-        self._base = self.decoder.config._attn_implementation
-        if not self._base.startswith(_PREFIX):
-            self.decoder.set_attn_implementation(_wrapped(self._base))
-        for layer, module in self._modules.items():
-            _TAPPED[module] = (self, layer)
+        _switch_on(self)
+        # Kept, as another thread may be the one that closes the tap.
+        self._tapped = tapped
+        tapped.update((module, (self, layer)) for layer, module in modules.items())
         return self
 
     def __exit__(
@@ -109,10 +140,9 @@ class AttentionTap:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for module in self._modules.values():
-            _TAPPED.pop(module, None)
-        self._modules = {}
-        self.decoder.set_attn_implementation(self._base)
+        for module in [module for module, (tap, _) in self._tapped.items() if tap is self]:
+            del self._tapped[module]
+        _switch_off(self)
 
     def weights(self, layer: int) -> torch.Tensor:
         """All collected rows of a layer, ``(batch, heads, queries, keys)``, in order.
@@ -125,7 +155,10 @@ class AttentionTap:
         if layer not in self.heads:
             raise ConfigError(f"layer {layer} is not tapped; tapped: {sorted(self.heads)}")
         if not self.rows[layer]:
-            raise ConfigError(f"no wanted attention row was computed in layer {layer}")
+            raise ConfigError(
+                f"no wanted attention row was computed in layer {layer} by the thread that opened "
+                "the tap"
+            )
         return torch.cat([rows.weights for rows in self.rows[layer]], dim=2)
 
     def _collect(
@@ -182,6 +215,36 @@ def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | N
                 )
 
 
+def attention_implementation(config: Any) -> str:
+    """The implementation that a configuration names, whether or not it is being tapped."""
+    name: str = config._attn_implementation
+    return name.removeprefix(_PREFIX)
+
+
+def _switch_on(tap: AttentionTap) -> None:
+    """Wrap the implementation, unless another tap has done so: the wrapper serves all threads."""
+    decoder = tap.decoder
+    config = decoder.config
+    with _switching:
+        switched = _switched.get(id(config))
+        if switched is None:
+            switched = _Switched(config, attention_implementation(config))
+            decoder.set_attn_implementation(_wrapped(switched.base))
+            _switched[id(config)] = switched
+        switched.taps.add(tap)
+
+
+def _switch_off(tap: AttentionTap) -> None:
+    """Put the implementation back if no other tap is open."""
+    decoder = tap.decoder
+    with _switching:
+        switched = _switched[id(decoder.config)]
+        switched.taps.discard(tap)
+        if not switched.taps:
+            del _switched[id(decoder.config)]
+            decoder.set_attn_implementation(switched.base)
+
+
 def _wrapped(base: str) -> str:
     """Register the wrapper of an implementation, with the same mask function, and name it."""
     name = _PREFIX + base
@@ -201,7 +264,7 @@ def _make_wrapper(base: str) -> Callable[..., Any]:
         attention_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> Any:
-        tapped = _TAPPED.get(module)
+        tapped = _of_this_thread.tapped.get(module)
         if tapped is not None:
             tap, layer = tapped
             with torch.no_grad():

@@ -13,10 +13,10 @@ import torch
 
 from sdrpn_core.backbone.decoder import decoder_layers, layer_kinds
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.taps.thread_hooks import ThreadHook
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.hooks import RemovableHandle
 
 
 class _BranchReached(Exception):
@@ -65,6 +65,9 @@ class FeatureTap:
     ``num_hidden_layers`` instead would not be portable: some decoders loop over all layers
     whatever the config says.
 
+    A tap serves the thread that opened it: passes of other threads, on the same decoder at the same
+    time, are neither recorded nor ended.
+
     Where layers are of several kinds (sliding and full attention), each kind has a mask and rotary
     embeddings of its own. What the layers behind the branch layer would be called with is then
     taken from the last layer of their kind before it.
@@ -97,19 +100,18 @@ class FeatureTap:
         self._sources = {
             kind: index for index, kind in enumerate(kinds[: layer + 1]) if kind in self._following
         }
-        self._handles: list[RemovableHandle] = []
+        self._hooks: list[ThreadHook] = []
         self._by_kind: dict[str, Mapping[str, Any]] = {}
         self._recorded: list[Features] = []
 
     def __enter__(self) -> FeatureTap:
         layers = decoder_layers(self.decoder)
-        for kind, index in self._sources.items():
-            record = partial(self._record_kind, kind)
-            self._handles.append(layers[index].register_forward_pre_hook(record, with_kwargs=True))
+        self._hooks = [
+            ThreadHook(layers[index], partial(self._record_kind, kind))
+            for kind, index in self._sources.items()
+        ]
         # The last hook: where the branch layer is a source as well, it may end the pass.
-        self._handles.append(
-            layers[self.layer].register_forward_pre_hook(self._record, with_kwargs=True)
-        )
+        self._hooks.append(ThreadHook(layers[self.layer], self._record))
         return self
 
     def __exit__(
@@ -118,9 +120,9 @@ class FeatureTap:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
         self._by_kind.clear()
         self._recorded.clear()
 
@@ -128,10 +130,13 @@ class FeatureTap:
         """Run the decoder on ``inputs`` and return what reached the branch layer.
 
         Raises:
-            RuntimeError: outside the ``with`` block, or the pass ended before the branch layer.
+            RuntimeError: outside the ``with`` block, in another thread than the one that opened the
+                tap, or the pass ended before the branch layer.
         """
-        if not self._handles:
+        if not self._hooks:
             raise RuntimeError("use the tap as a context manager: with FeatureTap(...) as tap")
+        if not self._hooks[-1].is_of_this_thread:
+            raise RuntimeError("the tap serves the thread that opened it: open one in this thread")
         self._recorded.clear()
         with suppress(_BranchReached):
             self.decoder(**inputs)

@@ -252,12 +252,7 @@ def _run_layers(
         tap = stack.enter_context(FeatureTap(backbone.decoder, branch or 0, stop=False))
         if n_layers < len(backbone.layers):
             stack.enter_context(FeatureTap(backbone.decoder, n_layers))
-        return tap.run(
-            inputs_embeds=block.embeds,
-            attention_mask=block.mask,
-            position_ids=block.positions,
-            use_cache=False,
-        )
+        return tap.run(**block.model_inputs())
 
 
 def _averages(

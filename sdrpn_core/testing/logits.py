@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdrpn_core.runtime.block import Block, join
-from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import rows_of_prompts
+from sdrpn_core.runtime.kv_cache import cache_argument
 
 if TYPE_CHECKING:
     from transformers import Cache

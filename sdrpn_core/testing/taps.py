@@ -111,10 +111,4 @@ class TapChecks(ContractSubject):
 
 def decoder_inputs(backbone: Backbone, subject: ContractSubject) -> dict[str, Any]:
     """The contract's questions as a left-padded batch for the decoder."""
-    block = prompt_block(backbone, backbone.encode(subject.questions()))
-    return {
-        "inputs_embeds": block.embeds,
-        "attention_mask": block.mask,
-        "position_ids": block.positions,
-        "use_cache": False,
-    }
+    return prompt_block(backbone, backbone.encode(subject.questions())).model_inputs()

@@ -17,7 +17,7 @@ import torch
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import InputError
 from sdrpn_core.labels.pseudo import IGNORE
-from sdrpn_core.runtime.block import ImagePlace
+from sdrpn_core.runtime.block import image_places
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 from sdrpn_core.taps.response_attention import (
@@ -29,9 +29,8 @@ from sdrpn_core.training.samples import TrainingSample
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
-    from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.labels.pseudo import PseudoLabeler
-    from sdrpn_core.runtime.block import Block
+    from sdrpn_core.runtime.block import Block, ImagePlace
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,17 +86,12 @@ class StoredLabelBatcher:
             if sample.labels is None:
                 raise InputError(f"record {sample.id!r} comes without labels")
             labels.append(sample.labels)
-        return make_batch(features, block, _places(prompts, block), labels)
+        return make_batch(features, block, image_places(prompts, block), labels)
 
     def branch_features(self, block: Block) -> Features:
         """What reaches the branch layer; the pass ends there."""
         with FeatureTap(self.backbone.decoder, self.branch) as tap:
-            return tap.run(
-                inputs_embeds=block.embeds,
-                attention_mask=block.mask,
-                position_ids=block.positions,
-                use_cache=False,
-            )
+            return tap.run(**block.model_inputs())
 
 
 class AnsweredRecordBatcher:
@@ -145,7 +139,7 @@ class AnsweredRecordBatcher:
             grounding, sink = recipe_maps(recipe, reading.maps[0])
             content = image.geometry.content()
             labels.append(self.labeler(grounding, sink if recipe.sink else None, content).labels)
-        return make_batch(features, block, _places(prompts, block), labels)
+        return make_batch(features, block, image_places(prompts, block), labels)
 
 
 def make_batch(
@@ -172,15 +166,3 @@ def make_batch(
         torch.from_numpy(padded).to(block.mask.device),
         [(rows, columns) for rows, columns in (grid.shape for grid in labels)],
     )
-
-
-def _places(prompts: Sequence[Prompt], block: Block) -> list[ImagePlace]:
-    return [
-        ImagePlace(
-            row,
-            offset + prompt.image_spans[0][0],
-            prompt.images[0].grid,
-            offset + prompt.query_index,
-        )
-        for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True))
-    ]

@@ -1,9 +1,8 @@
-"""A decoder whose first layers are passed over, for hidden states that have been through them."""
+"""Bypass the first layers of a decoder, for hidden states that have been through them already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from torch import nn
 from sdrpn_core.backbone.decoder import decoder_layers
 
 
-class _SkippedLayer(nn.Module):
-    """Hands its input on; every attribute is that of the layer it stands for.
+class _BypassedLayer(nn.Module):
+    """Returns its input; every attribute is that of the layer it replaces.
 
     Decoders read attributes of their layers, such as the kind of attention, before they call them.
     """
@@ -32,23 +31,22 @@ class _SkippedLayer(nn.Module):
         return hidden_states
 
 
-@contextmanager
-def skipped_layers(decoder: nn.Module, n_layers: int) -> Iterator[None]:
-    """Pass over the first decoder layers within the block; afterwards they are back in place.
+def without_layers(decoder: nn.Module, n_layers: int) -> nn.Module:
+    """A decoder that passes over the first layers; the given one stays as it is.
 
-    What the decoder itself computes for a layer (mask, rotary embeddings) reaches the next layer as
-    ever. Not for several threads at a time on one decoder.
+    A shallow copy: parameters, configuration and all other modules are those of the original, which
+    goes on serving others meanwhile. What the decoder itself computes for a layer (mask, rotary
+    embeddings) reaches the next layer as ever.
 
     Args:
         decoder: a decoder with a ``layers`` list.
-        n_layers: how many to pass over.
+        n_layers: how many to bypass.
     """
     layers = decoder_layers(decoder)
-    originals = list(layers[:n_layers])
-    for index, layer in enumerate(originals):
-        layers[index] = _SkippedLayer(layer)
-    try:
-        yield
-    finally:
-        for index, layer in enumerate(originals):
-            layers[index] = layer
+    shortened = copy.copy(decoder)
+    # Or else the copy would share the list of its modules with the original.
+    shortened._modules = dict(decoder._modules)
+    shortened.layers = nn.ModuleList([*map(_BypassedLayer, layers[:n_layers]), *layers[n_layers:]])
+    # A device map puts a forward() on a module that runs the original: its layers are not skipped.
+    vars(shortened).pop("forward", None)
+    return shortened

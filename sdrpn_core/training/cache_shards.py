@@ -7,7 +7,7 @@ metadata which run it belongs to and what tensors cannot say.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from sdrpn_core.errors import ShardError
 from sdrpn_core.training.samples import CachedSample, Item, SkippedSample
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.checksums import json_checksum, tensor_checksum
 
 SHARD_SAMPLES = 32
 """Samples per file: the work that a kill can lose, seconds for a large backbone on one GPU."""
@@ -27,6 +28,7 @@ _PREFIX = "features-"
 _SUFFIX = ".safetensors"
 _DIGITS = 6
 _METADATA_KEY = "sdrpn"
+_PARTS = ("hidden", "positions", "labels")
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -60,10 +62,14 @@ def write_shard(
         if isinstance(item, SkippedSample):
             facts.append({"id": item.id, "skipped": item.reason})
             continue
-        facts.append({"id": item.id, "start": item.start, "grid": list(item.grid)})
-        tensors[f"{position}.hidden"] = item.hidden
-        tensors[f"{position}.positions"] = item.positions.to(torch.int32)
-        tensors[f"{position}.labels"] = torch.from_numpy(item.labels).to(torch.int8)
+        fact = {"id": item.id, "start": item.start, "grid": list(item.grid)}
+        parts = {
+            "hidden": item.hidden,
+            "positions": item.positions.to(torch.int32),
+            "labels": torch.from_numpy(item.labels).to(torch.int8),
+        }
+        facts.append({**fact, "sha256": _checksum(fact, parts)})
+        tensors |= {f"{position}.{name}": tensor for name, tensor in parts.items()}
     metadata = {_METADATA_KEY: json.dumps({"run": run, "shard": shard, "samples": facts})}
     with atomic_write(shard_path(folder, shard)) as file:
         file.write(to_safetensors(tensors, metadata=metadata))
@@ -103,17 +109,25 @@ class CachedSamples(Dataset[Item]):
                 sample = facts["samples"][position]
                 if "skipped" in sample:
                     return SkippedSample(sample["id"], sample["skipped"])
+                parts = {name: file.get_tensor(f"{position}.{name}") for name in _PARTS}
+                if sample.pop("sha256") != _checksum(sample, parts):
+                    raise ValueError("it is not what its checksum says")
                 return CachedSample(
                     id=sample["id"],
-                    hidden=file.get_tensor(f"{position}.hidden"),
-                    positions=file.get_tensor(f"{position}.positions").long(),
+                    hidden=parts["hidden"],
+                    positions=parts["positions"].long(),
                     start=sample["start"],
                     grid=(sample["grid"][0], sample["grid"][1]),
-                    labels=file.get_tensor(f"{position}.labels").long().numpy(),
+                    labels=parts["labels"].long().numpy(),
                 )
-        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ShardError(f"{path} cannot be read ({reason}): {_REMEDY}") from error
+
+
+def _checksum(facts: Mapping[str, Any], parts: Mapping[str, torch.Tensor]) -> str:
+    """Of a sample: what its tensors are, and what is said of them."""
+    return json_checksum({**facts, "tensors": tensor_checksum(parts)})
 
 
 _REMEDY = "delete it, then train again to remake it"

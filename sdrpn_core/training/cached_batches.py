@@ -11,7 +11,7 @@ import torch
 from sdrpn_core.runtime.block import ImagePlace, left_pad
 from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.training.batches import TrainingBatch, make_batch
-from sdrpn_core.training.bypass_layers import skipped_layers
+from sdrpn_core.training.bypass_layers import without_layers
 from sdrpn_core.training.samples import CachedSample, TrainingSample
 
 if TYPE_CHECKING:
@@ -62,14 +62,9 @@ class CachedFeatureBatcher:
             [sample.hidden.to(device, dtype) for sample in samples],
             [sample.positions for sample in samples],
         )
-        decoder = self.backbone.decoder
-        with skipped_layers(decoder, self.branch), FeatureTap(decoder, self.branch) as tap:
-            tapped = tap.run(
-                inputs_embeds=block.embeds,
-                attention_mask=block.mask,
-                position_ids=block.positions,
-                use_cache=False,
-            )
+        decoder = without_layers(self.backbone.decoder, self.branch)
+        with FeatureTap(decoder, self.branch) as tap:
+            tapped = tap.run(**block.model_inputs())
         places = [
             ImagePlace(row, first + sample.start, sample.grid, block.length - 1)
             for row, (sample, first) in enumerate(zip(samples, block.starts.tolist(), strict=True))

@@ -3,7 +3,7 @@
     checkpoints/step-00000200/
         rpn/                     the weights, float32, as ``RPN.from_pretrained`` reads them
         optimizer.safetensors    the optimizer's tensors, named <parameter>.<state>
-        state.json               step, and the optimizer's numbers
+        state.json               format version, step, and the optimizer's numbers
 
 accelerate's ``save_state`` pickles optimizer and random state, so it is not used: a checkpoint
 that was handed on must not be able to run code. There is nothing else to store: the learning rate
@@ -13,7 +13,6 @@ seeded by it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -29,11 +28,15 @@ from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.checkpoint import load_rpn_weights
 from sdrpn_core.training.optimizer_state import restore_state, split_state
 from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.json_files import read_json_object, write_json
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from sdrpn_core.rpn.model import RPN
+
+#: Of the folder's layout. 2: parameter groups name their parameters.
+FORMAT_VERSION = 2
 
 _NAME = re.compile(r"step-(\d{8,})")
 _UNFINISHED = ".unfinished-"
@@ -76,9 +79,8 @@ class Checkpoints:
             tensors, numbers = split_state(rpn, optimizer)
             with atomic_write(unfinished / "optimizer.safetensors") as file:
                 file.write(to_safetensors(tensors))
-            with atomic_write(unfinished / "state.json") as file:
-                text = json.dumps({"step": step, "optimizer": numbers}, indent=2)
-                file.write(text.encode())
+            state = {"format_version": FORMAT_VERSION, "step": step, "optimizer": numbers}
+            write_json(unfinished / "state.json", state)
             if final.exists():
                 _discard(final)
             os.replace(unfinished, final)
@@ -95,17 +97,26 @@ class Checkpoints:
             CheckpointError: a file is missing or broken, or does not fit.
         """
         folder = self._path(step)
-        load_rpn_weights(rpn, folder / "rpn")
+        state = read_json_object(folder / "state.json", CheckpointError)
+        version = state.get("format_version", 1)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{folder} has format version {version!r}, this sdrpn resumes from "
+                f"{FORMAT_VERSION}: start over with --overwrite, or use the sdrpn that wrote it"
+            )
         try:
             tensors = load_file(folder / "optimizer.safetensors")
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             restore_state(rpn, optimizer, tensors, state["optimizer"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+            SafetensorError,
+        ) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"{folder} cannot be resumed from ({reason}): delete it to go on from the one "
                 "before"
             ) from error
+        load_rpn_weights(rpn, folder / "rpn")
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"

@@ -16,7 +16,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,8 @@ import torch
 
 from sdrpn_core.backbone.identity import backbone_identity
 from sdrpn_core.distributed.processes import progress_bar, wait_for_everyone
-from sdrpn_core.errors import ConfigError, InputError, SdrpnError
+from sdrpn_core.errors import CheckpointError, ConfigError, InputError, SdrpnError
+from sdrpn_core.training.accepted_batches import accepted_batches
 from sdrpn_core.training.cache_shards import (
     SHARD_SAMPLES,
     CachedSamples,
@@ -33,10 +33,10 @@ from sdrpn_core.training.cache_shards import (
     write_shard,
 )
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
-from sdrpn_core.training.fallback import usable_batches
 from sdrpn_core.training.samples import CachedSample, SkippedSample, TrainingSample, load_batches
 from sdrpn_core.util.formatting import readable_bytes
-from sdrpn_core.util.run_manifest import RunRecord
+from sdrpn_core.util.package_versions import package_versions
+from sdrpn_core.util.run_manifest import ManifestFormat
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -45,8 +45,14 @@ if TYPE_CHECKING:
     from sdrpn_core.training.settings import TrainingSettings
     from sdrpn_core.training.sources import TrainingSource
 
-RECORD_NAME = "features.json"
-KIND = "feature cache"
+MANIFEST = ManifestFormat(
+    name="features.json",
+    kind="feature cache",
+    error=CheckpointError,
+    version=1,
+    uncompared=("versions", "backbone.name", "backbone.revision"),
+    remedy="choose another folder",
+)
 
 STORAGE_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -54,7 +60,6 @@ STORAGE_DTYPES = ("float32", "bfloat16", "float16")
 _MEASURED_SAMPLES = 64
 #: Any question: its tokens tell one prompt format or tokenizer from another.
 _PROBE = "What is this?"
-_VERSIONED = ("sdrpn", "torch", "transformers")
 
 
 class FeatureCache:
@@ -104,31 +109,30 @@ class FeatureCache:
         facts = {**source.facts, "features": name} if is_lossy else source.facts
         self.source = replace(
             source,
-            samples=CachedSamples(self.folder, self._record.digest, len(source.samples)),
+            samples=CachedSamples(self.folder, self._digest, len(source.samples)),
             batcher=CachedFeatureBatcher(backbone, branch),
             facts=facts,
         )
 
     @property
-    def _record(self) -> RunRecord:
+    def _manifest(self) -> dict[str, Any]:
         """Everything that decides the content."""
-        identity = backbone_identity(self.backbone, self.branch)
         source = self._uncached
-        return RunRecord(
-            {
-                "data": source.facts,
-                "backbone": identity,
-                "branch": self.branch,
-                "labels": {"recipe": source.recipe.to_dict(), "labeler": self._settings.labeler},
-                "preprocessing": _preprocessing(self.backbone),
-                "computed_in": str(self.backbone.model.dtype),
-                "stored_in": str(self.dtype),
-                "shard_samples": SHARD_SAMPLES,
-                "versions": {name: version(name) for name in _VERSIONED},
-            },
-            name=RECORD_NAME,
-            kind=KIND,
-        )
+        return {
+            "data": source.facts,
+            "backbone": backbone_identity(self.backbone, self.branch),
+            "branch": self.branch,
+            "labels": {"recipe": source.recipe.to_dict(), "labeler": self._settings.labeler},
+            "preprocessing": _preprocessing(self.backbone),
+            "computed_in": str(self.backbone.model.dtype),
+            "stored_in": str(self.dtype),
+            "shard_samples": SHARD_SAMPLES,
+            "versions": package_versions(),
+        }
+
+    @property
+    def _digest(self) -> str:
+        return MANIFEST.digest(self._manifest)
 
     @property
     def _n_shards(self) -> int:
@@ -160,7 +164,7 @@ class FeatureCache:
         total = sum(len(self._indices(shard)) for shard in share)
         with progress_bar(progress, total=total, desc="features", unit="sample") as bar:
             for shard in share:
-                write_shard(self.folder, shard, self._record.digest, self._compute(shard))
+                write_shard(self.folder, shard, self._digest, self._compute(shard))
                 bar.update(len(self._indices(shard)))
         wait_for_everyone(state)
 
@@ -182,7 +186,7 @@ class FeatureCache:
 
     def _cached(self, samples: list[TrainingSample]) -> Iterator[CachedSample | SkippedSample]:
         """The samples as they are cached, one each and in order."""
-        for part in usable_batches(self._uncached.batcher, samples):
+        for part in accepted_batches(self._uncached.batcher, samples):
             if isinstance(part, SkippedSample):
                 yield part
             else:
@@ -191,14 +195,15 @@ class FeatureCache:
     def _announce(self, n_missing: int, state: PartialState) -> None:
         """Say how large the cache is or will be, and refuse to begin what cannot be finished."""
         dtype = str(self.dtype).removeprefix("torch.")
-        text = f"{KIND} {self.folder}: {dtype} features of {len(self._uncached.samples)} samples"
+        n = len(self._uncached.samples)
+        text = f"{MANIFEST.kind} {self.folder}: {dtype} features of {n} samples"
         if not n_missing:
             size = sum(path.stat().st_size for path in shard_paths(self.folder))
             text += f", complete ({readable_bytes(size)})"
         else:
             whole = self._estimated_size()
             needed = whole * n_missing / self._n_shards
-            free = shutil.disk_usage(_existing(self.folder)).free
+            free = shutil.disk_usage(_nearest_existing(self.folder)).free
             text += (
                 f", about {readable_bytes(whole)}, {readable_bytes(needed)} of it still to be "
                 f"written, {readable_bytes(free)} free"
@@ -222,20 +227,20 @@ class FeatureCache:
         return tokens * self.backbone.hidden_size * item_size * n / n_measured
 
     def _check_folder(self) -> None:
-        if (self.folder / RECORD_NAME).exists():
-            self._record.require_same(self.folder)
+        if MANIFEST.exists(self.folder):
+            MANIFEST.require_same(self.folder, self._manifest)
         elif shard_paths(self.folder):
             raise SdrpnError(
-                f"{self.folder} holds cached features but no {RECORD_NAME}: choose another folder"
+                f"{self.folder} holds cached features but no {MANIFEST.name}: {MANIFEST.remedy}"
             )
 
     def _open_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SdrpnError(f"cannot make the folder {self.folder}: {error.strerror}") from error
-        if not (self.folder / RECORD_NAME).exists():
-            self._record.write(self.folder)
+            raise SdrpnError(f"cannot create the folder {self.folder}: {error.strerror}") from error
+        if not MANIFEST.exists(self.folder):
+            MANIFEST.write(self.folder, self._manifest)
 
 
 def _n_tokens(backbone: Backbone, sample: TrainingSample) -> int:
@@ -257,7 +262,7 @@ def _preprocessing(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _existing(folder: Path) -> Path:
+def _nearest_existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     folder = folder.absolute()
     while not folder.exists():

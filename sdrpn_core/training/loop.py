@@ -75,7 +75,7 @@ class TrainingLoop:
         had_labels = bool(self.step.optimizer.state)
         with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
             for number in range(first, last):
-                totals += self._one(number, last, islice(batches, len(plan.of_step(number))))
+                totals += self._run_step(number, last, islice(batches, len(plan.of_step(number))))
                 n_steps = number + 1 - first
                 if not (totals.cells or had_labels) and n_steps >= _MAX_STEPS_WITHOUT_LABELS:
                     break
@@ -89,7 +89,7 @@ class TrainingLoop:
             )
         return totals
 
-    def _one(self, number: int, last: int, batches: Iterator[list[Item]]) -> StepSums:
+    def _run_step(self, number: int, last: int, batches: Iterator[list[Item]]) -> StepSums:
         settings = self.settings
         done = number + 1
         self.schedule.step_update(number)

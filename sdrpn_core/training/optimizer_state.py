@@ -1,4 +1,8 @@
-"""An optimizer's state as named tensors and plain numbers: what can be stored without pickling."""
+"""An optimizer's state as named tensors and plain numbers: what can be stored without pickling.
+
+Parameters go by their names, as in ``torch.distributed.checkpoint``, which takes the state out and
+puts it back.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim import Optimizer
+
+#: A parameter that never had a gradient has no state.
+_OPTIONS = StateDictOptions(strict=False)
 
 
 def split_state(
@@ -20,20 +32,21 @@ def split_state(
         optimizer: of that module.
 
     Returns:
-        The tensors, named ``<parameter>.<state>``, and everything else as plain JSON values.
+        The tensors, named ``<parameter>.<state>``, and everything else as plain JSON values. Both
+        are empty for an optimizer without state.
     """
-    names = _parameter_names(module, optimizer)
-    state = optimizer.state_dict()
+    if not optimizer.state:  # torch would make one, by a step of length 0
+        return {}, {}
+    state: dict[str, Any] = get_optimizer_state_dict(module, optimizer)
     tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, dict[str, Any]] = {}
-    for index, values in state["state"].items():
+    for name, values in state["state"].items():
         for key, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{names[index]}.{key}"] = value.detach().cpu().contiguous()
+                tensors[f"{name}.{key}"] = value.detach().cpu().contiguous()
             else:
-                numbers.setdefault(names[index], {})[key] = value
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
-    return tensors, {"state": numbers, "param_groups": groups}
+                numbers.setdefault(name, {})[key] = value
+    return tensors, {"state": numbers, "param_groups": state["param_groups"]}
 
 
 def restore_state(
@@ -44,27 +57,24 @@ def restore_state(
 ) -> None:
     """Put what :func:`split_state` took apart into an optimizer built in the same way.
 
+    The parameters themselves may be moved by it: load them afterwards.
+
     Raises:
-        KeyError: a tensor of a parameter that the optimizer does not have.
+        KeyError: the state of a parameter that the module does not have, or no parameter groups.
         ValueError: the parameter groups differ.
     """
-    index = {name: place for place, name in enumerate(_parameter_names(module, optimizer))}
-    state: dict[int, dict[str, Any]] = {}
+    if not numbers:
+        return
+    state: dict[str, dict[str, Any]] = {name: {} for name, _ in module.named_parameters()}
     for full_name, tensor in tensors.items():
         name, key = full_name.rsplit(".", 1)
-        state.setdefault(index[name], {})[key] = tensor
+        state[name][key] = tensor
     for name, values in numbers["state"].items():
-        state.setdefault(index[name], {}).update(values)
-    fresh = optimizer.state_dict()["param_groups"]
-    groups = []
-    for group, saved in zip(fresh, numbers["param_groups"], strict=True):
+        state[name].update(values)
+    groups = [
         # JSON has no tuples.
-        values = {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()}
-        groups.append({**group, **values})
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:
-    """Names of the parameters in the order in which the optimizer numbers them."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+        {key: tuple(v) if isinstance(v, list) and key != "params" else v for key, v in g.items()}
+        for g in numbers["param_groups"]
+    ]
+    found: dict[str, Any] = {"state": {k: v for k, v in state.items() if v}, "param_groups": groups}
+    set_optimizer_state_dict(module, optimizer, found, options=_OPTIONS)

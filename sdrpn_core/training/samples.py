@@ -75,7 +75,7 @@ class SkippedSample:
     reason: str
 
 
-def warn_of(skipped: SkippedSample) -> None:
+def log_skipped(skipped: SkippedSample) -> None:
     """Name a record that is left out in the log, and say why."""
     logger.warning("record %r is skipped: %s", skipped.id, skipped.reason)
 
@@ -166,7 +166,7 @@ def load_batches(
             if isinstance(item, SdrpnError):
                 raise item
             if isinstance(item, SkippedSample):
-                warn_of(item)
+                log_skipped(item)
             good.append(item)
         yield good
 

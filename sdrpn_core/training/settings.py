@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.labels.pseudo import DEFAULT_LABELER
+from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -74,7 +76,7 @@ class TrainingSettings:
     micro_batch_size: int = 8
     max_grad_norm: float | None = 1.0
     seed: int = 0
-    labeler: str = "threshold"
+    labeler: str = DEFAULT_LABELER
     gradient_checkpointing: bool = False
     mixed_precision: str = "auto"
     num_workers: int = 0
@@ -119,7 +121,7 @@ class TrainingSettings:
         """The settings of the backbone's preset, or else the defaults, some fields replaced.
 
         Raises:
-            ConfigError: unknown fields.
+            ConfigError: see :meth:`from_dict`.
         """
         preset = backbone.find_preset()
         return cls.from_dict({**(preset.training if preset else {}), **overrides})
@@ -129,14 +131,9 @@ class TrainingSettings:
         """Build from plain values.
 
         Raises:
-            ConfigError: unknown fields.
+            ConfigError: unknown fields, values of the wrong type or out of range.
         """
-        known = [entry.name for entry in fields(cls)]
-        if unknown := sorted(values.keys() - set(known)):
-            raise ConfigError(
-                f"unknown training settings: {', '.join(unknown)}; known: {', '.join(known)}"
-            )
-        return cls(**values)
+        return read_dataclass(cls, values, "training settings")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

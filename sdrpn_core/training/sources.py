@@ -1,4 +1,4 @@
-"""What a run trains on: stored labels, or records whose labels are made on the way."""
+"""What a run trains on: stored labels, or records whose labels are made while training."""
 
 from __future__ import annotations
 

@@ -10,10 +10,8 @@ the number of epochs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,36 +22,31 @@ from accelerate.utils import ProjectConfiguration
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
-from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
+from sdrpn_core.errors import ConfigError
 from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
-from sdrpn_core.training.checkpoints import Checkpoints
 from sdrpn_core.training.data_order import DataOrder
 from sdrpn_core.training.feature_cache import FeatureCache
 from sdrpn_core.training.free_layers import truncate
 from sdrpn_core.training.log import TrainingLog
 from sdrpn_core.training.loop import TrainingLoop
 from sdrpn_core.training.optim import make_optimizer, make_schedule
+from sdrpn_core.training.run_folder import TRACKER, RunFolder
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.sources import TrainingSource, answered_records, stored_labels
 from sdrpn_core.training.step import TrainingStep
-from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.json_files import write_json
 from sdrpn_core.util.memory import peak_memory
-from sdrpn_core.util.run_manifest import RECORD_NAME, RunRecord
+from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.labels.recipe import LabelRecipe
 
-__all__ = ["TrainingResult", "layers_to_load", "train"]
+__all__ = ["TrainingResult", "train"]
 
-RPN_FOLDER = "rpn"
-CHECKPOINT_FOLDER = "checkpoints"
-TRACKER = "tensorboard"
 SETTINGS_NAME = "training.json"
-
-_VERSIONED = ("sdrpn", "torch", "transformers", "accelerate", "timm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +75,6 @@ class TrainingResult:
     peak_memory: int | None
 
 
-def layers_to_load(config: RPNConfig, recipe: LabelRecipe | None = None) -> int:
-    """How many decoder layers training needs: the ``n_layers`` of ``load_backbone``.
-
-    Those that the features pass through, those that the RPN starts as copies of, and those whose
-    attention is read, if labels are made on the way.
-
-    Args:
-        config: of the RPN.
-        recipe: how labels are made on the way; ``None`` for stored ones.
-    """
-    read = max(recipe.layers) + 1 if recipe else 0
-    return max(config.branch + config.n_layers, read)
-
-
 def train(
     backbone: Backbone,
     data: str | Path | LabelDataset | Sequence[Record],
@@ -104,7 +83,8 @@ def train(
     config: RPNConfig | None = None,
     *,
     recipe: LabelRecipe | None = None,
-    resume: bool | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
     feature_cache: str | Path | None = None,
     feature_cache_dtype: str | None = None,
     free_backbone: bool = False,
@@ -115,16 +95,17 @@ def train(
     Args:
         backbone: the frozen model.
         data: the folder of a label run (or its :class:`LabelDataset`), or records with responses,
-            whose labels are made on the way.
+            whose labels are made while training.
         out_dir: holds one run: ``rpn/`` (the result), ``checkpoints/``, ``train_log.jsonl``,
             ``tensorboard/`` and ``run.json``.
         settings: default: the backbone's preset.
         config: of the RPN; default: the backbone's preset.
         recipe: how attention becomes labels; default: that of the label run, or for records the
             first of the preset. For a label run only thresholds may differ.
-        resume: ``None`` continues the run that is in ``out_dir``, if there is one; ``True`` insists
-            that there is one, ``False`` that there is none.
-        feature_cache: folder on a roomy disk, for runs of several epochs: the branch features of
+        resume: require a run to resume in ``out_dir``. By default the run that is there is resumed,
+            if there is one.
+        overwrite: start over: remove the run that is in ``out_dir``.
+        feature_cache: folder on a large disk, for runs of several epochs: the branch features of
             all samples are written there first, and no frozen layer runs after that. A killed run
             goes on where it was, and other runs on the same data may share the folder.
         feature_cache_dtype: ``float32``, ``bfloat16`` or ``float16``; default: the backbone's,
@@ -164,20 +145,18 @@ def train(
     if free_backbone:
         truncate(backbone, source.n_layers)
 
-    record = _record(settings, rpn.config, source)
-    checkpoints = Checkpoints(out_dir / CHECKPOINT_FOLDER, settings.keep_checkpoints)
-    _check_folder(out_dir, record, resume)
-    first = checkpoints.latest() or 0
+    run = RunFolder(out_dir, _manifest(settings, rpn.config, source), settings.keep_checkpoints)
+    first = run.check(resume=resume, overwrite=overwrite)
     wait_for_everyone(state)  # only now may anyone write what the others have to look at
     if state.is_main_process:
-        _open_folder(out_dir, record)
+        run.open(overwrite=overwrite)
     wait_for_everyone(state)
 
     if cache is not None:
         cache.fill(state, progress=progress)
     optimizer = make_optimizer(rpn, settings)
     if first:
-        checkpoints.load(first, rpn, optimizer)
+        run.checkpoints.load(first, rpn, optimizer)
     accelerator = _accelerator(out_dir, precision, backbone.device, first)
     loop = TrainingLoop(
         accelerator,
@@ -186,7 +165,7 @@ def train(
         order,
         TrainingStep(accelerator, rpn, source.batcher, optimizer, settings.max_grad_norm),
         make_schedule(optimizer, settings, steps),
-        checkpoints,
+        run.checkpoints,
         TrainingLog(out_dir, accelerator, first),
     )
     rpn.train()
@@ -199,12 +178,13 @@ def train(
         for tracker in accelerator.trackers:
             tracker.finish()
     rpn.eval()
-    folder = out_dir / RPN_FOLDER
     if accelerator.is_main_process:
-        _save(rpn, folder, settings, record)
+        rpn.save_pretrained(run.rpn)
+        facts = {"settings": settings.to_dict(), "data": source.facts}
+        write_json(run.rpn / SETTINGS_NAME, facts, sort_keys=True)
     wait_for_everyone(state)
     return TrainingResult(
-        folder=folder,
+        folder=run.rpn,
         rpn=rpn.to(backbone.model.dtype),
         steps=steps,
         resumed_from=first,
@@ -265,51 +245,13 @@ def _accelerator(out_dir: Path, precision: str, device: torch.device, first: int
     return accelerator
 
 
-def _record(settings: TrainingSettings, config: RPNConfig, source: TrainingSource) -> RunRecord:
-    return RunRecord(
-        {
-            "data": source.facts,
-            "rpn": {k: v for k, v in config.to_dict().items() if k != "versions"},
-            "settings": settings.resume_fields(),
-            "versions": {name: version(name) for name in _VERSIONED},
-        }
-    )
-
-
-def _check_folder(out_dir: Path, record: RunRecord, resume: bool | None) -> None:
-    """Whether the folder can be used, without touching it.
-
-    Raises:
-        CheckpointError: it holds another run, or ``resume`` does not fit what is there.
-    """
-    if not (out_dir / RECORD_NAME).exists():
-        foreign = [n for n in (RPN_FOLDER, CHECKPOINT_FOLDER) if (out_dir / n).exists()]
-        if foreign:
-            raise CheckpointError(
-                f"{out_dir} holds {' and '.join(foreign)} but no {RECORD_NAME}: choose another "
-                "folder"
-            )
-        if resume:
-            raise CheckpointError(f"{out_dir} holds no training run to resume")
-        return
-    if resume is False:
-        raise CheckpointError(
-            f"{out_dir} holds a training run: resume it, choose another folder, or delete it"
-        )
-    record.require_same(out_dir)
-
-
-def _open_folder(out_dir: Path, record: RunRecord) -> None:
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SdrpnError(f"cannot make the folder {out_dir}: {error.strerror}") from error
-    if not (out_dir / RECORD_NAME).exists():
-        record.write(out_dir)
-
-
-def _save(rpn: RPN, folder: Path, settings: TrainingSettings, record: RunRecord) -> None:
-    rpn.save_pretrained(folder)
-    values: dict[str, Any] = {"settings": settings.to_dict(), "data": record.values["data"]}
-    with atomic_write(folder / SETTINGS_NAME) as file:
-        file.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+def _manifest(
+    settings: TrainingSettings, config: RPNConfig, source: TrainingSource
+) -> dict[str, Any]:
+    """Everything that decides the weights of a run."""
+    return {
+        "data": source.facts,
+        "rpn": {k: v for k, v in config.to_dict().items() if k != "versions"},
+        "settings": settings.resume_fields(),
+        "versions": package_versions("accelerate", "timm"),
+    }

@@ -20,7 +20,7 @@ from accelerate.utils import reduce
 
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
-from sdrpn_core.training.fallback import usable_batches
+from sdrpn_core.training.accepted_batches import accepted_batches
 from sdrpn_core.training.samples import Item, SkippedSample
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class TrainingStep:
         for items in micro_batches:
             samples = [item for item in items if not isinstance(item, SkippedSample)]
             n_used = 0
-            for part in usable_batches(self.batcher, samples):
+            for part in accepted_batches(self.batcher, samples):
                 if isinstance(part, SkippedSample):
                     continue
                 sums[:3] += self._accumulate(part.batch)

@@ -1,4 +1,4 @@
-"""Small mechanisms without a subject of their own: files, options, manifests, numbers.
+"""Small mechanisms without a subject of their own: files, settings, manifests, numbers.
 
 May import ``errors`` alone.
 """

@@ -33,14 +33,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     dot and is found by :func:`leftovers`.
 
     Args:
-        path: Final name; its folder must exist.
+        path: final name; its folder must exist.
 
     Yields:
         The temporary file, opened for writing bytes. Only writing belongs in the block: an
         ``OSError`` raised in it is reported as a failure to write ``path``.
 
     Raises:
-        SdrpnError: The file cannot be written (full disk, no permission, no such folder); one line
+        SdrpnError: the file cannot be written (full disk, no permission, no such folder); one line
             with the path and the system's reason.
     """
     # Not the tempfile module: its files are private (0600) and would stay so under the final name.

@@ -17,7 +17,7 @@ def wilson(correct: float, n: int, z: float = Z95) -> tuple[float, float]:
     """Wilson score interval of ``correct / n``.
 
     Args:
-        correct: successes; may be broken where a tie counts in part.
+        correct: successes; fractional where a tie counts in part.
         n: trials.
         z: quantile of the standard normal distribution.
 

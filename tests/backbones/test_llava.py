@@ -43,7 +43,7 @@ def test_a_square_is_what_the_stock_processor_makes_of_it(backbone, side):
 
 
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (61, 90), (7, 100), (3, 2), (1, 1)])
-def test_other_images_are_padded_to_a_centerd_square(backbone, size):
+def test_other_images_are_padded_to_a_centered_square(backbone, size):
     image = tiny_image(1, size)
     side = max(size)
     square = Image.new("RGB", (side, side), tuple(int(255 * mean) for mean in CLIP_MEAN))

@@ -365,10 +365,10 @@ def test_natural_images_are_asked_for_the_place_and_keep_their_question():
     """For generated responses alone, the recipe's instruction replaces the one to be brief."""
     natural = get_plugins().presets.get("qwen2.5-vl-3b").recipe("natural")
     brief = "Answer the question using a single word or phrase."
-    asked = natural.asked(f"What is it?\n{brief}")
+    asked = natural.labeling_question(f"What is it?\n{brief}")
     assert asked.startswith("What is it?\n")
     assert "bounding box" in asked
     assert brief not in asked
-    assert natural.asked("What is it?") == asked
+    assert natural.labeling_question("What is it?") == asked
     text = get_plugins().presets.get("qwen2.5-vl-3b").recipe("text")
-    assert text.asked(f"What is it?\n{brief}") == f"What is it?\n{brief}"
+    assert text.labeling_question(f"What is it?\n{brief}") == f"What is it?\n{brief}"

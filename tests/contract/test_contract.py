@@ -27,7 +27,7 @@ _QUIET = 0.05
 def two_encoders(attn_implementation: str = "sdpa") -> DeepseekVLBackbone:
     """A hybrid whose second encoder is quiet.
 
-    Two strided convolutions, centerd on a token's top left, end that encoder. With random weights
+    Two strided convolutions, centered on a token's top left, end that encoder. With random weights
     they make a neighbor move more than the token itself, wherever the image lies.
     """
     backbone = tiny_deepseek_vl_hybrid(attn_implementation=attn_implementation)

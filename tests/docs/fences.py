@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -26,11 +27,22 @@ def shown_files(name: str) -> dict[str, str]:
     return {path: content for path, content in labels if path}
 
 
-def run_blocks(name: str, namespace: dict[str, object]) -> dict[str, object]:
-    """Execute the Python blocks of a file in order, in one namespace; errors name its lines."""
+def run_blocks(
+    name: str, namespace: dict[str, object], replace: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """Execute the Python blocks of a file in order, in one namespace; errors name its lines.
+
+    Args:
+        name: the file, relative to the project's root.
+        namespace: what the blocks can use, and where they define their names.
+        replace: what stands in for texts that name something that is not on this machine.
+    """
     blocks = python_blocks(name)
     assert blocks, f"{name} has no Python example"
     for line, source in blocks:
+        for text, other in (replace or {}).items():
+            assert text in source, f"{name} no longer holds {text}"
+            source = source.replace(text, other)
         _run(name, line, source, namespace)
     return namespace
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sdrpn_core.testing import BackboneContract
 from sdrpn_core.testing.subject import ContractSubject
+from tests.docs.fences import run_blocks
+from tests.tiny import tiny_llava
 
 PAGE = (Path(__file__).parents[2] / "docs" / "contract.md").read_text()
 
@@ -30,6 +32,12 @@ def test_every_check_is_listed_under_its_subject_in_order():
     listed = [(section.partition("\n")[0].lower(), first_column(section)) for section in sections]
     assert listed == list(checks())
     assert sum(len(names) for _, names in listed) > 20
+
+
+def test_the_example_is_the_whole_suite():
+    suite = run_blocks("docs/contract.md", {"my_tiny_backbone": tiny_llava})["TestMyFamily"]
+    assert issubclass(suite, BackboneContract)
+    assert suite.make is tiny_llava
 
 
 def test_every_option_is_listed_with_its_default():

@@ -1,7 +1,13 @@
 """Golden tests: run over every case of the folder that SDRPN_GOLDEN names, and skip without one.
 
 `golden` is that folder. A test marked `@pytest.mark.golden_files("llava/samples/*.npz")` runs once
-for every file that matches, which it gets as `golden_file`. `load` reads one `.npz` completely.
+for every file that matches, which it gets as `golden_file`. One marked
+`@pytest.mark.golden_entries("llava/attention.npz", names_in)` runs once for every name that
+`names_in` finds in such a file, and gets it as `golden_entry` beside `golden_file`. `load` reads
+one `.npz` completely.
+
+The tests know the layout of a golden folder, not its content: names come from the files, and what
+one set happens to hold (a pruned image, a box in the padding) is a skip where another does not.
 """
 
 from __future__ import annotations
@@ -30,21 +36,44 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "golden_files(pattern): run for each file of the golden folder that matches"
     )
+    config.addinivalue_line(
+        "markers", "golden_entries(pattern, names_in): run for each name in each matching file"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    marker = metafunc.definition.get_closest_marker("golden_files")
-    if marker is None:
-        return
-    (pattern,) = marker.args
     folder = _folder()
-    files = sorted(folder.glob(pattern))
-    if files:
-        params = [pytest.param(file, id=file.relative_to(folder).as_posix()) for file in files]
+    if marker := metafunc.definition.get_closest_marker("golden_files"):
+        (pattern,) = marker.args
+        rows = [((file,), _name(file)) for file in sorted(folder.glob(pattern))]
+        arguments = ("golden_file",)
+    elif marker := metafunc.definition.get_closest_marker("golden_entries"):
+        pattern, names_in = marker.args
+        rows = [
+            ((file, name), f"{_name(file)}:{name}")
+            for file in sorted(folder.glob(pattern))
+            for name in names_in(file)
+        ]
+        arguments = ("golden_file", "golden_entry")
     else:
+        return
+    params = [pytest.param(*values, id=name) for values, name in rows]
+    if not params:
         reason = f"no golden data: nothing matches {pattern} in {folder} (SDRPN_GOLDEN)"
-        params = [pytest.param(None, id=pattern, marks=pytest.mark.skip(reason))]
-    metafunc.parametrize("golden_file", params)
+        nothing = [None] * len(arguments)
+        params = [pytest.param(*nothing, id=pattern, marks=pytest.mark.skip(reason))]
+    metafunc.parametrize(arguments, params)
+
+
+def _name(file: Path) -> str:
+    return file.relative_to(_folder()).as_posix()
+
+
+def _half(golden: Path, name: str) -> Path:
+    folder = golden / name
+    if not folder.is_dir():
+        pytest.skip(f"no golden data: {golden} has no folder {name} (SDRPN_GOLDEN)")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +99,7 @@ def load() -> Callable[[Path], dict[str, Any]]:
 @pytest.fixture(scope="session")
 def llava_folder(golden: Path) -> Path:
     """The half of the golden folder that holds LLaVA."""
-    return golden / "llava"
+    return _half(golden, "llava")
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +123,7 @@ def any_llava(request: pytest.FixtureRequest, llava_folder: Path) -> LlavaBackbo
 @pytest.fixture(scope="session")
 def qwen_folder(golden: Path) -> Path:
     """The half of the golden folder that holds Qwen2.5-VL."""
-    return golden / "qwen2_5_vl"
+    return _half(golden, "qwen2_5_vl")
 
 
 @pytest.fixture(scope="session", params=["sdpa", "eager"])

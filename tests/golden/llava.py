@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -67,6 +68,14 @@ def golden_rpn(folder: Path, backbone: LlavaBackbone, **overrides: Any) -> RPN:
     kept = {new: tensors[name] for name, new in names.items() if new is not None}
     assign_rpn_weights(rpn, kept, "twig.safetensors")
     return rpn
+
+
+def sample_file(folder: Path, index: Any) -> Path:
+    """The sample of this number, to which other files refer; a set without it skips the test."""
+    file = folder / f"samples/sample_{int(index):02d}.npz"
+    if not file.is_file():
+        pytest.skip(f"this set has no sample {int(index)}")
+    return file
 
 
 def question_of(folder: Path, sample: Mapping[str, Any]) -> Question:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessor
 
@@ -49,6 +50,8 @@ class Case:
 
     def thresholds(self) -> Iterator[tuple[MaskPolicy, str, dict[str, np.ndarray]]]:
         """Per published threshold the policy, how the run ended, and its arrays."""
+        if not self.settings["thresholds"]:
+            pytest.skip(f"case {self.name} has no threshold")
         for tag, run in self.settings["thresholds"].items():
             arrays = {k[len(tag) + 1 :]: v for k, v in self.data.items() if k.startswith(f"{tag}_")}
             yield published_policy(int(tag[1:]) / 100), run["status"], arrays
@@ -105,11 +108,17 @@ def prompt_text(ids: np.ndarray, image_token_id: int) -> str:
     return " ".join(map(str, collapsed))
 
 
-def read_case(
-    folder: Path, file: Path, data: Mapping[str, np.ndarray], model: Any, name: str = ""
-) -> Case:
-    """The case of an ``.npz`` file, or another one by name."""
-    name = name or file.stem.removeprefix("case_")
+def case_file(folder: Path, name: str) -> Path:
+    """The case of this name, to which other files refer; a set without it skips the test."""
+    file = folder / f"case_{name}.npz"
+    if not file.is_file():
+        pytest.skip(f"this set has no case {name}")
+    return file
+
+
+def read_case(folder: Path, file: Path, data: Mapping[str, np.ndarray], model: Any) -> Case:
+    """The case of an ``.npz`` file."""
+    name = file.stem.removeprefix("case_")
     settings = json.loads((folder / "cases.json").read_text())[name]
     image = open_image(folder / settings["image"])
     backbone = with_budget(model, settings)

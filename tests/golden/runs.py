@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from sdrpn_core.answering.answer import Answer, answer_batch
+from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.answering.results import Answer
 from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.crops.policy import CropPlan, CropPolicy
 from sdrpn_core.grid.roi_map import RoIMap

@@ -21,6 +21,8 @@ from sdrpn_core.crops.regions import RegionRule
 from sdrpn_core.crops.tokens import keep_tokens, token_grid
 from sdrpn_core.grid.geometry import PaddedSquare, Resized
 from sdrpn_core.grid.roi_map import RoIMap, gaussian_blur
+from tests.golden.forced_maps import forced_case, in_forced_maps
+from tests.golden.llava import sample_file
 
 MAX_CROPS = 2
 BLUR_TOLERANCE = 5e-5  # README: roi_prob_blurred
@@ -103,7 +105,8 @@ def test_battery_of_maps(golden_file, load):
 def test_battery_of_larger_minimum_without_maximum(golden_file, load):
     data = load(golden_file)
     names = [name for name in data if re.fullmatch(r"boxes_min\d+_nomax_t[\d_]+", name)]
-    assert names
+    if not names:
+        pytest.skip("this battery has no boxes of a larger minimum area")
     for name in names:
         _, minimum, _, threshold = name.split("_", 3)
         options = rule(
@@ -158,11 +161,16 @@ def check_plan(policy: CropPolicy, scores, geometry, published, published_source
         assert plan.outcome is Outcome.OK
         assert [(crop.grid_box, crop.box) for crop in plan.crops] == full
     else:
-        assert plan.outcome in (Outcome.NO_ROI, Outcome.TOO_SMALL)
-        assert plan.crops == ()
-        if ours:
-            assert plan.outcome is Outcome.TOO_SMALL
+        assert (plan.outcome, plan.crops) == (outcome_without_crops(policy, scores, kind), ())
     return plan
+
+
+def outcome_without_crops(policy, scores, kind):
+    """docs/fidelity.md: an over-large region outranks isolated cells and boxes without pixels."""
+    above = policy.above(RoIMap(scores, kind))
+    areas = [area for area, _ in region_boxes(above)]
+    over_large = any(area > policy.max_area_fraction * above.size for area in areas)
+    return Outcome.NO_ROI if over_large or not areas else Outcome.TOO_SMALL
 
 
 def kept_counts(plan: CropPlan, grid):
@@ -204,7 +212,8 @@ def test_boxes_of_a_sample_at_every_threshold(golden_file, load, square):
     data = load(golden_file)
     geometry = square(data["size_wh"])
     thresholds = [match[1] for name in data if (match := re.fullmatch(r"boxes_t(-?[\d.]+)", name))]
-    assert thresholds
+    if not thresholds:
+        pytest.skip("this sample has no boxes")
     for threshold in thresholds:
         check_plan(
             BboxPolicy(**rule(float(threshold))),
@@ -219,7 +228,8 @@ def test_boxes_of_a_sample_at_every_threshold(golden_file, load, square):
 def test_boxes_of_a_softmax_map(golden_file, load):
     data = load(golden_file)
     names = [name for name in data if name.startswith("mse_boxes_t")]
-    assert names
+    if not names:
+        pytest.skip("this sample has no boxes of its softmax map")
     for name in names:
         options = rule(float(name.removeprefix("mse_boxes_t")))
         check_regions(data["roi_map_mse"], options, boxes_of(data[name]))
@@ -246,52 +256,53 @@ def test_tokens_of_every_two_stage_run(golden_file, load, square):
             assert kept_counts(plan, geometry.grid) == counts.tolist()
         else:
             check_token_counts(plan, geometry, published, counts)
-    assert runs
+    if not runs:
+        pytest.skip("this sample has no two-stage run")
 
 
-@pytest.mark.golden_files("llava/forced_maps.npz")
-def test_forced_maps(golden_file, load, golden, square):
-    data = load(golden_file)
-    samples = sorted((golden / "llava/samples").glob("*.npz"))
-    for name in data["names"]:
-        case = {key.split(".", 1)[1]: data[key] for key in data if key.startswith(f"{name}.")}
-        geometry = square(load(samples[int(case["sample"])])["size_wh"])
-        published, source = boxes_of(case["boxes"]), boxes_of(case["src_boxes"])
-        counts = case["tokens_per_roi"].tolist()
-        threshold, ratio = float(case["thresh"]), float(case["max_ratio"])
-        bbox = BboxPolicy(**rule(threshold), max_ratio=ratio if ratio > 0 else None)
-        plan = check_plan(bbox, case["map"], geometry, published, source)
-        if case["method_is_mask"] and len(published) >= 2:
-            plan = mask_policy(threshold).plan(RoIMap(case["map"]), geometry)
-            assert [crop.box for crop in plan.crops] == boxes_of(case["vis_bboxes"]), name
-            assert kept_counts(plan, geometry.grid) == counts, name
-        elif case["method_is_mask"]:
-            plan = mask_policy(threshold).plan(RoIMap(case["map"]), geometry)
-            check_token_counts(plan, geometry, published, counts)
-        else:
-            check_token_counts(plan, geometry, published, counts)
+@pytest.fixture
+def forced_map(golden_file, golden_entry, load, square):
+    """A forced map with its settings, and the geometry of the image that it is laid over."""
+    case = forced_case(load(golden_file), golden_entry)
+    sample = load(sample_file(golden_file.parent, case["sample"]))
+    return case, square(sample["size_wh"])
 
 
-@pytest.mark.golden_files("llava/forced_maps.npz")
-def test_forced_map_in_the_padding_is_dropped(golden_file, load, golden, square):
+@in_forced_maps
+def test_forced_map(forced_map):
+    case, geometry = forced_map
+    published, source = boxes_of(case["boxes"]), boxes_of(case["src_boxes"])
+    counts = case["tokens_per_roi"].tolist()
+    threshold, ratio = float(case["thresh"]), float(case["max_ratio"])
+    bbox = BboxPolicy(**rule(threshold), max_ratio=ratio if ratio > 0 else None)
+    plan = check_plan(bbox, case["map"], geometry, published, source)
+    if case["method_is_mask"] and len(published) >= 2:
+        plan = mask_policy(threshold).plan(RoIMap(case["map"]), geometry)
+        assert [crop.box for crop in plan.crops] == boxes_of(case["vis_bboxes"])
+        assert kept_counts(plan, geometry.grid) == counts
+    elif case["method_is_mask"]:
+        plan = mask_policy(threshold).plan(RoIMap(case["map"]), geometry)
+        check_token_counts(plan, geometry, published, counts)
+    else:
+        check_token_counts(plan, geometry, published, counts)
+
+
+@in_forced_maps
+def test_forced_map_in_the_padding_is_dropped(forced_map):
     """Published: a black crop and its 576 tokens. Here: no crop, and the outcome says why."""
-    data = load(golden_file)
-    samples = sorted((golden / "llava/samples").glob("*.npz"))
-    seen = 0
-    for name in data["names"]:
-        source = data[f"{name}.src_boxes"].reshape(-1, 4)
-        empty = (source[:, 0] >= source[:, 2]) | (source[:, 1] >= source[:, 3])
-        if not (len(empty) and empty.all()):
-            continue
-        seen += 1
-        assert data[f"{name}.tokens_per_roi"].sum() > 0
-        geometry = square(load(samples[int(data[f"{name}.sample"])])["size_wh"])
-        threshold = float(data[f"{name}.thresh"])
-        for policy in (BboxPolicy(**rule(threshold)), mask_policy(threshold)):
-            plan = policy.plan(RoIMap(data[f"{name}.map"]), geometry)
-            assert (plan.outcome, plan.crops) == (Outcome.TOO_SMALL, ())
-    if not seen:
-        pytest.skip("no forced map of this folder lies wholly in the padding")
+    case, geometry = forced_map
+    threshold, source = float(case["thresh"]), boxes_of(case["src_boxes"])
+    if not source or any(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in source):
+        pytest.skip("not every box of this map lies in the padding, or it has none")
+    if len(source) <= MAX_CROPS:
+        assert case["tokens_per_roi"].sum() > 0
+    expected = (outcome_without_crops(BboxPolicy(**rule(threshold)), case["map"], "logit"), ())
+    plan = BboxPolicy(**rule(threshold)).plan(RoIMap(case["map"]), geometry)
+    assert (plan.outcome, plan.crops) == expected
+    masked = mask_policy(threshold)
+    if len(source) < masked.min_regions:
+        plan = masked.plan(RoIMap(case["map"]), geometry)
+        assert (plan.outcome, plan.crops) == expected
 
 
 @pytest.mark.golden_files("qwen2_5_vl/case_*.npz")
@@ -321,5 +332,6 @@ def test_dynamic_resolution_masks(golden_file, load):
             np.testing.assert_array_equal(keep_tokens(crop.keep, expected.shape), expected)
 
 
-def test_golden_folder_is_found(golden: Path):
-    assert (golden / "README.md").is_file()
+def test_the_folder_has_golden_data(golden: Path):
+    """A folder that exists but has another layout would skip every test without a word."""
+    assert any(golden.glob("llava/**/*.npz")) or any(golden.glob("qwen2_5_vl/*.npz"))

@@ -19,6 +19,7 @@ from sdrpn_published.layouts import published_name
 from tests.golden.llava import question_of
 from tests.golden.qwen2_5_vl import MAPS as QWEN_MAPS
 from tests.golden.qwen2_5_vl import load_qwen, published_policy, read_case, with_budget
+from tests.golden.runs import until_end
 
 MAPS = 5e-4
 STYLES = ("filled_style", "trainer_style_before_filling")
@@ -41,15 +42,17 @@ def checkpoint(request, llava_folder, llava, tmp_path_factory):
     return folder
 
 
-def test_imported_maps(checkpoint, llava, llava_folder, load):
-    rpn = import_rpn(checkpoint, llava)
-    samples = sorted((llava_folder / "samples").glob("*.npz"))
-    assert samples
-    for path in samples:
-        sample = load(path)
-        question = question_of(llava_folder, sample)
-        (roi,) = RPNProposer(rpn).maps(prefill(llava, [question], rpn))
-        np.testing.assert_allclose(roi.scores, sample["roi_logits"], atol=MAPS, rtol=0)
+@pytest.fixture(scope="module")
+def imported(checkpoint, llava):
+    return import_rpn(checkpoint, llava)
+
+
+@pytest.mark.golden_files("llava/samples/*.npz")
+def test_imported_maps(golden_file, imported, llava, llava_folder, load):
+    sample = load(golden_file)
+    question = question_of(llava_folder, sample)
+    (roi,) = RPNProposer(imported).maps(prefill(llava, [question], imported))
+    np.testing.assert_allclose(roi.scores, sample["roi_logits"], atol=MAPS, rtol=0)
 
 
 def test_the_released_folder_itself(llava, llava_folder):
@@ -62,31 +65,36 @@ def test_the_released_folder_itself(llava, llava_folder):
 
 
 @pytest.fixture(scope="module")
-def multimodal_rotary(golden):
-    folder = golden / "qwen2_5_vl"
-    if not folder.is_dir():
-        pytest.skip("no golden data of the dynamic-resolution model")
-    settings = json.loads((folder / "cases.json").read_text())["o1_mid_red"]
-    return folder, with_budget(load_qwen(folder, "sdpa"), settings)
+def multimodal_rotary(qwen_folder):
+    """The base model; nothing here depends on the budget of pixels, so it is that of any case."""
+    settings = next(iter(json.loads((qwen_folder / "cases.json").read_text()).values()))
+    return with_budget(load_qwen(qwen_folder, "sdpa"), settings)
+
+
+@pytest.fixture(scope="module")
+def released_qwen(qwen_folder):
+    return load_qwen(qwen_folder, "sdpa", "model_released_style")
 
 
 @pytest.mark.golden_files("qwen2_5_vl/case_*.npz")
-def test_imported_maps_and_policy_of_the_multimodal_rotary_kind(golden_file, load):
+def test_imported_maps_and_policy_of_the_multimodal_rotary_kind(golden_file, load, released_qwen):
     """On the released base itself: old names, in half precision, the branch beside it."""
     folder = golden_file.parent
-    released = load_qwen(folder, "sdpa", "model_released_style")
-    case = read_case(folder, golden_file, load(golden_file), released)
+    case = read_case(folder, golden_file, load(golden_file), released_qwen)
     rpn = import_rpn(folder / "model_released_style", case.backbone)
     proposer = RPNProposer(rpn)
     (roi,) = proposer.maps(prefill(case.backbone, [case.question], rpn))
     np.testing.assert_allclose(roi.scores, case.data["roi_logits"], atol=QWEN_MAPS, rtol=0)
     assert proposer.policy == published_policy(0.25)
-    (found,) = answer_batch(case.backbone, [case.question], proposer, max_new_tokens=8)
-    assert found.ids == tuple(case.data["t025_gen_ids"].tolist())
+    if "t025_gen_ids" not in case.data:
+        pytest.skip(f"case {case.name} has no answer at the published threshold")
+    ids = case.data["t025_gen_ids"].tolist()
+    (found,) = answer_batch(case.backbone, [case.question], proposer, max_new_tokens=len(ids))
+    assert found.ids == until_end(case.backbone, ids)
 
 
-def test_multimodal_rotary_checkpoint(multimodal_rotary):
-    folder, backbone = multimodal_rotary
+def test_multimodal_rotary_checkpoint(qwen_folder, multimodal_rotary):
+    folder, backbone = qwen_folder, multimodal_rotary
     rpn = import_rpn(folder / "model_released_style", backbone)
     sizes = json.loads((folder / "rpn/rpn.json").read_text())
     assert rpn.config.branch == sizes["branch_layer"]
@@ -102,12 +110,13 @@ def test_multimodal_rotary_checkpoint(multimodal_rotary):
     assert "head.attention.q_proj.bias" in rpn.state_dict()
 
 
-def test_a_changed_base_of_the_multimodal_rotary_kind_is_refused(multimodal_rotary, tmp_path):
-    folder, backbone = multimodal_rotary
-    released = folder / "model_released_style"
+def test_a_changed_base_of_the_multimodal_rotary_kind_is_refused(
+    qwen_folder, multimodal_rotary, tmp_path
+):
+    released = qwen_folder / "model_released_style"
     tensors = load_file(released / "model.safetensors")
     tensors["visual.merger.ln_q.weight"] = tensors["visual.merger.ln_q.weight"] * 1.5
     save_file(tensors, tmp_path / "model.safetensors")
     shutil.copy(released / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match=r"visual\.merger\.ln_q\.weight differs"):
-        import_rpn(tmp_path, backbone)
+        import_rpn(tmp_path, multimodal_rotary)

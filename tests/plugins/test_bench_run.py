@@ -169,12 +169,12 @@ def test_a_killed_run_goes_on(whole, model, records, tmp_path):
 def test_a_folder_holds_one_run(model, records, tmp_path):
     two, out = records[:2], tmp_path
     run_benchmark(model, ["baseline"], two, out=out, max_new_tokens=1)
-    with pytest.raises(ConfigError, match="holds a run with max_new_tokens = 1, not 2"):
+    with pytest.raises(ConfigError, match="max_new_tokens is 1 there and 2 here"):
         run_benchmark(model, ["baseline"], two, out=out, max_new_tokens=2)
     other = BenchModel(model.source, make_rpn(model.source, threshold=0.3))
-    with pytest.raises(ConfigError, match=r"other weights of model 'tiny-llava-0'.*--restart"):
+    with pytest.raises(ConfigError, match=r"other weights of model 'tiny-llava-0'.*--overwrite"):
         run_benchmark(other, ["baseline"], two, out=out, max_new_tokens=1)
-    results = run_benchmark(other, ["baseline"], two, out=out, max_new_tokens=2, restart=True)
+    results = run_benchmark(other, ["baseline"], two, out=out, max_new_tokens=2, overwrite=True)
     assert results["max_new_tokens"] == 2
 
 

@@ -54,7 +54,7 @@ def test_the_same_settings_go_on_and_others_do_not(tmp_path):
     store.write_config(CONFIG)  # nothing was answered yet
     store.append([row(0)])
     store.write_config(CONFIG)
-    with pytest.raises(ConfigError, match=r"seed = 0, not 1.*--restart"):
+    with pytest.raises(ConfigError, match=r"seed is 0 there and 1 here.*--overwrite"):
         store.write_config({**CONFIG, "seed": 1})
     with pytest.raises(ConfigError, match="methods"):
         store.write_config({**CONFIG, "methods": {"a": {"x": 1}}})

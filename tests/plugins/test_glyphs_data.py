@@ -12,9 +12,18 @@ import pytest
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_glyphs.dataset import SPLITS, is_correct, items, make_item
 from sdrpn_glyphs.families.base import CELL_PIXELS, INPUT_SIZE
+from sdrpn_glyphs.patch_labels import patch_labels
 from sdrpn_glyphs.questions import FORMS, ask, vocabulary
-from sdrpn_glyphs.scenes import IMAGE_SIZE, KINDS, SceneSpec, make_scene, render, render_index
-from sdrpn_glyphs.views import CELL, FULL_BOX, GRID, MIN_CROP, patch_labels, training_crop
+from sdrpn_glyphs.scenes import (
+    FULL_BOX,
+    IMAGE_SIZE,
+    KINDS,
+    SceneSpec,
+    make_scene,
+    render,
+    render_index,
+)
+from sdrpn_glyphs.training_crops import CELL, GRID, MIN_CROP, training_crop
 
 SEEDS = range(20)
 

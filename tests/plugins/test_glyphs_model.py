@@ -13,15 +13,15 @@ from transformers import AutoModelForImageTextToText
 from sdrpn_core import Question, UnknownNameError, load_backbone
 from sdrpn_core.grid.geometry import PaddedSquare, Resized
 from sdrpn_glyphs import ASSETS, backbone_dir, rpn_dir
-from sdrpn_glyphs.batches import MODES, PatchBatches, QuestionBatches, show
+from sdrpn_glyphs.batches import MODES, PatchBatches, QuestionBatches, model_input
 from sdrpn_glyphs.dataset import is_correct, items
 from sdrpn_glyphs.evaluate import answer, box_with_margin
 from sdrpn_glyphs.families import NAMES, family
 from sdrpn_glyphs.families.base import Budget
 from sdrpn_glyphs.losses import answer_logits, visual_tokens
+from sdrpn_glyphs.patch_labels import LABELS, patch_labels
 from sdrpn_glyphs.pretrain import train_backbone
-from sdrpn_glyphs.scenes import COLORS, Scene, Shape, render_index
-from sdrpn_glyphs.views import FULL_BOX, LABELS, patch_labels
+from sdrpn_glyphs.scenes import COLORS, FULL_BOX, Scene, Shape, render_index
 
 MAX_FOLDER_BYTES = 8_000_000
 
@@ -60,24 +60,24 @@ def test_the_tokenizer_knows_every_word(fresh) -> None:
 
 def test_a_square_image_has_a_hundred_tokens(fresh) -> None:
     item = next(items("glyphs/small", 1))
-    assert show(fresh, item.image, FULL_BOX).geometry.grid == (10, 10)
+    assert model_input(fresh, item.image, FULL_BOX).geometry.grid == (10, 10)
 
 
 def test_batches_are_a_function_of_seed_and_step(fresh) -> None:
     batches = QuestionBatches(fresh, 0, "questions", steps=50, size=2, warm_up=1)
-    views = set()
+    counts = set()
     for step in range(0, len(batches), 3):
         batch, again = batches[step], batches[step]
-        assert batch.views.grids == again.views.grids
-        for name, tensor in batch.views.tensors.items():
-            assert torch.equal(tensor, again.views.tensors[name])
+        assert batch.images.grids == again.images.grids
+        for name, tensor in batch.images.tensors.items():
+            assert torch.equal(tensor, again.images.tensors[name])
         for sample, other in zip(batch.samples, again.samples, strict=True):
             assert sample.prompt_ids == other.prompt_ids
             assert sample.answer_ids == other.answer_ids
             assert sample.answer_ids[-1] == fresh.tokenizer.eos_token_id
-        views.add(len(batch.views.grids) // 2)
-    assert views <= {1 + mode.crops for mode in MODES}
-    assert len(views) > 1
+        counts.add(len(batch.images.grids) // 2)
+    assert counts <= {1 + mode.crops for mode in MODES}
+    assert len(counts) > 1
 
 
 @torch.no_grad()
@@ -86,13 +86,13 @@ def test_the_training_forward_is_the_stock_forward(fresh) -> None:
     found, labels = answer_logits(fresh, batch)
     start = 0
     for row, sample in enumerate(batch.samples):
-        tokens = len(visual_tokens(fresh, batch.views)[row])
+        tokens = len(visual_tokens(fresh, batch.images)[row])
         ids = [*sample.prompt_ids, *sample.answer_ids]
         place = ids.index(fresh.image_token_id)
         ids[place : place + 1] = [fresh.image_token_id] * tokens
         pixels = {
             name: values.chunk(len(batch.samples))[row]
-            for name, values in batch.views.tensors.items()
+            for name, values in batch.images.tensors.items()
         }
         stock = fresh.model(
             input_ids=torch.tensor([ids]),
@@ -109,10 +109,10 @@ def test_the_training_forward_is_the_stock_forward(fresh) -> None:
 def test_a_teacher_sees_the_same_cells(fresh) -> None:
     teacher = family("llava").build()
     batch = PatchBatches(fresh, 0, "vision", steps=1, size=6, teacher=teacher)[0]
-    assert len(batch.labels) == sum(h * w for h, w in batch.views.grids)
-    assert batch.teacher_views is not None
-    assert int(batch.shared.sum()) == sum(h * w for h, w in batch.teacher_views.grids)
-    assert len(batch.teacher_views.grids) >= 3  # the whole images, at least
+    assert len(batch.labels) == sum(h * w for h, w in batch.images.grids)
+    assert batch.teacher_images is not None
+    assert int(batch.shared.sum()) == sum(h * w for h, w in batch.teacher_images.grids)
+    assert len(batch.teacher_images.grids) >= 3  # the whole images, at least
 
 
 def _scene(x: int, y: int, size: int) -> Scene:

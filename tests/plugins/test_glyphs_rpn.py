@@ -86,7 +86,7 @@ def test_export_reads_back_as_records(tmp_path):
         assert (found.id, found.question, found.answer) == (drawn.id, drawn.question, drawn.answer)
         assert found.boxes == drawn.boxes
         assert found.image.is_file()
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         export(tmp_path / "data", "glyphs/visible", 3)
     with pytest.raises(UnknownNameError, match="glyphs/small"):
         export(tmp_path / "other", "glyphs/smal", 3)
@@ -95,9 +95,9 @@ def test_export_reads_back_as_records(tmp_path):
 @pytest.mark.slow
 def test_quickstart_goes_the_whole_way_and_reuses_what_is_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quickstart, "N_LABELS", 64)
-    said: list[str] = []
+    logged: list[str] = []
     out = tmp_path / "run"
-    first = quickstart.run_quickstart(out, n=8, seed=1, say=said.append)
+    first = quickstart.run_quickstart(out, n=8, seed=1, log=logged.append)
     assert first.results == json.loads((out / "results.json").read_text())
     assert list(first.results["models"]) == list(NAMES)
     for model in first.results["models"].values():
@@ -107,7 +107,7 @@ def test_quickstart_goes_the_whole_way_and_reuses_what_is_there(tmp_path, monkey
     assert all(path.is_file() for path in first.overlays)
     assert "## All models" in (out / "report.md").read_text()
     shards = {p: p.stat().st_mtime_ns for p in (out / "llava/labels").iterdir()}
-    second = quickstart.run_quickstart(out, n=8, seed=2, say=said.append, families=["llava"])
+    second = quickstart.run_quickstart(out, n=8, seed=2, log=logged.append, families=["llava"])
     assert second.results["seed"] == 2
     assert list(second.results["models"]) == ["llava"]
     assert shards == {p: p.stat().st_mtime_ns for p in (out / "llava/labels").iterdir()}

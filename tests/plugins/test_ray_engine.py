@@ -17,6 +17,7 @@ from sdrpn_core.cli.main import app
 from sdrpn_core.errors import ConfigError, SdrpnError
 from sdrpn_core.labeling.engine import LocalEngine
 from sdrpn_core.labeling.job import LabelJob
+from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.plugins.manager import get_plugins
 from tests import deadly_data
 from tests.stage_data import RECIPE, files, records
@@ -122,6 +123,17 @@ def test_workers_that_keep_dying_end_the_job_and_the_next_one_finishes_it(job, e
 
 
 @pytest.mark.slow
+def test_both_engines_name_the_data_as_the_job_does(job, engine, folder):
+    names = {}
+    for name, chosen in (("local", LocalEngine()), ("ray", engine(workers=1))):
+        named = replace(job, dataset="mine", folder=folder / f"named-{name}")
+        chosen.run(named, overwrite=False, progress=False)
+        names[name] = LabelManifest.read(named.folder).dataset
+    assert names == {"local": "mine", "ray": "mine"}
+    assert files(folder / "named-ray") == files(folder / "named-local")
+
+
+@pytest.mark.slow
 def test_the_command_says_on_which_machine_what_is_wrong(job, engine, folder):
     job = replace(job, folder=folder / "other")
     LocalEngine().run(replace(job, max_new_tokens=4), overwrite=False, progress=False)
@@ -160,7 +172,7 @@ def test_a_worker_in_another_folder_opens_the_same_run(folder, monkeypatch, tmp_
 def test_impossible_options_are_refused(engine, job, monkeypatch):
     with pytest.raises(ConfigError, match="workers must be 1 or more, not 0"):
         engine(workers=0)
-    with pytest.raises(ConfigError, match="unknown option 'worker'; did you mean 'workers'"):
+    with pytest.raises(ConfigError, match="unknown field 'worker'; did you mean 'workers'"):
         engine.from_options({"worker": 2})
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without accelerate launch"):

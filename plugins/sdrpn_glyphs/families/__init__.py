@@ -1,4 +1,4 @@
-"""The families with an embedded backbone: how each is built, and how it is trained."""
+"""The families with an embedded backbone: how each model is built and trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdrpn_core.errors import UnknownNameError
 if TYPE_CHECKING:
     from .base import Family
 
-#: Modules by name, imported when they are asked for.
+#: Modules by name, imported on demand.
 NAMES: MappingProxyType[str, str] = MappingProxyType(
     {
         "llava": "llava",
@@ -24,10 +24,10 @@ NAMES: MappingProxyType[str, str] = MappingProxyType(
 
 @cache
 def family(name: str) -> Family:
-    """A family by its name.
+    """Look up a family by name.
 
     Raises:
-        UnknownNameError: there is no embedded backbone of that name.
+        UnknownNameError: no embedded backbone has that name.
     """
     if name not in NAMES:
         raise UnknownNameError("embedded backbone", name, NAMES)

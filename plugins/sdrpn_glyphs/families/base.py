@@ -1,4 +1,4 @@
-"""What sets the embedded backbones apart: how each is made, and from where its training starts."""
+"""What distinguishes the embedded backbones: how each is built and how its training starts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 8
 INPUT_SIZE = 80
-"""Sides of the model input for a square image, in pixels."""
+"""Side of the model input for a square image, in pixels."""
 CELL_PIXELS = 8
-"""Side of the patch of the model input that one visual token stands for, in pixels."""
+"""Side of the part of the model input that one visual token represents, in pixels."""
 WIDTH = 128
 HEADS = 4
 HEAD_DIM = WIDTH // HEADS
@@ -29,7 +29,7 @@ IMAGE_STD = (0.25, 0.25, 0.25)
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps, batch sizes and peak learning rates of the stages; a stage of 0 steps is left out."""
+    """Steps, batch sizes and peak learning rates of the stages; a stage of 0 steps is skipped."""
 
     vision_steps: int = 1200
     vision_batch: int = 48
@@ -51,13 +51,13 @@ class Family:
     """One embedded backbone.
 
     Attributes:
-        name: of its folders: ``NAME`` and ``NAME-rpn``.
-        build: a freshly initialized backbone with its processor; seed torch before.
-        projector: the part of the model that turns vision features into visual tokens.
-        teacher: the embedded family whose visual tokens the vision encoder learns to give, and
-            from which ``inherit`` copies; ``None`` to start from nothing.
-        inherit: copies what fits from the teacher into the new backbone.
-        budget: of the training.
+        name: name of its folders: ``NAME`` and ``NAME-rpn``.
+        build: makes a newly initialized backbone with its processor; seed torch before.
+        projector: returns the part of the model that turns vision features into visual tokens.
+        teacher: the embedded family whose visual tokens the vision encoder learns to predict, and
+            from which ``inherit`` copies; ``None`` to train from scratch.
+        inherit: copies what fits from the teacher to the new backbone.
+        budget: training budget.
     """
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from ..words import MAX_POSITIONS
+from ..tokenizer import MAX_POSITIONS
 from .base import HEADS, LAYERS, MAX_NEW_TOKENS, MLP_WIDTH, ROPE_THETA, WIDTH
 
 

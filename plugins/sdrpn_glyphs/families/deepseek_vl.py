@@ -19,7 +19,7 @@ from transformers import (
 from sdrpn_deepseek_vl.backbone import DeepseekVLBackbone
 
 from ..initial_weights import init_patch_embedding
-from ..words import SpecialTokens, build_tokenizer
+from ..tokenizer import SpecialTokens, build_tokenizer
 from .base import (
     CELL_PIXELS,
     IMAGE_MEAN,
@@ -100,7 +100,7 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> DeepseekVLConfig:
 
 @torch.no_grad()
 def _inherit(new: Backbone, old: Backbone) -> None:
-    """The whole decoder, and the encoder layers, which SigLIP and CLIP build alike."""
+    """Copy the whole decoder, and the encoder layers, which are the same in SigLIP and CLIP."""
     inherit_words(new, old)
     inherit_decoder(new, old)
     ours, theirs = new.model.model.vision_model, old.model.model.vision_tower

@@ -1,4 +1,4 @@
-"""Copying from a trained backbone what another family's model has in common with it."""
+"""Copy from a trained backbone what another family's model has in common with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY_VALUE = ("k_proj", "v_proj")
 
 @torch.no_grad()
 def inherit_words(new: Backbone, old: Backbone) -> None:
-    """Input and output vectors of the words that both tokenizers know."""
+    """Copy the input and output embeddings of the words that both tokenizers know."""
     ours, theirs = new.tokenizer.get_vocab(), old.tokenizer.get_vocab()
     shared = [word for word in ours if word in theirs]
     to = torch.tensor([ours[word] for word in shared])
@@ -24,7 +24,7 @@ def inherit_words(new: Backbone, old: Backbone) -> None:
         (new.model.get_output_embeddings(), old.model.get_output_embeddings()),
     ):
         mine.weight[to] = other.weight[source]
-    # The token that ends a response has another name in every family.
+    # The token that ends a response has a different name in every family.
     end, old_end = new.tokenizer.eos_token_id, old.tokenizer.eos_token_id
     new.embedding.weight[end] = old.embedding.weight[old_end]
     new.model.get_output_embeddings().weight[end] = old.model.get_output_embeddings().weight[
@@ -34,10 +34,10 @@ def inherit_words(new: Backbone, old: Backbone) -> None:
 
 @torch.no_grad()
 def inherit_decoder(new: Backbone, old: Backbone) -> None:
-    """The decoder, parameter by parameter, as far as the names and shapes agree.
+    """Copy the decoder, parameter by parameter, as far as names and shapes agree.
 
-    With fewer key and value heads, each of them takes over from the last head of its group; the
-    other heads of the group have to be learnt anew.
+    With fewer key and value heads, each of them inherits from the last head of its group; the other
+    heads of the group have to be learned again.
     """
     source = dict(old.decoder.named_parameters())
     head_dim = old.hidden_size // old.text_config.num_attention_heads

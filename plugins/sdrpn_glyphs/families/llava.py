@@ -16,7 +16,7 @@ from transformers import (
 from sdrpn_llava.backbone import LlavaBackbone
 
 from ..initial_weights import init_matching_attention, init_patch_embedding
-from ..words import SpecialTokens, build_tokenizer
+from ..tokenizer import SpecialTokens, build_tokenizer
 from .base import (
     CELL_PIXELS,
     HEAD_DIM,

@@ -18,7 +18,7 @@ from transformers import (
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
 
 from ..initial_weights import init_patch_embedding
-from ..words import MAX_POSITIONS, SpecialTokens, build_tokenizer
+from ..tokenizer import MAX_POSITIONS, SpecialTokens, build_tokenizer
 from .base import (
     CELL_PIXELS,
     HEADS,
@@ -45,7 +45,7 @@ WINDOW_PIXELS = 40
 FULL_ATTENTION_LAYERS = (1,)
 KEY_VALUE_HEADS = 2
 MROPE_SECTION = (4, 6, 6)
-"""RoPE pairs of a head that turn with time, row and column."""
+"""RoPE pairs of a head that rotate with time, row and column."""
 
 START, END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -110,7 +110,7 @@ def _image_processor() -> Qwen2VLImageProcessor:
 
 
 def _video_processor() -> Qwen2VLVideoProcessor:
-    """Part of the stock processor; no video is ever shown."""
+    """Required by the stock processor; no video is ever used."""
     return Qwen2VLVideoProcessor(
         size={"shortest_edge": INPUT_SIZE**2, "longest_edge": INPUT_SIZE**2},
         patch_size=CELL_PIXELS // MERGE,

@@ -21,10 +21,8 @@ from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError, ImageError, InputError
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.rpn.model import RPN
-from tests.scripted import GRID, IMAGES, N_CROPS, QUESTIONS, Scripted
+from tests.scripted import GRID, IMAGES, LONG_QUESTIONS, N_CROPS, QUESTIONS, Scripted
 from tests.tiny import tiny_image, tiny_llava
-
-pytestmark = pytest.mark.usefixtures("question_pass")
 
 N_NEW = 6
 
@@ -60,10 +58,11 @@ def recompute(backbone, question, proposer):
     return tuple(ids[: ids.index(end)] if end in ids else ids), prompt.n_visual_tokens
 
 
+@pytest.mark.parametrize("questions", [QUESTIONS, LONG_QUESTIONS], ids=["short", "long"])
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_an_answer_equals_full_recomputation(backbone, name):
-    (found,) = answer_batch(backbone, [QUESTIONS[name]], Scripted(), max_new_tokens=N_NEW)
-    ids, n_visual_tokens = recompute(backbone, QUESTIONS[name], Scripted())
+def test_an_answer_equals_full_recomputation(backbone, questions, name):
+    (found,) = answer_batch(backbone, [questions[name]], Scripted(), max_new_tokens=N_NEW)
+    ids, n_visual_tokens = recompute(backbone, questions[name], Scripted())
     assert found.ids == ids
     assert found.n_visual_tokens == n_visual_tokens
     assert len(found.boxes) == N_CROPS[name]
@@ -85,14 +84,15 @@ def test_crops_change_answers(backbone):
     assert changed >= 4
 
 
+@pytest.mark.parametrize("questions", [QUESTIONS, LONG_QUESTIONS], ids=["short", "long"])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-def test_a_mixed_batch_equals_one_by_one(kv_heads, attn_implementation):
+def test_a_mixed_batch_equals_one_by_one(kv_heads, attn_implementation, questions):
     backbone = tiny_llava(
         grid=GRID, num_key_value_heads=kv_heads, attn_implementation=attn_implementation
     )
-    batch = answer_batch(backbone, list(QUESTIONS.values()), Scripted(), max_new_tokens=N_NEW)
-    for (name, question), found in zip(QUESTIONS.items(), batch, strict=True):
+    batch = answer_batch(backbone, list(questions.values()), Scripted(), max_new_tokens=N_NEW)
+    for (name, question), found in zip(questions.items(), batch, strict=True):
         (alone,) = answer_batch(backbone, [question], Scripted(), max_new_tokens=N_NEW)
         assert found.ids == alone.ids, name
         assert found.text == alone.text

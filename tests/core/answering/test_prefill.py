@@ -8,8 +8,8 @@ import torch
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import InputError
-from sdrpn_core.runtime.compat import CACHE_NAME, cache_argument
 from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.kv_cache import CACHE_NAME
 from tests.readers import KeepsHidden
 from tests.tiny import tiny_image, tiny_llava
 
@@ -75,12 +75,7 @@ def test_what_runs_on_a_cache_leaves_the_prefixes_as_they_were(backbone, state):
     state.question_features(BRANCH)
     rest = state.rest()
     cache = state.cache()
-    backbone.decoder(
-        inputs_embeds=rest.embeds,
-        attention_mask=torch.cat([state.prefix.mask, rest.mask], dim=1),
-        position_ids=rest.positions,
-        **cache_argument(cache),
-    )
+    backbone.decoder(**rest.model_inputs(cache, prefix=state.prefix))
     assert cache.layers[0].get_seq_length() > state.prefix.length
     assert len(before) == N_LAYERS
     for (keys, values), (old_keys, old_values) in zip(copies(state.cache()), before, strict=True):

@@ -17,8 +17,6 @@ from sdrpn_core.testing.regions import FixedRegion
 from tests.tiny import tiny_image, tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
-pytestmark = pytest.mark.usefixtures("question_pass")
-
 BRANCH, N_NEW = 2, 5
 TEXTS = ("what color is the square ?", "how many ?", "which letter is near the dot ?")
 IMAGE = tiny_image(0, (60, 90))
@@ -154,7 +152,12 @@ def test_a_store_belongs_to_one_backbone(backbone):
 
 
 @pytest.mark.parametrize("crop", [True, False])
-def test_an_answer_takes_no_more_than_it_says(backbone, rpn, crop, question_pass):
+@pytest.mark.parametrize(
+    ("image", "text", "is_short"),
+    [(tiny_image(0, (900, 700)), TEXTS[1], True), (IMAGE, TEXTS[0], False)],
+    ids=["short question", "long question"],
+)
+def test_an_answer_takes_no_more_than_it_says(backbone, rpn, image, text, is_short, crop):
     """Counted in token-layers, to the last one."""
 
     class Looks(RPNProposer):
@@ -165,7 +168,7 @@ def test_an_answer_takes_no_more_than_it_says(backbone, rpn, crop, question_pass
             return FixedRegion().propose(state) if crop else plans
 
     nothing = BboxPolicy(threshold=0.9999999)
-    question = Question.about(IMAGE, TEXTS[0])
+    question = Question.about(image, text)
     (prompt,) = backbone.encode([question])
     options = {"max_new_tokens": N_NEW, "min_new_tokens": N_NEW}
     with TokenLayerCounter(backbone, rpn) as work:
@@ -173,13 +176,13 @@ def test_an_answer_takes_no_more_than_it_says(backbone, rpn, crop, question_pass
     assert bool(found.boxes) == crop
     inserted = 0
     if crop:
-        grid = backbone.preprocess_crop(IMAGE.crop(found.boxes[0])).geometry.grid
+        grid = backbone.preprocess_crop(image.crop(found.boxes[0])).geometry.grid
         framing = len(backbone.frame_crop(prompt.images[0])) - 1
         inserted = grid[0] * grid[1] + framing
     shape = AnswerShape(
         prompt.prefix_length, len(prompt) - prompt.prefix_length, inserted, N_NEW - 1
     )
-    if question_pass:
+    if is_short:
         assert work.token_layers == shape.in_one_pass(backbone.n_layers)
     else:
         assert work.token_layers == shape.floor(backbone.n_layers, BRANCH)

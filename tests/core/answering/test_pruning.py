@@ -146,6 +146,12 @@ QUESTIONS = (
     Question("what is it ?", (LARGE, SMALL)),
     Question("which word ?"),
 )
+#: The first question runs along with its prefix, the second apart from it.
+SHORT_AND_LONG = tuple(
+    Question(text, (tiny_image(2, (900, 700)),))
+    for text in ("how many ?", "which letter is on the left of the small circle ?")
+)
+short_and_long = pytest.mark.parametrize("question", SHORT_AND_LONG, ids=["short", "long"])
 #: Between the grids of the two images.
 LIMIT = 20
 
@@ -168,7 +174,7 @@ def test_the_highest_score_of_any_token_behind_the_last_image(backbone, settings
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, **settings)
     state = prefill(backbone, QUESTIONS, rpn)
     features, readings = state.question_features(2), state.readings(rpn)
-    places = state.places(with_question=lambda grid: grid[0] * grid[1] > LIMIT)
+    places = state.places(wants_question=lambda grid: grid[0] * grid[1] > LIMIT)
     found = rpn.score_after(readings, features, places).maps()
     seen = 0
     for place, roi in zip(places, found, strict=True):
@@ -217,7 +223,6 @@ def recompute(backbone, question, answer, max_new_tokens):
     return ids
 
 
-@pytest.mark.usefixtures("question_pass")
 def test_pruned_and_whole_rows_in_one_batch(backbone, rpn):
     proposer = RPNProposer(rpn, policy_for())
     together = answer_batch(backbone, QUESTIONS, proposer, max_new_tokens=6)
@@ -231,9 +236,8 @@ def test_pruned_and_whole_rows_in_one_batch(backbone, rpn):
     assert any(0 < keep.sum() < keep.size for keep in pruned)
 
 
-@pytest.mark.usefixtures("question_pass")
-def test_pruning_changes_what_is_seen(backbone, rpn):
-    (question,) = QUESTIONS[:1]
+@short_and_long
+def test_pruning_changes_what_is_seen(backbone, rpn, question):
     whole = MaskPolicy(threshold=0.5, min_regions=1)
     (pruned,) = answer_batch(backbone, [question], RPNProposer(rpn, policy_for()))
     (kept,) = answer_batch(backbone, [question], RPNProposer(rpn, whole))
@@ -249,22 +253,21 @@ class ImageFirst(Qwen2_5VLBackbone):
         return "<|image_pad|>" * n_images + question
 
 
-@pytest.mark.usefixtures("question_pass")
-def test_an_image_in_front_of_everything():
+@short_and_long
+def test_an_image_in_front_of_everything(question):
     tiny = tiny_qwen2_5_vl()
     backbone = ImageFirst(tiny.model, tiny.processor)
-    proposer = RPNProposer(RPN.from_backbone(backbone, branch=2, n_layers=2), policy_for())
-    (question,) = QUESTIONS[:1]
+    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
+    proposer = RPNProposer(rpn, replace(policy_for(), threshold=0.3))
     (found,) = answer_batch(backbone, [question], proposer, max_new_tokens=6)
     assert found.proposals[0].plan.keep is not None
     assert found.ids == recompute(backbone, question, found, 6)
 
 
-@pytest.mark.usefixtures("question_pass")
-def test_an_image_of_which_nothing_stays(backbone, rpn):
+@short_and_long
+def test_an_image_of_which_nothing_stays(backbone, rpn, question):
     """All of its own tokens dropped: the crop alone is left."""
     policy = replace(policy_for(), prune_threshold=0.9999999)
-    (question,) = QUESTIONS[:1]
     (found,) = answer_batch(backbone, [question], RPNProposer(rpn, policy), max_new_tokens=6)
     assert not found.proposals[0].plan.keep.any()
     assert found.ids == recompute(backbone, question, found, 6)

@@ -18,8 +18,6 @@ from sdrpn_core.runtime.buckets import padding
 from tests.tiny import tiny_image, tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
-pytestmark = pytest.mark.usefixtures("question_pass")
-
 N_NEW = 4
 SIZES = ((60, 90), (80, 60), (200, 40), (30, 30), (120, 100))
 TEXTS = ("how many ?", "what color is the small square on the left ?", "read the sign")
@@ -81,40 +79,48 @@ def test_plain_answers_stream_as_well(backbone):
     assert [one.ids for _, one in found] == expected
 
 
-def test_batches_are_full_and_of_one_length_as_far_as_possible(backbone, proposer, monkeypatch):
-    batches, taken, done, most_waiting = [], 0, 0, 0
-    second_pass, finished = (
-        sdrpn_core.answering.stream.second_pass,
-        sdrpn_core.answering.stream.finished,
-    )
+def watch_second_passes(monkeypatch):
+    """The lengths of every batch that takes the second pass, as it does."""
+    batches = []
+    second_pass = sdrpn_core.answering.stream.second_pass
 
-    def watched(backbone, rows, **options):
-        batches.append([row.lengths for row in rows])
-        return second_pass(backbone, rows, **options)
-
-    def counted_answers(backbone, row):
-        nonlocal done
-        done += 1
-        return finished(backbone, row)
-
-    def counted_questions():
-        nonlocal taken, most_waiting
-        for question in asked(32):
-            taken += 1
-            most_waiting = max(most_waiting, taken - done)
-            yield question
+    def watched(backbone, pending, **generation):
+        batches.append([one.lengths for one in pending])
+        return second_pass(backbone, pending, **generation)
 
     monkeypatch.setattr(sdrpn_core.answering.stream, "second_pass", watched)
-    monkeypatch.setattr(sdrpn_core.answering.stream, "finished", counted_answers)
-    questions = counted_questions()
-    answers = [a for _, a in answer_stream(backbone, questions, proposer, batch_size=4)]
-    assert len(answers) == done == 32
+    return batches
+
+
+def test_batches_are_full_and_of_one_length_as_far_as_possible(backbone, proposer, monkeypatch):
+    batches = watch_second_passes(monkeypatch)
+    answers = [a for _, a in answer_stream(backbone, asked(32), proposer, batch_size=4)]
+    assert len(answers) == 32
     # Those of a first pass that found nothing take no second one.
     assert sum(map(len, batches)) == sum("roi_prefill" in one.seconds for one in answers) > 16
     assert all(len(batch) <= 4 and padding(batch) <= 0.2 for batch in batches)
     assert max(map(len, batches)) == 4
     assert len(batches) < 16  # more than two questions a batch
-    assert most_waiting <= 3 * 4
+
+
+def test_few_questions_wait_however_different_they_are(backbone, monkeypatch):
+    """No two of them fit one batch, so nothing but the limit ever lets one go."""
+    batch_size, n = 4, 24
+    batches = watch_second_passes(monkeypatch)
+    waiting = []
+
+    def questions():
+        for index in range(n):
+            waiting.append(index - sum(map(len, batches)))
+            yield Question(" ".join(["how"] * (index + 1)), (tiny_image(index, (60, 90)),))
+
+    stream = answer_stream(
+        backbone, questions(), batch_size=batch_size, max_padding=0.0, max_new_tokens=1
+    )
+    assert [index for index, _ in stream] == list(range(n))
+    assert [len(batch) for batch in batches] == [1] * n
+    # One batch's worth between two first passes, and the batch that is about to take one.
+    assert max(waiting) + 1 == 2 * batch_size
 
 
 @pytest.mark.parametrize(

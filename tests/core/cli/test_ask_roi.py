@@ -15,6 +15,7 @@ from sdrpn_core.cli.main import app
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
 QUESTION = "which color is the circle ?"
+MODEL = ("--model", "{f}/model")
 POLICY = {"threshold": 0.5, "max_crops": 9, "max_area_fraction": 1.0}
 
 
@@ -45,9 +46,7 @@ def run(folder, *words):
 
 def ask(folder, *words, rpn="{f}/rpn"):
     given = ["--rpn", rpn] if rpn else []
-    return run(
-        folder, "ask", "{f}/model", "{f}/a.png", QUESTION, "--max-new-tokens", 5, *given, *words
-    )
+    return run(folder, "ask", "{f}/a.png", QUESTION, *MODEL, "--max-new-tokens", 5, *given, *words)
 
 
 def loaded(folder):
@@ -73,11 +72,11 @@ def test_ask_without_an_rpn_gives_the_plain_answer_and_says_so(folder):
     backbone, _ = loaded(folder)
     plain = answer(backbone, folder / "a.png", QUESTION, max_new_tokens=5)
     assert result.stdout == plain.text + "\n"
-    assert "plain answer, no region was looked for (no --rpn)" in result.stderr
+    assert "plain answer, no region was proposed (no --rpn)" in result.stderr
 
 
 def test_ask_json_about_several_images(folder, tmp_path):
-    result = ask(folder, "-i", "{f}/b.png", "--json", "--save-overlay", tmp_path / "o.png")
+    result = ask(folder, "-i", "{f}/b.png", "--json", "--save", tmp_path / "o.png")
     facts = json.loads(result.stdout)
     backbone, rpn = loaded(folder)
     paths = [folder / "a.png", folder / "b.png"]
@@ -105,7 +104,7 @@ def test_threshold_and_policy_change_what_is_cropped(folder):
 
 def test_roi_is_the_map_of_the_answer(folder, tmp_path):
     result = run(
-        folder, "roi", "{f}/model", "{f}/a.png", QUESTION, "--rpn", "{f}/rpn", "--json",
+        folder, "roi", "{f}/a.png", QUESTION, *MODEL, "--rpn", "{f}/rpn", "--json",
         "--npy", tmp_path / "m.npy", "--save", tmp_path / "h.png",
     )  # fmt: skip
     facts = json.loads(result.stdout)["images"][0]
@@ -120,14 +119,14 @@ def test_roi_is_the_map_of_the_answer(folder, tmp_path):
 
 
 def test_roi_draws_the_map_with_characters(folder):
-    words = ("roi", "{f}/model", "{f}/a.png", QUESTION, "-i", "{f}/b.png", "--rpn", "{f}/rpn")
+    words = ("roi", "{f}/a.png", QUESTION, *MODEL, "-i", "{f}/b.png", "--rpn", "{f}/rpn")
     lines = run(folder, *words).stdout.splitlines()
     assert lines[0] == "image 1:"
     assert max(map(len, lines[1:9])) <= 16
     assert any("@@" in line for line in lines[1:9])
 
 
-ASK, ROI = ("ask", "{f}/model"), ("roi", "{f}/model")
+ASK, ROI = ("ask", *MODEL), ("roi", *MODEL)
 RPN_OPTION = ("--rpn", "{f}/rpn")
 BAD = {
     "missing image": ((*ASK, "{f}/none.png", QUESTION), "none.png"),
@@ -137,7 +136,7 @@ BAD = {
     "second image": ((*ASK, "{f}/a.png", QUESTION, "-i", "{f}/empty.png"), "empty.png"),
     "empty question": ((*ASK, "{f}/a.png", "  "), "the question is empty"),
     "placeholder": ((*ASK, "{f}/a.png", "what <image> ?"), "must not contain '<image>'"),
-    "no model": (("ask", "{f}/nothing", "{f}/a.png", QUESTION), "cannot load the model"),
+    "no model": (("ask", "-m", "{f}/nothing", "{f}/a.png", QUESTION), "cannot load the model"),
     "other backbone": (
         (*ASK, "{f}/a.png", QUESTION, "--rpn", "{f}/other"),
         "belongs to another backbone",
@@ -168,9 +167,9 @@ BAD = {
         "between 0 and 1",
     ),
     "policy without rpn": ((*ASK, "{f}/a.png", QUESTION, "--threshold", "0.2"), "give --rpn"),
-    "stream and json": ((*ASK, "{f}/a.png", QUESTION, "--stream", "--json"), "exclude each other"),
+    "stream and json": ((*ASK, "{f}/a.png", QUESTION, "--stream", "--json"), "cannot be combined"),
     "overlay format": (
-        (*ASK, "{f}/a.png", QUESTION, "--save-overlay", "{f}/o.xyz"),
+        (*ASK, "{f}/a.png", QUESTION, "--save", "{f}/o.xyz"),
         "cannot write .xyz images",
     ),
     "overlay folder": (
@@ -179,7 +178,7 @@ BAD = {
     ),
     "scores format": (
         (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, "--npy", "{f}/o.txt"),
-        "written as .npy",
+        "saved as .npy",
     ),
     "dtype": ((*ASK, "{f}/a.png", QUESTION, "--dtype", "float31"), "unknown dtype 'float31'"),
     "context": (

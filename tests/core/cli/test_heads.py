@@ -58,7 +58,7 @@ def error_line(result: Result) -> str:
 def found(model, data, tmp_path_factory) -> Path:
     """A recipe file; its map beside it."""
     out = tmp_path_factory.mktemp("found") / "recipe.json"
-    result = sdrpn("heads", model, "--data", data / "boxed.jsonl", "--out", out, *SIZES)
+    result = sdrpn("heads", data / "boxed.jsonl", "--model", model, "--out", out, *SIZES)
     assert result.exit_code == 0, result.stderr
     for text in ("best heads of 8 samples", "pointing", "grounding", "branch layer B = ", "chance"):
         assert text in result.stdout
@@ -75,7 +75,7 @@ def test_the_recipe_and_the_map_are_written(found):
 
 def test_json_reports_the_same(model, data, found, tmp_path):
     words = ("--out", tmp_path / "r.json", "--map", tmp_path / "m.png", "--json", *SIZES)
-    result = sdrpn("heads", model, "--data", data / "boxed.jsonl", *words)
+    result = sdrpn("heads", data / "boxed.jsonl", "--model", model, *words)
     report = json.loads(result.stdout)
     assert report["recipe"] == json.loads(found.read_text())["recipe"]
     assert (report["n"], report["skipped"]) == (8, [])
@@ -99,7 +99,7 @@ def test_the_recipe_goes_through_label_train_and_roi(model, data, found, tmp_pat
     written = json.loads(found.read_text())
     assert (config["branch"], config["n_layers"]) == (written["branch"], written["n_layers"])
     assert config["recipe"] == written["recipe"]
-    shown = sdrpn("roi", model, data / "r0.png", "which one?", "--rpn", run / "rpn", "--json")
+    shown = sdrpn("roi", data / "r0.png", "which one?", "-m", model, "--rpn", run / "rpn", "--json")
     assert shown.exit_code == 0, shown.stderr
 
 
@@ -149,10 +149,10 @@ def test_mistakes_are_one_line_and_leave_nothing(model, data, tmp_path):
         ),
         (
             (data / "boxed.jsonl", "--out", tmp_path / "r.json", "--recipe-option", "x=1"),
-            "unknown field x",
+            "unknown field 'x'",
         ),
     ):
-        result = sdrpn("heads", model, "--data", *words, *SIZES)
+        result = sdrpn("heads", *words, "--model", model, *SIZES)
         assert result.exit_code == 1, result.stdout
         assert message in error_line(result)
     assert list(tmp_path.iterdir()) == []

@@ -111,6 +111,9 @@ def test_train_writes_an_rpn_and_prints_where(model, labels, tmp_path):
     refused = sdrpn(*words)
     assert refused.exit_code == 1
     assert "max_grad_norm is 0.5 there and 1.0 here" in refused.stderr
+    again = json.loads(sdrpn(*words, "--overwrite", "--json").stdout)
+    assert (again["steps"], again["resumed_from"], again["samples"]) == (1, 0, 11)
+    assert json.loads((folder / "training.json").read_text())["settings"]["max_grad_norm"] == 1.0
 
 
 def test_train_labels_on_the_way(model, data, labels, tmp_path):
@@ -146,10 +149,19 @@ def test_train_stores_features_and_says_what_it_took(model, labels, tmp_path):
     assert re.search(r"peak memory [\d.]+ [MG]B", second.stdout)
 
 
+def test_train_starts_over_when_asked(model, labels, tmp_path):
+    words = ("train", str(labels), "-m", model, *SHAPE, *FAST, "--out", str(tmp_path), "--json")
+    assert sdrpn(*words).exit_code == 0
+    assert json.loads(sdrpn(*words).stdout)["resumed_from"] == 1
+    assert "holds another training run" in sdrpn(*words, "--seed", "7").stderr
+    again = sdrpn(*words, "--seed", "7", "--overwrite")
+    assert json.loads(again.stdout)["resumed_from"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--setting", "wrong=1"), "unknown training settings: wrong"),
+        (("--setting", "wrong=1"), "training settings: unknown field 'wrong'"),
         (("--setting", "wrong"), "write KEY=VALUE"),
         (("--head", "q"), "unknown RPN head 'q': did you mean 'qk'"),
         (("--head-option", "ropes=1"), "no option ropes"),
@@ -157,6 +169,7 @@ def test_train_stores_features_and_says_what_it_took(model, labels, tmp_path):
         (("--layers", "9"), "needs decoder layers up to 10"),
         (("--recipe", "no.json"), "cannot read the label recipe no.json"),
         (("--resume",), "holds no training run to resume"),
+        (("--resume", "--overwrite"), "choose one of them"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -71,6 +71,19 @@ def test_oversized_region_outranks_a_speck_beside_it():
     assert plan.outcome is Outcome.NO_ROI
 
 
+def test_oversized_region_outranks_one_in_the_padding():
+    geometry = PaddedSquare((240, 720), GRID, 336)  # the middle third of the square
+    in_padding, oversized = (0, 2, 3, 6), (6, 0, 12, 12)
+    policy = BboxPolicy(**sharp())
+    assert policy.plan(region_map(in_padding), geometry).outcome is Outcome.TOO_SMALL
+    both = region_map(in_padding, oversized)
+    regions = policy.regions(policy.above(both))
+    assert (regions.boxes, regions.oversized) == ((in_padding,), 1)
+    plan = policy.plan(both, geometry)
+    assert (plan.outcome, plan.crops) == (Outcome.NO_ROI, ())
+    assert "too much of the image" in plan.reason
+
+
 def test_a_region_in_the_padding_is_dropped():
     """An image three times as high as wide covers the middle third of the square."""
     geometry = PaddedSquare((240, 720), GRID, 336)

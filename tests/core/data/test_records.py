@@ -377,7 +377,6 @@ def test_records_made_in_python(tmp_path: Path):
 
 def test_validate_record(tmp_path: Path):
     validate_record(Record("a", tmp_path / "a.png", "q"))
-    validate_record(Record("a", None, "q"), needs_image=False)
     with pytest.raises(InputError, match="record 'a': the question is empty"):
         validate_record(Record("a", tmp_path / "a.png", " \n"))
     with pytest.raises(InputError, match="record 'a': the question comes without an image"):

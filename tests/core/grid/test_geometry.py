@@ -155,7 +155,7 @@ def test_cells_of_a_part_are_cells_of_the_image(case):
 
 
 @given(geometries)
-def test_content_is_centerd_and_whole(geometry):
+def test_content_is_centered_and_whole(geometry):
     content = geometry.content()
     rows, columns = np.flatnonzero(content.any(1)), np.flatnonzero(content.any(0))
     assert content.sum() == rows.size * columns.size

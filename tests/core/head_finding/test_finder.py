@@ -12,11 +12,14 @@ import torch
 import sdrpn_core.head_finding.finder as finder
 from sdrpn_core import find_heads
 from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.recipe_file import RecipeFile
 from sdrpn_core.data.record import Record
-from sdrpn_core.errors import AttentionError, ConfigError, InputError
+from sdrpn_core.errors import AttentionError, ConfigError, InputError, UnknownNameError
 from sdrpn_core.head_finding.figure import draw_head_map
 from sdrpn_core.head_finding.measures import box_auc, pointing
+from sdrpn_core.head_finding.selection import CHOOSE
+from sdrpn_core.labels.pseudo import ThresholdLabeler
 from sdrpn_core.runtime.generation import prompt_block
 from tests.tiny import tiny_image, tiny_llava
 
@@ -219,7 +222,7 @@ def test_exactly_the_planted_head_is_found(plant, seed):
     assert report.better_than_chance
     best = report.scores[0]
     assert (best.layer, best.head, best.pointing) == (3, 2, 1.0)
-    assert report.joint.pointing == report.joint.usable == report.joint.precision == 1.0
+    assert report.joint.pointing == report.joint.labeled == report.joint.precision == 1.0
     assert report.joint.n == 30
 
 
@@ -233,6 +236,75 @@ def test_heads_that_complete_each_other_are_found_together(plant, seed):
     assert report.recipe.grounding == {1: (0,), 2: (3,)}
     assert report.joint.pointing == 1.0
     assert (report.branch, report.n_layers) == (3, 3)
+
+
+def on_half(rule, half: int):
+    """A rule that holds in one half of the samples; in the other there is noise."""
+
+    def partly(place, inside, noise):
+        return rule(place, inside, noise) if place % 2 == half else noise
+
+    return partly
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_head_that_the_second_half_does_not_confirm_is_left_out(plant, seed):
+    def others(place, inside, noise):
+        return looks()(place, inside, noise) if place // 2 % 2 else noise
+
+    # Each looks at half of the boxes, and they complete each other; one of them by chance, that is
+    # on the samples that choose and on no other.
+    rules = {(1, 0): looks(1, 2), (2, 3): on_half(others, CHOOSE)}
+    report = plant(rules, seed=seed)
+    assert report.recipe.grounding == {1: (0,)}
+    assert report.joint.pointing < 0.7
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_sink_that_the_second_half_does_not_confirm_is_left_out(plant, seed):
+    # On the samples that choose, cell 35 hides the box, and the other head marks it. On the others
+    # nothing hides the box, and the same mark falls on it.
+    def hidden(place, inside, noise):
+        return (drained(looks(), 35, 0.6) if place % 2 == CHOOSE else looks())(place, inside, noise)
+
+    def marks(place, inside, noise):
+        rule = drained(nothing, 35, 2.0) if place % 2 == CHOOSE else looks(mass=2.0)
+        return rule(place, inside, noise)
+
+    report = plant({(2, 1): hidden, (0, 3): marks}, seed=seed, max_heads=1)
+    assert report.recipe.grounding == {2: (1,)}
+    assert report.recipe.sink == {}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_the_second_half_does_not_confirm_is_no_better_than_chance(plant, seed):
+    report = plant({(3, 2): on_half(looks(), CHOOSE)}, seed=seed)
+    assert report.recipe.grounding == {3: (2,)}
+    assert not report.better_than_chance
+
+
+def test_the_recipe_is_tried_with_the_registered_labeler(plant, backbone, fresh_plugins):
+    class Nothing(ThresholdLabeler):
+        """Labels no map."""
+
+        def __call__(self, grounding, sink=None, content=None):
+            return super().__call__(np.zeros_like(grounding), sink, content)
+
+    fresh_plugins.pseudo_labelers.add("nothing", Nothing)
+    published, chosen = plant({(3, 2): looks()}), plant({(3, 2): looks()}, labeler="nothing")
+    assert (published.joint.labeled, chosen.joint.labeled) == (1.0, 0.0)
+    assert published.provenance["settings"]["labeler"] == "threshold"
+    assert chosen.provenance["settings"]["labeler"] == "nothing"
+    assert chosen.recipe == published.recipe
+    with pytest.raises(UnknownNameError, match="did you mean 'nothing'"):
+        plant({}, labeler="noting")
+
+
+def test_the_labeler_is_that_of_the_preset(plant, backbone, fresh_plugins, monkeypatch):
+    preset = Preset("t", {}, 2, 2, training={"labeler": "none"})
+    monkeypatch.setattr(backbone, "find_preset", lambda: preset)
+    with pytest.raises(UnknownNameError, match="pseudo-labeler 'none'"):
+        plant({(3, 2): looks()})
 
 
 def test_a_set_is_no_larger_than_wished(plant):
@@ -377,7 +449,7 @@ def test_too_few_usable_records_say_why(backbone):
         ({"max_heads": 0}, "max_heads must be 1 or more"),
         ({"max_new_tokens": 1}, "the last token is never read"),
         ({"recipe_options": {"sink": {}}}, "recipe option sink cannot be given"),
-        ({"recipe_options": {"color": 1}}, "unknown field color"),
+        ({"recipe_options": {"color": 1}}, "unknown field 'color'"),
         ({"recipe_options": {"foreground": 2}}, "needs 0 < background"),
     ],
 )

@@ -52,7 +52,10 @@ def test_given_responses_follow_the_question_as_it_is(backbone):
 
 
 def test_braces_of_a_question_stay():
-    assert GROUNDING.asked("is {x} {question} ?") == "where : is {x} {question} ? left or right ?"
+    assert (
+        GROUNDING.labeling_question("is {x} {question} ?")
+        == "where : is {x} {question} ? left or right ?"
+    )
 
 
 def test_the_template_survives_json():

@@ -100,7 +100,6 @@ def label_rows(draw: st.DrawFn) -> LabelRow:
         "id": draw(text),
         "question": draw(text),
         "image": image,
-        "image_index": draw(st.integers(0, 9)),
     }
     status = draw(st.sampled_from(LabelStatus))
     if status is not LabelStatus.OK:
@@ -139,7 +138,6 @@ NOT_FINITE = np.array([[1, np.nan, 0], [0, 0, np.inf]], np.float32)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_index": -1}, "must not be negative"),
         ({"response": None}, "needs response, grounding and geometry"),
         ({"grounding": None}, "needs response, grounding and geometry"),
         ({"geometry": None}, "needs response, grounding and geometry"),
@@ -154,6 +152,11 @@ def test_contradicting_rows_are_refused(changes: dict[str, Any], message: str):
     with pytest.raises(ShardError, match=message) as caught:
         row(0, **changes)
     assert "record 'r0'" in str(caught.value)
+
+
+def test_an_index_is_not_negative():
+    with pytest.raises(ShardError, match="index must not be negative"):
+        dataclasses.replace(row(0), index=-1)
 
 
 def test_a_skipped_row_needs_a_reason():
@@ -179,7 +182,8 @@ def test_a_run_is_written_and_read_back(tmp_path: Path):
         run.write_shard(shard, rows_of(shard, run)[::-1])  # the order of the work does not matter
     assert run.missing_shards() == []
     names = ["labels-00000.parquet", "labels-00001.parquet", "labels-00002.parquet"]
-    assert sorted(contents(run.folder)) == [*names, "manifest.json"]
+    sums = [f"{name}.sha256" for name in names]
+    assert sorted(contents(run.folder)) == sorted([*names, *sums, "manifest.json"])
 
     data = LabelDataset(run.folder)
     expected = [i for i in range(RECORDS) if i not in SKIPPED]
@@ -215,14 +219,14 @@ def test_rows_are_read_lazily_across_row_groups(tmp_path: Path):
         assert same(data[index], row(int(index)))
 
 
-def test_several_images_of_a_record(tmp_path: Path):
+def test_a_record_has_one_row(tmp_path: Path):
     run = open_run(tmp_path, manifest(records=2))
-    run.write_shard(0, [row(0), row(1, image_index=1), row(1)])
-    assert [(r.index, r.image_index) for r in LabelDataset(tmp_path)] == [(0, 0), (1, 0), (1, 1)]
-    with pytest.raises(ShardError, match="must be numbered"):
+    with pytest.raises(ShardError, match="record 1 has 2 rows, not 1"):
         run.write_shard(0, [row(0), row(1), row(1)])
-    with pytest.raises(ShardError, match="must be numbered"):
-        run.write_shard(0, [row(0), row(1, image_index=1)])
+    with pytest.raises(ShardError, match="record 1 has 0 rows, not 1"):
+        run.write_shard(0, [row(0)])
+    with pytest.raises(ShardError, match="record 2 has 1 rows, not 0"):
+        run.write_shard(0, [row(0), row(1), row(2)])
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 2], [0, 1, 2, 3, 4], [], [4, 5, 6, 7]])
@@ -306,8 +310,6 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, moment: str, l
     assert bool(leftovers(folder)) == half_written
 
     assert open_run(folder, manifest()).missing_shards() == left
-    data = LabelDataset(folder, allow_partial=True)  # what is there can be used meanwhile
-    assert len(data) == sum(i not in SKIPPED and i // SHARD_SIZE not in left for i in range(10))
     finish(folder)
     assert contents(folder) == contents(tmp_path / "whole")
 
@@ -419,17 +421,20 @@ def test_a_shard_of_another_run_is_refused(tmp_path: Path):
         LabelDataset(tmp_path)
 
 
-def test_an_incomplete_run_is_refused_unless_allowed(tmp_path: Path):
+def test_an_incomplete_run_is_refused(tmp_path: Path):
     run = finish(tmp_path)
     (tmp_path / "labels-00001.parquet").unlink()
     with pytest.raises(ShardError, match=r"is incomplete: 1 of 3 shards are missing: run `sdrpn"):
         LabelDataset(tmp_path)
-    partial = LabelDataset(tmp_path, allow_partial=True)
-    assert [found.index for found in partial] == [0, 1, 3, 8, 9]
     assert run.summary().missing_shards == 1
+
+
+def test_a_shard_that_disappears_is_named(tmp_path: Path):
+    finish(tmp_path)
+    data = pickle.loads(pickle.dumps(LabelDataset(tmp_path)))  # noqa: S301 - made here
     (tmp_path / "labels-00002.parquet").unlink()
     with pytest.raises(ShardError, match=r"labels-00002\.parquet is missing"):
-        pickle.loads(pickle.dumps(partial))[-1]  # noqa: S301 - made here
+        data[-1]
 
 
 def test_a_dataset_travels_to_worker_processes(tmp_path: Path):
@@ -455,7 +460,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     monkeypatch.setattr(os, call, full)
     with pytest.raises(SdrpnError) as caught:
         run.write_shard(1, rows_of(1, run))
-    path = tmp_path / "labels-00001.parquet"
+    path = tmp_path / "labels-00001.parquet.sha256"  # written first
     assert str(caught.value) == f"cannot write {path}: No space left on device"
     assert contents(tmp_path) == before
     monkeypatch.undo()
@@ -561,17 +566,24 @@ def test_shards_without_a_manifest_are_refused(tmp_path: Path):
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(ShardError, match=r"without a manifest\.json"):
         open_run(tmp_path, manifest())
-    with pytest.raises(ShardError, match=r"is no label run: it has no manifest\.json"):
+    with pytest.raises(ShardError, match=r"is not a label run: it has no manifest\.json"):
         LabelDataset(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is broken"),
-        ("[]", "has format version None"),
-        ('{"format_version": 99}', "has format version 99, this sdrpn reads 1"),
-        ('{"format_version": 1}', "missing or unknown fields: dataset, fingerprint"),
+        ("{", "not JSON"),
+        ("[]", "expected a JSON object, found list"),
+        ('{"format_version": 99}', "has format version 99, this sdrpn reads 2"),
+        (
+            '{"format_version": 1}',
+            "has format version 1, this sdrpn reads 2: choose another",
+        ),
+        (
+            '{"format_version": 2}',
+            "records, fingerprint, shard_size, provenance are missing",
+        ),
     ],
 )
 def test_a_broken_manifest_is_one_line(tmp_path: Path, text: str, message: str):

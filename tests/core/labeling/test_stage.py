@@ -147,7 +147,11 @@ def test_an_interrupted_run_continues_with_the_same_bytes(backbone, tmp_path):
     label(backbone, Source(given), tmp_path / "whole", recipe=RECIPE, **SIZES)
     with pytest.raises(KeyboardInterrupt):
         label(backbone, Source(given, stop_at=5), tmp_path / "cut", recipe=RECIPE, **SIZES)
-    assert set(files(tmp_path / "cut")) == {"manifest.json", "labels-00000.parquet"}
+    assert set(files(tmp_path / "cut")) == {
+        "manifest.json",
+        "labels-00000.parquet",
+        "labels-00000.parquet.sha256",
+    }
     rest = Source(given)
     summary = label(backbone, rest, tmp_path / "cut", recipe=RECIPE, **SIZES)
     assert rest.read == [3, 4, 5, 6, 7]

@@ -238,7 +238,10 @@ def test_bad_recipes(fields, message):
         ("{", "not JSON"),
         ("[]", "JSON object"),
         ("{}", "grounding is missing"),
-        ('{"grounding": {"1": [2]}, "forground": 0.2}', "unknown field forground"),
+        (
+            '{"grounding": {"1": [2]}, "forground": 0.2}',
+            "'forground'; did you mean 'foreground'",
+        ),
     ],
 )
 def test_bad_recipe_files(text, message):

@@ -235,7 +235,7 @@ def test_registering_an_object_calls_only_its_own_hooks(fresh_plugins):
 
         @hookimpl
         def sdrpn_register_methods(self, registry):
-            registry.add("mine", object())
+            registry.add("mine", "somewhere:Mine")
 
     fresh_plugins.register(Notebook(), "notebook")
     assert info_of(fresh_plugins, "notebook").registers == {"methods": ["mine"]}

@@ -5,12 +5,12 @@ import sys
 import pytest
 
 from sdrpn_core.errors import ConfigError, MissingExtraError, PluginError, UnknownNameError
-from sdrpn_core.plugins.registry import Registry
+from sdrpn_core.plugins.registry import Kind, Registry
 
 
 @pytest.fixture
 def registry() -> Registry[object]:
-    return Registry("RPN head")
+    return Registry(Kind("RPN head", called=False))
 
 
 def test_names_keep_the_order_of_registration(registry):
@@ -90,7 +90,7 @@ def test_an_unknown_name_lists_near_names_and_all_names(registry):
 
 
 def test_an_unknown_name_in_an_empty_registry_says_so():
-    registry = Registry("dataset", hint=lambda: "plugin x is not loaded")
+    registry = Registry(Kind("dataset"), hint=lambda: "plugin x is not loaded")
     with pytest.raises(UnknownNameError) as caught:
         registry.get("any")
     assert str(caught.value) == "unknown dataset 'any' (known: none); plugin x is not loaded"

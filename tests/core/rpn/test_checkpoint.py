@@ -152,13 +152,16 @@ def truncate(path):
 
 BROKEN = {
     "no configuration": (lambda f: (f / "config.json").unlink(), "config.json: cannot be read"),
-    "no JSON": (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
-    "no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "is not JSON"),
-    "a list": (lambda f: (f / "config.json").write_text("[]"), "is not an RPN configuration"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+    "no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "not JSON"),
+    "a list": (
+        lambda f: (f / "config.json").write_text("[]"),
+        "expected a JSON object",
+    ),
     "newer": (lambda f: edit_config(f, format_version=99), "version is 99, this sdrpn reads 1"),
     "another model's": (lambda f: edit_config(f, format_version=...), "version is None"),
-    "unknown setting": (lambda f: edit_config(f, speed=1), "unknown RPN settings: speed"),
-    "no branch": (lambda f: edit_config(f, branch=...), "lack: branch"),
+    "unknown setting": (lambda f: edit_config(f, speed=1), "RPN settings: unknown field 'speed'"),
+    "no branch": (lambda f: edit_config(f, branch=...), "branch is missing"),
     "odd branch": (lambda f: edit_config(f, branch="two"), "branch must be a whole number"),
     "nobody's": (lambda f: edit_config(f, backbone={}), "does not say which backbone"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "safetensors: missing"),
@@ -207,7 +210,7 @@ def test_a_hub_id_that_cannot_be_reached(backbone):
 
 def test_a_folder_that_cannot_be_made(rpn, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SdrpnError, match="cannot make the folder"):
+    with pytest.raises(SdrpnError, match="cannot create the folder"):
         rpn.save_pretrained(tmp_path / "file" / "rpn")
 
 

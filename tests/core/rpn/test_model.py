@@ -15,7 +15,7 @@ from sdrpn_core.errors import ConfigError, UnknownNameError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
 from sdrpn_core.rpn.model import RPN
-from sdrpn_core.runtime.block import ImagePlace
+from sdrpn_core.runtime.block import image_places
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 from tests.tiny import tiny_image, tiny_llava
@@ -45,18 +45,7 @@ def features_of(backbone, questions, branch=BRANCH):
     prompts = backbone.encode(questions)
     block = prompt_block(backbone, prompts)
     with torch.no_grad(), FeatureTap(backbone.decoder, branch) as tap:
-        features = tap.run(
-            inputs_embeds=block.embeds,
-            attention_mask=block.mask,
-            position_ids=block.positions,
-            use_cache=False,
-        )
-    places = [
-        ImagePlace(row, int(offset) + start, image.grid, block.length - 1)
-        for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True))
-        for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True)
-    ]
-    return features, places
+        return tap.run(**block.model_inputs()), image_places(prompts, block)
 
 
 def labels_for(scores: torch.Tensor) -> torch.Tensor:
@@ -303,7 +292,7 @@ def test_gradient_checkpointing_refuses_features_in_several_pieces(backbone):
         ({"head_options": {"rop": 1}}, ConfigError, "no option rop; its options: multi_head"),
         ({"head_options": {"source": "x"}}, ConfigError, "unknown source 'x'"),
         ({"head": "conv", "head_options": {"depth": 0}}, ConfigError, "1 or more"),
-        ({"depth": 3}, ConfigError, "unknown RPN settings: depth"),
+        ({"depth": 3}, ConfigError, "RPN settings: unknown field 'depth'"),
     ],
 )
 def test_settings_that_cannot_work(backbone, settings, error, message):

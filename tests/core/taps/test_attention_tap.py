@@ -8,8 +8,8 @@ from transformers import DynamicCache
 
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import AttentionError, ConfigError
-from sdrpn_core.runtime.compat import cache_argument
 from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.kv_cache import cache_argument
 from sdrpn_core.taps.attention_tap import AttentionTap
 from tests.tiny import tiny_image, tiny_llava
 

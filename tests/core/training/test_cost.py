@@ -13,8 +13,9 @@ from sdrpn_core.backbone.loading import load_backbone
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.training.loading import layers_to_load
 from sdrpn_core.training.settings import TrainingSettings
-from sdrpn_core.training.stage import layers_to_load, train
+from sdrpn_core.training.stage import train
 from tests.families import FAMILIES
 from tests.stage_data import RECIPE, records
 from tests.tiny import tiny_llava

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -9,12 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from safetensors.torch import load_file
 
 import sdrpn_core.training.cache_shards
@@ -25,7 +26,7 @@ from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError, ShardErr
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.runtime.generation import prompt_block
-from sdrpn_core.training.bypass_layers import skipped_layers
+from sdrpn_core.training.bypass_layers import without_layers
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
 from tests.families import FAMILIES
@@ -437,21 +438,37 @@ def test_a_decoder_prepares_the_same_for_layers_that_are_passed_over(family, tmp
     }
     with torch.no_grad(), FeatureTap(backbone.decoder, 3) as tap:
         expected = tap.run(**inputs)
-        with skipped_layers(backbone.decoder, 3):
-            found = tap.run(**inputs)
+    shortened = without_layers(backbone.decoder, 3)
+    with torch.no_grad(), FeatureTap(shortened, 3) as tap:
+        found = tap.run(**inputs)
     assert torch.equal(found.hidden, block.embeds)
     assert found.layer_kwargs.keys() == expected.layer_kwargs.keys()
     for name, value in expected.layer_kwargs.items():
         torch.testing.assert_close(found.layer_kwargs[name], value, rtol=0, atol=0)
 
 
-def test_the_layers_come_back_whatever_happens(backbone):
+def test_a_decoder_without_its_first_layers_leaves_the_decoder_as_it_is(backbone):
     before = list(backbone.layers)
-    with suppress(Killed), skipped_layers(backbone.decoder, 2):
-        assert backbone.layers[1].self_attn is before[1].self_attn
-        assert not list(backbone.layers[1].parameters())
-        raise Killed
+    shortened = without_layers(backbone.decoder, 2)
     assert list(backbone.layers) == before
+    assert list(shortened.layers[2:]) == before[2:]
+    assert shortened.layers[1].self_attn is before[1].self_attn
+    assert not list(shortened.layers[1].parameters())
+    assert shortened.norm is backbone.decoder.norm
+
+
+@torch.no_grad()
+def test_a_decoder_that_a_device_map_has_hooked_passes_over_layers_as_well(backbone):
+    ran = []
+    decoder = copy.deepcopy(backbone.decoder)
+    decoder.layers[0].register_forward_hook(lambda *_: ran.append(0))
+    add_hook_to_module(decoder, AlignDevicesHook("cpu", io_same_device=True))
+    embeds = torch.ones(1, 3, backbone.hidden_size)
+    decoder(inputs_embeds=embeds)
+    assert ran == [0]
+    with FeatureTap(without_layers(decoder, 2), 2) as tap:
+        assert torch.equal(tap.run(inputs_embeds=embeds).hidden, embeds)
+    assert ran == [0]
 
 
 def test_the_record_says_what_is_cached(filled):

@@ -138,7 +138,10 @@ def test_settings_come_from_the_preset_and_unknown_ones_are_refused():
     chosen.find_preset = lambda: preset
     found = TrainingSettings.for_backbone(chosen, epochs=2)
     assert (found.learning_rate, found.epochs, found.betas) == (0.5, 2, (0.9, 0.98))
-    with pytest.raises(ConfigError, match="unknown training settings: learning_rat; known:"):
+    with pytest.raises(
+        ConfigError,
+        match="settings: unknown field 'learning_rat'; did you mean 'learning_rate'",
+    ):
         TrainingSettings.for_backbone(chosen, learning_rat=1)
 
 
@@ -372,12 +375,86 @@ def test_a_folder_is_continued_by_the_same_run_alone(backbone, labels, trained, 
         train(backbone, labels, trained, replace(SETTINGS, learning_rate=1.0), CONFIG)
     with pytest.raises(CheckpointError, match=r"rpn\.loss"):
         train(backbone, labels, trained, SETTINGS, replace(CONFIG, loss="focal"))
-    with pytest.raises(CheckpointError, match="holds a training run"):
-        train(backbone, labels, trained, SETTINGS, CONFIG, resume=False)
     with pytest.raises(CheckpointError, match="no training run to resume"):
         train(backbone, labels, tmp_path, SETTINGS, CONFIG, resume=True)
     (tmp_path / "rpn").mkdir()
     with pytest.raises(CheckpointError, match=r"holds rpn but no run\.json"):
+        train(backbone, labels, tmp_path, SETTINGS, CONFIG)
+
+
+def test_a_run_is_started_over_when_asked(backbone, labels, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    other = replace(SETTINGS, max_steps=1)
+    with pytest.raises(ConfigError, match="resume continues a run, overwrite removes it"):
+        train(backbone, labels, tmp_path / "run", other, CONFIG, resume=True, overwrite=True)
+    result = train(backbone, labels, tmp_path / "run", other, CONFIG, overwrite=True)
+    train(backbone, labels, tmp_path / "fresh", other, CONFIG)
+    assert (result.resumed_from, result.steps) == (0, 1)
+    names = {path.name for path in (tmp_path / "fresh").iterdir()}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {*names, "notes.txt"}
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
+    assert (tmp_path / "run" / "run.json").read_bytes() == (
+        tmp_path / "fresh" / "run.json"
+    ).read_bytes()
+    fresh = weights(tmp_path / "fresh")
+    assert all(torch.equal(w, fresh[name]) for name, w in weights(tmp_path / "run").items())
+
+
+def test_an_rpn_of_unknown_origin_is_never_overwritten(backbone, labels, tmp_path):
+    (tmp_path / "rpn").mkdir()
+    with pytest.raises(CheckpointError, match=r"holds rpn but no run\.json"):
+        train(backbone, labels, tmp_path, SETTINGS, CONFIG, overwrite=True)
+    assert (tmp_path / "rpn").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error"),
+    [
+        ({"optimizer": "adm"}, UnknownNameError),  # found before the first step
+        ({"learning_rate": 1e30, "max_steps": 2, "log_every": 2}, SdrpnError),  # found in a step
+    ],
+    ids=["optimizer", "diverged"],
+)
+def test_a_run_that_did_nothing_does_not_occupy_its_folder(
+    backbone, labels, tmp_path, mistake, error
+):
+    with pytest.raises(error):
+        train(backbone, labels, tmp_path, replace(SETTINGS, **mistake), CONFIG)
+    assert (tmp_path / "run.json").exists()
+    with pytest.raises(CheckpointError, match="no training run to resume"):
+        train(backbone, labels, tmp_path, SETTINGS, CONFIG, resume=True)
+    result = train(backbone, labels, tmp_path, replace(SETTINGS, max_steps=1), CONFIG)
+    assert (result.resumed_from, result.steps) == (0, 1)
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["max_steps"] == 1
+
+
+def test_a_run_with_log_entries_and_no_checkpoint_keeps_its_folder(
+    backbone, labels, tmp_path, monkeypatch
+):
+    original = TrainingStep.__call__
+
+    def killed(self, batches, where):
+        if where == "step 2":
+            raise Killed
+        return original(self, batches, where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", killed)
+        with pytest.raises(Killed):
+            train(backbone, labels, tmp_path, SETTINGS, CONFIG)
+    assert len(log(tmp_path)) == 1
+    with pytest.raises(CheckpointError, match=r"another training run: settings\.max_steps is null"):
+        train(backbone, labels, tmp_path, replace(SETTINGS, max_steps=1), CONFIG)
+
+
+def test_a_checkpoint_of_another_version_is_refused(backbone, labels, trained, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "checkpoints" / "step-00000004" / "state.json"
+    state = json.loads(path.read_text())
+    del state["format_version"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"format version 1, .* resumes from 2: start over"):
         train(backbone, labels, tmp_path, SETTINGS, CONFIG)
 
 

@@ -23,10 +23,11 @@ class SpecialTokens:
     """A family's own tokens.
 
     Attributes:
-        pad, eos: padding, and the end of a response.
+        pad: the padding token.
+        eos: the end of a response.
         image: the placeholder of an image.
-        bos: put in front of every prompt, if given.
-        others: further special tokens, by the name of the tokenizer's attribute.
+        bos: starts every prompt, if given.
+        others: other special tokens, by the name of the tokenizer's attribute.
     """
 
     pad: str
@@ -39,10 +40,10 @@ class SpecialTokens:
 def build_tokenizer(
     special: SpecialTokens, prompt_words: tuple[str, ...]
 ) -> PreTrainedTokenizerFast:
-    """One token per lower-cased word, punctuation mark or line break.
+    """Build a tokenizer with one token per lower-case word, punctuation mark or line break.
 
     Args:
-        special: the family's tokens; they take the first ids.
+        special: the family's tokens; they get the first ids.
         prompt_words: words of the chat template.
     """
     named = [special.pad, special.bos, special.eos, UNK, special.image]

@@ -1,19 +1,21 @@
-"""A first pass that is the beginning of the plain answer.
+"""An attempt at the plain answer, given up for a second pass where the proposer finds a region.
 
-Where whole prompts run at once, ``generate()`` runs them. The proposer is asked before the first
-token: if it finds nothing to look at, the plain answer is the answer, and just goes on.
+The first pass over a short question runs the whole prompt, which is also how the plain answer
+begins. So ``generate()`` runs it, and the proposer is asked from inside, before the first token is
+chosen. If no image has a region, generation continues; if one has, an exception ends it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transformers import DynamicCache
 
 from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.prefix import keep_prefixes
+from sdrpn_core.answering.results import Answer
 from sdrpn_core.runtime.generation import generate, prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 
@@ -24,27 +26,28 @@ if TYPE_CHECKING:
     from sdrpn_core.runtime.clock import StageClock
 
 
-class _LooksAgain(Exception):
-    """Ends the plain answer before it has begun; never leaves this module."""
-
-
 @dataclass(frozen=True, eq=False)
-class PlainStart:
-    """What the first pass led to.
+class ProposedRegions:
+    """What the proposer found.
 
     Attributes:
+        state: the whole prompts, run.
         proposals: per question, one per image.
-        state: the whole prompts, run, if any image is to be looked at again; else ``None``, so
-            that their keys and values are not held twice while the plain answer goes on.
-        responses: per question the ids of the plain response; empty with a state.
     """
 
+    state: Prefill
     proposals: list[list[Proposal]]
-    state: Prefill | None
-    responses: list[tuple[int, ...]]
 
 
-def start_plainly(
+class _RegionsFound(Exception):
+    """Ends the plain answer before its first token; never leaves this module."""
+
+    def __init__(self, regions: ProposedRegions) -> None:
+        super().__init__()
+        self.regions = regions
+
+
+def try_plain_answer(
     backbone: Backbone,
     questions: Sequence[Question],
     prompts: Sequence[Prompt],
@@ -52,8 +55,8 @@ def start_plainly(
     *,
     clock: StageClock,
     **generation: Any,
-) -> PlainStart:
-    """Run whole prompts, ask the proposer, and answer if it has nothing to propose.
+) -> list[Answer] | ProposedRegions:
+    """Run whole prompts, ask the proposer, and answer if it finds no region in any image.
 
     Args:
         backbone: the model.
@@ -63,28 +66,29 @@ def start_plainly(
         clock: books the time.
         generation: arguments of :func:`~sdrpn_core.runtime.generation.generate`.
 
+    Returns:
+        The plain answers; or, if any image has a region, the regions, and no answers.
+
     Raises:
         ValueError: the proposer has no reader.
-        InputError: a prompt and its response beyond the model's context.
+        InputError: a prompt with its response exceeds the model's context.
     """
     reader = proposer.reader
     if reader is None:
-        raise ValueError("the proposer reads nothing: run its prefixes apart")
+        raise ValueError("the proposer has no reader: run its prefixes apart from the questions")
     block = prompt_block(backbone, prompts)
     cache = DynamicCache()
-    found: list[PlainStart] = []
+    proposals: list[list[Proposal]] = []
 
-    def look() -> None:
+    def propose() -> None:
         features = tap.take()
         with clock.stage("proposal"):
             readings = reader.read_prefix(features, block.starts.tolist())
             prefixes = keep_prefixes(backbone, prompts, block, cache, reader, readings)
             state = Prefill(backbone, questions, prompts, prefixes, block, clock)
-            proposals = proposer.propose(state)
-        again = any(one.plan.crops or one.plan.keep is not None for row in proposals for one in row)
-        found.append(PlainStart(proposals, state if again else None, []))
-        if again:
-            raise _LooksAgain
+            proposals.extend(proposer.propose(state))
+        if any(one.plan.crops or one.plan.keep is not None for row in proposals for one in row):
+            raise _RegionsFound(ProposedRegions(state, proposals))
 
     with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
         try:
@@ -94,9 +98,13 @@ def start_plainly(
                 cache=cache,
                 clock=clock,
                 first_stage="prefix",
-                after_first_pass=look,
+                after_first_pass=propose,
                 **generation,
             )
-        except _LooksAgain:
-            return found[0]
-    return replace(found[0], responses=responses)
+        except _RegionsFound as found:
+            return found.regions
+    seconds = clock.shares(len(prompts))
+    return [
+        Answer.from_ids(backbone, prompt, ids, tuple(row), seconds)
+        for prompt, ids, row in zip(prompts, responses, proposals, strict=True)
+    ]

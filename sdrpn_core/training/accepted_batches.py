@@ -1,4 +1,4 @@
-"""Batches of the samples that the backbone takes; those that it refuses are named and left out.
+"""Batches of the samples that the backbone accepts; those that it refuses are named and left out.
 
 A data set knows whether an image can be opened, but not whether the backbone can encode it, or
 whether the prompt fits its context: that shows when a batch is made.
@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdrpn_core.errors import AttentionError, InputError
-from sdrpn_core.training.samples import CachedSample, SkippedSample, TrainingSample, warn_of
+from sdrpn_core.errors import SdrpnError
+from sdrpn_core.training.samples import CachedSample, SkippedSample, TrainingSample, log_skipped
+from sdrpn_core.util.isolate_failures import isolate_failures
 
 if TYPE_CHECKING:
     from sdrpn_core.training.batches import Batcher, TrainingBatch
 
 
 @dataclass(frozen=True, eq=False)
-class UsableBatch:
+class AcceptedBatch:
     """A batch and what it was made of.
 
     Attributes:
@@ -30,10 +31,10 @@ class UsableBatch:
     batch: TrainingBatch
 
 
-def usable_batches(
+def accepted_batches(
     batcher: Batcher, samples: Sequence[TrainingSample | CachedSample]
-) -> Iterator[UsableBatch | SkippedSample]:
-    """Make one batch of all samples; if one of them spoils it, one batch of each that is fine.
+) -> Iterator[AcceptedBatch | SkippedSample]:
+    """Make one batch of all samples; if one of them fails, one batch of each that does not.
 
     Args:
         batcher: makes the batches.
@@ -45,15 +46,10 @@ def usable_batches(
     """
     if not samples:
         return
-    try:
-        whole = UsableBatch(samples, batcher(samples))
-    except (InputError, AttentionError) as error:
-        if len(samples) > 1:
-            for sample in samples:
-                yield from usable_batches(batcher, [sample])
-            return
-        skipped = SkippedSample(samples[0].id, str(error))
-        warn_of(skipped)
-        yield skipped
-        return
-    yield whole
+    for part, result in isolate_failures(samples, batcher):
+        if isinstance(result, SdrpnError):
+            skipped = SkippedSample(part[0].id, str(result))
+            log_skipped(skipped)
+            yield skipped
+        else:
+            yield AcceptedBatch(part, result)

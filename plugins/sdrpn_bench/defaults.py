@@ -1,0 +1,7 @@
+"""Sizes of a benchmark where none are given; a help text shows them without importing torch."""
+
+from __future__ import annotations
+
+DEFAULT_BATCH_SIZE = 8
+DEFAULT_MAX_NEW_TOKENS = 32
+"""The answers of fine-grained question answering are a few words."""

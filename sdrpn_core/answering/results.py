@@ -1,0 +1,104 @@
+"""What the passes over a question leave: a pending answer after the first, an answer at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdrpn_core.crops.policy import Outcome
+
+if TYPE_CHECKING:
+    from sdrpn_core.answering.prefix import Prefix
+    from sdrpn_core.answering.proposer import Proposal
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response, and what led to it.
+
+    Attributes:
+        text: the response.
+        ids: its token ids, without the end token.
+        proposals: one per image: outcome, crops (boxes in source pixels) and RoI map; empty for
+            a plain answer.
+        n_visual_tokens: visual tokens that the decoder saw, crops included.
+        seconds: wall time per stage, in order. Plain: ``vision``, ``prefill``, ``decode`` (and
+            ``prefix``, where questions share one). With a proposer: ``vision``, ``prefix`` (all
+            layers, up to the last image; for a short question the whole prompt), ``question``
+            (for a longer one, up to the branch layer), ``proposal`` (the RPN and the crop
+            policy), ``crop`` (cut and encoded), ``roi_prefill`` (crops and question, all layers),
+            ``decode``. An answer from a batch gets an equal share of the time of each batch that
+            it was part of; a prefix from a
+            :class:`~sdrpn_core.answering.prefix_store.PrefixStore` takes no time.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    proposals: tuple[Proposal, ...]
+    n_visual_tokens: int
+    seconds: Mapping[str, float]
+
+    @classmethod
+    def from_ids(
+        cls,
+        backbone: Backbone,
+        prompt: Prompt,
+        ids: tuple[int, ...],
+        proposals: tuple[Proposal, ...],
+        seconds: Mapping[str, float],
+    ) -> Answer:
+        """The answer whose response has these token ids.
+
+        Args:
+            backbone: the model; decodes the ids.
+            prompt: what was answered, crops included.
+            ids: of the response, without the end token.
+            proposals: one per image; empty for a plain answer.
+            seconds: wall time per stage.
+        """
+        text = backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return cls(text, ids, proposals, prompt.n_visual_tokens, seconds)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """``ok`` if any image was cropped, else the first image's outcome; ``None`` for a plain
+        answer.
+        """
+        outcomes = [proposal.plan.outcome for proposal in self.proposals]
+        if Outcome.OK in outcomes:
+            return Outcome.OK
+        return outcomes[0] if outcomes else None
+
+    @property
+    def boxes(self) -> list[tuple[int, int, int, int]]:
+        """Crop boxes of all images, source pixels, half-open."""
+        return [crop.box for proposal in self.proposals for crop in proposal.plan.crops]
+
+
+@dataclass(frozen=True, eq=False)
+class PendingAnswer:
+    """A question between its two passes; it may take the second one beside any others.
+
+    Attributes:
+        prompt: what is to be answered, crops included.
+        prefix: the beginning of the prompt, as far as it has run; ``None`` if nothing has.
+        n_reused: how many of the prefix's first tokens keep their keys and values.
+        proposals: one per image; empty for a plain answer.
+        prefill_stage: name in ``Answer.seconds`` of the pass that is still to come.
+        seconds: wall time per stage so far.
+    """
+
+    prompt: Prompt
+    prefix: Prefix | None
+    n_reused: int
+    proposals: tuple[Proposal, ...]
+    prefill_stage: str
+    seconds: Mapping[str, float]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Number of tokens that are reused, and of those that still have to run."""
+        return self.n_reused, len(self.prompt) - self.n_reused

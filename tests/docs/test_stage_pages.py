@@ -1,0 +1,72 @@
+"""The pages on training and on several processes: Python examples and commands."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sdrpn_core import RPN, LabelDataset, load_backbone
+from sdrpn_core.cli.main import main
+from sdrpn_glyphs import backbone_dir
+from sdrpn_glyphs.export_command import export
+from tests.docs.fences import run_blocks, shell_lines
+
+TRAINING = "docs/training.md"
+DISTRIBUTED = "docs/distributed.md"
+N_RECORDS = 8
+#: Answers of the small model are two words.
+LABEL = "sdrpn label DATA.jsonl --model MODEL --out runs/labels --max-new-tokens 4"
+
+
+def sdrpn(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(line)[1:])
+    assert not end.value.code, f"{line}: {capsys.readouterr().err}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with ``MODEL`` and ``DATA.jsonl``, as on the pages."""
+    (tmp_path / "MODEL").symlink_to(backbone_dir())
+    export(tmp_path, "glyphs/small", N_RECORDS).rename(tmp_path / "DATA.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_training_page_runs_in_python(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sdrpn(LABEL, capsys)
+    names = run_blocks(TRAINING, {})
+    inputs = names["inputs"]
+    whole = load_backbone("MODEL")
+    assert len(whole.layers) > len(inputs.backbone.layers)
+    assert RPN.from_pretrained("runs/rpn/rpn", backbone=whole).branch == inputs.config.branch
+
+
+def test_the_training_page_runs_on_the_command_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sdrpn(LABEL, capsys)
+    lines = [line for line in shell_lines(TRAINING) if line.startswith("sdrpn train ")]
+    assert len(lines) == 3
+    data = folder / "DATA.jsonl"
+    answered = data.read_text().replace('"answer"', '"response"')
+    data.with_name("answered.jsonl").write_text(answered)
+    for number, line in enumerate(lines):
+        line = line.replace("runs/rpn", f"runs/rpn{number}")
+        line = line.replace("DATA.jsonl", "answered.jsonl")  # --lazy needs responses
+        sdrpn(line.replace("/scratch/features", str(folder / "features")), capsys)
+        assert (folder / f"runs/rpn{number}/rpn/model.safetensors").is_file()
+    assert (folder / "features" / "features.json").is_file()
+
+
+def test_the_page_on_several_processes_labels_from_python(folder: Path) -> None:
+    replace = {
+        "/shared/labels": str(folder / "labels"),
+        '"ray")(workers=16)': '"local")()',  # the same interface, without a cluster
+        "progress=True": "progress=False",
+    }
+    names = run_blocks(DISTRIBUTED, {}, replace)
+    assert sum(names["summary"].counts.values()) == N_RECORDS
+    assert len(LabelDataset(folder / "labels")) == N_RECORDS
