@@ -27,15 +27,19 @@ class Mistral3Backbone(Backbone):
         """Reduce to the processor's longest edge, and stretch to whole visual tokens.
 
         Raises:
-            ImageError: a single visual token, which the stock projector cannot handle.
+            ImageError: too thin for the processor, or a single visual token, which the stock
+                projector cannot handle.
         """
         cell = self.processor.patch_size * self.processor.spatial_merge_size
-        data = self.processor.image_processor(image, patch_size=cell, return_tensors="pt")
+        described = "an image of {}x{} pixels".format(*image.size)
+        try:
+            data = self.processor.image_processor(image, patch_size=cell, return_tensors="pt")
+        except ValueError as error:
+            raise ImageError(f"{described} is refused: {error}") from error
         pixels = self.to_model(data["pixel_values"])
         height, width = pixels.shape[-2:]
         if height == width == cell:
-            width, height = image.size
-            raise ImageError(f"an image of {width}x{height} pixels is a single visual token")
+            raise ImageError(f"{described} is a single visual token")
         tensors = {"pixel_values": pixels, "image_sizes": torch.tensor([[height, width]])}
         grid = (height // cell, width // cell + 1)
         return ImageInput(tensors, ResizedWithBreaks(image.size, grid, cell))

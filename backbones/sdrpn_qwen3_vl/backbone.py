@@ -28,7 +28,7 @@ class Qwen3VLBackbone(Backbone):
     crops_reuse_positions = False
 
     def preprocess(self, image: Image.Image) -> ImageInput:
-        """Resize within the processor's ``min_pixels`` and ``max_pixels``, keeping the shape.
+        """Resize within the processor's budget of pixels, keeping the shape.
 
         Raises:
             ImageError: the processor refuses the shape (an aspect ratio above 200).
@@ -38,12 +38,10 @@ class Qwen3VLBackbone(Backbone):
         except ValueError as error:
             width, height = image.size
             raise ImageError(f"an image of {width}x{height} pixels is refused: {error}") from error
-        vision = self.model.config.vision_config
-        merge = vision.spatial_merge_size
-        _, rows, columns = data["image_grid_thw"][0].tolist()
-        grid = (rows // merge, columns // merge)
+        vision, merge = self.model.config.vision_config, self.processor.image_processor.merge_size
+        rows, columns = (data["image_grid_thw"][0, 1:] // merge).tolist()
         tensors = {name: self.to_model(data[name]) for name in ("pixel_values", "image_grid_thw")}
-        return ImageInput(tensors, Resized(image.size, grid, vision.patch_size * merge))
+        return ImageInput(tensors, Resized(image.size, (rows, columns), vision.patch_size * merge))
 
     def image_features(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
         """Projected features, and behind them those for each of the first decoder layers."""
@@ -77,10 +75,7 @@ class Qwen3VLBackbone(Backbone):
         return (TextSegment((config.vision_end_token_id, config.vision_start_token_id)), crop)
 
     def positions(self, prompt: Prompt) -> torch.Tensor:
-        """Time, row and column ``(3, length)``; an image takes up its longer side.
-
-        Dropped tokens leave gaps, so that the text that follows does not move.
-        """
+        """Time, row and column ``(3, length)``; an image takes up its longer side."""
         parts, start, source = [], 0, 0
         for segment in prompt.segments:
             if isinstance(segment, TextSegment):
