@@ -29,3 +29,13 @@ def sdrpn_register_presets(registry: Any) -> None:
             f"sdrpn_qwen3_vl.presets:QWEN3_VL_{size}",
             model_types=("qwen3_vl",),
         )
+
+
+@hookimpl
+def sdrpn_register_rpn_heads(registry: Any) -> None:
+    """The published head."""
+    registry.add(
+        "qk_sinks",
+        "sdrpn_qwen3_vl.head:SinkQKHead",
+        help="q.k as qk has it, without attention sinks (Qwen3-VL)",
+    )

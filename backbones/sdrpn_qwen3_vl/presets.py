@@ -15,7 +15,7 @@ _SOURCE = (
 #: q.k scores behind the multimodal rotary embeddings, without a norm of their own. Cells whose
 #: keys a head of the very first token points at are attention sinks.
 _RPN: dict[str, Any] = {
-    "head": "qk",
+    "head": "qk_sinks",
     "head_options": {
         "rope": True,
         "multi_head": True,

@@ -9,7 +9,7 @@ and neither are the parts of its last layer behind the query and key projections
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sdrpn_core.errors import CheckpointError
@@ -35,7 +35,7 @@ class Layout:
         base_names: published prefix -> prefixes of the stock model, the first that exists is meant;
             the first published prefix that fits a name counts.
         branch_prefix: what stands before the names of the branch's parts.
-        head_options: further options of the head.
+        head: the RPN head.
     """
 
     model_type: str
@@ -45,7 +45,7 @@ class Layout:
     policy_options: Mapping[str, Any]
     base_names: Mapping[str, tuple[str, ...]]
     branch_prefix: str = "model."
-    head_options: Mapping[str, Any] = field(default_factory=dict)
+    head: str = "qk"
 
     def stock_name(self, published: str, known: Container[str]) -> str | None:
         """The stock model's name of a base tensor, one of ``known``; ``None`` if it has none."""
@@ -102,7 +102,7 @@ LAYOUTS = (
         policy_options={"threshold": 0.15, "min_regions": 1, "keep_all": True, "min_side": 28},
         base_names={"model.": ("model.",), "lm_head.": ("lm_head.",)},
         branch_prefix="model.language_model.",
-        head_options={"sink_threshold": 0.75},
+        head="qk_sinks",
     ),
 )
 

@@ -48,12 +48,11 @@ def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNC
     config = RPNConfig(
         branch=_setting(published, "twig_K", int, where),
         n_layers=_setting(published, "twig_T", int, where),
-        head="qk",
+        head=layout.head,
         head_options={
             "rope": layout.rope,
             "multi_head": _setting(published, "roi_multi_head", bool, where),
             "source": _SOURCES[source],
-            **layout.head_options,
         },
         final_norm=_setting(published, "roi_super_type", str, where) in layout.norm_for,
         loss=_setting(published, "roi_loss", str, where),

@@ -25,8 +25,7 @@ class HeadInputs:
         visual_rotary: cos and sin ``(images, n, dim)`` of the visual tokens' positions; ``None``
             where the decoder has no rotary embeddings.
         query_rotary: the same for the query, ``(images, 1, dim)``.
-        first: ``(images, hidden)`` the first token of each sequence; ``None`` in training, where
-            labels say what counts.
+        first: ``(images, hidden)`` the first token of each sequence; ``None`` where it is unknown.
         first_rotary: as ``query_rotary``.
     """
 

@@ -64,17 +64,12 @@ class QKHead(RPNHead):
             over all channels, unscaled, as published; needs as many key heads as query heads.
         source: ``projections`` (the paper's), or ``hidden_states``: no layer of its own, the scaled
             product of the trunk's hidden states.
-        sink_threshold: visual tokens that are attention sinks score as low as can be: those at
-            which the first token of the sequence points, with its first head against all key
-            heads, with at least this probability. Published for Qwen3-VL: 0.75. ``None``
-            (default): none are looked for.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {
         "rope": True,
         "multi_head": True,
         "source": "projections",
-        "sink_threshold": None,
     }
 
     @classmethod
@@ -92,7 +87,6 @@ class QKHead(RPNHead):
             )
         self.rope = bool(options["rope"])
         self.multi_head = bool(options["multi_head"])
-        self.sink_threshold = _probability(options["sink_threshold"])
         self.norm: nn.Module | None = None
         self.attention: nn.Module | None = None
         if layers:
@@ -101,35 +95,41 @@ class QKHead(RPNHead):
 
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
         """Scores ``(images, n)``; a distribution is softmaxed per head before the mean."""
-        query, key, first = self._query_key(inputs)
+        (query,), key = self.queries_and_key(inputs, [(inputs.query, inputs.query_rotary)])
+        return self.products(query, key, inputs.valid, distribution)
+
+    def products(
+        self, query: torch.Tensor, key: torch.Tensor, valid: torch.Tensor, distribution: bool
+    ) -> torch.Tensor:
+        """Scores ``(images, n)`` of a query ``(images, heads, 1, d)`` with the visual tokens."""
         if self.multi_head:
             scores = (key @ query.transpose(2, 3)).squeeze(-1) / math.sqrt(key.shape[-1])
         else:
             scores = (key * query).sum(dim=(1, 3)).unsqueeze(1)
         if distribution:
-            scores = masked_softmax(scores, inputs.valid[:, None]).mean(dim=1)
-        else:
-            scores = scores.float().mean(dim=1)
-        if self.sink_threshold is None or first is None or self.training:
-            return scores
-        # A finite number, as scores are, of which the sigmoid is nevertheless zero.
-        nothing = 0.0 if distribution else torch.finfo(scores.dtype).min
-        return scores.masked_fill(sink_scores(first, key) >= self.sink_threshold, nothing)
+            return masked_softmax(scores, valid[:, None]).mean(dim=1)
+        return scores.float().mean(dim=1)
 
-    def _query_key(
-        self, inputs: HeadInputs
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """``(images, heads, 1, d)``, ``(images, heads, n, d)``, and the first token's query."""
-        riders = [inputs.query] if inputs.first is None else [inputs.query, inputs.first]
+    def queries_and_key(
+        self, inputs: HeadInputs, tokens: Sequence[tuple[torch.Tensor, PositionEmbeddings | None]]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Queries of some tokens, and the visual tokens' keys.
+
+        Args:
+            inputs: holds the visual tokens.
+            tokens: hidden states ``(images, hidden)`` and rotary embeddings of those that ask.
+
+        Returns:
+            Per token ``(images, heads, 1, d)``; and ``(images, heads, n, d)``.
+        """
         if self.attention is None or self.norm is None:
-            first = None if inputs.first is None else inputs.first[:, None, None]
-            return inputs.query[:, None, None], inputs.visual[:, None], first
+            return [hidden[:, None, None] for hidden, _ in tokens], inputs.visual[:, None]
         # The queries ride behind the visual tokens, so that one call serves all.
-        hidden = torch.cat([inputs.visual, *(rider[:, None] for rider in riders)], dim=1)
+        hidden = torch.cat([inputs.visual, *(one[:, None] for one, _ in tokens)], dim=1)
         try:
             self.attention(
                 hidden_states=self.norm(hidden),
-                position_embeddings=self._rotary(inputs),
+                position_embeddings=self._rotary([inputs.visual_rotary, *(r for _, r in tokens)]),
                 attention_mask=None,
             )
         except _QueryKey as captured:
@@ -143,13 +143,10 @@ class QKHead(RPNHead):
                 f"for {query.shape[1]}; use multi_head"
             )
         n = inputs.visual.shape[1]
-        first = query[:, :, n + 1 :] if inputs.first is not None else None
-        return query[:, :, n : n + 1], key[:, :, :n].repeat_interleave(groups, dim=1), first
+        queries = [query[:, :, n + index : n + index + 1] for index in range(len(tokens))]
+        return queries, key[:, :, :n].repeat_interleave(groups, dim=1)
 
-    def _rotary(self, inputs: HeadInputs) -> PositionEmbeddings | None:
-        parts = [inputs.visual_rotary, inputs.query_rotary]
-        if inputs.first is not None:
-            parts.append(inputs.first_rotary)
+    def _rotary(self, parts: Sequence[PositionEmbeddings | None]) -> PositionEmbeddings | None:
         given = [part for part in parts if part is not None]
         if len(given) < len(parts):
             return None
@@ -157,27 +154,6 @@ class QKHead(RPNHead):
         if self.rope:
             return cos, sin
         return torch.ones_like(cos), torch.zeros_like(sin)  # a rotation by nothing
-
-
-def sink_scores(first: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """How much of an attention sink each visual token is: ``(images, n)`` probabilities.
-
-    As published: the query of one head, the first, against the keys of all.
-
-    Args:
-        first: ``(images, heads, 1, d)``, the first token's query.
-        key: ``(images, heads, n, d)``, the visual tokens' keys.
-    """
-    products = (key @ first[:, :1].transpose(2, 3)).squeeze(-1) / math.sqrt(key.shape[-1])
-    return products.float().mean(dim=1).sigmoid()
-
-
-def _probability(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise ConfigError(f"qk head: sink_threshold must lie between 0 and 1, not {value!r}")
-    return float(value)
 
 
 def _up_to_query_key(attention: Any) -> nn.Module:

@@ -8,7 +8,7 @@ attention mask. Positions are explicit: a hole takes none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +122,8 @@ class ImagePlace:
         query: column of the last prompt token.
         question: column of the first token behind the last image, if the scores of all tokens
             from there to ``query`` are wanted, too; ``None`` if not.
-        first: column of the row's first token, for heads that look for attention sinks; ``None``
-            where none are wanted.
+        first: column of the row's first token, for heads that look at it; ``None`` where it is
+            unknown. Two places are equal whether it is known or not.
     """
 
     row: int
@@ -131,7 +131,7 @@ class ImagePlace:
     grid: tuple[int, int]
     query: int
     question: int | None = None
-    first: int | None = None
+    first: int | None = field(default=None, compare=False)
 
     @property
     def n_tokens(self) -> int:

@@ -63,7 +63,7 @@ class StockChecks(ContractSubject):
             expected = backbone.processor.image_processor(
                 images=[self.stock_image(backbone, image, method)],
                 return_tensors="pt",
-                **self.stock_options,
+                **(self.stock_options or {}),
             )
             for name in tensors.keys() & expected.keys():
                 check_close(

@@ -58,7 +58,7 @@ class ContractSubject:
     max_visual_tokens: ClassVar[int | None] = None
     min_visual_tokens: ClassVar[int] = 1
     system_message: ClassVar[str | None] = None
-    stock_options: ClassVar[Mapping[str, Any]] = {}
+    stock_options: ClassVar[Mapping[str, Any] | None] = None
     branch: ClassVar[int] = 2
     n_rpn_layers: ClassVar[int] = 2
 
@@ -117,7 +117,7 @@ class ContractSubject:
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
-            processor_kwargs=dict(cls.stock_options) if question.images else {},
+            processor_kwargs=dict(cls.stock_options or {}) if question.images else {},
         )
         (ids,) = data["input_ids"]
         return list(ids)

@@ -83,19 +83,11 @@ def with_budget(model: Any, settings: Mapping[str, Any]) -> Qwen3VLBackbone:
     return Qwen3VLBackbone(model, IdProcessor(image_processor, model.config.image_token_id))
 
 
-def golden_rpn(folder: Path, backbone: Qwen3VLBackbone, **options: Any) -> RPN:
-    """The golden branch as an RPN; ``options`` are those of its head."""
+def golden_rpn(folder: Path, backbone: Qwen3VLBackbone, head: str = "qk_sinks") -> RPN:
+    """The golden branch as an RPN; the head ``qk`` leaves the sinks in."""
     published = json.loads((folder / "rpn/rpn.json").read_text())
-    config = RPNConfig(
-        branch=published["K"],
-        n_layers=published["T"],
-        head_options={
-            "rope": True,
-            "multi_head": True,
-            "sink_threshold": SINK_THRESHOLD,
-            **options,
-        },
-    )
+    head_options = {"rope": True, "multi_head": True}
+    config = RPNConfig(published["K"], published["T"], head=head, head_options=head_options)
     rpn = RPN.from_backbone(backbone, config)
     tensors = load_file(folder / "rpn/rpn.safetensors")
     names = {name: rpn_name(config.n_layers, name) for name in tensors}

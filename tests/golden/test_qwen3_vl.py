@@ -16,9 +16,9 @@ from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.policy import Outcome
-from sdrpn_core.rpn import qk_head
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_published import import_rpn
+from sdrpn_qwen3_vl import head as published_head
 from tests.golden.qwen2_5_vl import prompt_text
 from tests.golden.qwen3_vl import (
     EMBEDDINGS,
@@ -113,18 +113,18 @@ def test_states_behind_the_trunk(case, rpn):
 def test_the_map(case, rpn, golden_file, monkeypatch):
     """Scores, sinks, and what the threshold applies to."""
     data = case.data
-    bare = golden_rpn(golden_file.parent, case.backbone, sink_threshold=None)
+    bare = golden_rpn(golden_file.parent, case.backbone, head="qk")
     (raw,) = RPNProposer(bare).maps(prefill(case.backbone, [case.question], bare))
     close(raw.scores, data["roi_logits"], MAPS)
     sinks: list[torch.Tensor] = []
 
-    sink_scores = qk_head.sink_scores
+    sink_scores = published_head.sink_scores
 
     def recorded(*args: Any) -> torch.Tensor:
         sinks.append(sink_scores(*args))
         return sinks[-1]
 
-    monkeypatch.setattr(qk_head, "sink_scores", recorded)
+    monkeypatch.setattr(published_head, "sink_scores", recorded)
     (roi,) = RPNProposer(rpn).maps(prefill(case.backbone, [case.question], rpn))
     close(sinks[-1].view(roi.grid), data["sink_score"], PROBABILITIES)
     np.testing.assert_array_equal(sinks[-1].view(roi.grid) < SINK_THRESHOLD, data["sink_keep"])
