@@ -50,8 +50,8 @@ class StockChecks(ContractSubject):
         names = backbone.tokenizer.convert_ids_to_tokens
         check(
             found == expected,
-            f"chat_text: a prompt with {n_images} images is not the stock processor's:\n"
-            f"{names(found)}\n{names(expected)}",
+            f"chat_text: a prompt with {n_images} images is not the stock processor's: "
+            f"{names(found)}, expected {names(expected)}",
         )
 
     @pytest.mark.parametrize("method", PREPROCESSING)
@@ -89,7 +89,7 @@ class StockChecks(ContractSubject):
             check(
                 found == expected,
                 f"frame_crop: a prompt with {len(question.images)} images and a crop of each is "
-                f"not that of twice as many images:\n{found}\n{expected}",
+                f"not that of twice as many images: {found}, expected {expected}",
             )
 
     @torch.no_grad()
