@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.plugins.manager import get_plugins
 
 Box = tuple[int, int, int, int]
 """Half-open (x0, y0, x1, y1)."""
@@ -136,8 +137,11 @@ class Geometry(ABC):
         """
         fields = dict(values)
         kind = fields.pop("kind", None)
+        registered = get_plugins().geometries
+        if kind not in Geometry._kinds and kind in registered.names():
+            registered.get(kind)  # its module is imported, and with it the kind is known
         if kind not in Geometry._kinds:
-            known = ", ".join(sorted(Geometry._kinds))
+            known = ", ".join(sorted({*Geometry._kinds, *registered.names()}))
             raise ConfigError(f"geometry: unknown kind {kind!r}; known kinds: {known}")
         try:
             return Geometry._kinds[kind](**fields)
