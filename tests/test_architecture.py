@@ -33,9 +33,9 @@ HEAVY = {"torch", "torchvision", "transformers", "numpy", "PIL", "timm", "datase
 #: What a room of the core may import, beside itself and ``errors``. Every arrow points down.
 ARROWS = {
     "util": "",
-    "grid": "",
     "plugins": "",
     "distributed": "",
+    "grid": "plugins",
     "data": "grid plugins util",
     "labels": "grid plugins util",
     "crops": "grid plugins util",

@@ -25,6 +25,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -68,6 +69,7 @@ def tiny_llava(
     *,
     grid: int = 4,
     chat_template: str | None = None,
+    decoder: type[PreTrainedConfig] = LlamaConfig,
     **text: Any,
 ) -> LlavaBackbone:
     """A random LLaVA with tokenizer and processor, float32, on the CPU.
@@ -77,10 +79,11 @@ def tiny_llava(
         attn_implementation: of the decoder and the vision encoder.
         grid: visual tokens per side; images are ``14 * grid`` pixels.
         chat_template: of the processor, e.g. :data:`CHAT_TEMPLATE`.
-        text: fields of the decoder's ``LlamaConfig`` to replace, e.g. ``num_key_value_heads=2``.
+        decoder: configuration class of the decoder.
+        text: fields of the decoder's configuration to replace, e.g. ``num_key_value_heads=2``.
     """
     tokenizer = tiny_tokenizer()
-    config = tiny_config(len(tokenizer), grid=grid, **text)
+    config = tiny_config(len(tokenizer), grid=grid, decoder=decoder, **text)
     config._attn_implementation = attn_implementation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -101,7 +104,9 @@ def write_tiny_llava(folder: str | Path, seed: int = 0, **options: Any) -> Path:
     return Path(folder)
 
 
-def tiny_config(vocabulary: int, *, grid: int = 4, **text: Any) -> LlavaConfig:
+def tiny_config(
+    vocabulary: int, *, grid: int = 4, decoder: type[PreTrainedConfig] = LlamaConfig, **text: Any
+) -> LlavaConfig:
     """6 decoder layers of width 64 with 4 heads; 3 encoder layers of width 32."""
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -113,7 +118,7 @@ def tiny_config(vocabulary: int, *, grid: int = 4, **text: Any) -> LlavaConfig:
             patch_size=PATCH,
             projection_dim=32,
         ),
-        text_config=LlamaConfig(
+        text_config=decoder(
             **{
                 "vocab_size": vocabulary,
                 "hidden_size": 64,

@@ -10,7 +10,7 @@ from sdrpn_core.rpn.checkpoint import assign_rpn_weights
 from sdrpn_core.rpn.model import RPN
 from sdrpn_published.base_check import check_base
 from sdrpn_published.checkpoint import PublishedCheckpoint
-from sdrpn_published.layouts import find_layout, published_name
+from sdrpn_published.layouts import Layout, find_layout, published_name
 from sdrpn_published.settings import rpn_config
 
 if TYPE_CHECKING:
@@ -41,17 +41,18 @@ def import_rpn(checkpoint: str | Path | PublishedCheckpoint, backbone: Backbone)
     layout = find_layout(checkpoint.config.get("model_type"), where)
     config = rpn_config(checkpoint.config, layout, where)
     check_base(checkpoint, layout, backbone)
-    _check_depth(checkpoint, config.n_layers)
+    _check_depth(checkpoint, config.n_layers, layout)
     rpn = RPN.from_backbone(backbone, config)
     tensors = {
-        name: checkpoint.tensor(published_name(name, config.n_layers)) for name in rpn.state_dict()
+        name: checkpoint.tensor(published_name(name, config.n_layers, layout.branch_prefix))
+        for name in rpn.state_dict()
     }
     assign_rpn_weights(rpn, tensors, where)
     return rpn
 
 
-def _check_depth(checkpoint: PublishedCheckpoint, n_layers: int) -> None:
-    beyond = f"model.twig_layers.{n_layers}."
+def _check_depth(checkpoint: PublishedCheckpoint, n_layers: int, layout: Layout) -> None:
+    beyond = f"{layout.branch_prefix}twig_layers.{n_layers}."
     if any(name.startswith(beyond) for name in checkpoint.names):
         raise CheckpointError(
             f"{checkpoint.folder}: contains more branch layers than config.json says (twig_T is "

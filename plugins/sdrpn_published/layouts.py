@@ -14,8 +14,8 @@ from typing import Any
 
 from sdrpn_core.errors import CheckpointError
 
-#: Parts of a published name that belong to the branch.
-_BRANCH_PARTS = ("twig_layers.", "twig_norm.", "twig_head.")
+#: Parts of a published name that belong to the branch, or to the gate beside it.
+_BRANCH_PARTS = ("twig_layers.", "twig_norm.", "twig_head.", "high_res_layers.", "high_res_head.")
 
 #: Buffers that older versions of transformers saved; the stock models compute them.
 _COMPUTED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
@@ -34,6 +34,8 @@ class Layout:
         policy_options: fields of the mask policy that the published evaluation uses.
         base_names: published prefix -> candidate prefixes of the stock model, of which the first
             that exists is used; the first published prefix that matches a name counts.
+        branch_prefix: what stands before the names of the branch's parts.
+        head: the RPN head.
     """
 
     model_type: str
@@ -42,6 +44,8 @@ class Layout:
     norm_for: frozenset[str]
     policy_options: Mapping[str, Any]
     base_names: Mapping[str, tuple[str, ...]]
+    branch_prefix: str = "model."
+    head: str = "qk"
 
     def stock_name(self, published: str, known: Container[str]) -> str | None:
         """Translate a base tensor's name to the stock model's, one of ``known``; else ``None``."""
@@ -90,6 +94,16 @@ LAYOUTS = (
             "lm_head.": ("lm_head.",),
         },
     ),
+    Layout(
+        model_type="qwen3_vl",
+        base_model_type="qwen3_vl",
+        rope=True,
+        norm_for=frozenset(),
+        policy_options={"threshold": 0.15, "min_regions": 1, "keep_all": True, "min_side": 28},
+        base_names={"model.": ("model.",), "lm_head.": ("lm_head.",)},
+        branch_prefix="model.language_model.",
+        head="qk_sinks",
+    ),
 )
 
 
@@ -108,23 +122,24 @@ def find_layout(model_type: Any, where: str) -> Layout:
     )
 
 
-def published_name(rpn_name: str, n_layers: int) -> str:
+def published_name(rpn_name: str, n_layers: int, prefix: str = "model.") -> str:
     """Translate the name of an RPN's tensor to the published one.
 
     Args:
         rpn_name: as in ``RPN.state_dict()``.
         n_layers: R; the head is made from the branch's last layer.
+        prefix: the layout's ``branch_prefix``.
     """
-    last = f"model.twig_layers.{n_layers - 1}."
+    last = f"{prefix}twig_layers.{n_layers - 1}."
     prefixes = {
         "head.norm.": f"{last}input_layernorm.",
         "head.attention.": f"{last}self_attn.",
-        "layers.": "model.twig_layers.",
-        "norm.": "model.twig_norm.",
+        "layers.": f"{prefix}twig_layers.",
+        "norm.": f"{prefix}twig_norm.",
     }
-    for prefix, published in prefixes.items():
-        if rpn_name.startswith(prefix):
-            return published + rpn_name.removeprefix(prefix)
+    for own, published in prefixes.items():
+        if rpn_name.startswith(own):
+            return published + rpn_name.removeprefix(own)
     raise CheckpointError(f"published checkpoints contain no counterpart of {rpn_name}")
 
 

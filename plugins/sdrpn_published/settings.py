@@ -64,7 +64,7 @@ def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNC
     config = RPNConfig(
         branch=found.twig_K,
         n_layers=found.twig_T,
-        head="qk",
+        head=layout.head,
         head_options={
             "rope": layout.rope,
             "multi_head": found.roi_multi_head,

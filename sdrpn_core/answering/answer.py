@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
-from sdrpn_core.answering.passes import first_pass, second_pass
+from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
@@ -102,6 +102,7 @@ def answer_batch(
     if not questions:
         return []
     generation = {"max_new_tokens": max_new_tokens, **options}
+    rule = BatchRule.of(backbone, max_padding, generation)
     answers: dict[int, Answer] = {}
     pending: dict[int, PendingAnswer] = {}
     for index, one in enumerate(
@@ -110,7 +111,7 @@ def answer_batch(
             questions,
             proposer,
             store=store,
-            max_padding=max_padding,
+            max_padding=rule.max_padding,
             generation=generation,
         )
     ):
@@ -119,7 +120,8 @@ def answer_batch(
         else:
             pending[index] = one
     indices = list(pending)
-    for batch in buckets([one.lengths for one in pending.values()], len(pending), max_padding):
+    lengths = [one.lengths for one in pending.values()]
+    for batch in buckets(lengths, len(pending), rule.max_padding, holes=rule.holes):
         chosen = [indices[place] for place in batch]
         found = second_pass(backbone, [pending.pop(index) for index in chosen], **generation)
         answers.update(zip(chosen, found, strict=True))

@@ -35,6 +35,12 @@ class AttentionProposer(Proposer):
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """Crop what the plain answer attends to; ``no_roi`` if that answer is empty."""
+        found: dict[int, list[Proposal]] = {}
+        for indices, part in state.parts():
+            found.update(zip(indices, self._propose(part), strict=True))
+        return [found[index] for index in range(len(state.prompts))]
+
+    def _propose(self, state: Prefill) -> list[list[Proposal]]:
         responses = read_own_responses(
             state.backbone,
             state.prompts,

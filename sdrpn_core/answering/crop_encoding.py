@@ -53,7 +53,11 @@ def encode_crops(
             plan = CropPlan(Outcome.TOO_SMALL, reason=reason)
         else:
             plan = replace(plan, crops=tuple(crop for crop, _ in kept))
-        results.append((plan, tuple(segment for _, segment in kept)))
+        segments = tuple(
+            replace(segment, region=crop.grid_box, rank=(index, len(kept)))
+            for index, (crop, segment) in enumerate(kept)
+        )
+        results.append((plan, segments))
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from sdrpn_core.answering.prefix import prefix_block
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generation import generate, prompt_block
+from sdrpn_core.runtime.generation import generate, prompt_block, reads_prompts
 from sdrpn_core.runtime.kv_cache import join_cache
 
 if TYPE_CHECKING:
@@ -25,6 +26,32 @@ if TYPE_CHECKING:
     from sdrpn_core.answering.proposer import Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
     from sdrpn_core.backbone.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class BatchRule:
+    """Which sequences may go through the model together.
+
+    Attributes:
+        max_padding: largest share of a batch that may be padding.
+        holes: whether padding may lie behind a cached prefix.
+    """
+
+    max_padding: float
+    holes: bool = True
+
+    @classmethod
+    def of(cls, backbone: Backbone, max_padding: float, generation: Mapping[str, Any]) -> BatchRule:
+        """The rule for a backbone: its windows, and what reads prompts, take padding for tokens.
+
+        Args:
+            backbone: the model.
+            max_padding: what padding may cost.
+            generation: arguments of ``generate()``.
+        """
+        if reads_prompts(backbone.model.generation_config, generation):
+            return cls(0.0, holes=False)
+        return cls(max_padding, holes=not backbone.has_windows)
 
 
 @torch.no_grad()

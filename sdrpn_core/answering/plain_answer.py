@@ -89,7 +89,7 @@ def try_plain_answer(
         features = tap.take()
         with clock.stage("proposal"):
             readings = reader.read_prefix(features, block.starts.tolist())
-            prefixes = keep_prefixes(prompts, block, cache, reader, readings)
+            prefixes = keep_prefixes(backbone, prompts, block, cache, reader, readings)
             state = Prefill(backbone, questions, prompts, prefixes, block, clock)
             proposals.extend(proposer.propose(state))
         if any(one.plan.crops or one.plan.keep is not None for row in proposals for one in row):

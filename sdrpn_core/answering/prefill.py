@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,9 +71,44 @@ class Prefill:
         return max(len(prompt) - len(prefix) for prompt, prefix in pairs)
 
     def rest(self) -> Block:
-        """The tokens behind each prefix, left-padded."""
+        """The tokens behind each prefix, left-padded.
+
+        Raises:
+            ValueError: they differ in number, for a decoder that takes padding there for tokens:
+                see :meth:`parts`.
+        """
+        if len(self.parts()) > 1:
+            raise ValueError("only the parts of these questions can go on together")
         return prompt_block(
             self.backbone, self.prompts, starts=[len(prefix) for prefix in self.prefixes]
+        )
+
+    def parts(self) -> list[tuple[list[int], Prefill]]:
+        """The indices and the questions of batches that the decoder can go on with.
+
+        All questions are one batch, unless the decoder counts columns: then only what has equally
+        many tokens left can run together, as there must be no padding behind a prefix.
+        """
+        if not self.backbone.has_windows:
+            return [(list(range(len(self.prompts))), self)]
+        lengths = [
+            len(prompt) - len(prefix)
+            for prompt, prefix in zip(self.prompts, self.prefixes, strict=True)
+        ]
+        groups = [
+            [index for index, length in enumerate(lengths) if length == wanted]
+            for wanted in dict.fromkeys(lengths)
+        ]
+        return [(group, self._part(group)) for group in groups]
+
+    def _part(self, indices: Sequence[int]) -> Prefill:
+        prefixes = [self.prefixes[index] for index in indices]
+        return replace(
+            self,
+            questions=[self.questions[index] for index in indices],
+            prompts=[self.prompts[index] for index in indices],
+            prefixes=prefixes,
+            prefix=prefix_block(prefixes),
         )
 
     @torch.no_grad()

@@ -53,8 +53,9 @@ class Prefix:
 
     Attributes:
         prompt: its segments; the images' features are parts of ``embeds``.
-        embeds: ``(length, hidden)``.
-        positions: ``(length,)`` or ``(axes, length)`` int64.
+        embeds: ``(length, token_width)``.
+        positions: ``(length,)`` or ``(axes, length)``.
+        ids: ``(length,)`` int64.
         keys_values: of all layers.
         reader: what read its branch features; ``None`` if nothing did.
         reading: what the reader kept.
@@ -63,6 +64,7 @@ class Prefix:
     prompt: Prompt
     embeds: torch.Tensor
     positions: torch.Tensor
+    ids: torch.Tensor
     keys_values: SequenceKV
     reader: PrefixReader | None = None
     reading: Any = None
@@ -73,7 +75,8 @@ class Prefix:
     @property
     def nbytes(self) -> int:
         """Memory of its tensors, including those of the reading."""
-        own = n_bytes(self.keys_values) + self.embeds.nbytes + self.positions.nbytes
+        tensors = (self.embeds, self.positions, self.ids)
+        own = n_bytes(self.keys_values) + sum(tensor.nbytes for tensor in tensors)
         return own + int(getattr(self.reading, "nbytes", 0))
 
 
@@ -114,15 +117,16 @@ def _run(
     inputs = block.model_inputs(cache)
     if reader is None:
         backbone.decoder(**inputs)
-        return keep_prefixes(prompts, block, cache)
+        return keep_prefixes(backbone, prompts, block, cache)
     with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
         features = tap.run(**inputs)
     with clock.stage("proposal"):
         readings = reader.read_prefix(features, block.starts.tolist())
-    return keep_prefixes(prompts, block, cache, reader, readings)
+    return keep_prefixes(backbone, prompts, block, cache, reader, readings)
 
 
 def keep_prefixes(
+    backbone: Backbone,
     prompts: Sequence[Prompt],
     block: Block,
     cache: Cache,
@@ -132,6 +136,7 @@ def keep_prefixes(
     """Split a batch that has run into prefixes.
 
     Args:
+        backbone: the model.
         prompts: what ran.
         block: the same, left-padded.
         cache: its keys and values.
@@ -149,6 +154,7 @@ def keep_prefixes(
                 prompt.with_features(embeds),
                 embeds,
                 positions,
+                torch.tensor(backbone.token_ids(prompt), device=embeds.device),
                 kept[row],
                 reader,
                 readings[row] if reader is not None else None,
@@ -169,4 +175,5 @@ def prefix_block(prefixes: Sequence[Prefix], lengths: Sequence[int] | None = Non
     return left_pad(
         [prefix.embeds[:stop] for prefix, stop in pairs],
         [prefix.positions[..., :stop] for prefix, stop in pairs],
+        [prefix.ids[:stop] for prefix, stop in pairs],
     )

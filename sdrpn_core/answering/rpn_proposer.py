@@ -40,6 +40,14 @@ class RPNProposer(Proposer):
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:
         """The RoI maps of all images, prompt by prompt."""
+        found: dict[int, list[RoIMap]] = {}
+        for indices, part in state.parts():
+            maps = iter(self._part_maps(part))
+            for index, prompt in zip(indices, part.prompts, strict=True):
+                found[index] = [next(maps) for _ in prompt.images]
+        return [roi for index in sorted(found) for roi in found[index]]
+
+    def _part_maps(self, state: Prefill) -> list[RoIMap]:
         places = state.places(wants_question=self.policy.needs_question_scores)
         if not places:
             return []

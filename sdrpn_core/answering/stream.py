@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
-from sdrpn_core.answering.passes import first_pass, second_pass
+from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
@@ -84,7 +84,8 @@ def answer_stream(
     check_max_padding(max_padding)
     check_generate_options(options)
     generation = {"max_new_tokens": max_new_tokens, **options}
-    stream = _Stream(backbone, proposer, batch_size, store, max_padding, generation)
+    rule = BatchRule.of(backbone, max_padding, generation)
+    stream = _Stream(backbone, proposer, batch_size, store, rule, generation)
     return stream.run(questions, on_error or _raise)
 
 
@@ -101,14 +102,14 @@ class _Stream:
         proposer: Proposer | None,
         batch_size: int,
         store: PrefixStore | None,
-        max_padding: float,
+        rule: BatchRule,
         generation: dict[str, Any],
     ) -> None:
         self.backbone = backbone
         self.proposer = proposer
         self.batch_size = batch_size
         self.store = store
-        self.max_padding = max_padding
+        self.rule = rule
         self.generation = generation
         self.waiting: list[_Waiting] = []
         self.done: dict[int, Answer | None] = {}
@@ -147,7 +148,7 @@ class _Stream:
             [question for _, question in batch],
             self.proposer,
             store=self.store,
-            max_padding=self.max_padding,
+            max_padding=self.rule.max_padding,
             generation=self.generation,
         )
         for one in results:
@@ -162,7 +163,13 @@ class _Stream:
         lengths = [one.pending.lengths for one in self.waiting]
         oldest: list[int] = []
         for first in range(len(lengths)):
-            places = nearest(lengths, self.batch_size, self.max_padding, first=first)
+            places = nearest(
+                lengths,
+                self.batch_size,
+                self.rule.max_padding,
+                first=first,
+                holes=self.rule.holes,
+            )
             oldest = oldest or places
             if len(places) == self.batch_size:
                 return self._take(places)

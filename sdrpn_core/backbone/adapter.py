@@ -15,8 +15,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.nn import functional as F
 
-from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.backbone.decoder import FULL_ATTENTION, decoder_layers, layer_kinds
 from sdrpn_core.backbone.plain_text import PlainText
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
@@ -40,7 +41,7 @@ class ImageInput:
 
     Attributes:
         tensors: keyword arguments of ``base_model.get_image_features``, for this image alone;
-            those of several images are concatenated along dimension 0.
+            :meth:`Backbone.collate` puts those of several images together.
         geometry: where its visual tokens lie in the source image.
     """
 
@@ -106,6 +107,8 @@ class Backbone(ABC):
         self.processor = processor
         self.name = name or str(getattr(model.config, "_name_or_path", "") or "unnamed")
         self.revision = revision
+        if self.token_width != self.hidden_size:
+            self.decoder.register_forward_pre_hook(self._take_apart, with_kwargs=True)
 
     # -- what a family may change ---------------------------------------------------------------
 
@@ -130,26 +133,71 @@ class Backbone(ABC):
             self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         )
 
+    def collate(self, inputs: Sequence[ImageInput]) -> dict[str, torch.Tensor]:
+        """The encoder's input for several images: tensors side by side along dimension 0."""
+        return {key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors}
+
     def image_features(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
-        """Encode images: per image ``(h * w, hidden)`` projected features, row-major."""
-        tensors = {
-            key: torch.cat([item.tensors[key] for item in inputs]) for key in inputs[0].tensors
-        }
-        features = self.model.base_model.get_image_features(**tensors).pooler_output
+        """Encode images: per image ``(h * w, token_width)`` projected features, row-major."""
+        features = self.model.base_model.get_image_features(**self.collate(inputs)).pooler_output
         return [item.to(self.embedding.weight.dtype) for item in features]
 
     def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
-        """The segments that present a crop's tokens to the decoder (default: the bare tokens)."""
+        """The segments that present a crop's tokens to the decoder (default: the bare tokens).
+
+        They stand right behind the image's tokens, or behind the crop before: ``crop.rank`` says
+        which of how many crops it is.
+        """
         return (crop,)
+
+    def image_ids(self, segment: ImageSegment) -> list[int]:
+        """Ids of an image's tokens as the stock model gets them: a placeholder for each."""
+        return [self.image_token_id] * len(segment)
 
     def positions(self, prompt: Prompt) -> torch.Tensor:
         """Position ids: ``(length,)``, or ``(axes, length)`` for multimodal rotary embeddings."""
         return torch.arange(len(prompt))
 
     @property
+    def token_width(self) -> int:
+        """Width of a token's row: its embedding, and what else the decoder must know of it.
+
+        Behind its first ``hidden_size`` channels, a row of ``image_features`` holds what
+        :meth:`decoder_inputs` makes arguments of the decoder from: features that are added in
+        later layers, or whether a token takes part in attention among an image's tokens. Rows of
+        text hold zeros there. Rows travel with their tokens through padding, pruning and caches.
+        """
+        return self.hidden_size
+
+    @property
+    def masks_need_rows(self) -> bool:
+        """Whether :meth:`decoder_inputs` makes the attention mask, so that it needs whole rows."""
+        return False
+
+    def decoder_inputs(self, rows: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the decoder that follow from rows wider than its embeddings.
+
+        Only called where :attr:`token_width` says that there are such rows.
+
+        Args:
+            rows: ``(batch, length, token_width)``.
+            inputs: the other arguments of the call: ``attention_mask`` ``(batch, columns)``, the
+                cached ones first, ``position_ids``, the cache.
+
+        Returns:
+            What replaces ``inputs_embeds``, or is given beside it.
+        """
+        return {"inputs_embeds": rows[..., : self.hidden_size]}
+
+    @property
     def image_token_id(self) -> int:
         """Id of the placeholder that stands for one image in the tokenized prompt."""
         return int(self.model.config.image_token_id)
+
+    @property
+    def n_injections(self) -> int:
+        """Behind how many of its first layers the decoder adds visual features to hidden states."""
+        return 0
 
     # -- what the core builds on it -------------------------------------------------------------
 
@@ -222,6 +270,14 @@ class Backbone(ABC):
         return self.model.config.get_text_config()
 
     @property
+    def has_windows(self) -> bool:
+        """Whether layers attend within windows, which count the columns of a batch.
+
+        Padding between two blocks of a row would count as tokens.
+        """
+        return set(layer_kinds(self.decoder)) != {FULL_ATTENTION}
+
+    @property
     def n_layers(self) -> int:
         """L, the number of decoder layers."""
         return int(self.text_config.num_hidden_layers)
@@ -254,7 +310,7 @@ class Backbone(ABC):
             text = self.chat_text(question, n_images)
             ids = self.tokenizer(text, add_special_tokens=self._adds_special(text)).input_ids
         else:
-            head, tail = self._frame(question, n_images)
+            head, tail = self._template_around(question, n_images)
             ids = self._plain_text.tokenize(
                 head, question.strip(), tail, add_special_tokens=self._adds_special(head)
             )
@@ -328,19 +384,69 @@ class Backbone(ABC):
         ]
 
     def embed(self, prompt: Prompt) -> torch.Tensor:
-        """Input embeddings ``(length, hidden)`` of a prompt."""
+        """Rows ``(length, token_width)`` of a prompt."""
+        beside = self.token_width - self.hidden_size
         rows = []
         for segment in prompt.segments:
             if isinstance(segment, ImageSegment):
                 rows.append(segment.features.to(self.device))
             else:
-                rows.append(self.embedding(torch.tensor(segment.ids, device=self.device)))
+                embeds = self.embedding(torch.tensor(segment.ids, device=self.device))
+                rows.append(F.pad(embeds, (0, beside)))
         return torch.cat(rows)
+
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt as the stock model gets them."""
+        ids: list[int] = []
+        for segment in prompt.segments:
+            if isinstance(segment, ImageSegment):
+                ids.extend(self.image_ids(segment))
+            else:
+                ids.extend(segment.ids)
+        return ids
 
     def to_model(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor on the model's device, floating point ones in the model's dtype."""
         dtype = self.model.dtype if tensor.is_floating_point() else None
         return tensor.to(self.model.device, dtype)
+
+    def fitting_branch(self, branch: int, n_layers: int) -> int:
+        """The first B from ``branch`` on at which copied layers can run as the decoder's do.
+
+        Copies see no features that the decoder adds between layers, so the last injection lies
+        before B. Layers of another kind of attention have a mask and rotary embeddings of their
+        own: a kind that the copies have must occur up to B.
+
+        Args:
+            branch: B.
+            n_layers: R.
+        """
+        kinds = layer_kinds(self.decoder)
+        for found in range(max(branch, self.n_injections), len(kinds)):
+            if set(kinds[found : found + n_layers]) <= set(kinds[: found + 1]):
+                return found
+        return branch
+
+    def check_branch(self, branch: int, n_layers: int) -> None:
+        """Refuse an RPN whose layers could not run as the decoder's do.
+
+        Raises:
+            ConfigError: says why, and where to branch off.
+        """
+        found = self.fitting_branch(branch, n_layers)
+        if found == branch:
+            return
+        if branch < self.n_injections:
+            why = (
+                f"visual features are added behind the first {self.n_injections} decoder layers, "
+                "and copies of these would miss them"
+            )
+        else:
+            why = "a layer of the RPN has a kind of attention that no layer up to there has"
+        raise ConfigError(
+            f"{self.name}: an RPN with {n_layers} layers cannot branch off at layer {branch}: "
+            f"{why}; branch off at layer {found}"
+        )
 
     def check_whole(self, purpose: str) -> None:
         """Refuse what a backbone that was loaded in part, or truncated, cannot do.
@@ -380,7 +486,7 @@ class Backbone(ABC):
         bos = self.tokenizer.bos_token
         return not (bos and prompt.startswith(bos))
 
-    def _frame(self, question: str, n_images: int) -> tuple[str, str]:
+    def _template_around(self, question: str, n_images: int) -> tuple[str, str]:
         """What the chat template puts before and behind a question.
 
         Only the question's outer white space goes through the template, which may remove it.
@@ -394,6 +500,14 @@ class Backbone(ABC):
                 "exactly once, so that it cannot be told from those of the template"
             )
         return head, tail
+
+    def _take_apart(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        rows = kwargs.get("inputs_embeds")
+        if rows is None or rows.shape[-1] != self.token_width:
+            return None
+        return args, {**kwargs, **self.decoder_inputs(rows, kwargs)}
 
     def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:
         segments: list[Segment] = []

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging as transformers_logging
 
 from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.backbone.served import check_served
 from sdrpn_core.distributed.processes import processes, usable_device
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_core.plugins.manager import get_plugins
@@ -62,7 +63,8 @@ def load_backbone(
 
     Raises:
         InputError: no model there, or its files are broken or incomplete.
-        ConfigError: unknown dtype, no such device here, several adapters serve the model type, or
+        ConfigError: unknown dtype, no such device here, several adapters serve the model type, its
+            decoder cannot be served exactly (:func:`~sdrpn_core.backbone.served.check_served`), or
             ``n_layers`` is not positive or given with a loaded model.
         UnknownNameError: no adapter serves its model type.
         MissingExtraError: flash-attention is asked for and not installed.
@@ -77,6 +79,7 @@ def load_backbone(
     name = str(source)
     shared = _shared_options(revision, trust=model_kwargs.pop("trust_remote_code", False))
     config = _read_config(name, shared)
+    check_served(config)
     adapter = find_adapter(config.model_type)
     if device is not None:
         device = usable_device(device)
@@ -123,11 +126,12 @@ def load_outline(source: str | Path, *, revision: str | None = None) -> Backbone
 
     Raises:
         InputError: no model there.
-        ConfigError: several adapters serve the model type.
+        ConfigError: several adapters serve the model type, or its decoder cannot be served.
         UnknownNameError: no adapter serves its model type.
     """
     name = str(source)
     config = _read_config(name, _shared_options(revision, trust=False))
+    check_served(config)
     adapter = find_adapter(config.model_type)
     with _loading(name), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
@@ -237,6 +241,7 @@ def _wrap_loaded(
     device: str | torch.device | None,
     revision: str | None,
 ) -> Backbone:
+    check_served(model.config)
     adapter = find_adapter(model.config.model_type)
     if processor is None:
         name = model.name_or_path

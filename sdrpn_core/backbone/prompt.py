@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from sdrpn_core.grid.geometry import Geometry
+    from sdrpn_core.grid.geometry import Box, Geometry
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,21 @@ class ImageSegment:
     """The visual tokens of one image or of one crop.
 
     Attributes:
-        features: ``(n, hidden)`` projected features of the tokens that are kept, row-major.
+        features: ``(n, token_width)`` projected features of the tokens that are kept, row-major.
         grid: ``(h, w)`` cells of the whole image, dropped tokens included.
         geometry: where the cells lie in the source image; ``None`` for a crop.
         keep: ``(h, w)`` bool, the tokens that stay; ``None`` when all of them do.
+        region: of a crop, the half-open box (x0, y0, x1, y1) of its region in cells of the image;
+            ``None`` for an image.
+        rank: of a crop, which one of how many of its image it is: ``(0, 2)`` is the first of two.
     """
 
     features: torch.Tensor
     grid: tuple[int, int]
     geometry: Geometry | None = None
     keep: torch.Tensor | None = None
+    region: Box | None = None
+    rank: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -134,7 +139,7 @@ class Prompt:
         return spans[-1][1] if spans else 1
 
     def with_features(self, embeds: torch.Tensor) -> Prompt:
-        """The prompt, its visual tokens' features taken from ``(length, hidden)`` embeddings."""
+        """The prompt, its visual tokens' features taken from its rows ``(length, token_width)``."""
         return replace(
             self,
             segments=tuple(

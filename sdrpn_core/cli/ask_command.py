@@ -93,7 +93,7 @@ def ask(
     if stream:
         from transformers import TextStreamer
 
-        # The "prompt" that generate() reports first is empty: embeddings go in, not ids.
+        # The prompt that is reported first is empty.
         options["streamer"] = TextStreamer(
             backbone.tokenizer, skip_prompt=True, skip_special_tokens=True
         )

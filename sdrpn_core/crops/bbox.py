@@ -88,10 +88,15 @@ def _why_none(regions: Regions) -> tuple[Outcome, tuple[Crop, ...], str]:
     return Outcome.NO_ROI, (), "no cell is above the threshold"
 
 
-def source_boxes(grid_boxes: tuple[Box, ...], geometry: Geometry, margin: float = 0.0) -> list[Box]:
-    """Grid boxes with a margin (in cells) in source pixels, as plain integers."""
+def source_boxes(
+    grid_boxes: tuple[Box, ...], geometry: Geometry, margin: float = 0.0, min_side: int = 0
+) -> list[Box]:
+    """Grid boxes with a margin (in cells) in source pixels, as plain integers.
+
+    None is narrower than ``min_side`` source pixels, as far as the image reaches.
+    """
     grown = [(x0 - margin, y0 - margin, x1 + margin, y1 + margin) for x0, y0, x1, y1 in grid_boxes]
-    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in geometry.to_source(grown).tolist()]
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in geometry.to_source(grown, min_side).tolist()]
 
 
 def is_empty(box: Box) -> bool:

@@ -29,10 +29,14 @@ class MaskPolicy(RegionRule, PruneRule, CropPolicy):
             counting regions.
         whole_grid: a mask that is not empty covers every cell of the grid, so that the whole image
             is cropped. The published code does this wherever its threshold is relative.
+        keep_all: keep the crop's tokens outside the mask as well.
+        min_side: narrower crops are widened to this, in source pixels.
     """
 
     min_regions: int = 2
     whole_grid: bool = False
+    keep_all: bool = False
+    min_side: int = 0
 
     def __post_init__(self) -> None:
         RegionRule.__post_init__(self)
@@ -41,6 +45,8 @@ class MaskPolicy(RegionRule, PruneRule, CropPolicy):
             raise ConfigError(
                 f"crop policy: min_regions must be at least 1, not {self.min_regions}"
             )
+        if self.min_side < 0:
+            raise ConfigError(f"crop policy: min_side must not be negative, not {self.min_side}")
 
     def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
         above = self.above(roi)
@@ -51,12 +57,11 @@ class MaskPolicy(RegionRule, PruneRule, CropPolicy):
             return CropPlan(Outcome.NO_ROI, reason="no cell is above the threshold")
         mask = np.ones_like(above) if self.whole_grid else above
         grid_box = enclosing_box(mask)
-        (box,) = source_boxes((grid_box,), geometry)
+        (box,) = source_boxes((grid_box,), geometry, min_side=self.min_side)
         if is_empty(box):
             return CropPlan(
                 Outcome.TOO_SMALL, reason="the region holds no whole pixel of the image"
             )
         x0, y0, x1, y1 = grid_box
-        return CropPlan(
-            Outcome.OK, (Crop(box, grid_box, keep=mask[y0:y1, x0:x1].astype(np.float32)),)
-        )
+        keep = None if self.keep_all else mask[y0:y1, x0:x1].astype(np.float32)
+        return CropPlan(Outcome.OK, (Crop(box, grid_box, keep=keep),))

@@ -1,4 +1,4 @@
 """The grid of visual tokens: where its cells lie in the image, maps over it, drawings of maps.
 
-May import ``errors`` alone.
+May import ``plugins``, ``errors``.
 """

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.plugins.manager import get_plugins
 
 Box = tuple[int, int, int, int]
 """Half-open (x0, y0, x1, y1)."""
@@ -74,7 +75,7 @@ class Geometry(ABC):
             InputError: ``boxes`` is not (N, 4).
         """
 
-    def to_source(self, boxes: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    def to_source(self, boxes: npt.ArrayLike, min_side: float = 0) -> npt.NDArray[np.int64]:
         """Convert grid boxes to whole source pixels: clamped to the image, then truncated.
 
         Computed in float32 and in the order of the published code: at exact pixel boundaries the
@@ -82,6 +83,8 @@ class Geometry(ABC):
 
         Args:
             boxes: (N, 4) half-open boxes in cells.
+            min_side: boxes that are narrower than this, in source pixels, are widened around their
+                center and moved back into the image.
 
         Returns:
             (N, 4) int64 half-open boxes in source pixels. A box that lies in the padding, or covers
@@ -93,6 +96,8 @@ class Geometry(ABC):
         width, height = self.source_size
         source = self._scale_to_source(_as_boxes(boxes).astype(np.float32))
         limit = np.array([width, height, width, height], dtype=np.float32)
+        if min_side:
+            source = _widened(source, limit, np.float32(min_side))
         return np.clip(source, np.float32(0), limit).astype(np.int64)
 
     def cells_of(self, box: Sequence[float]) -> npt.NDArray[np.bool_]:
@@ -132,8 +137,11 @@ class Geometry(ABC):
         """
         fields = dict(values)
         kind = fields.pop("kind", None)
+        registered = get_plugins().geometries
+        if kind not in Geometry._kinds and kind in registered.names():
+            registered.get(kind)  # its module is imported, and with it the kind is known
         if kind not in Geometry._kinds:
-            known = ", ".join(sorted(Geometry._kinds))
+            known = ", ".join(sorted({*Geometry._kinds, *registered.names()}))
             raise ConfigError(f"geometry: unknown kind {kind!r}; known kinds: {known}")
         try:
             return Geometry._kinds[kind](**fields)
@@ -264,10 +272,15 @@ class Resized(Geometry):
         object.__setattr__(self, "cell", _positive(self.cell, "cell"))
 
     @property
+    def _shown(self) -> tuple[int, int]:
+        """(rows, columns) of cells that show the image."""
+        return self.grid
+
+    @property
     def _scale(self) -> npt.NDArray[np.float64]:
         """(4,) source pixels per pixel of the resized image, in the order of a box."""
         width, height = self.source_size
-        rows, columns = self.grid
+        rows, columns = self._shown
         return np.tile([width / (self.cell * columns), height / (self.cell * rows)], 2)
 
     def _scale_to_source(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -276,9 +289,46 @@ class Resized(Geometry):
     def to_grid(self, boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Convert source boxes to grid coordinates; see ``Geometry.to_grid``."""
         width, height = self.source_size
-        rows, columns = self.grid
+        rows, columns = self._shown
         # Multiplying first keeps whole cells whole: (width * columns) / width is exact.
         return _as_boxes(boxes) * np.tile([columns, rows], 2) / np.tile([width, height], 2)
+
+
+@dataclass(frozen=True)
+class ResizedWithBreaks(Resized):
+    """Image stretched to all columns of cells but the last, which holds no part of it.
+
+    Some families put a text token behind every row of visual tokens. As a cell of the grid, it
+    travels with the image and lies in the padding.
+
+    Raises:
+        ConfigError: no column is left that shows the image.
+    """
+
+    kind: ClassVar[str] = "resized_with_breaks"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid[1] < 2:
+            raise ConfigError("resized_with_breaks geometry: the row breaks are the only column")
+
+    @property
+    def _shown(self) -> tuple[int, int]:
+        rows, columns = self.grid
+        return rows, columns - 1
+
+
+def _widened(
+    boxes: npt.NDArray[np.float32], limit: npt.NDArray[np.float32], min_side: np.float32
+) -> npt.NDArray[np.float32]:
+    """Sides of at least ``min_side`` around the same centers, moved back into the image."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    center, narrow = (low + high) / 2, high - low < min_side
+    low = np.where(narrow, center - min_side / 2, low)
+    high = np.where(narrow, center + min_side / 2, high)
+    back = np.where(low < 0, -low, np.where(high > limit[2:], limit[2:] - high, 0))
+    shift = np.where(narrow, back, 0)
+    return np.concatenate([low + shift, high + shift], axis=1).astype(np.float32)
 
 
 def _as_boxes(boxes: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -130,6 +130,8 @@ def find_heads(
         maps = _candidate_maps(calibration, candidate_heads(statistics), bar.update)
     chosen = select(statistics, maps, max_heads)
     branch, n_layers = choose_branch(maps, chosen, backbone.n_layers)
+    branch = backbone.fitting_branch(branch, n_layers)
+    n_layers = min(n_layers, backbone.n_layers - branch)
     recipe = LabelRecipe.from_dict({**options, **_recipe_fields(chosen)})
     return HeadReport(
         recipe=recipe,

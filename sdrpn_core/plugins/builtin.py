@@ -28,6 +28,20 @@ def sdrpn_register_rpn_heads(registry: Registry[Any]) -> None:
 
 
 @hookimpl
+def sdrpn_register_geometries(registry: Registry[Any]) -> None:
+    """The ways to preprocess an image that several families share."""
+    module = "sdrpn_core.grid.geometry"
+    registry.add("padded_square", f"{module}:PaddedSquare", help="padded to a square, then scaled")
+    registry.add("letterboxed", f"{module}:Letterboxed", help="scaled, then padded to a square")
+    registry.add("resized", f"{module}:Resized", help="stretched to whole cells")
+    registry.add(
+        "resized_with_breaks",
+        f"{module}:ResizedWithBreaks",
+        help="stretched to all columns of cells but the last, which holds row breaks",
+    )
+
+
+@hookimpl
 def sdrpn_register_crop_policies(registry: Registry[Any]) -> None:
     """The paper's two policies."""
     registry.add("bbox", "sdrpn_core.crops.bbox:BboxPolicy", help="one crop per connected region")

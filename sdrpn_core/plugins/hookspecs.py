@@ -49,6 +49,11 @@ def sdrpn_register_rpn_heads(registry: Registry[Any]) -> None:
 
 
 @hookspec
+def sdrpn_register_geometries(registry: Registry[Any]) -> None:
+    """Add geometries: ``Geometry`` subclasses, each under its ``kind``."""
+
+
+@hookspec
 def sdrpn_register_crop_policies(registry: Registry[Any]) -> None:
     """Add crop policies: ``CropPolicy`` subclasses, from a RoI map to crops."""
 

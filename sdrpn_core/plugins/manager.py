@@ -40,6 +40,7 @@ KINDS = {
     "backbones": Kind("backbone", has=("preprocess", "encode"), by_model_type=True),
     "presets": Kind("preset", has=("matches", "recipe"), called=False, by_model_type=True),
     "rpn_heads": Kind("RPN head", has=("defaults", "forward")),
+    "geometries": Kind("geometry", has=("to_source", "to_grid")),
     "crop_policies": Kind("crop policy", has=("from_options", "plan")),
     "pseudo_labelers": Kind("pseudo-labeler"),
     "datasets": Kind("dataset"),
@@ -82,6 +83,7 @@ class Plugins:
         self.backbones = self._registries["backbones"]
         self.presets = self._registries["presets"]
         self.rpn_heads = self._registries["rpn_heads"]
+        self.geometries = self._registries["geometries"]
         self.crop_policies = self._registries["crop_policies"]
         self.pseudo_labelers = self._registries["pseudo_labelers"]
         self.datasets = self._registries["datasets"]

@@ -25,6 +25,8 @@ class HeadInputs:
         visual_rotary: cos and sin ``(images, n, dim)`` of the visual tokens' positions; ``None``
             where the decoder has no rotary embeddings.
         query_rotary: the same for the query, ``(images, 1, dim)``.
+        first: ``(images, hidden)`` the first token of each sequence; ``None`` where it is unknown.
+        first_rotary: as ``query_rotary``.
     """
 
     visual: torch.Tensor
@@ -33,6 +35,8 @@ class HeadInputs:
     grids: Sequence[tuple[int, int]]
     visual_rotary: PositionEmbeddings | None = None
     query_rotary: PositionEmbeddings | None = None
+    first: torch.Tensor | None = None
+    first_rotary: PositionEmbeddings | None = None
 
 
 class RPNHead(nn.Module, ABC):

@@ -77,7 +77,8 @@ class RPN(nn.Module):
             overrides: fields of the configuration to replace.
 
         Raises:
-            ConfigError: B + R exceeds the number of decoder layers, or unknown head options.
+            ConfigError: B + R exceeds the number of decoder layers, the layers could not run as
+                the decoder's do (:meth:`Backbone.check_branch`), or unknown head options.
             UnknownNameError: no head of that name.
         """
         if config is None:
@@ -86,6 +87,7 @@ class RPN(nn.Module):
             config = RPNConfig.from_dict({**config.to_dict(), **overrides})
         _check_place(config, backbone)
         stop = config.branch + config.n_layers
+        backbone.check_branch(config.branch, config.n_layers)
         head_class = get_plugins().rpn_heads.get(config.head)
         options = _head_options(config, head_class)
         # The copies share the decoder's config, so that they follow its attention implementation.
@@ -166,19 +168,19 @@ class RPN(nn.Module):
         if checkpointing and cache is not None:
             raise ConfigError("gradient checkpointing needs the features in one piece")
         weight = next(self.parameters())
-        kwargs = {
-            **send_to_device(features.layer_kwargs, weight.device),
-            **cache_argument(cache),
-            "use_cache": cache is not None,
-        }
+        own = {**cache_argument(cache), "use_cache": cache is not None}
         hidden = features.hidden.to(weight)
-        for layer in self.layers:
+        for offset, layer in enumerate(self.layers):
+            kwargs = {**send_to_device(features.kwargs_of(offset), weight.device), **own}
             if checkpointing:
                 hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
             else:
                 hidden = layer(hidden, **kwargs)
+        # The head is the last of the copied layers, whose rotary embeddings may be other ones.
+        last = features.kwargs_of(self.config.n_layers - 1)
         return TrunkStates(
-            hidden if self.norm is None else self.norm(hidden), kwargs.get("position_embeddings")
+            hidden if self.norm is None else self.norm(hidden),
+            send_to_device(last.get("position_embeddings"), weight.device),
         )
 
     def score(self, states: TrunkStates, places: Sequence[ImagePlace]) -> RoIScores:
@@ -292,6 +294,9 @@ def _head_inputs(states: TrunkStates, places: Sequence[ImagePlace]) -> HeadInput
     offsets = torch.arange(max(place.n_tokens for place in places), device=device)
     valid = offsets < lengths[:, None]
     columns = starts[:, None] + torch.where(valid, offsets, 0)
+    firsts = None
+    if all(place.first is not None for place in places):
+        firsts = torch.tensor([[place.first] for place in places], device=device)
     return HeadInputs(
         visual=hidden[rows[:, None], columns],
         valid=valid,
@@ -299,6 +304,8 @@ def _head_inputs(states: TrunkStates, places: Sequence[ImagePlace]) -> HeadInput
         grids=tuple(place.grid for place in places),
         visual_rotary=_take_rotary(rotary, rows, columns),
         query_rotary=_take_rotary(rotary, rows, queries),
+        first=None if firsts is None else hidden[rows, firsts[:, 0]],
+        first_rotary=None if firsts is None else _take_rotary(rotary, rows, firsts),
     )
 
 

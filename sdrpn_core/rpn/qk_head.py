@@ -95,25 +95,41 @@ class QKHead(RPNHead):
 
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
         """Scores ``(images, n)``; a distribution is softmaxed per head before the mean."""
-        query, key = self._query_key(inputs)
+        (query,), key = self.queries_and_key(inputs, [(inputs.query, inputs.query_rotary)])
+        return self.products(query, key, inputs.valid, distribution)
+
+    def products(
+        self, query: torch.Tensor, key: torch.Tensor, valid: torch.Tensor, distribution: bool
+    ) -> torch.Tensor:
+        """Scores ``(images, n)`` of a query ``(images, heads, 1, d)`` with the visual tokens."""
         if self.multi_head:
             scores = (key @ query.transpose(2, 3)).squeeze(-1) / math.sqrt(key.shape[-1])
         else:
             scores = (key * query).sum(dim=(1, 3)).unsqueeze(1)
         if distribution:
-            return masked_softmax(scores, inputs.valid[:, None]).mean(dim=1)
+            return masked_softmax(scores, valid[:, None]).mean(dim=1)
         return scores.float().mean(dim=1)
 
-    def _query_key(self, inputs: HeadInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(images, heads, 1, d)`` and ``(images, heads, n, d)``."""
+    def queries_and_key(
+        self, inputs: HeadInputs, tokens: Sequence[tuple[torch.Tensor, PositionEmbeddings | None]]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Queries of some tokens, and the visual tokens' keys.
+
+        Args:
+            inputs: holds the visual tokens.
+            tokens: hidden states ``(images, hidden)`` and rotary embeddings of those that ask.
+
+        Returns:
+            Per token ``(images, heads, 1, d)``; and ``(images, heads, n, d)``.
+        """
         if self.attention is None or self.norm is None:
-            return inputs.query[:, None, None], inputs.visual[:, None]
-        # The query is appended to the visual tokens, so that one call computes both.
-        hidden = torch.cat([inputs.visual, inputs.query[:, None]], dim=1)
+            return [hidden[:, None, None] for hidden, _ in tokens], inputs.visual[:, None]
+        # The queries are appended to the visual tokens, so that one call computes all.
+        hidden = torch.cat([inputs.visual, *(one[:, None] for one, _ in tokens)], dim=1)
         try:
             self.attention(
                 hidden_states=self.norm(hidden),
-                position_embeddings=self._rotary(inputs),
+                position_embeddings=self._rotary([inputs.visual_rotary, *(r for _, r in tokens)]),
                 attention_mask=None,
             )
         except _QueryKey as captured:
@@ -126,15 +142,15 @@ class QKHead(RPNHead):
                 f"single-head scoring needs as many key heads as query heads, not {key.shape[1]} "
                 f"for {query.shape[1]}; use multi_head"
             )
-        return query[:, :, -1:], key[:, :, :-1].repeat_interleave(groups, dim=1)
+        n = inputs.visual.shape[1]
+        queries = [query[:, :, n + index : n + index + 1] for index in range(len(tokens))]
+        return queries, key[:, :, :n].repeat_interleave(groups, dim=1)
 
-    def _rotary(self, inputs: HeadInputs) -> PositionEmbeddings | None:
-        if inputs.visual_rotary is None or inputs.query_rotary is None:
+    def _rotary(self, parts: Sequence[PositionEmbeddings | None]) -> PositionEmbeddings | None:
+        given = [part for part in parts if part is not None]
+        if len(given) < len(parts):
             return None
-        cos, sin = (
-            torch.cat([visual, query], dim=1)
-            for visual, query in zip(inputs.visual_rotary, inputs.query_rotary, strict=True)
-        )
+        cos, sin = (torch.cat(kind, dim=1) for kind in zip(*given, strict=True))
         if self.rope:
             return cos, sin
         return torch.ones_like(cos), torch.zeros_like(sin)  # the identity rotation

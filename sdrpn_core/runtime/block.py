@@ -8,7 +8,8 @@ attention mask. Positions are explicit, and padding takes none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,14 +27,18 @@ class Block:
     """Left-padded rows of one block.
 
     Attributes:
-        embeds: ``(batch, length, hidden)``.
+        embeds: ``(batch, length, token_width)``.
         mask: ``(batch, length)`` int64, 1 where a token is.
-        positions: ``(batch, length)`` or ``(axes, batch, length)`` int64; 0 at padding.
+        positions: ``(batch, length)`` or ``(axes, batch, length)`` int64, or float32 where tokens
+            lie between whole positions; 0 at padding.
+        ids: ``(batch, length)`` int64, the placeholder's at visual tokens, 0 at padding; ``None``
+            where they are unknown, as of hidden states from a file.
     """
 
     embeds: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
+    ids: torch.Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -65,35 +70,44 @@ class Block:
         }
 
 
-def left_pad(embeds: list[torch.Tensor], positions: list[torch.Tensor]) -> Block:
+def left_pad(
+    embeds: Sequence[torch.Tensor],
+    positions: Sequence[torch.Tensor],
+    ids: Sequence[torch.Tensor] | None = None,
+) -> Block:
     """Pad rows on the left to a common length.
 
     Args:
-        embeds: per row ``(length_i, hidden)``.
+        embeds: per row ``(length_i, token_width)``.
         positions: per row ``(length_i,)`` or ``(axes, length_i)``.
+        ids: per row ``(length_i,)``, where they are known.
     """
     length = max(row.shape[0] for row in embeds)
     first = embeds[0]
     padded = first.new_zeros(len(embeds), length, first.shape[-1])
     mask = torch.zeros(len(embeds), length, dtype=torch.long, device=first.device)
     axes = positions[0].shape[:-1]
-    padded_positions = torch.zeros(
-        *axes, len(embeds), length, dtype=torch.long, device=first.device
-    )
+    dtype = reduce(torch.promote_types, (row.dtype for row in positions))
+    padded_positions = torch.zeros(*axes, len(embeds), length, dtype=dtype, device=first.device)
+    padded_ids = None if ids is None else torch.zeros_like(mask)
     for row, (values, places) in enumerate(zip(embeds, positions, strict=True)):
         start = length - values.shape[0]
         padded[row, start:] = values
         mask[row, start:] = 1
         padded_positions[..., row, start:] = places.to(first.device)
-    return Block(padded, mask, padded_positions)
+        if ids is not None and padded_ids is not None:
+            padded_ids[row, start:] = ids[row].to(first.device)
+    return Block(padded, mask, padded_positions, padded_ids)
 
 
 def join(*blocks: Block) -> Block:
     """Blocks side by side, holes included."""
+    ids = [b.ids for b in blocks if b.ids is not None]
     return Block(
         torch.cat([b.embeds for b in blocks], dim=1),
         torch.cat([b.mask for b in blocks], dim=1),
         torch.cat([b.positions for b in blocks], dim=-1),
+        torch.cat(ids, dim=1) if len(ids) == len(blocks) else None,
     )
 
 
@@ -108,6 +122,8 @@ class ImagePlace:
         query: column of the last prompt token.
         question: column of the first token behind the last image, if the scores of all tokens
             from there to ``query`` are wanted, too; ``None`` if not.
+        first: column of the row's first token, for heads that look at it; ``None`` where it is
+            unknown. Two places are equal whether it is known or not.
     """
 
     row: int
@@ -115,6 +131,7 @@ class ImagePlace:
     grid: tuple[int, int]
     query: int
     question: int | None = None
+    first: int | None = field(default=None, compare=False)
 
     @property
     def n_tokens(self) -> int:
@@ -147,6 +164,13 @@ def image_places(
         for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True):
             wanted = wants_question is not None and wants_question(image.grid)
             places.append(
-                ImagePlace(row, offset + start, image.grid, query, question if wanted else None)
+                ImagePlace(
+                    row,
+                    offset + start,
+                    image.grid,
+                    query,
+                    question if wanted else None,
+                    first=offset,
+                )
             )
     return places

@@ -34,7 +34,12 @@ def padding(lengths: Sequence[Lengths]) -> float:
 
 
 def nearest(
-    lengths: Sequence[Lengths], size: int, max_padding: float, *, first: int = 0
+    lengths: Sequence[Lengths],
+    size: int,
+    max_padding: float,
+    *,
+    first: int = 0,
+    holes: bool = True,
 ) -> list[int]:
     """Choose a batch around one sequence: those closest to it in length, as many as fit.
 
@@ -43,6 +48,7 @@ def nearest(
         size: largest number of sequences in a batch.
         max_padding: largest share of the batch that may be padding.
         first: index of the sequence that the batch must contain.
+        holes: whether padding may lie between two blocks of a row, and not just before the first.
 
     Returns:
         Indices, ascending; ``first`` is among them.
@@ -56,13 +62,23 @@ def nearest(
     for index in sorted(range(len(lengths)), key=distance):
         if len(chosen) == size:
             break
-        if index != first and padding([lengths[i] for i in [*chosen, index]]) <= max_padding:
+        if index == first or not (holes or lengths[index][1:] == lengths[first][1:]):
+            continue
+        if padding([lengths[i] for i in [*chosen, index]]) <= max_padding:
             chosen.append(index)
     return sorted(chosen)
 
 
-def buckets(lengths: Sequence[Lengths], size: int, max_padding: float) -> list[list[int]]:
+def buckets(
+    lengths: Sequence[Lengths], size: int, max_padding: float, *, holes: bool = True
+) -> list[list[int]]:
     """Split all sequences into batches of at most ``size``, none with more padding than allowed.
+
+    Args:
+        lengths: of the sequences.
+        size: most sequences of a batch.
+        max_padding: largest share of padding.
+        holes: as of :func:`nearest`.
 
     Returns:
         Indices; each occurs once. A batch that fits stays whole and in order.
@@ -72,7 +88,8 @@ def buckets(lengths: Sequence[Lengths], size: int, max_padding: float) -> list[l
     while left:
         # The longest first: if memory does not suffice, that shows at once.
         longest = max(range(len(left)), key=lambda place: sum(lengths[left[place]]))
-        places = nearest([lengths[i] for i in left], size, max_padding, first=longest)
+        rest = [lengths[i] for i in left]
+        places = nearest(rest, size, max_padding, first=longest, holes=holes)
         batches.append([left[place] for place in places])
         taken = set(places)
         left = [index for place, index in enumerate(left) if place not in taken]

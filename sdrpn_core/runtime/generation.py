@@ -1,12 +1,20 @@
-"""Decoding with stock ``generate()`` from embeddings, with or without a cached prefix."""
+"""Decoding with stock ``generate()``, with or without a cached prefix.
+
+``generate()`` gets the ids of the prompts, with a placeholder per visual token, so that everything
+that reads ids (repetition penalties, stopping criteria) finds what it would find in the stock
+model's own run. The decoder gets the rows of the prompts in place of these ids' embeddings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessor
+from transformers import DynamicCache, LogitsProcessor
+from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import Block, join, left_pad
@@ -14,14 +22,15 @@ from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.kv_cache import cache_argument
 
 if TYPE_CHECKING:
-    from transformers import Cache
+    from transformers import Cache, GenerationConfig
 
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
 
 
 _ONE_EACH = "every question has one response, decoded token by token"
-_EMBEDDINGS = "it needs the ids of the prompt, which consists of embeddings"
+_EMBEDDINGS = "it would run on the ids of the prompt, which consists of embeddings"
+_ONE_PASS = "a prompt runs in one pass"
 _OURS = "sdrpn sets it"
 _IDS = "of what generate() returns, an answer holds the token ids"
 
@@ -31,12 +40,27 @@ _REASONS = {
     **dict.fromkeys(("assistant_model", "assistant_early_exit"), _EMBEDDINGS),
     **dict.fromkeys(("prompt_lookup_num_tokens", "guidance_scale"), _EMBEDDINGS),
     **dict.fromkeys(("negative_prompt_ids", "negative_prompt_attention_mask"), _EMBEDDINGS),
+    "prefill_chunk_size": _ONE_PASS,
     **dict.fromkeys(("inputs", "input_ids", "inputs_embeds", "attention_mask"), _OURS),
     **dict.fromkeys(("position_ids", "cache", "past_key_values", "use_cache"), _OURS),
     **dict.fromkeys(("cache_implementation", "cache_config", "pixel_values"), _OURS),
     "max_length": "give max_new_tokens",
     **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), _IDS),
     **dict.fromkeys(("output_attentions", "output_hidden_states"), _IDS),
+}
+
+#: Fields of a generation config that cannot be served, nor be ignored: answers would be others.
+_UNSERVED = ("penalty_alpha", "guidance_scale", "prompt_lookup_num_tokens", "prefill_chunk_size")
+
+#: Options that read the ids of a prompt or count its tokens, padding between them included, and
+#: the values that switch them off.
+_READS_PROMPT: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), (None, 1.0)),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), (None, 0)),
+    **dict.fromkeys(("min_length",), (None, 0)),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "watermarking_config"), (None,)),
+    **dict.fromkeys(("stop_strings", "prefix_allowed_tokens_fn"), (None,)),
+    **dict.fromkeys(("logits_processor", "stopping_criteria"), (None,)),
 }
 
 
@@ -46,13 +70,14 @@ def prompt_block(
     starts: Sequence[int] | None = None,
     stops: Sequence[int] | None = None,
 ) -> Block:
-    """Left-padded embeddings and positions of the tokens ``starts[i]:stops[i]`` of each prompt."""
-    embeds, positions = [], []
+    """Left-padded rows, positions and ids of the tokens ``starts[i]:stops[i]`` of each prompt."""
+    embeds, positions, ids = [], [], []
     for row, prompt in enumerate(prompts):
         part = slice(starts[row] if starts else 0, stops[row] if stops else len(prompt))
         embeds.append(backbone.embed(prompt)[part])
         positions.append(backbone.positions(prompt)[..., part])
-    return left_pad(embeds, positions)
+        ids.append(torch.tensor(backbone.token_ids(prompt)[part], dtype=torch.long))
+    return left_pad(embeds, positions, ids)
 
 
 def check_generate_options(names: Iterable[str]) -> None:
@@ -67,6 +92,38 @@ def check_generate_options(names: Iterable[str]) -> None:
     for name in names:
         if reason := _REASONS.get(name):
             raise ConfigError(f"generate() option {name!r} cannot be used here: {reason}")
+
+
+def check_generation_config(config: GenerationConfig | None, options: Mapping[str, Any]) -> None:
+    """Refuse what a checkpoint's generation config asks for and cannot be done.
+
+    Args:
+        config: of the model.
+        options: arguments of ``generate()``, which outweigh it.
+
+    Raises:
+        ConfigError: names the field, and says why.
+    """
+    for name in _UNSERVED:
+        value = options.get(name, getattr(config, name, None))
+        if value not in (None, 1.0):
+            raise ConfigError(
+                f"the model's generation config sets {name!r} to {value}, which cannot be done "
+                f"here: {_REASONS[name]}"
+            )
+
+
+def reads_prompts(config: GenerationConfig | None, options: Mapping[str, Any]) -> bool:
+    """Whether anything reads the ids of the prompts, so that a batch may hold no padding.
+
+    Args:
+        config: of the model.
+        options: arguments of ``generate()``, which outweigh it.
+    """
+    return any(
+        options.get(name, getattr(config, name, None)) not in neutral
+        for name, neutral in _READS_PROMPT.items()
+    )
 
 
 def generate(
@@ -98,11 +155,15 @@ def generate(
         Per prompt the new token ids, up to the end token, which is left out.
 
     Raises:
-        ConfigError: the backbone is only partially loaded.
+        ConfigError: the backbone is only partially loaded, or its generation config asks for what
+            cannot be done here.
         InputError: the sequences would exceed the model's context.
     """
     backbone.check_whole("answering")
+    check_generation_config(backbone.model.generation_config, options)
     whole = block if prefix is None else join(prefix, block)
+    if whole.ids is None:
+        raise ValueError("the ids of the prompts are unknown")
     longest = int(whole.mask.sum(dim=1).max())
     backbone.check_context(longest + max_new_tokens)
     clock = clock or StageClock(backbone.device)
@@ -112,10 +173,14 @@ def generate(
             after_first_pass()
         clock.switch("decode")
 
+    if cache is None:
+        cache = DynamicCache(config=backbone.text_config)
+    if "streamer" in options:
+        options = {**options, "streamer": _WithoutPrompt(options["streamer"])}
     first = _AfterFirstPass(between)
-    with clock.stage(first_stage):
-        new_ids = backbone.model.generate(
-            inputs_embeds=whole.embeds,
+    with clock.stage(first_stage), rows_of_prompts(backbone, block, whole.mask):
+        sequences = backbone.model.generate(
+            whole.ids,
             attention_mask=whole.mask,
             position_ids=whole.positions,
             max_new_tokens=max_new_tokens,
@@ -124,13 +189,60 @@ def generate(
                 # Whatever the checkpoint's generation config says.
                 "do_sample": False,
                 "num_beams": 1,
+                "use_cache": True,
+                "cache_implementation": None,
                 **options,
                 **cache_argument(cache),
                 "logits_processor": [first, *options.get("logits_processor", ())],
             },
         )
     ends = end_token_ids(backbone)
-    return [_until_end(row, ends) for row in new_ids.tolist()]
+    return [_until_end(row, ends) for row in sequences[:, whole.length :].tolist()]
+
+
+@contextmanager
+def rows_of_prompts(backbone: Backbone, block: Block, mask: torch.Tensor) -> Iterator[None]:
+    """Hand a block's rows to the decoder in its first call by this thread within the context.
+
+    Args:
+        backbone: the model; its call gets the block's ids.
+        block: the rows.
+        mask: ``(batch, columns)``, cached ones first.
+
+    The call gets the mask in two dimensions, as any other call of the decoder by the core: models
+    that prepare masks of their own would prepare them from the ids.
+    """
+    thread = get_ident()
+
+    def hand_over(
+        module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if get_ident() != thread or kwargs is None:
+            return None
+        handle.remove()
+        return args, {**kwargs, "inputs_embeds": block.embeds, "attention_mask": mask}
+
+    # Before the hook that takes rows apart.
+    handle = backbone.decoder.register_forward_pre_hook(hand_over, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _WithoutPrompt(BaseStreamer):
+    """Reports an empty prompt to a streamer, whose user knows the question."""
+
+    def __init__(self, streamer: Any) -> None:
+        self._streamer = streamer
+        self._is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        self._streamer.put(value[:, :0] if self._is_prompt else value)
+        self._is_prompt = False
+
+    def end(self) -> None:
+        self._streamer.end()
 
 
 class _AfterFirstPass(LogitsProcessor):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.backbone.decoder import decoder_layers, layer_kinds
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.taps.thread_hooks import ThreadHook
 
@@ -29,10 +31,30 @@ class Features:
         hidden: ``(batch, length, hidden)`` hidden states that leave layer B - 1.
         layer_kwargs: keyword arguments of the layer call (attention mask, position embeddings,
             positions ...), so that copies of the layer run on ``hidden`` as the decoder's own.
+        following: the same of the layers behind the branch layer, in order. These need not have
+            run: layers of one kind are called alike. ``None`` for a kind of which no layer has
+            been reached; empty where all layers are of the branch layer's kind.
     """
 
     hidden: torch.Tensor
     layer_kwargs: dict[str, Any] = field(repr=False)
+    following: Sequence[Mapping[str, Any] | None] = field(default=(), repr=False)
+
+    def kwargs_of(self, offset: int) -> Mapping[str, Any]:
+        """What layer B + ``offset`` is called with.
+
+        Raises:
+            ConfigError: no layer of its kind has been reached.
+        """
+        if offset == 0 or not self.following:
+            return self.layer_kwargs
+        kwargs = self.following[offset - 1]
+        if kwargs is None:
+            raise ConfigError(
+                f"the layer {offset} behind the branch layer is of a kind that does not occur up "
+                "to the branch layer: branch off deeper"
+            )
+        return kwargs
 
 
 class FeatureTap:
@@ -45,6 +67,10 @@ class FeatureTap:
 
     A tap serves the thread that opened it: passes of other threads, on the same decoder at the same
     time, are neither recorded nor ended.
+
+    Where layers are of several kinds (sliding and full attention), each kind has a mask and rotary
+    embeddings of its own. What the layers behind the branch layer would be called with is then
+    taken from the last layer of their kind before it.
 
     Args:
         decoder: a decoder with a ``layers`` list.
@@ -68,12 +94,24 @@ class FeatureTap:
         self.decoder = decoder
         self.layer = layer
         self.stop = stop
-        self._hook: ThreadHook | None = None
+        kinds = layer_kinds(decoder)
+        self._following = kinds[layer + 1 :] if len(set(kinds[layer:])) > 1 else []
+        #: Kind -> the last layer of it up to the branch layer.
+        self._sources = {
+            kind: index for index, kind in enumerate(kinds[: layer + 1]) if kind in self._following
+        }
+        self._hooks: list[ThreadHook] = []
+        self._by_kind: dict[str, Mapping[str, Any]] = {}
         self._recorded: list[Features] = []
 
     def __enter__(self) -> FeatureTap:
-        layer = decoder_layers(self.decoder)[self.layer]
-        self._hook = ThreadHook(layer, self._record)
+        layers = decoder_layers(self.decoder)
+        self._hooks = [
+            ThreadHook(layers[index], partial(self._record_kind, kind))
+            for kind, index in self._sources.items()
+        ]
+        # The last hook: where the branch layer is a source as well, it may end the pass.
+        self._hooks.append(ThreadHook(layers[self.layer], self._record))
         return self
 
     def __exit__(
@@ -82,9 +120,10 @@ class FeatureTap:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._by_kind.clear()
         self._recorded.clear()
 
     def run(self, **inputs: Any) -> Features:
@@ -94,9 +133,9 @@ class FeatureTap:
             RuntimeError: outside the ``with`` block, in another thread than the one that opened the
                 tap, or the pass ended before the branch layer.
         """
-        if self._hook is None:
+        if not self._hooks:
             raise RuntimeError("use the tap as a context manager: with FeatureTap(...) as tap")
-        if not self._hook.is_of_this_thread:
+        if not self._hooks[-1].is_of_this_thread:
             raise RuntimeError("the tap serves the thread that opened it: open one in this thread")
         self._recorded.clear()
         with suppress(_BranchReached):
@@ -117,9 +156,15 @@ class FeatureTap:
         self.__exit__(None, None, None)
         return first
 
+    def _record_kind(
+        self, kind: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._by_kind[kind] = {k: value for k, value in kwargs.items() if k != "hidden_states"}
+
     def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
         hidden = args[0] if args else kwargs.pop("hidden_states")
-        self._recorded.append(Features(hidden, kwargs))
+        following = tuple(self._by_kind.get(kind) for kind in self._following)
+        self._recorded.append(Features(hidden, kwargs, following))
         if self.stop:
             raise _BranchReached

@@ -219,7 +219,8 @@ def read_own_responses(
             block,
             max_new_tokens=max_new_tokens,
             prefix=prefix,
-            cache=DynamicCache(config=backbone.text_config) if cache is None else cache,
+            # One that keeps what has left a window: the tap counts the columns of all keys.
+            cache=DynamicCache() if cache is None else cache,
         )
     n_rows = sum(rows.weights.shape[2] for rows in tap.rows[min(heads)])
     return [

@@ -8,6 +8,7 @@ import torch
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.decoder import SLIDING_ATTENTION, attention_kinds
 from sdrpn_core.runtime.generation import end_token_ids
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
@@ -35,6 +36,21 @@ class BatchChecks(ContractSubject):
                 "must come back in order, each with its own tokens",
                 tolerance=_TOLERANCE,
             )
+
+    def test_windows_are_shorter_than_prompts(self, backbone: Backbone) -> None:
+        """Or nothing here would tell what windows do to padding."""
+        window = getattr(backbone.text_config, "sliding_window", None)
+        slides = SLIDING_ATTENTION in attention_kinds(backbone.text_config)
+        longest = max(map(len, backbone.encode(self.questions())))
+        check(
+            not slides or (window or 0) < longest,
+            f"make: the decoder attends within windows of {window} tokens, but the longest prompt "
+            f"has {longest}: make them shorter",
+        )
+        check(
+            backbone.has_windows == slides,
+            "has_windows: leave it as the decoder's configuration says",
+        )
 
     @pytest.mark.parametrize("proposer", [None, FixedRegion()], ids=["plain", "two-stage"])
     def test_a_batch_of_answers_equals_one_by_one(

@@ -11,6 +11,7 @@ from sdrpn_core.testing.positions import PositionChecks
 from sdrpn_core.testing.prefix import PrefixChecks
 from sdrpn_core.testing.presets import PresetChecks
 from sdrpn_core.testing.rpn import RPNChecks
+from sdrpn_core.testing.stock import StockChecks
 from sdrpn_core.testing.taps import TapChecks
 
 
@@ -18,6 +19,7 @@ class BackboneContract(
     LayoutChecks,
     GeometryChecks,
     PositionChecks,
+    StockChecks,
     TapChecks,
     PrefixChecks,
     BatchChecks,

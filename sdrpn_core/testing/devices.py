@@ -11,6 +11,7 @@ import torch
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.decoder import decoder_layers
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.taps.attention_tap import AttentionTap
@@ -74,12 +75,13 @@ class DeviceChecks(ContractSubject):
         inputs = decoder_inputs(cuda_backbone, self)
         mask = inputs["attention_mask"].bool()
         states = cuda_backbone.decoder(**inputs, output_hidden_states=True).hidden_states
-        with FeatureTap(cuda_backbone.decoder, self.branch) as features:
-            found = features.run(**inputs).hidden
+        with FeatureTap(cuda_backbone.decoder, self.branch) as tap:
+            features = tap.run(**inputs)
+        layer = decoder_layers(cuda_backbone.decoder)[self.branch]
         check_close(
-            found[mask],
-            states[self.branch][mask],
-            f"decoder: the states tapped at layer {self.branch} are not its hidden_states",
+            layer(features.hidden, **features.layer_kwargs)[mask],
+            states[self.branch + 1][mask],
+            f"decoder: the states tapped at layer {self.branch} do not lead to its hidden_states",
             tolerance=0,
         )
         with AttentionTap(cuda_backbone.decoder, {0: None}, queries=slice(-1, None)) as attention:

@@ -26,7 +26,7 @@ def encoded(
         images: the images.
 
     Returns:
-        Per image the encoder's input and the features ``(h * w, hidden)``.
+        Per image the encoder's input and the features ``(h * w, token_width)``.
 
     Raises:
         AssertionError: not one row of finite features per cell of each geometry's grid.
@@ -39,7 +39,7 @@ def encoded(
     )
     for image, item, rows in zip(images, items, features, strict=True):
         h, w = item.geometry.grid
-        expected, found = (h * w, backbone.hidden_size), tuple(rows.shape)
+        expected, found = (h * w, backbone.token_width), tuple(rows.shape)
         check(
             found == expected,
             f"{method}: the geometry's grid {(h, w)} asks for features of shape {expected}, but "

@@ -75,9 +75,9 @@ class LayoutChecks(ContractSubject):
             )
             shape = tuple(backbone.embed(prompt).shape)
             check(
-                shape == (len(prompt), backbone.hidden_size),
+                shape == (len(prompt), backbone.token_width),
                 f"embed: {shape} for a prompt of {len(prompt)} tokens of width "
-                f"{backbone.hidden_size}",
+                f"{backbone.token_width}",
             )
 
     def test_the_prompt_ends_where_the_response_begins(self, backbone: Backbone) -> None:

@@ -11,6 +11,7 @@ from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.images import block_image
+from sdrpn_core.testing.logits import block_logits
 from sdrpn_core.testing.subject import ContractSubject
 
 _TOLERANCE = 1e-3
@@ -24,16 +25,11 @@ class PositionChecks(ContractSubject):
         """Segments, embeddings and positions against the stock forward on ids and pixels."""
         questions = self.questions()
         for question, prompt in zip(questions, backbone.encode(questions), strict=True):
-            ids: list[int] = []
-            images = iter(prompt.images)
-            for token in backbone.tokenize(question.text, len(question.images)):
-                copies = len(next(images)) if token == backbone.image_token_id else 1
-                ids.extend([token] * copies)
+            ids = backbone.token_ids(prompt)
             image_inputs = [backbone.preprocess(image) for image in question.images]
             inputs = self.stock_inputs(backbone, prompt, torch.tensor([ids]), image_inputs)
             expected = backbone.model(**inputs).logits
-            block = prompt_block(backbone, [prompt])
-            found = backbone.model(**block.model_inputs()).logits
+            found = block_logits(backbone, prompt_block(backbone, [prompt]))
             check_close(
                 found,
                 expected,

@@ -13,6 +13,7 @@ from sdrpn_core.runtime.generation import end_token_ids, prompt_block
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.images import block_image
+from sdrpn_core.testing.logits import block_logits
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 
@@ -44,20 +45,18 @@ class PrefixChecks(ContractSubject):
     @torch.no_grad()
     def test_logits_on_a_reused_prefix_equal_those_without(self, backbone: Backbone) -> None:
         """Caching up to the last image, then running the rest, equals one pass."""
-        state = prefill(backbone, self.questions())
-        rest = state.rest()
-        found = backbone.model(**rest.model_inputs(state.cache(), prefix=state.prefix)).logits
-        for row, prompt in enumerate(state.prompts):
-            whole = prompt_block(backbone, [prompt])
-            logits = backbone.model(**whole.model_inputs()).logits
-            expected = logits[0, prompt.prefix_length :]
-            check_close(
-                found[row][rest.mask[row].bool()],
-                expected,
-                "positions: logits behind a cached prefix differ from those of one pass over the "
-                "whole prompt",
-                tolerance=_TOLERANCE,
-            )
+        for _, state in prefill(backbone, self.questions()).parts():
+            rest = state.rest()
+            found = block_logits(backbone, rest, state.prefix, state.cache())
+            for row, prompt in enumerate(state.prompts):
+                whole = block_logits(backbone, prompt_block(backbone, [prompt]))
+                check_close(
+                    found[row][rest.mask[row].bool()],
+                    whole[0, prompt.prefix_length :],
+                    "positions: logits behind a cached prefix differ from those of one pass over "
+                    "the whole prompt",
+                    tolerance=_TOLERANCE,
+                )
 
     def test_an_answer_on_a_reused_prefix_equals_recomputation(self, backbone: Backbone) -> None:
         """Token for token, with a crop behind every image."""
@@ -95,7 +94,7 @@ def recomputed(backbone: Backbone, question: Question) -> tuple[int, ...]:
     ids: tuple[int, ...] = ()
     for _ in range(N_NEW_TOKENS):
         block = prompt_block(backbone, [prompt.with_response(ids)])
-        logits = backbone.model(**block.model_inputs()).logits[0, -1]
+        logits = block_logits(backbone, block)[0, -1]
         logits[ends] = -torch.inf
         ids = (*ids, int(logits.argmax()))
     return ids

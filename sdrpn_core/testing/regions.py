@@ -32,10 +32,11 @@ class FixedRegion(Proposer):
 
     def _proposal(self, size: tuple[int, int], grid: tuple[int, int]) -> Proposal:
         width, height = size
-        crop = Crop(self._box(width, height), self._box(grid[1], grid[0]))
+        crop = Crop(self.box_in(width, height), self.box_in(grid[1], grid[0]))
         return Proposal(CropPlan(Outcome.OK, (crop,)))
 
-    def _box(self, width: int, height: int) -> Box:
+    def box_in(self, width: int, height: int) -> Box:
+        """The box in an image, or a grid, of this size."""
         x0, y0, x1, y1 = self.box
         left, top = int(x0 * width), int(y0 * height)
         return left, top, max(int(x1 * width), left + 1), max(int(y1 * height), top + 1)

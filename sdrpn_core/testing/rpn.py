@@ -15,7 +15,8 @@ from sdrpn_core.errors import CheckpointError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.rpn.prediction import predict_prompt_roi, prompt_features
-from sdrpn_core.testing.checks import check
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.subject import ContractSubject
 
 #: Ways to score that rely on different parts of the decoder.
@@ -25,6 +26,7 @@ _SETTINGS: dict[str, Mapping[str, Any]] = {
     "convolutions": {"head": "conv"},
 }
 _OTHER_WEIGHTS = 0.5
+_STATES = 1e-3
 
 
 class RPNChecks(ContractSubject):
@@ -55,6 +57,32 @@ class RPNChecks(ContractSubject):
             check(
                 np.array_equal(one.scores, other.scores),
                 "layers: an RPN that was saved and loaded scores differently",
+            )
+
+    @torch.no_grad()
+    def test_a_new_trunk_computes_the_decoders_states(self, backbone: Backbone) -> None:
+        """Copied layers, each with its own mask and rotary embeddings, on a left-padded batch."""
+        rpn = RPN.from_backbone(
+            backbone, RPNConfig(self.branch, self.n_rpn_layers, head="conv", final_norm=False)
+        )
+        prompts = backbone.encode(self.questions())
+        features, _ = prompt_features(backbone, prompts, self.branch)
+        found = rpn.trunk(features).hidden
+        for row, prompt in enumerate(prompts):
+            block = prompt_block(backbone, [prompt])
+            states = backbone.decoder(
+                inputs_embeds=block.embeds,
+                attention_mask=block.mask,
+                position_ids=block.positions,
+                use_cache=False,
+                output_hidden_states=True,
+            ).hidden_states
+            check_close(
+                found[row, -len(prompt) :],
+                states[self.branch + self.n_rpn_layers][0],
+                "n_injections or layers: copies of the decoder's layers do not compute what these "
+                "do: something is added between them, or they are called with other arguments",
+                tolerance=_STATES,
             )
 
     def test_an_rpn_of_another_backbone_is_refused(

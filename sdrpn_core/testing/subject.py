@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -14,6 +14,8 @@ from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.images import block_image
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sdrpn_core.backbone.prompt import Prompt
 
 #: Encoded together; the words may be unknown to a small tokenizer, their number matters.
@@ -41,6 +43,10 @@ class ContractSubject:
         max_visual_tokens: most visual tokens that the small model's processor may make of an
             image; ``None``: whatever its context holds.
         min_visual_tokens: fewest visual tokens that it may make of one.
+        system_message: what the family puts in front of every conversation, beside what its chat
+            template does by itself.
+        stock_options: options of the stock image processor that the family has decided on, such as
+            not to cut images into tiles.
         branch: B of the checks.
         n_rpn_layers: R of the checks.
     """
@@ -51,6 +57,8 @@ class ContractSubject:
     supports_several_images: ClassVar[bool] = True
     max_visual_tokens: ClassVar[int | None] = None
     min_visual_tokens: ClassVar[int] = 1
+    system_message: ClassVar[str | None] = None
+    stock_options: ClassVar[Mapping[str, Any] | None] = None
     branch: ClassVar[int] = 2
     n_rpn_layers: ClassVar[int] = 2
 
@@ -95,6 +103,45 @@ class ContractSubject:
         return asked
 
     @classmethod
+    def stock_ids(cls, backbone: Backbone, question: Question) -> list[int]:
+        """Ids that the stock processor makes of a question; override for a family that differs."""
+        content: list[Any] = [{"type": "image", "image": image} for image in question.images]
+        messages = [
+            {"role": "user", "content": [*content, {"type": "text", "text": question.text}]}
+        ]
+        if cls.system_message is not None:
+            text = {"type": "text", "text": cls.system_message}
+            messages.insert(0, {"role": "system", "content": [text]})
+        data = backbone.processor.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs=dict(cls.stock_options or {}) if question.images else {},
+        )
+        (ids,) = data["input_ids"]
+        return list(ids)
+
+    @classmethod
+    def crop_frame(cls, backbone: Backbone) -> tuple[list[int], list[int]] | None:
+        """Ids before and behind a crop's tokens; ``None``: crops are framed like further images.
+
+        Override for a family that frames them otherwise: the stock processor has no such prompts.
+        """
+        return None
+
+    @classmethod
+    def stock_image(cls, backbone: Backbone, image: Image.Image, method: str) -> Image.Image:
+        """What the stock image processor is shown; override for a family that prepares images.
+
+        Args:
+            backbone: the adapter.
+            image: an image, or a crop.
+            method: ``preprocess`` or ``preprocess_crop``.
+        """
+        return image
+
+    @classmethod
     def stock_inputs(
         cls, backbone: Backbone, prompt: Prompt, ids: torch.Tensor, images: Sequence[ImageInput]
     ) -> dict[str, Any]:
@@ -107,9 +154,10 @@ class ContractSubject:
             images: its images, preprocessed.
         """
         inputs: dict[str, Any] = {"input_ids": ids}
-        for name in images[0].tensors if images else ():
-            inputs[name] = torch.cat([item.tensors[name] for item in images])
-        # Where positions depend on the modality, the stock processor marks the image tokens.
-        if "mm_token_type_ids" in inspect.signature(backbone.model.forward).parameters:
-            inputs["mm_token_type_ids"] = (ids == backbone.image_token_id).int()
+        if images:
+            inputs.update(backbone.collate(images))
+        # Where positions or masks depend on the modality, the stock processor marks image tokens.
+        for name in ("mm_token_type_ids", "token_type_ids"):
+            if name in inspect.signature(backbone.model.forward).parameters:
+                inputs[name] = (ids == backbone.image_token_id).int()
         return inputs

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.decoder import decoder_layers
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.attention_tap import AttentionTap
 from sdrpn_core.taps.feature_tap import FeatureTap
@@ -21,18 +22,25 @@ class TapChecks(ContractSubject):
 
     @torch.no_grad()
     def test_tapped_features_equal_hidden_states(self, backbone: Backbone) -> None:
-        """The states at layer B are ``output_hidden_states[B]``, to the bit."""
+        """Layer B makes ``output_hidden_states[B + 1]`` of the states tapped there, to the bit.
+
+        Not ``output_hidden_states[B]``: a decoder may add to what leaves a layer.
+        """
         inputs = decoder_inputs(backbone, self)
         hidden = backbone.decoder(**inputs, output_hidden_states=True).hidden_states
         mask = inputs["attention_mask"].bool()
-        for layer in (1, self.branch, backbone.n_layers - 1):
+        for layer in sorted({0, self.branch, backbone.n_layers - 2}):
             with FeatureTap(backbone.decoder, layer) as tap:
-                found = tap.run(**inputs).hidden
+                features = tap.run(**inputs)
+            found = decoder_layers(backbone.decoder)[layer](
+                features.hidden, **features.layer_kwargs
+            )
             check_close(
                 found[mask],
-                hidden[layer][mask],
-                f"decoder: the states tapped at layer {layer} are not hidden_states[{layer}]: "
-                "layers[i] must be the decoder's i-th layer, called with the states first",
+                hidden[layer + 1][mask],
+                f"decoder: the states tapped at layer {layer} do not lead to "
+                f"hidden_states[{layer + 1}]: layers[i] must be the decoder's i-th layer, called "
+                "with the states first",
                 tolerance=0,
             )
 

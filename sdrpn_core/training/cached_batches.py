@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from sdrpn_core.runtime.block import ImagePlace, left_pad
-from sdrpn_core.taps.feature_tap import Features, FeatureTap
+from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.training.batches import TrainingBatch, make_batch
 from sdrpn_core.training.bypass_layers import without_layers
 from sdrpn_core.training.samples import CachedSample, TrainingSample
@@ -69,5 +70,5 @@ class CachedFeatureBatcher:
             for row, (sample, first) in enumerate(zip(samples, block.starts.tolist(), strict=True))
         ]
         # Not the tapped states: some decoders scale their inputs before the first layer.
-        features = Features(block.embeds, tapped.layer_kwargs)
+        features = replace(tapped, hidden=block.embeds)
         return make_batch(features, block, places, [sample.labels for sample in samples])

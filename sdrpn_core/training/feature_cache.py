@@ -75,7 +75,8 @@ class FeatureCache:
             RPN differs a little from that of a run without a cache.
 
     Raises:
-        ConfigError: a dtype that hidden states are not stored in.
+        ConfigError: a dtype that hidden states are not stored in, or masks that cannot be made
+            again from hidden states.
     """
 
     def __init__(
@@ -87,6 +88,11 @@ class FeatureCache:
         settings: TrainingSettings,
         dtype: str | None = None,
     ) -> None:
+        if backbone.masks_need_rows:
+            raise ConfigError(
+                f"features of {backbone.name} cannot be cached: its attention masks depend on "
+                "which tokens are visual, and a cache does not hold that"
+            )
         self.folder = Path(folder)
         self.backbone = backbone
         self.branch = branch

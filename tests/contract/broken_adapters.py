@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, ClassVar
@@ -26,13 +27,22 @@ from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.plugins.hookspecs import hookimpl
 from sdrpn_core.plugins.manager import ENTRY_POINT_GROUP, Plugins
 from sdrpn_core.testing import BackboneContract
+from sdrpn_core.testing.subject import ContractSubject
+from sdrpn_gemma3.backbone import Gemma3Backbone
 from sdrpn_llava.backbone import LlavaBackbone
+from sdrpn_mistral3.backbone import Mistral3Backbone
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
-from tests.tiny import tiny_llava
+from sdrpn_qwen3_vl.backbone import Qwen3VLBackbone
+from tests.contract.subjects import LlavaSubject, between_vision_tokens
+from tests.tiny import CHAT_TEMPLATE, tiny_llava
+from tests.tiny_gemma3 import tiny_gemma3
+from tests.tiny_mistral3 import CELL as MISTRAL_CELL
+from tests.tiny_mistral3 import tiny_mistral3
 from tests.tiny_qwen2_5_vl import MAX_TOKENS, MIN_TOKENS, tiny_qwen2_5_vl
+from tests.tiny_qwen3_vl import tiny_qwen3_vl
 
 
-class Broken(BackboneContract):
+class Broken(LlavaSubject, BackboneContract):
     """A contract that an adapter breaks.
 
     Attributes:
@@ -43,7 +53,9 @@ class Broken(BackboneContract):
     """
 
     adapter: ClassVar[type[Backbone]]
-    healthy: ClassVar[Callable[..., Backbone]] = staticmethod(tiny_llava)
+    healthy: ClassVar[Callable[..., Backbone]] = staticmethod(
+        partial(tiny_llava, chat_template=CHAT_TEMPLATE)
+    )
     presets: ClassVar[tuple[Preset, ...]] = ()
     noticed: ClassVar[Mapping[str, str]]
     sizes = ((240, 160), (80, 240))
@@ -57,6 +69,7 @@ class Broken(BackboneContract):
     @classmethod
     def make(cls, **options: Any) -> Backbone:
         healthy = cls.healthy(**options)
+        healthy.decoder._forward_pre_hooks.clear()  # the healthy adapter's
         return cls.adapter(healthy.model, healthy.processor, name=healthy.name)
 
     @classmethod
@@ -89,6 +102,9 @@ class Broken(BackboneContract):
 
 class BrokenQwen(Broken):
     healthy = staticmethod(tiny_qwen2_5_vl)
+    system_message = None
+    stock_image = ContractSubject.stock_image
+    crop_frame = staticmethod(between_vision_tokens)
     min_visual_tokens = MIN_TOKENS
     max_visual_tokens = MAX_TOKENS
 
@@ -169,6 +185,8 @@ class ImagesReversed(LlavaBackbone):
 class TestImagesReversed(Broken):
     adapter = ImagesReversed
     noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
         "test_prompts_hold_their_images_in_order": "chat_text: a question about",
         "test_logits_equal_the_stock_forward": "2 images",
     }
@@ -182,7 +200,8 @@ class NoGenerationPrompt(LlavaBackbone):
 class TestNoGenerationPrompt(Broken):
     adapter = NoGenerationPrompt
     noticed: ClassVar = {
-        "test_the_prompt_ends_where_the_response_begins": "chat_text: .*add_generation_prompt"
+        "test_prompts_are_the_stock_processors": "chat_text: a prompt",
+        "test_the_prompt_ends_where_the_response_begins": "chat_text: .*add_generation_prompt",
     }
 
 
@@ -249,7 +268,10 @@ class CutToASquare(LlavaBackbone):
 
 class TestCutToASquare(Broken):
     adapter = CutToASquare
-    noticed: ClassVar = {"test_tokens_move_where_the_geometry_says": "preprocess: the geometry"}
+    noticed: ClassVar = {
+        "test_pixels_are_the_stock_processors": "preprocess",
+        "test_tokens_move_where_the_geometry_says": "preprocess: the geometry",
+    }
 
 
 class CropsCalledPadded(LlavaBackbone):
@@ -274,6 +296,8 @@ class GridTransposed(Qwen2_5VLBackbone):
 class TestGridTransposed(BrokenQwen):
     adapter = GridTransposed
     noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
         "test_tokens_move_where_the_geometry_says": "preprocess: the geometry",
         "test_tokens_of_a_crop_move_where_its_geometry_says": "preprocess_crop: the geometry",
         "test_logits_equal_the_stock_forward": "positions",
@@ -291,6 +315,8 @@ class ColumnMajor(LlavaBackbone):
 class TestColumnMajor(Broken):
     adapter = ColumnMajor
     noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
         "test_tokens_move_where_the_geometry_says": "not row-major",
         "test_tokens_of_a_crop_move_where_its_geometry_says": "not row-major",
         "test_logits_equal_the_stock_forward": "image_features",
@@ -310,7 +336,11 @@ class GapBehindImages(LlavaBackbone):
 
 class TestGapBehindImages(Broken):
     adapter = GapBehindImages
-    noticed: ClassVar = {"test_logits_equal_the_stock_forward": "positions .* stock forward"}
+    noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
+        "test_logits_equal_the_stock_forward": "positions .* stock forward",
+    }
 
 
 class TextStartsAgain(LlavaBackbone):
@@ -321,6 +351,8 @@ class TextStartsAgain(LlavaBackbone):
 class TestTextStartsAgain(Broken):
     adapter = TextStartsAgain
     noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
         "test_logits_equal_the_stock_forward": "positions",
         "test_positions_advance": "positions: a segment",
     }
@@ -334,6 +366,7 @@ class CountedFromTheEnd(LlavaBackbone):
 class TestCountedFromTheEnd(Broken):
     adapter = CountedFromTheEnd
     noticed: ClassVar = {
+        "test_answers_follow_the_generation_config": "image_ids",
         "test_a_crop_leaves_the_positions_before_it": "positions: those up to an image's end",
         "test_logits_on_a_reused_prefix_equal_those_without": "positions: logits behind",
         "test_an_answer_on_a_reused_prefix_equals_recomputation": "frame_crop or positions",
@@ -368,8 +401,235 @@ class OneAxis(Qwen2_5VLBackbone):
 class TestOneAxis(BrokenQwen):
     adapter = OneAxis
     noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
         "test_logits_equal_the_stock_forward": "positions",
         "test_dropped_tokens_leave_the_others_in_place": "positions: the kept tokens",
+    }
+
+
+# -- the stock classes ------------------------------------------------------------
+
+
+class NoEndOfTurn(Qwen2_5VLBackbone):
+    def chat_text(self, question: str, n_images: int) -> str:
+        return super().chat_text(question, n_images).replace(f"{question}<|im_end|>", question)
+
+
+class TestNoEndOfTurn(BrokenQwen):
+    adapter = NoEndOfTurn
+    noticed: ClassVar = {
+        "test_prompts_are_the_stock_processors": "chat_text: a prompt",
+    }
+
+
+class ImageBehindQuestion(Qwen2_5VLBackbone):
+    def chat_text(self, question: str, n_images: int) -> str:
+        framed = "<|vision_start|><|image_pad|><|vision_end|>" * n_images
+        text = super().chat_text(question, n_images)
+        return text.replace(f"{framed}{question}", f"{question}{framed}")
+
+
+class TestImageBehindQuestion(BrokenQwen):
+    adapter = ImageBehindQuestion
+    noticed: ClassVar = {
+        "test_prompts_are_the_stock_processors": "chat_text: a prompt",
+    }
+
+
+class NoFrame(Qwen2_5VLBackbone):
+    def chat_text(self, question: str, n_images: int) -> str:
+        return super().chat_text(question, n_images).replace("<|vision_start|>", "")
+
+
+class TestNoFrame(BrokenQwen):
+    adapter = NoFrame
+    noticed: ClassVar = {
+        "test_prompts_are_the_stock_processors": "chat_text: a prompt",
+    }
+
+
+class ChannelsReversed(LlavaBackbone):
+    def preprocess(self, image: Image.Image) -> ImageInput:
+        return super().preprocess(Image.merge("RGB", image.split()[::-1]))
+
+
+class TestChannelsReversed(Broken):
+    adapter = ChannelsReversed
+    noticed: ClassVar = {
+        "test_pixels_are_the_stock_processors": "preprocess",
+    }
+
+
+class NotNormalized(LlavaBackbone):
+    def preprocess_crop(self, image: Image.Image) -> ImageInput:
+        item = super().preprocess_crop(image)
+        return replace(item, tensors={"pixel_values": 2 * item.tensors["pixel_values"] - 1})
+
+
+class TestNotNormalized(Broken):
+    adapter = NotNormalized
+    noticed: ClassVar = {
+        "test_pixels_are_the_stock_processors": "preprocess",
+    }
+
+
+class OddFrame(Qwen2_5VLBackbone):
+    def frame_crop(self, crop: ImageSegment) -> tuple[Any, ...]:
+        return (TextSegment((21, 22)), *super().frame_crop(crop))
+
+
+class TestOddFrame(BrokenQwen):
+    adapter = OddFrame
+    noticed: ClassVar = {
+        "test_crops_are_framed_like_images": "frame_crop: ",
+    }
+
+
+class GapBehindCrops(LlavaBackbone):
+    def positions(self, prompt: Prompt) -> torch.Tensor:
+        positions, start = super().positions(prompt), 0
+        for segment in prompt.segments:
+            start += len(segment)
+            if isinstance(segment, ImageSegment) and segment.geometry is None:
+                positions[start:] += 3
+        return positions
+
+
+class TestGapBehindCrops(Broken):
+    adapter = GapBehindCrops
+    noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
+    }
+
+
+class CropsWithoutInjections(Qwen3VLBackbone):
+    """The DeepStack features of crops are forgotten."""
+
+    def preprocess_crop(self, image: Image.Image) -> ImageInput:
+        item = super().preprocess_crop(image)
+        self.crops = getattr(self, "crops", [])
+        self.crops.append(item)
+        return item
+
+    def image_features(self, inputs: Any) -> list[torch.Tensor]:
+        rows = super().image_features(inputs)
+        for item, row in zip(inputs, rows, strict=True):
+            if any(item is crop for crop in getattr(self, "crops", [])):
+                row[:, self.hidden_size :] = 0
+        return rows
+
+
+class BrokenQwen3(Broken):
+    healthy = staticmethod(tiny_qwen3_vl)
+    min_visual_tokens = MIN_TOKENS
+    max_visual_tokens = MAX_TOKENS
+    system_message = None
+    stock_image = ContractSubject.stock_image
+    crop_frame = ContractSubject.crop_frame
+
+
+class TestCropsWithoutInjections(BrokenQwen3):
+    adapter = CropsWithoutInjections
+    noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
+    }
+
+
+class InjectsSilently(Qwen3VLBackbone):
+    """Says nothing of the features that are added between layers."""
+
+    n_injections = 0
+    token_width = 3 * 64
+
+
+class TestInjectsSilently(BrokenQwen3):
+    adapter = InjectsSilently
+    branch = 1
+    noticed: ClassVar = {
+        "test_a_new_trunk_computes_the_decoders_states": "n_injections or layers",
+    }
+
+
+class OtherIds(LlavaBackbone):
+    """Says that the first token of a prompt is another one."""
+
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        ids = super().token_ids(prompt)
+        return [*ids[1:2], *ids[:1], *ids[2:]]
+
+
+class TestOtherIds(Broken):
+    adapter = OtherIds
+    noticed: ClassVar = {
+        "test_prompts_are_the_stock_processors": "chat_text: a prompt",
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
+        "test_logits_equal_the_stock_forward": "positions",
+    }
+
+
+class IgnoresWindows(Mistral3Backbone):
+    has_windows = False
+
+
+class BrokenMistral(Broken):
+    healthy = staticmethod(tiny_mistral3)
+    system_message = None
+    stock_image = ContractSubject.stock_image
+    stock_options: ClassVar = {"patch_size": MISTRAL_CELL}
+    crop_frame = ContractSubject.crop_frame
+
+
+class TestIgnoresWindows(BrokenMistral):
+    adapter = IgnoresWindows
+    noticed: ClassVar = {
+        "test_windows_are_shorter_than_prompts": "has_windows: ",
+        "test_logits_on_a_reused_prefix_equal_those_without": "positions: logits behind",
+    }
+
+
+class TestWideWindows(BrokenMistral):
+    adapter = Mistral3Backbone
+    healthy = staticmethod(partial(tiny_mistral3, window=512))
+    noticed: ClassVar = {
+        "test_windows_are_shorter_than_prompts": "make: the decoder attends",
+    }
+
+
+class CausalImages(Gemma3Backbone):
+    """Forgets that an image's tokens attend to each other."""
+
+    def decoder_inputs(self, rows: Any, inputs: Any) -> dict[str, Any]:
+        return {"inputs_embeds": rows[..., :-1]}
+
+
+class TestCausalImages(BrokenMistral):
+    adapter = CausalImages
+    healthy = staticmethod(tiny_gemma3)
+    stock_options: ClassVar = {"do_pan_and_scan": False}
+    noticed: ClassVar = {
+        "test_logits_with_crops_equal_the_stock_forward": r"frame_crop \(or image_features",
+        "test_answers_follow_the_generation_config": "image_ids",
+        "test_logits_equal_the_stock_forward": "positions",
+    }
+
+
+class BareCrop(Gemma3Backbone):
+    """Image and crop are one block to the stock model."""
+
+    def frame_crop(self, crop: ImageSegment) -> tuple[Any, ...]:
+        return (crop,)
+
+
+class TestBareCrop(TestCausalImages):
+    adapter = BareCrop
+    noticed: ClassVar = {
+        "test_an_answer_on_a_reused_prefix_equals_recomputation": "frame_crop or positions",
+        "test_crops_are_framed_like_images": "frame_crop: ",
+        "test_answers_follow_the_generation_config": "image_ids",
     }
 
 
@@ -386,7 +646,10 @@ class ScalesStates(LlavaBackbone):
 
 class TestScalesStates(Broken):
     adapter = ScalesStates
-    noticed: ClassVar = {"test_tapped_features_equal_hidden_states": "decoder: the states tapped"}
+    noticed: ClassVar = {
+        "test_a_new_trunk_computes_the_decoders_states": "n_injections or layers",
+        "test_tapped_features_equal_hidden_states": "decoder: the states tapped",
+    }
 
 
 class LayersReversed(LlavaBackbone):
@@ -398,7 +661,8 @@ class LayersReversed(LlavaBackbone):
 class TestLayersReversed(Broken):
     adapter = LayersReversed
     noticed: ClassVar = {
-        "test_early_stop_runs_no_layer_from_the_branch_on": r"decoder: .* the layers \[5, 4\] ran"
+        "test_a_new_trunk_computes_the_decoders_states": "n_injections or layers",
+        "test_early_stop_runs_no_layer_from_the_branch_on": r"decoder: .* the layers \[5, 4\] ran",
     }
 
 
@@ -408,7 +672,7 @@ class TestAlwaysSdpa(Broken):
 
     @classmethod
     def make(cls, attn_implementation: str = "sdpa") -> Backbone:
-        return tiny_llava()
+        return tiny_llava(chat_template=CHAT_TEMPLATE)
 
 
 # -- prefix and batches ------------------------------------------------------------
@@ -421,7 +685,12 @@ class FrameWithoutCrop(LlavaBackbone):
 
 class TestFrameWithoutCrop(Broken):
     adapter = FrameWithoutCrop
-    noticed: ClassVar = {"test_a_framed_crop_holds_the_crop": "frame_crop: must return the crop"}
+    noticed: ClassVar = {
+        "test_crops_are_framed_like_images": "frame_crop: ",
+        "test_logits_with_crops_equal_the_stock_forward": "frame_crop: ",
+        "test_answers_follow_the_generation_config": "frame_crop: ",
+        "test_a_framed_crop_holds_the_crop": "frame_crop: must return the crop",
+    }
 
 
 class FrameWithPlaceholder(LlavaBackbone):
@@ -431,7 +700,12 @@ class FrameWithPlaceholder(LlavaBackbone):
 
 class TestFrameWithPlaceholder(Broken):
     adapter = FrameWithPlaceholder
-    noticed: ClassVar = {"test_a_framed_crop_holds_the_crop": "frame_crop: .* placeholder"}
+    noticed: ClassVar = {
+        "test_crops_are_framed_like_images": "frame_crop: ",
+        "test_logits_with_crops_equal_the_stock_forward": "frame_crop: ",
+        "test_answers_follow_the_generation_config": "frame_crop: ",
+        "test_a_framed_crop_holds_the_crop": "frame_crop: .* placeholder",
+    }
 
 
 class LooksAhead(LlavaBackbone):
@@ -459,6 +733,7 @@ class SortedBySize(LlavaBackbone):
 class TestSortedBySize(Broken):
     adapter = SortedBySize
     noticed: ClassVar = {
+        "test_answers_follow_the_generation_config": "image_ids",
         "test_images_encoded_together_equal_those_alone": "image_features: image 0",
         "test_a_batch_of_answers_equals_one_by_one": "image_features or positions",
         "test_logits_equal_the_stock_forward": "image_features",

@@ -29,6 +29,7 @@ from sdrpn_core.rpn.prediction import predict_prompt_roi, prompt_features
 from sdrpn_core.runtime.generation import generate, prompt_block
 from tests.docs.fences import ROOT, run_blocks_alone, shown_files
 from tests.tiny import tiny_image, tiny_llava
+from tests.tiny_qwen3_vl import tiny_qwen3_vl
 
 CONTRIBUTING = "CONTRIBUTING.md"
 EXAMPLE = ROOT / "examples" / "sdrpn-internvl"
@@ -88,6 +89,19 @@ def test_the_methods_to_override_exist() -> None:
     assert found
     assert len(methods) == 6
     assert all(hasattr(Backbone, method) for method in methods)
+
+
+def test_the_example_of_positions_and_framing_is_a_familys_own(names: dict[str, Any]) -> None:
+    """Against an adapter whose positions are tested against the stock model's."""
+    backbone = tiny_qwen3_vl()
+    framed = names["Framed"]
+    crop = ImageSegment(torch.zeros(6, backbone.token_width), (2, 3), rank=(0, 1))
+    assert framed.frame_crop(backbone, crop) == backbone.frame_crop(crop)
+    (prompt,) = backbone.encode([Question("what is it ?", (tiny_image(size=(150, 90)),))])
+    whole = prompt.with_crops((backbone.frame_crop(crop),))
+    pruned = whole.pruned((np.eye(*whole.images[0].grid, dtype=bool),))
+    for one in (prompt, whole, pruned):
+        assert torch.equal(framed.positions(backbone, one), backbone.positions(one))
 
 
 def test_the_preset_fits_the_family(plugins: Plugins) -> None:

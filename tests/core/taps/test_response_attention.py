@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import MistralConfig
 
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.backbone.adapter import Question
@@ -260,3 +261,19 @@ def test_only_the_first_rows_count_where_the_recipe_says_so(backbone):
     for layer in HEADS:
         np.testing.assert_allclose(limited.maps[0][layer], first.maps[0][layer], **CLOSE)
         np.testing.assert_allclose(short.maps[0][layer], first.maps[0][layer], **CLOSE)
+
+
+def test_own_and_given_responses_agree_within_windows():
+    """What has left a window has no attention, and keeps its column."""
+    backbone = tiny_llava(decoder=MistralConfig, sliding_window=12, num_key_value_heads=2)
+    prompts = backbone.encode([Question("how many ?", (tiny_image(seed),)) for seed in range(3)])
+    own = read_own_responses(backbone, prompts, {0: None, 3: None}, max_new_tokens=6)
+    longer = [
+        prompt.with_response(one.response_ids[:5]) for prompt, one in zip(prompts, own, strict=True)
+    ]
+    given = read_given_responses(backbone, longer, {0: None, 3: None})
+    for one, other in zip(own, given, strict=True):
+        assert one.n_rows == other.n_rows == 5
+        for layer, rows in one.maps[0].items():
+            np.testing.assert_allclose(rows, other.maps[0][layer], atol=1e-5)
+            assert rows.sum() < 0.9 * len(rows)
