@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.util.atomic_files import remove_leftovers
 from sdrpn_core.util.dataclass_reader import read_dataclass
 from sdrpn_core.util.json_files import parse_json_object, write_json
 
@@ -77,7 +78,9 @@ class RecipeFile:
         Raises:
             SdrpnError: it cannot be written.
         """
-        write_json(Path(path), self.to_dict())
+        path = Path(path)
+        write_json(path, self.to_dict())
+        remove_leftovers(path)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RecipeFile:

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.util.atomic_files import atomic_write, remove_leftovers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,8 +81,10 @@ def draw_head_map(report: HeadReport, path: str | Path) -> None:
         )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
-    with atomic_write(Path(path)) as file:
+    path = Path(path)
+    with atomic_write(path) as file:
         file.write(buffer.getvalue())
+    remove_leftovers(path)
 
 
 def _draw(axes: Axes, values: Scores, label: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +72,25 @@ def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow
     # Encoded images do not compress; everything else does a little.
     columns = [column for column in _leaf_columns() if column != "image.bytes"]
     path = folder / shard_name(shard)
-    with atomic_write(path) as file:
-        writer = HashingWriter(file)
-        pq.write_table(
-            table,
-            writer,
-            row_group_size=ROW_GROUP_ROWS,
-            compression=dict.fromkeys(columns, "zstd") | {"image.bytes": "none"},
-            compression_level=dict.fromkeys(columns, COMPRESSION_LEVEL),
-            use_dictionary=["status"],
-            write_statistics=False,
-            write_page_checksum=True,
-        )
-        write_checksum(path, writer.checksum)
+    try:
+        with atomic_write(path) as file:
+            writer = HashingWriter(file)
+            pq.write_table(
+                table,
+                writer,
+                row_group_size=ROW_GROUP_ROWS,
+                compression=dict.fromkeys(columns, "zstd") | {"image.bytes": "none"},
+                compression_level=dict.fromkeys(columns, COMPRESSION_LEVEL),
+                use_dictionary=["status"],
+                write_statistics=False,
+                write_page_checksum=True,
+            )
+            write_checksum(path, writer.checksum)
+    except BaseException:
+        if not path.exists():  # a checksum of nothing
+            with suppress(OSError):
+                checksum_path(path).unlink(missing_ok=True)
+        raise
 
 
 class ShardFile:
