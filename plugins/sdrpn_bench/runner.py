@@ -187,7 +187,7 @@ def _choose_methods(
             raise ConfigError(f"method {name!r} needs {unmet}")
     if unused := sorted(options.keys() - classes.keys()):
         raise ConfigError(
-            f"options for method {unused[0]!r}, which is not among those compared: "
+            f"options for method {unused[0]!r}, which is not compared; compared are: "
             f"{', '.join(classes)}"
         )
     return {name: cls.from_options(options.get(name, {})) for name, cls in classes.items()}

@@ -38,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_training_page_runs_in_python(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sdrpn(LABEL, capsys)
     names = run_blocks(TRAINING, {})
+    assert names["result"].steps == 2
     inputs = names["inputs"]
     whole = load_backbone("MODEL")
     assert len(whole.layers) > len(inputs.backbone.layers)

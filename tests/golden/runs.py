@@ -34,6 +34,8 @@ class IdProcessor:
 
     chat_template = "the question is the prompt"
     bos_token = None
+    #: No text spells a special token.
+    added_tokens_decoder: Mapping[int, Any] = {}
 
     def __init__(self, image_processor: Any, image_token_id: int) -> None:
         self.image_processor = image_processor
