@@ -44,7 +44,7 @@ def commands(folder: Path, run: Callable[[list[str]], Ended]) -> dict[str, Comma
     def heads(out: Path) -> list[str]:
         out.mkdir(parents=True, exist_ok=True)
         sizes = ("--n", "16", "--batch-size", "4", "--max-new-tokens", "4")
-        return ["heads", model, "--data", DATA, "--out", str(out / "recipe.json"), *sizes]
+        return ["heads", DATA, "--model", model, "--out", str(out / "recipe.json"), *sizes]
 
     made = run(label(labels))
     if made.code != 0:

@@ -149,6 +149,13 @@ def test_the_same_entry_points_are_found_as_by_the_library():
 
 
 class TestInterrupts:
+    @pytest.fixture(autouse=True)
+    def _ctrl_c_interrupts(self):
+        """As in a program of its own: a test runner's worker ignores Ctrl-C."""
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, previous)
+
     def test_the_users_own_passes(self):
         with pytest.raises(KeyboardInterrupt), contained("acme", "fails"):
             os.kill(os.getpid(), signal.SIGINT)

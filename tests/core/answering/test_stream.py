@@ -124,7 +124,11 @@ def test_few_questions_wait_however_different_they_are(backbone, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "bad", [Question(" ", (tiny_image(0),)), Question("<image> <|image_pad|>")]
+    "bad",
+    [
+        Question(" ", (tiny_image(0),)),
+        Question("<image> <|image_pad|>", special_tokens=True),  # a placeholder without an image
+    ],
 )
 def test_a_bad_question_is_named_or_left_out(backbone, proposer, bad):
     questions = [*asked(3), bad, *asked(2)]

@@ -19,6 +19,14 @@ def _soon(monkeypatch):
     monkeypatch.setattr(sdrpn_core.cli.interrupts, "REPEAT_SECONDS", 0.05)
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_interrupts():
+    """As in a program of its own: a test runner's worker ignores Ctrl-C."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def press_ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
 
