@@ -18,8 +18,9 @@ from sdrpn_core import RPN, LabelRecipe, hookimpl
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.cli.main import app
 from sdrpn_core.data.record import Record
-from sdrpn_core.errors import ConfigError, InputError, UnknownNameError
+from sdrpn_core.errors import ConfigError, InputError, SdrpnError, UnknownNameError
 from sdrpn_core.runtime.clock import ANSWER_STAGES
+from sdrpn_core.util.folder_lock import hold_folder
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
 N = 7
@@ -140,6 +141,12 @@ def test_batch_size_changes_nothing_but_cost(whole, model, records, tmp_path):
     options = {**ANSWERS, "batch_size": 1}
     run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **options)
     assert rows(tmp_path) == rows(whole[0])
+
+
+def test_a_folder_that_another_run_uses_is_refused(model, records, tmp_path):
+    with hold_folder(tmp_path), pytest.raises(SdrpnError, match="is in use by process"):
+        run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **ANSWERS)
+    assert not (tmp_path / "items.jsonl").exists()
 
 
 def test_a_killed_run_goes_on(whole, model, records, tmp_path):

@@ -36,6 +36,7 @@ from sdrpn_core.training.samples import SkippedSample, StoredLabels
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
 from sdrpn_core.training.step import TrainingStep
+from sdrpn_core.util.folder_lock import hold_folder
 from tests.stage_data import LINEAR, RECIPE, SAME_UP_TO_LAST_BITS, records
 from tests.tiny import tiny_llava
 
@@ -314,6 +315,12 @@ def test_the_conv_head_trains(backbone, labels, tmp_path):
 
 
 # -- resuming ------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_another_run_uses_is_refused(backbone, labels, tmp_path):
+    with hold_folder(tmp_path), pytest.raises(SdrpnError, match="is in use by process"):
+        train(backbone, labels, tmp_path, SETTINGS, CONFIG)
+    assert not (tmp_path / "run.json").exists()
 
 
 class Killed(BaseException):
