@@ -32,7 +32,8 @@ from typing import Any
 from sdrpn_core.util.folder_lock import LOCK_NAME, OWNER_NAME
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-MOMENTS = ("start", "write", "time")
+MOMENT_WEIGHTS = {"start": 1, "write": 4, "time": 5}
+MOMENTS = tuple(MOMENT_WEIGHTS)
 #: Imported before anything forks.
 WARM = (
     "sdrpn_bench.runner",
@@ -135,7 +136,9 @@ def run(words: list[str], kill: Kill | None = None, usual: float = 0.0, **limits
         began = time.monotonic()
         if kill is not None and kill.moment == "start":
             line = [sys.executable, "-m", "sdrpn_core", *words]
-            with subprocess.Popen(line, stdout=log, stderr=log) as process:
+            with subprocess.Popen(
+                line, stdout=log, stderr=log, preexec_fn=_heed_interrupts
+            ) as process:
                 time.sleep(kill.at)
                 process.send_signal(kill.signal)
                 sent = time.monotonic()
@@ -149,6 +152,11 @@ def run(words: list[str], kill: Kill | None = None, usual: float = 0.0, **limits
         seconds = time.monotonic() - began
         log.seek(0)
         return Ended(code, log.read(), seconds, afterwards)
+
+
+def _heed_interrupts() -> None:
+    """As started from a terminal: what runs in the background is told to ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _watch(pid: int, kill: Kill | None, usual: float) -> tuple[int, float]:
@@ -230,9 +238,12 @@ def _arm(kill: Kill) -> None:
     setattr(os, kill.function, deadly)
 
 
-def draw_kill(draw: random.Random, signals: Sequence[signal.Signals]) -> Kill:
-    """A kill at any moment by any of some signals."""
-    moment = draw.choices(MOMENTS, weights=(1, 4, 5))[0]
+def draw_kill(
+    draw: random.Random, signals: Sequence[signal.Signals], moments: Sequence[str] = MOMENTS
+) -> Kill:
+    """A kill at some moment by some signal, drawn from those that are given."""
+    weights = [MOMENT_WEIGHTS[moment] for moment in moments]
+    moment = draw.choices(moments, weights)[0]
     chosen = draw.choice(signals)
     if moment == "start":
         return Kill(chosen, moment, draw.uniform(0.0, 3.0))
@@ -256,9 +267,9 @@ def interrupt(
     words = command.words(out)
     for kill in kills:
         ended = run(words, kill, usual)
-        if "Traceback" in ended.errors:
+        if "Traceback" in ended.errors and not _before_the_program(kill, ended):
             figures.tracebacks.append(f"{name} {kill}: {ended.errors[-2000:]}")
-        if ended.code in (-kill.signal, INTERRUPTED):
+        if ended.code in (-kill.signal, INTERRUPTED) or _before_the_program(kill, ended):
             figures.kills += 1
             figures.by[f"{name} {kill.signal.name} {kill.moment}"] += 1
         elif ended.code == 0:
@@ -278,6 +289,12 @@ def interrupt(
     hidden = (path for path in out.rglob(".*") if path.name not in (LOCK_NAME, OWNER_NAME))
     figures.leftovers += [str(path.relative_to(folder)) for path in hidden]
     shutil.rmtree(out, ignore_errors=True)
+
+
+def _before_the_program(kill: Kill, ended: Ended) -> bool:
+    """Whether Ctrl-C met the interpreter while it imported, before a command could handle it."""
+    at_start = kill.moment == "start" and kill.signal == signal.SIGINT
+    return at_start and ended.errors.rstrip().endswith("KeyboardInterrupt")
 
 
 def _differing(found: dict[str, object], expected: dict[str, object]) -> list[str]:
@@ -315,6 +332,7 @@ def campaign(
     names: list[str],
     folder: Path,
     signals: Sequence[signal.Signals] = SIGNALS,
+    moments: Sequence[str] = MOMENTS,
 ) -> Figures:
     """Interrupt runs until ``n_kills`` of them have died.
 
@@ -324,6 +342,7 @@ def campaign(
         names: the commands, which take turns.
         folder: for everything that they write.
         signals: what ends the runs.
+        moments: when.
     """
     from tests.faults.kill_commands import commands
 
@@ -341,7 +360,7 @@ def campaign(
         refuse(name, known[name], folder, figures, expected[name])
     while figures.kills < n_kills:
         name = names[sum(figures.runs.values()) % len(names)]
-        kills = [draw_kill(draw, signals) for _ in range(draw.randint(1, 5))]
+        kills = [draw_kill(draw, signals, moments) for _ in range(draw.randint(1, 5))]
         interrupt(name, known[name], folder, kills, figures, expected[name], usual[name])
     return figures
 
@@ -353,6 +372,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default="label,train,bench,heads")
     parser.add_argument("--signals", default="KILL,TERM,INT")
+    parser.add_argument("--moments", default=",".join(MOMENTS))
     options = parser.parse_args()
     signals = [signal.Signals[f"SIG{name}"] for name in options.signals.split(",")]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -363,7 +383,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         names = options.commands.split(",")
-        figures = campaign(options.kills, options.seed, names, Path(folder), signals)
+        figures = campaign(
+            options.kills, options.seed, names, Path(folder), signals, options.moments.split(",")
+        )
     print(json.dumps({**vars(figures), "clean": figures.is_clean}, indent=2))
     return 0 if figures.is_clean else 1
 
