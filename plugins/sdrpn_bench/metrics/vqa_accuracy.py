@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ENOUGH = 3
 """So many of the other annotators have to agree with a prediction for it to be right."""
 
-_NUMBERS = "zero one two three four five six seven eight nine ten".split()
-_DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBERS)}
+_NUMBERS = "zero one two three four five six seven eight nine ten"
+_DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBERS.split())}
 _ARTICLES = {"a", "an", "the"}
 _SYMBOLS = ';/[]"{}()=+\\_-><@`,?!'
 _MAX_PERIODS = 32
@@ -40,15 +40,15 @@ _CONTRACTIONS = """
     weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll
     who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've
     y'all'll you'd you'd've you'll you're you've
-""".split()
+"""
 
 _APOSTROPHES = {
     word[:place] + word[place + 1 :]: word
-    for word in _CONTRACTIONS
+    for word in _CONTRACTIONS.split()
     for place, letter in enumerate(word)
     if letter == "'"
 } | {"somebody'd": "somebodyd"}
-"""A contraction that lacks one apostrophe -> how it is written; the last one as the server has it."""
+"""A contraction that lacks one apostrophe -> how it is written; the last is the server's own."""
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:

@@ -89,5 +89,8 @@ def _word(text: str) -> str:
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[Any]:
     return np.divide(
-        numerator, denominator, out=np.zeros_like(numerator), where=np.asarray(denominator) > 0
+        numerator,
+        denominator,
+        out=np.zeros_like(numerator, dtype=float),
+        where=np.asarray(denominator) > 0,
     )
