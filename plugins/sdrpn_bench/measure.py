@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdrpn_bench.scoring import score
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.backbone.adapter import Question
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_bench.method import Method, MethodContext
-    from sdrpn_bench.scoring import Scorer
+    from sdrpn_bench.metrics.metric import Metric
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.grid.geometry import Box, Geometry
 
@@ -45,7 +46,7 @@ class OpenedItem:
 def open_items(
     backbone: Backbone,
     items: Sequence[tuple[int, Record]],
-    scorer: Scorer,
+    metric: Metric,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[OpenedItem], list[dict[str, Any]]]:
     """Open the images of a batch.
@@ -53,7 +54,7 @@ def open_items(
     Args:
         backbone: the model under test.
         items: records with their indices.
-        scorer: decides what is correct.
+        metric: scores the answers.
         max_pixels: items whose image has more pixels are left out.
 
     Returns:
@@ -63,7 +64,7 @@ def open_items(
     for index, record in items:
         try:
             validate_record(record)
-            scorer("", record)  # a record without an answer fails here, not later
+            metric.check(record)
             backbone.tokenize(
                 record.question, len(record.images)
             )  # a question that no method could ask fails here
@@ -78,7 +79,7 @@ def measure(
     context: MethodContext,
     methods: Mapping[str, Method],
     batch: Sequence[OpenedItem],
-    scorer: Scorer,
+    metric: Metric,
     *,
     first: int = 0,
 ) -> list[dict[str, Any]]:
@@ -88,7 +89,7 @@ def measure(
         context: the model and the run's settings.
         methods: the methods, by name.
         batch: items with opened images.
-        scorer: decides what is correct.
+        metric: scores the answers.
         first: which method starts; rotating it from batch to batch spreads warm-up and noise evenly
             over the methods.
 
@@ -101,6 +102,7 @@ def measure(
             "id": item.record.id,
             "question": item.record.question,
             "answers": list(item.record.answers),
+            "category": item.record.category,
             "object_size": object_size(item.record.boxes or (), item.images[0].size),
             "methods": {},
         }
@@ -112,7 +114,7 @@ def measure(
     for name in names[start:] + names[:start]:
         results = _answers(context, methods[name], batch)
         for item, row, (result, seconds) in zip(batch, rows, results, strict=True):
-            row["methods"][name] = _result(context, item, result, seconds, scorer, geometries)
+            row["methods"][name] = _result(context, item, result, seconds, metric, geometries)
     for row in rows:
         row["methods"] = {name: row["methods"][name] for name in names}
     return rows
@@ -153,19 +155,21 @@ def _result(
     item: OpenedItem,
     answer: Answer | SdrpnError,
     seconds: float,
-    scorer: Scorer,
+    metric: Metric,
     geometries: dict[int, Geometry],
 ) -> dict[str, Any]:
     if isinstance(answer, SdrpnError):
         return {
-            "correct": False,
+            "score": 0.0,
+            "counts": metric.counts("", item.record),
             "outcome": ERROR_OUTCOME,
             "seconds": seconds,
             "error": str(answer),
         }
     result = {
         "text": answer.text,
-        "correct": bool(scorer(answer.text, item.record)),
+        "score": score(metric, answer.text, item.record),
+        "counts": metric.counts(answer.text, item.record),
         "outcome": PLAIN_OUTCOME if answer.outcome is None else answer.outcome.value,
         "visual_tokens": answer.n_visual_tokens,
         "seconds": seconds,
