@@ -54,10 +54,11 @@ def read_records(
     ``response``, ``answer`` (or ``answers``), ``options``, ``category`` and ``boxes``; all others
     become the ``extra`` of a record. An image is a path relative to the folder of its file, encoded
     bytes, base64 text, a data URI, a URL, or the ``{bytes, path}`` struct of Hugging Face datasets;
-    several are a list. A table with ``conversations``, as files for visual
-    instruction tuning, gives a record per question. A missing id becomes the zero-padded index of the row. What has one meaning is
-    accepted: a number as an id or answer, a list of one, a single box, a box with fractions (the
-    whole pixels that it touches), an option's text or index in place of its letter.
+    several are a list. A table with ``conversations``, as files for visual instruction tuning have
+    them, gives a record per question. A missing id becomes the zero-padded index of the row. What
+    has one meaning is accepted: a number as an id or answer, a list of one, a single box, a box
+    with fractions (the whole pixels that it touches), an option's text or index in place of its
+    letter.
 
     Args:
         source: A ``.jsonl`` / ``.ndjson`` / ``.json`` / ``.parquet`` file, a folder of parquet
