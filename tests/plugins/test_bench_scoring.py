@@ -78,7 +78,7 @@ def test_a_dataset_with_an_unknown_metric_is_its_plugins_fault(fresh_plugins):
 
 def test_wrong_names_and_options_are_refused(fresh_plugins):
     register(fresh_plugins)
-    with pytest.raises(UnknownNameError, match="unknown metric 'anl'.*anls"):
+    with pytest.raises(UnknownNameError, match=r"unknown metric 'anl'.*anls"):
         find_metric("anl", "mine")
     with pytest.raises(ConfigError, match="did you mean 'threshold'"):
         find_metric("anls", "mine", {"treshold": 1})
@@ -104,7 +104,7 @@ def test_a_score_is_a_float_from_0_to_1(value, expected):
 
 @pytest.mark.parametrize("value", [1.001, -0.1, math.nan, None, "1", 2, [1]])
 def test_whatever_else_a_function_gives_ends_the_run(value):
-    with pytest.raises(ConfigError, match="must score from 0 to 1; it gives .* record '7'"):
+    with pytest.raises(ConfigError, match=r"must score from 0 to 1; it gives .* record '7'"):
         score(find_metric(lambda p, r: value, []), "", RECORD)
 
 
