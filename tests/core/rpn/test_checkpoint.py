@@ -94,7 +94,7 @@ def test_the_card_says_what_it_is_and_how_to_load_it(rpn, folder):
     for fact in ("tiny-llava-0", "llama", "6 layers of width 64", "branch layer 2", "`focal`"):
         assert fact in card.text
     assert "threshold = 0.3" in card.text
-    assert "RPN.from_pretrained(" in card.text
+    assert "RoIModel.from_pretrained(" in card.text
 
 
 def test_the_card_names_a_backbone_of_the_hub_and_no_local_path(backbone, tmp_path):
