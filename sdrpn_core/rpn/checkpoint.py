@@ -97,6 +97,7 @@ def push_rpn(
     *,
     card: CardFacts | None = None,
     private: bool | None = None,
+    token: str | bool | None = None,
     **upload: Any,
 ) -> str:
     """Upload an RPN to the Hugging Face Hub; returns the commit's address.
@@ -107,7 +108,8 @@ def push_rpn(
         repo_id: ``owner/name``; created if missing.
         card: what the model card says beside the configuration.
         private: visibility of a new repository.
-        upload: further arguments of ``HfApi.upload_folder`` (token is read from the environment).
+        token: default: that of the environment or of ``hf auth login``.
+        upload: further arguments of ``HfApi.upload_folder``.
 
     Raises:
         ConfigError: ``repo_id`` cannot be one.
@@ -115,7 +117,7 @@ def push_rpn(
     """
     if not is_hub_id(repo_id):
         raise ConfigError(f"{repo_id!r} is no id on the Hub: write owner/name")
-    api = HfApi()
+    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         save_rpn(config, weights, folder, card=card, repo_id=repo_id)
         try:

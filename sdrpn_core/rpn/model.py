@@ -147,11 +147,11 @@ class RPN(nn.Module):
         *,
         card: CardFacts | None = None,
         private: bool | None = None,
-        **upload: Any,
+        **options: Any,
     ) -> str:
         """Upload to the Hub; see :func:`~sdrpn_core.rpn.checkpoint.push_rpn`."""
         state = self.state_dict()
-        return push_rpn(self.config, state, repo_id, card=card, private=private, **upload)
+        return push_rpn(self.config, state, repo_id, card=card, private=private, **options)
 
     def forward(self, features: Features, places: Sequence[ImagePlace]) -> RoIScores:
         """Score the visual tokens of every image of a batch, in one pass.
