@@ -1,0 +1,104 @@
+"""lmms-eval runs the embedded LLaVA: every form and batch size as ``sdrpn bench``, item by item."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import sdrpn_lmms_eval
+from sdrpn_bench import BenchModel, run_benchmark
+from sdrpn_glyphs import backbone_dir, rpn_dir
+from tests.peers.environment import run
+
+pytestmark = pytest.mark.peers
+
+N = 60
+BACKBONE, RPN = backbone_dir(), rpn_dir()
+PLAIN = f"pretrained={BACKBONE},device=cpu"
+TWO_STAGE = f"{PLAIN},rpn={RPN}"
+TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Responses and scores of ``sdrpn bench`` on the same records, by method."""
+    out = tmp_path_factory.mktemp("bench")
+    run_benchmark(
+        BenchModel(BACKBONE, RPN), ["baseline", "sdrpn"], "glyphs/small",
+        out=out, n=N, max_new_tokens=4,
+    )  # fmt: skip
+    rows = [json.loads(line)["methods"] for line in (out / "items.jsonl").read_text().splitlines()]
+    return {
+        method: [(row[method]["text"], row[method]["score"]) for row in rows]
+        for method in ("baseline", "sdrpn")
+    }
+
+
+def evaluate(folder, *words, launch=()):
+    """Responses and scores, in the order of the documents; the output of the run."""
+    done = run(
+        *launch, "-m", "lmms_eval", "--model", "sdrpn",
+        "--include_path", str(sdrpn_lmms_eval.TASKS), "--tasks", "sdrpn_glyphs_small",
+        "--limit", str(N), "--log_samples", "--output_path", str(folder), *words,
+        HF_HOME=str(folder / "cache"), HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true",
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    files = list(folder.rglob("*_samples_*.jsonl"))
+    assert len(files) == 1, output[-3000:]
+    rows = [json.loads(line) for line in files[0].read_text().splitlines()]
+    rows.sort(key=lambda row: row["doc_id"])
+    assert [row["doc_id"] for row in rows] == list(range(N))
+    assert all(row["token_counts"][0]["output_tokens"] > 0 for row in rows)
+    return [(row["filtered_resps"], row["accuracy"]) for row in rows], output
+
+
+def share(found):
+    return sum(score for _, score in found) / len(found)
+
+
+def test_the_plain_model(bench, tmp_path):
+    found, _ = evaluate(tmp_path, "--model_args", PLAIN, "--batch_size", "8")
+    assert found == bench["baseline"]
+    assert share(found) < 0.3
+    print(f"\nbaseline: {share(found):.4f} of {N}, {N} items as sdrpn bench")
+
+
+@pytest.mark.parametrize(
+    ("form", "batch_size", "launch"),
+    [
+        ("chat", 1, ()),
+        ("chat", 8, ()),
+        ("simple", 1, ()),
+        ("simple", 8, ()),
+        ("chat", 8, TWO_PROCESSES),
+    ],
+)
+def test_with_the_rpn(bench, tmp_path, form, batch_size, launch):
+    words = ["--model_args", TWO_STAGE, "--batch_size", str(batch_size)]
+    words += ["--force_simple"] if form == "simple" else []
+    found, output = evaluate(tmp_path, *words, launch=launch)
+    assert found == bench["sdrpn"]
+    assert share(found) > 0.9
+    if launch:
+        assert "Running on rank 1" in output
+    processes = "two processes" if launch else "one process"
+    print(f"\nsdrpn: {share(found):.4f} of {N}, {form}, batch {batch_size}, {processes}")
+
+
+def test_until_ends_an_answer(bench, tmp_path):
+    """The second word of an answer is cut off."""
+    found, _ = evaluate(
+        tmp_path, "--model_args", TWO_STAGE, "--batch_size", "8", "--gen_kwargs", "until= "
+    )
+    assert [text for text, _ in found] == [text.split()[0] for text, _ in bench["sdrpn"]]
+
+
+def test_a_refusal_is_one_line(tmp_path):
+    done = run(
+        "-m", "lmms_eval", "--model", "sdrpn", "--model_args", f"{TWO_STAGE},treshold=1",
+        "--include_path", str(sdrpn_lmms_eval.TASKS), "--tasks", "sdrpn_glyphs_small",
+        "--limit", "1", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1",
+    )  # fmt: skip
+    last = (done.stdout + done.stderr).strip().splitlines()[-1]
+    assert "unknown field 'treshold'; did you mean 'threshold'" in (done.stdout + done.stderr), last
