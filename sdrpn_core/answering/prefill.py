@@ -13,7 +13,7 @@ from sdrpn_core.answering.prefix import Prefix, PrefixReader, prefix_block, run_
 from sdrpn_core.runtime.block import ImagePlace, image_places
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.generation import columns_needed, prompt_block
 from sdrpn_core.runtime.kv_cache import join_cache
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 
@@ -164,6 +164,10 @@ def run_encoded(
     if encoded.prefixes:
         missing = list(encoded.prefixes.values())
         backbone.check_context(max(map(len, missing)))
+        n_behind = None
+        if max_new_tokens is not None:
+            longest = max(len(rest) for _, rest in encoded.split_ids)
+            n_behind = columns_needed(longest, max_new_tokens)
         with clock.stage("prefix"):
             new = run_prefixes(
                 backbone,
@@ -171,7 +175,7 @@ def run_encoded(
                 reader,
                 max_padding=max_padding,
                 clock=clock,
-                max_new_tokens=max_new_tokens,
+                n_behind=n_behind,
             )
         for owner, made in zip(encoded.prefixes, new, strict=True):
             found[owner] = made

@@ -99,7 +99,7 @@ def run_prefixes(
     *,
     max_padding: float,
     clock: StageClock,
-    max_new_tokens: int | None = None,
+    n_behind: int | None = None,
 ) -> list[Prefix]:
     """Run prefixes through all layers, those of similar length together.
 
@@ -109,13 +109,14 @@ def run_prefixes(
         reader: reads the branch features.
         max_padding: largest share of a batch that may be padding.
         clock: times the reader.
-        max_new_tokens: of the one answer that each prefix serves; ``None`` if several may use it.
+        n_behind: tokens that will follow a prefix, crops aside, in the one answer that it serves;
+            ``None`` if several may use it.
     """
     done: dict[int, Prefix] = {}
     lengths = [(len(prompt),) for prompt in prompts]
     for batch in buckets(lengths, len(prompts), max_padding):
         chosen = [prompts[index] for index in batch]
-        found = _run(backbone, chosen, reader, clock, max_new_tokens)
+        found = _run(backbone, chosen, reader, clock, n_behind)
         done.update(zip(batch, found, strict=True))
     return [done[index] for index in range(len(prompts))]
 
@@ -125,15 +126,13 @@ def _run(
     prompts: Sequence[Prompt],
     reader: PrefixReader | None,
     clock: StageClock,
-    max_new_tokens: int | None,
+    n_behind: int | None,
 ) -> list[Prefix]:
     block = prompt_block(backbone, prompts)
-    is_shared = max_new_tokens is None
-    n_columns = (
-        block.length
-        if max_new_tokens is None
-        else columns_with_crops(prompts, block.length, max_new_tokens)
-    )
+    is_shared = n_behind is None
+    n_columns = block.length
+    if n_behind is not None:
+        n_columns = columns_with_crops(prompts, block.length + n_behind)
     cache = full_cache(backbone.n_layers, n_columns)
     inputs = block.model_inputs(cache)
     if reader is None:
@@ -146,18 +145,16 @@ def _run(
     return keep_prefixes(backbone, prompts, block, cache, reader, readings, is_shared=is_shared)
 
 
-def columns_with_crops(prompts: Sequence[Prompt], length: int, max_new_tokens: int) -> int:
-    """How many tokens to leave room for behind prompts that may yet be given crops.
+def columns_with_crops(prompts: Sequence[Prompt], n_columns: int) -> int:
+    """How many tokens to leave room for where prompts may yet be given crops.
 
     A batch is taken apart before its crops come, and put together in another cache.
 
     Args:
         prompts: a batch.
-        length: its longest prompt, or the columns that have to run.
-        max_new_tokens: upper limit of the response length.
+        n_columns: its tokens and those of the responses, without crops.
     """
-    crops = prompts[0].n_visual_tokens if len(prompts) == 1 else 0
-    return columns_needed(length + crops, max_new_tokens)
+    return n_columns + prompts[0].n_visual_tokens if len(prompts) == 1 else n_columns
 
 
 def keep_prefixes(
