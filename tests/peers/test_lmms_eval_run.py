@@ -87,18 +87,60 @@ def test_with_the_rpn(bench, tmp_path, form, batch_size, launch):
 
 
 def test_until_ends_an_answer(bench, tmp_path):
-    """The second word of an answer is cut off."""
-    found, _ = evaluate(
-        tmp_path, "--model_args", TWO_STAGE, "--batch_size", "8", "--gen_kwargs", "until= "
-    )
-    assert [text for text, _ in found] == [text.split()[0] for text, _ in bench["sdrpn"]]
+    words = ["--model_args", TWO_STAGE, "--batch_size", "8", "--gen_kwargs", "until=a"]
+    found, _ = evaluate(tmp_path, *words)
+    assert [text for text, _ in found] == [text.partition("a")[0] for text, _ in bench["sdrpn"]]
 
 
-def test_a_refusal_is_one_line(tmp_path):
+UTILS = """
+from PIL import Image
+
+def _image(color):
+    return {"type": "image", "url": Image.new("RGB", (80, 80), color)}
+
+def doc_to_messages(doc):
+    text = {"type": "text", "text": "What color is the dot on the red shape?"}
+    user = {"role": "user", "content": [_image("red"), _image("blue"), text]}
+    system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    return [user] if doc["kind"] == "images" else [system, user]
+
+def process_results(doc, results):
+    return {"length": len(results[0])}
+"""
+TASK = """
+task: {kind}_task
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {kind}.jsonl}}}}
+test_split: test
+output_type: generate_until
+doc_to_messages: !function chat_utils.doc_to_messages
+doc_to_text: ""
+doc_to_target: kind
+process_results: !function chat_utils.process_results
+generation_kwargs: {{max_new_tokens: 4}}
+metric_list: [{{metric: length, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "expected"),
+    [
+        ("images", "", "|images_task|none"),
+        ("system", "", "task 'system_task', document 0: the chat has the turns system, user, but"),
+        ("images", ",treshold=1", "unknown field 'treshold'; did you mean 'threshold'"),
+    ],
+)
+def test_chats_are_served_or_refused_in_one_line(tmp_path, kind, more, expected):
+    """Several images are served; a system message is not."""
+    (tmp_path / "chat_utils.py").write_text(UTILS)
+    (tmp_path / f"{kind}.yaml").write_text(TASK.format(kind=kind))
+    (tmp_path / f"{kind}.jsonl").write_text(json.dumps({"kind": kind}) + "\n")
     done = run(
-        "-m", "lmms_eval", "--model", "sdrpn", "--model_args", f"{TWO_STAGE},treshold=1",
-        "--include_path", str(sdrpn_lmms_eval.TASKS), "--tasks", "sdrpn_glyphs_small",
-        "--limit", "1", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1",
+        "-m", "lmms_eval", "--model", "sdrpn", "--model_args", TWO_STAGE + more,
+        "--include_path", str(tmp_path), "--tasks", f"{kind}_task",
+        HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1",
     )  # fmt: skip
-    last = (done.stdout + done.stderr).strip().splitlines()[-1]
-    assert "unknown field 'treshold'; did you mean 'threshold'" in (done.stdout + done.stderr), last
+    output = done.stdout + done.stderr
+    lines = [line for line in output.splitlines() if expected in line]
+    assert lines, output[-3000:]
+    print(f"\nexit code {done.returncode}: {lines[-1][-300:]}")
