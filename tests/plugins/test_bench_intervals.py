@@ -216,4 +216,6 @@ def test_totals_have_paired_intervals():
     low, high = found["f1"]["difference"]["interval"]
     assert low < 0 < high
     assert found["precision"]["difference"]["value"] == pytest.approx(0.5)
+    itself = metric_totals(YesNo(), counts(asked), counts(asked))
+    assert all(total["difference"]["interval"] == [0, 0] for total in itself.values())
     assert metric_totals(YesNo(), counts(asked[:1]))["f1"]["interval"] == [0, 1]
