@@ -14,18 +14,21 @@ from tests.peers.environment import run
 pytestmark = pytest.mark.peers
 
 N = 60
-BACKBONE, RPN = backbone_dir(), rpn_dir()
-PLAIN = f"pretrained={BACKBONE},device=cpu"
-TWO_STAGE = f"{PLAIN},rpn={RPN}"
 TWO_PROCESSES = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def plain(family="llava"):
+    return f"pretrained={backbone_dir(family)},device=cpu"
+
+
+def two_stage(family="llava"):
+    return f"{plain(family)},rpn={rpn_dir(family)}"
+
+
+def run_bench(out, family):
     """Responses and scores of ``sdrpn bench`` on the same records, by method."""
-    out = tmp_path_factory.mktemp("bench")
     run_benchmark(
-        BenchModel(BACKBONE, RPN), ["baseline", "sdrpn"], "glyphs/small",
+        BenchModel(backbone_dir(family), rpn_dir(family)), ["baseline", "sdrpn"], "glyphs/small",
         out=out, n=N, max_new_tokens=4,
     )  # fmt: skip
     rows = [json.loads(line)["methods"] for line in (out / "items.jsonl").read_text().splitlines()]
@@ -33,6 +36,11 @@ def bench(tmp_path_factory):
         method: [(row[method]["text"], row[method]["score"]) for row in rows]
         for method in ("baseline", "sdrpn")
     }
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return run_bench(tmp_path_factory.mktemp("bench"), "llava")
 
 
 def evaluate(folder, *words, launch=()):
@@ -58,7 +66,7 @@ def share(found):
 
 
 def test_the_plain_model(bench, tmp_path):
-    found, _ = evaluate(tmp_path, "--model_args", PLAIN, "--batch_size", "8")
+    found, _ = evaluate(tmp_path, "--model_args", plain(), "--batch_size", "8")
     assert found == bench["baseline"]
     assert share(found) < 0.3
     print(f"\nbaseline: {share(found):.4f} of {N}, {N} items as sdrpn bench")
@@ -75,7 +83,7 @@ def test_the_plain_model(bench, tmp_path):
     ],
 )
 def test_with_the_rpn(bench, tmp_path, form, batch_size, launch):
-    words = ["--model_args", TWO_STAGE, "--batch_size", str(batch_size)]
+    words = ["--model_args", two_stage(), "--batch_size", str(batch_size)]
     words += ["--force_simple"] if form == "simple" else []
     found, output = evaluate(tmp_path, *words, launch=launch)
     assert found == bench["sdrpn"]
@@ -86,8 +94,18 @@ def test_with_the_rpn(bench, tmp_path, form, batch_size, launch):
     print(f"\nsdrpn: {share(found):.4f} of {N}, {form}, batch {batch_size}, {processes}")
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "deepseek_vl"])
+def test_other_families(tmp_path, family):
+    expected = run_bench(tmp_path / "bench", family)
+    for method, arguments in (("baseline", plain(family)), ("sdrpn", two_stage(family))):
+        words = ["--model_args", arguments, "--batch_size", "8"]
+        found, _ = evaluate(tmp_path / method, *words)
+        assert found == expected[method]
+        print(f"\n{family}, {method}: {share(found):.4f} of {N}")
+
+
 def test_until_ends_an_answer(bench, tmp_path):
-    words = ["--model_args", TWO_STAGE, "--batch_size", "8", "--gen_kwargs", "until=a"]
+    words = ["--model_args", two_stage(), "--batch_size", "8", "--gen_kwargs", "until=a"]
     found, _ = evaluate(tmp_path, *words)
     assert [text for text, _ in found] == [text.partition("a")[0] for text, _ in bench["sdrpn"]]
 
@@ -136,7 +154,7 @@ def test_chats_are_served_or_refused_in_one_line(tmp_path, kind, more, expected)
     (tmp_path / f"{kind}.yaml").write_text(TASK.format(kind=kind))
     (tmp_path / f"{kind}.jsonl").write_text(json.dumps({"kind": kind}) + "\n")
     done = run(
-        "-m", "lmms_eval", "--model", "sdrpn", "--model_args", TWO_STAGE + more,
+        "-m", "lmms_eval", "--model", "sdrpn", "--model_args", two_stage() + more,
         "--include_path", str(tmp_path), "--tasks", f"{kind}_task",
         HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1",
     )  # fmt: skip
