@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from sdrpn_core.data.table import Table
 
-__all__ = ["dataset_name", "read_records"]
+__all__ = ["COPY_SEPARATOR", "dataset_name", "read_records"]
 
 _FILES = (*JSONL_SUFFIXES, JSON_SUFFIX, PARQUET_SUFFIX)
 
-_COPY = "="
+COPY_SEPARATOR = "="
 """Between the name of a registered dataset and the path of its local copy."""
 
 
@@ -72,7 +72,7 @@ def read_records(
         seed: Selects the sample, or the content of a generated dataset.
         columns: Which column holds a field, if it has another name: ``{"question": "query"}``;
             several columns that are one field are separated by commas:
-            ``{"options": "A,B,C,D"}``.
+            ``{"options": "A,B,C,D"}``; an empty name stands for no column.
         image_root: Folder of relative image paths; default: that of the file.
         split: Which split of a folder; needed if it holds several.
         allow_urls: Download images that are given as URLs; by default they are refused.
@@ -92,7 +92,7 @@ def read_records(
         raise InputError(f"the number of records must be at least 1, got {n}")
     if isinstance(source, str) and (name := dataset_name(source)) is not None:
         _refuse(options.given(), f"dataset {name!r}")
-        return NamedRecords(name, n, seed, source.partition(_COPY)[2] or None)
+        return NamedRecords(name, n, seed, source.partition(COPY_SEPARATOR)[2] or None)
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         from sdrpn_core.data.hub import HubSplit, hub_records
 
@@ -118,7 +118,7 @@ def dataset_name(source: str) -> str | None:
     """The name of the registered dataset that ``read_records`` takes this for; else ``None``."""
     from sdrpn_core.plugins.manager import get_plugins
 
-    name, has_copy, _ = source.partition(_COPY)
+    name, has_copy, _ = source.partition(COPY_SEPARATOR)
     if has_copy:
         is_name = not os.path.exists(source) and name in get_plugins().datasets
         return name if is_name else None
