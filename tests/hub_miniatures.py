@@ -93,7 +93,8 @@ INFOVQA = Miniature(
     ),
     {
         "questionId": ["98313", "98314"], "question": ["Which platform leads?", "How many?"],
-        "answers": [["pinterest"], ["38%", "38"]], "answer_type": [["single span"], ["non-extractive"]],
+        "answers": [["pinterest"], ["38%", "38"]],
+        "answer_type": [["single span"], ["non-extractive"]],
         "image": _images(2), "image_url": ["https://x"] * 2, "operation/reasoning": [[], ["count"]],
         "ocr": ["{}", "{}"], "data_split": ["val"] * 2,
     },
@@ -115,7 +116,7 @@ OCRBENCH = Miniature(
     {
         "dataset": ["IIIT5K", "HME100k"],
         "question": ["what is written in the image?", "Please write out the formula."],
-        "question_type": ["Regular Text Recognition", "Handwritten Mathematical Expression Recognition"],
+        "question_type": ["Regular Text Recognition", "Doc-oriented VQA"],
         "answer": [["CENTRE"], ["x ^ 2"]],
         "image": _images(2),
     },
@@ -157,7 +158,7 @@ POPE_FEATURES = Features(
 POPE_ROWS = {
     "id": ["0", "1", "0"],
     "question_id": ["1", "2", "1"],
-    "question": ["Is there a snowboard in the image?", "Is there a dining table?", "Is there a car?"],
+    "question": ["Is there a snowboard in the image?", "Is there a dog?", "Is there a car?"],
     "answer": ["yes", "no", "no"],
     "image_source": ["COCO_val2014_000000310196"] * 3,
     "image": _images(3),

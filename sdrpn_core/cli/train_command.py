@@ -108,6 +108,16 @@ def train(
     image_root: ImageRoot = None,
     split: Split = None,
     allow_urls: AllowUrls = False,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=(
+                "Experiment tracker beside OUT/train_log.jsonl; repeatable: tensorboard, wandb, "
+                "trackio, aim, clearml, comet_ml, dvclive, mlflow, swanlab or none; default: none."
+            ),
+        ),
+    ] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     resume: Annotated[
         bool, typer.Option("--resume", help="Require that OUT contains a run to resume.")
@@ -145,6 +155,10 @@ def train(
         raise ConfigError(f"a label run has no option {how.given()[0]!r}: it is for --lazy")
     records = _records(data, n, seed, how) if lazy else data
 
+    from sdrpn_core.training.trackers import check_trackers
+
+    trackers = check_trackers(tracker or ())  # before the backbone is loaded, which takes longer
+
     from sdrpn_core.distributed.processes import is_main_process
     from sdrpn_core.training.loading import load_for_training
     from sdrpn_core.training.stage import train as run
@@ -169,6 +183,7 @@ def train(
         feature_cache=feature_cache,
         feature_cache_dtype=feature_cache_dtype,
         free_backbone=True,
+        trackers=trackers,
         progress=not as_json,
     )
     if not is_main_process():
