@@ -127,9 +127,7 @@ def test_columns_of_other_names(tmp_path, kind):
     assert (record.question, record.answers, record.category) == ("q?", ("x", "y"), "k")
     assert record.images == (tmp_path / "a.png",)
     assert record.extra == {"A": "cat", "B": "dog"}
-    with pytest.raises(
-        UnknownNameError, match="field of a record 'quest': did you mean 'question'"
-    ):
+    with pytest.raises(UnknownNameError, match="'quest': did you mean 'question'"):
         read_records(tmp_path / f"data.{kind}", columns={"quest": "query"})
     with pytest.raises(InputError, match="column 'nothing' is missing"):
         read_records(tmp_path / f"data.{kind}", columns={**names, "boxes": "nothing"})
@@ -259,9 +257,7 @@ def test_splits_are_chosen_and_never_mixed(tmp_path):
         "data/train-00000-of-00002.parquet",
         "data/train-00001-of-00002.parquet",
     )
-    with pytest.raises(
-        InputError, match=r"several splits \(test, train\): choose one with --split"
-    ):
+    with pytest.raises(InputError, match=r"several splits \(test, train\): choose one"):
         read_records(folder)
     assert [one.id for one in read_records(folder, split="train")] == ["1", "2"]
     with pytest.raises(InputError, match=r"no split 'dev' \(splits: test, train\)"):
