@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from sdrpn_core.data.table import Table
 
-__all__ = ["COPY_SEPARATOR", "dataset_name", "read_records"]
+__all__ = ["absolute_source", "dataset_name", "read_records"]
 
 _FILES = (*JSONL_SUFFIXES, JSON_SUFFIX, PARQUET_SUFFIX)
 
-COPY_SEPARATOR = "="
+_COPY = "="
 """Between the name of a registered dataset and the path of its local copy."""
 
 
@@ -92,7 +92,7 @@ def read_records(
         raise InputError(f"the number of records must be at least 1, got {n}")
     if isinstance(source, str) and (name := dataset_name(source)) is not None:
         _refuse(options.given(), f"dataset {name!r}")
-        return NamedRecords(name, n, seed, source.partition(COPY_SEPARATOR)[2] or None)
+        return NamedRecords(name, n, seed, source.partition(_COPY)[2] or None)
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         from sdrpn_core.data.hub import HubSplit, hub_records
 
@@ -118,7 +118,7 @@ def dataset_name(source: str) -> str | None:
     """The name of the registered dataset that ``read_records`` takes this for; else ``None``."""
     from sdrpn_core.plugins.manager import get_plugins
 
-    name, has_copy, _ = source.partition(COPY_SEPARATOR)
+    name, has_copy, _ = source.partition(_COPY)
     if has_copy:
         is_name = not os.path.exists(source) and name in get_plugins().datasets
         return name if is_name else None
@@ -126,6 +126,19 @@ def dataset_name(source: str) -> str | None:
     if Path(source).suffix.lower() in _FILES or os.path.isfile(source):
         return None
     return source if source in get_plugins().datasets else None
+
+
+def absolute_source(source: str) -> str:
+    """The same source as a process that runs in another folder names it: its path is absolute."""
+    name, has_copy, copy = source.partition(_COPY)
+    if dataset_name(source) is not None:
+        return f"{name}{has_copy}{os.path.abspath(copy)}" if has_copy else source
+    if source.startswith(HUB_PREFIX):
+        repo, colon, rest = source.removeprefix(HUB_PREFIX).partition(":")
+        return (
+            f"{HUB_PREFIX}{os.path.abspath(repo)}{colon}{rest}" if os.path.isdir(repo) else source
+        )
+    return os.path.abspath(source) if os.path.exists(source) else source
 
 
 def _refuse(given: Iterable[str], what: str) -> None:

@@ -12,7 +12,7 @@ from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.backbone.recipe_option import read_recipe
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.options import ReadOptions
-from sdrpn_core.data.read import COPY_SEPARATOR, dataset_name, read_records
+from sdrpn_core.data.read import absolute_source, read_records
 from sdrpn_core.data.record import RecordSource
 from sdrpn_core.labeling.defaults import (
     DEFAULT_BATCH_SIZE,
@@ -65,20 +65,12 @@ class LabelJob:
 
         It writes the same manifest: the data keeps the name that the user gave it.
         """
-        is_path = dataset_name(self.data) is None and Path(self.data).exists()
-        name, copied, copy = self.data.partition(COPY_SEPARATOR)
-        has_copy = bool(copied) and dataset_name(self.data) is not None
+        data = absolute_source(self.data)
         root = self.read.image_root
         return replace(
             self,
-            dataset=self.dataset or (str(Path(self.data)) if is_path else self.data),
-            data=(
-                f"{name}{COPY_SEPARATOR}{_absolute(copy)}"
-                if has_copy
-                else _absolute(self.data)
-                if is_path
-                else self.data
-            ),
+            dataset=self.dataset or (self.data if data == self.data else str(Path(self.data))),
+            data=data,
             read=replace(self.read, image_root=None if root is None else os.path.abspath(root)),
             model=_absolute(self.model),
             folder=Path(os.path.abspath(self.folder)),

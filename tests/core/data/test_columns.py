@@ -332,6 +332,18 @@ def test_a_sample_of_a_large_data_set_is_streamed(tmp_path, monkeypatch):
     assert loads == [True]
 
 
+def test_a_damaged_hub_file_is_one_line(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "test-00000-of-00001.parquet"
+    pq.write_table(questions(40), path)
+    path.write_bytes(path.read_bytes()[:-100] + bytes(100))
+    with pytest.raises(InputError, match=r"^hf:.*:test: cannot be loaded: ") as caught:
+        read_records(f"hf:{tmp_path}:test")
+    assert "\n" not in str(caught.value)
+
+
 def test_hub_names_are_spelled_in_one_way():
     for name in ("hf:", "hf:org/name", "hf:a:b:c:d", "hf:a::test"):
         with pytest.raises(InputError, match="write hf:ORG/NAME:SPLIT"):
