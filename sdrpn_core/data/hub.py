@@ -214,14 +214,15 @@ def _library(what: str) -> Any:
 
 @contextmanager
 def _one_line(library: Any, where: HubSplit) -> Iterator[None]:
-    """Turn what the library raises into one line, and keep its retries quiet.
+    """Turn what the library raises into one line, and keep its own lines quiet.
 
     Raises:
         InputError: Names the data set, and how to use a copy where the Hub cannot be reached.
     """
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     except InputError:
@@ -235,4 +236,5 @@ def _one_line(library: Any, where: HubSplit) -> Iterator[None]:
     except (library.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: cannot be loaded: {error}") from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

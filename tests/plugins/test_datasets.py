@@ -9,6 +9,7 @@ import datasets
 import pytest
 from typer.testing import CliRunner
 
+from sdrpn_bench.paper_table import paper_table
 from sdrpn_bench.scoring import find_metric
 from sdrpn_core.cli.main import app
 from sdrpn_core.data.images import open_image
@@ -155,6 +156,32 @@ def test_published_numbers_are_there_for_every_preset_that_has_some():
     assert (
         CATALOG["ocrbench"].metadata("ocrbench")["published"]["qwen2.5-vl-3b"]["threshold"] == 0.03
     )
+
+
+def test_the_paper_s_table():
+    def results(total, preset, **methods):
+        return {
+            "metric": {"name": "yes_no"},
+            "total": total,
+            "published": {"known": {"scores": {"baseline": 50.0}}},
+            "models": {"m": {"preset": preset, "methods": methods}},
+        }
+
+    baseline = {"accuracy": 0.25, "totals": {"f1": {"value": 0.75}}}
+    oracle = {"accuracy": 0.5, "totals": {}}
+    table = paper_table(
+        {
+            "a": results("f1", "known", baseline=baseline),
+            "b": results(None, "unknown", baseline=baseline, oracle=oracle),
+        }
+    )
+    assert table == [
+        "| model | method | a (f1) | b (yes_no) |",
+        "| --- | --- | --- | --- |",
+        "| m | baseline | 75.0 | 25.0 |",
+        "|  | baseline, published | 50.0 | – |",
+        "| m | oracle | – | 50.0 |",
+    ]
 
 
 def test_all_of_them_in_one_run(copies, tmp_path):

@@ -46,6 +46,7 @@ every_kind = pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
     [
         ("a.png", ["a.png"]),
         ("/9j/is/a/path.jpg", ["/9j/is/a/path.jpg"]),
+        ("images/" + 64 * "x", ["images/" + 64 * "x"]),
         (BASE64, [RED]),
         (f"data:image/png;base64,{BASE64}", [RED]),
         ({"bytes": None, "path": "a.png"}, ["a.png"]),
@@ -54,8 +55,8 @@ every_kind = pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
         ([{"bytes": None, "path": "a.png"}], ["a.png"]),
         ([], []),
     ],
-    ids=["path", "path like base64", "base64", "data URI", "struct", "paths", "mixed", "structs",
-         "none"],
+    ids=["path", "path like base64", "long path", "base64", "data URI", "struct", "paths", "mixed",
+         "structs", "none"],
 )  # fmt: skip
 def test_images_in_every_form(tmp_path, kind, value, expected):
     rows = [{"question": "q", "image": value}, {"question": "q", "image": value}]
@@ -338,10 +339,12 @@ def test_a_damaged_hub_file_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     path = tmp_path / "test-00000-of-00001.parquet"
     pq.write_table(questions(40), path)
-    path.write_bytes(path.read_bytes()[:-100] + bytes(100))
-    with pytest.raises(InputError, match=r"^hf:.*:test: cannot be loaded: ") as caught:
-        read_records(f"hf:{tmp_path}:test")
-    assert "\n" not in str(caught.value)
+    good = path.read_bytes()
+    for damaged in (good[:-100] + bytes(100), good[:4] + bytes(100) + good[104:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"^hf:.*:test: cannot be loaded: ") as caught:
+            read_records(f"hf:{tmp_path}:test")
+        assert "\n" not in str(caught.value)
 
 
 def test_hub_names_are_spelled_in_one_way():
