@@ -62,7 +62,6 @@ class Run:
     batch_size: int
     max_new_tokens: int
     max_pixels: int
-    facts: DataFacts
     published: Mapping[str, Published]
     config: Mapping[str, Any]
     total: str | None = None
@@ -181,8 +180,9 @@ def prepare_run(
         InputError: no record can be scored.
         UnknownNameError: unknown method or metric.
     """
-    for name, value in {"batch_size": batch_size, "max_pixels": max_pixels}.items():
-        if value < 1:
+    sizes = {"batch_size": batch_size, "max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
+    for name, value in sizes.items():
+        if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
     metadata = {} if records.dataset is None else _metadata(records.dataset)
     found_metric = find_metric(metric, records.dataset, metric_options)
@@ -213,7 +213,6 @@ def prepare_run(
         batch_size,
         n_tokens,
         max_pixels,
-        facts,
         published,
         config,
         metadata.get(TOTAL_KEY),

@@ -116,8 +116,9 @@ def run_suite(
 
 _NOTE = (
     "Percent of the metric in the header. Published numbers are those of the paper that the "
-    "dataset's plugin names, for the model with the same preset; their thresholds, which are used "
-    "here, were chosen per dataset. The report of each dataset has intervals and costs:"
+    "dataset's plugin names, for the model with the same preset; the thresholds that they were "
+    "made with are used here unless others were chosen. The report of each dataset has intervals, "
+    "costs and thresholds:"
 )
 
 
