@@ -15,12 +15,7 @@ from sdrpn_core.answering.prefill import run_encoded
 from sdrpn_core.answering.prefix import prefix_block, prefix_cache
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generation import (
-    STATIC,
-    generate,
-    prompt_block,
-    reads_prompts,
-)
+from sdrpn_core.runtime.generation import STATIC, generate, prompt_block, reads_prompts
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
