@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
+from typing import Any
 
 import ray
 import typer
@@ -97,15 +98,12 @@ def _cluster(address: str | None) -> Iterator[None]:
     Raises:
         SdrpnError: there is no such cluster.
     """
-    alone = {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address is None:
+        options |= {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
     try:
-        ray.init(
-            # Without "local", Ray would join a cluster that it finds.
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            **({} if address else alone),
-        )
+        # Without "local", Ray would join a cluster that it finds.
+        ray.init(address or "local", **options)
     except (ConnectionError, ValueError) as error:
         raise SdrpnError(f"cannot join the Ray cluster: {error}") from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
