@@ -8,6 +8,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+pytest.importorskip("ray.serve", reason="the extra 'serve' is not installed")
+
 from sdrpn_core.cli.main import app
 from sdrpn_glyphs import backbone_dir, rpn_dir
 
@@ -41,7 +43,6 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
     ],
 )
 def test_mistakes_are_said_before_anything_starts(words, said):
-    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
     assert said in refusal(RPN, *words)
 
 
@@ -50,12 +51,10 @@ def test_a_key_from_the_environment_is_checked_too():
 
 
 def test_a_backbone_alone_is_refused():
-    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
     assert "config.json" in refusal(str(backbone_dir("llava")))
 
 
 def test_a_taken_port_is_said():
-    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
