@@ -75,7 +75,7 @@ class Figures:
             "errors": dict(self.errors),
             "seconds": round(self.seconds, 1),
             "answers per second": round(self.right / self.seconds, 1),
-            "replica CPU ms per answer": round(1000 * self.cpu_seconds / self.right, 1),
+            "replica CPU ms per answer": round(1000 * self.cpu_seconds / self.right, 1) or None,
             "latency": {"median": round(quantiles[9], 2), "95%": round(quantiles[18], 2)},
             "peak MB": self.peak_mb,
         }
@@ -142,7 +142,8 @@ def load(
     with ThreadPoolExecutor(n_clients) as clients:
         list(clients.map(one, requests))
     figures.seconds += time.perf_counter() - clock
-    figures.cpu_seconds += sum(map(_cpu_seconds, server.replicas())) - before
+    if kill_at is None:  # what a dead process has used is not known
+        figures.cpu_seconds += sum(map(_cpu_seconds, replicas)) - before
     for kind, peak in peak_memory(server).items():
         figures.peak_mb[kind] = max(figures.peak_mb.get(kind, 0), peak)
 

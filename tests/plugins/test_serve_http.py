@@ -240,7 +240,7 @@ SYSTEM = {"role": "system", "content": "be brief"}
         ({"messages": image_part("data:text/plain;base64,AAAA")}, URL_PARAM, "send the image as"),
         ({"messages": image_part("data:image/png,AAAA")}, URL_PARAM, "send the image as"),
         ({"messages": image_part("data:image/png;base64")}, URL_PARAM, "send the image as"),
-        ({"messages": image_part("data:image/png;base64,A-_!")}, URL_PARAM, "valid base64"),
+        ({"messages": image_part("data:image/png;base64,AA-_!AA==")}, URL_PARAM, "valid base64"),
         ({"messages": image_part("data:image/png;base64,A\u00e4")}, URL_PARAM, "valid base64"),
         ({"messages": image_part("data:image/png;base64,AAAA")}, None, "image 1: not an image"),
         ({"messages": [message("a", *[PIXEL] * 4)]}, "messages.0.content.4.image_url.url", "of 3"),
