@@ -19,9 +19,11 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 import httpx2
+import hypothesis
 import openai
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
+from hypothesis import strategies as st
 
 from sdrpn_core import RoIModel, read_records
 from sdrpn_glyphs import rpn_dir
@@ -296,6 +298,46 @@ def test_what_is_no_json_is_refused(url, content):
     assert found.json()["error"]["message"]
 
 
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["user", "text", "image_url", "data:image/png;base64,", "http://a", PIXEL]),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "image_url", "url"]) | st.text(),
+            values,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(
+    [
+        *("model", "messages", "max_tokens", "temperature", "top_p", "stop", "stream", "seed", "n"),
+        *("stream_options", "tools", "logit_bias", "question", "image", "heatmap"),
+    ]
+)
+
+
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(st.dictionaries(FIELDS | st.text(), JSON, max_size=4), st.booleans(), JSON)
+def test_whatever_is_sent_is_answered_or_refused_in_the_shape_of_openai(
+    scripted, body, is_question, content
+):
+    if is_question:
+        body = {"model": NAME, "messages": [{"role": "user", "content": content}], **body}
+    headers = {"Content-Type": "application/json"}
+    for path in ("/v1/chat/completions", "/v1/roi"):
+        found = scripted.post(path, content=json.dumps(body), headers=headers)
+        assert found.status_code in (200, 400, 404, 503), found.text
+        if found.status_code != 200:
+            assert found.json()["error"].keys() == {"message", "type", "param", "code"}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/", 404), ("GET", "/v1/chat/completions", 405), ("POST", "/v1/embeddings", 404)],
@@ -355,6 +397,13 @@ class Scripted:
 async def never() -> Reply:
     await asyncio.sleep(60)
     return REPLY
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[httpx2.Client]:
+    """A client of a server whose answers are known beforehand."""
+    with server(Scripted()) as url, httpx2.Client(base_url=url) as client:
+        yield client
 
 
 def raises(error: Exception) -> Callable[[], Reply]:
