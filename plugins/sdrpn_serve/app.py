@@ -61,7 +61,7 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
             return JSONResponse(completion.whole(reply))
         events = engine.stream(ask)
         # Whatever is refused is refused by status: the first event comes before the response.
-        first = _served(await _result(anext(events)))
+        first = await _next(events)
         with_usage = request.stream_options is not None and request.stream_options.include_usage
         return StreamingResponse(
             _chunks(completion, first, events, with_usage), media_type="text/event-stream"
@@ -110,7 +110,7 @@ async def _chunks(
         event: str | Reply = first
         while isinstance(event, str):
             yield server_sent_event(completion.chunk(event))
-            event = _served(await _result(anext(events)))
+            event = await _next(events)
         yield server_sent_event(completion.last_chunk(event))
         if with_usage:
             yield server_sent_event(completion.usage_chunk(event))
@@ -166,6 +166,18 @@ def _check_model(asked: str, name: str) -> None:
             param="model",
             code="model_not_found",
         )
+
+
+async def _next(events: AsyncGenerator[str | Reply | Refusal, None]) -> str | Reply:
+    """The next event of an answer.
+
+    Raises:
+        APIError: it is refused, or see :func:`_result`.
+    """
+    event: str | Reply | Refusal = await _result(anext(events))
+    if isinstance(event, Refusal):
+        raise APIError(400, event.message)
+    return event
 
 
 async def _result(call: Awaitable[T]) -> T:
