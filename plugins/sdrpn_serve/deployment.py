@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -59,8 +60,9 @@ class ModelReplica:
 
     async def stream(self, ask: Ask) -> AsyncGenerator[str | Reply | Refusal, None]:
         """Answer a question piece by piece."""
-        async for event in self._runner.stream(ask):
-            yield event
+        async with aclosing(self._runner.stream(ask)) as events:
+            async for event in events:
+                yield event
 
     async def locate(self, look: Look) -> Located | Refusal:
         """Find the region that a question is about."""

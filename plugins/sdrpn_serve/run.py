@@ -21,6 +21,7 @@ from ray.serve.config import HTTPOptions
 
 from sdrpn_core.errors import ConfigError, SdrpnError
 from sdrpn_core.rpn.checkpoint import read_rpn_config
+from sdrpn_ray.address import check_reachable
 from sdrpn_serve.deployment import application
 from sdrpn_serve.settings import ModelSettings, ReplicaSettings, ServerSettings
 
@@ -53,6 +54,8 @@ def run_server(
     _check_model(settings.model)
     if address is None:
         _check_free(host, port)
+    else:
+        check_reachable(address)
     with _ended_once() as install_handlers, _cluster(address):
         install_handlers()  # Ray has put in its own
         if gpus is None:
@@ -72,7 +75,8 @@ def _check_model(settings: ModelSettings) -> None:
     Raises:
         SdrpnError: there is no such RPN, or no such policy.
     """
-    config, _ = read_rpn_config(settings.rpn or settings.model)
+    revision = settings.load_options.get("revision") if settings.rpn is None else None
+    config, _ = read_rpn_config(settings.rpn or settings.model, revision=revision)
     config.crop_policy(settings.policy, dict(settings.policy_options))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -120,7 +120,7 @@ def serve(
     if threshold is not None:
         options = {"threshold": threshold, **options}
     settings = ServerSettings(
-        name or Path(model).name,
+        name or os.path.basename(os.path.abspath(model)),
         ModelSettings(
             model,
             rpn,

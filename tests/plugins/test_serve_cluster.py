@@ -99,5 +99,8 @@ def test_ctrl_c_ends_it_and_leaves_nothing_behind(server):
 def test_an_application_for_a_cluster_is_built_from_plain_values():
     args = {"name": "m", "model": {"model": "some/rpn"}, "limits": {"max_queue": 3}}
     assert build(args)._bound_deployment.name == "gateway"
+    (replicas, _) = build({**args, "replicas": {"max_replicas": 3}})._bound_deployment.init_args
+    scale = replicas._bound_deployment._deployment_config.autoscaling_config
+    assert (scale.min_replicas, scale.max_replicas) == (1, 3)
     with pytest.raises(ConfigError, match="unknown field 'max_que'; did you mean 'max_queue'"):
         build({**args, "limits": {"max_que": 3}})

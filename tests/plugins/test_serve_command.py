@@ -39,7 +39,8 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
         (("--api-key", " "), "visible ASCII characters"),
         (("--policy", "boxes"), "unknown crop policy 'boxes'"),
         (("--threshold", "-1"), "threshold"),
-        (("--host", "192.0.2.1"), "cannot listen at 192.0.2.1:"),
+        (("--host", "203.0.113.1"), "cannot listen at 203.0.113.1:8000 (Cannot assign"),
+        (("--address", "127.0.0.1:1"), "there is no Ray cluster at 127.0.0.1:1: "),
     ],
 )
 def test_mistakes_are_said_before_anything_starts(words, said):
