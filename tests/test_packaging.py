@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.environments import clean_environment, run
+from tests.test_architecture import FOR_TRANSFORMERS
 
 DISTRIBUTION = "sdrpn"
 
@@ -30,7 +31,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.partition("/")[0] for name in names}
     packages = {name for name in top if not name.endswith(".dist-info")}
-    assert packages == set(declared_plugins().values())
+    assert packages == {*declared_plugins().values(), *FOR_TRANSFORMERS}
     assert {"sdrpn_core", "sdrpn_llava"} <= packages
     assert "sdrpn_core/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
