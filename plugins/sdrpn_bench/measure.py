@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdrpn_bench.scoring import score
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.data.boxes import boxes_inside
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.data.text import encodable
-from sdrpn_core.errors import SdrpnError
+from sdrpn_core.errors import InputError, SdrpnError
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_bench.method import Method, MethodContext
-    from sdrpn_bench.scoring import Scorer
+    from sdrpn_bench.metrics.metric import Metric
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.grid.geometry import Box, Geometry
 
@@ -45,7 +47,7 @@ class OpenedItem:
 def open_items(
     backbone: Backbone,
     items: Sequence[tuple[int, Record]],
-    scorer: Scorer,
+    metric: Metric,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[OpenedItem], list[dict[str, Any]]]:
     """Open the images of a batch.
@@ -53,7 +55,7 @@ def open_items(
     Args:
         backbone: the model under test.
         items: records with their indices.
-        scorer: decides what is correct.
+        metric: scores the answers.
         max_pixels: items whose image has more pixels are left out.
 
     Returns:
@@ -63,12 +65,11 @@ def open_items(
     for index, record in items:
         try:
             validate_record(record)
-            scorer("", record)  # a record without an answer fails here, not later
-            backbone.tokenize(
-                record.question, len(record.images)
-            )  # a question that no method could ask fails here
+            metric.check(record)
+            # A question that no method could ask fails here.
+            backbone.tokenize(record.question, len(record.images))
             images = tuple(open_image(image, max_pixels=max_pixels) for image in record.images)
-            opened.append(OpenedItem(index, record, images))
+            opened.append(OpenedItem(index, _with_boxes_inside(record, images), images))
         except ITEM_ERRORS as error:
             failed.append({"index": index, "id": encodable(record.id), "error": str(error)})
     return opened, failed
@@ -78,7 +79,7 @@ def measure(
     context: MethodContext,
     methods: Mapping[str, Method],
     batch: Sequence[OpenedItem],
-    scorer: Scorer,
+    metric: Metric,
     *,
     first: int = 0,
 ) -> list[dict[str, Any]]:
@@ -88,12 +89,13 @@ def measure(
         context: the model and the run's settings.
         methods: the methods, by name.
         batch: items with opened images.
-        scorer: decides what is correct.
+        metric: scores the answers.
         first: which method starts; rotating it from batch to batch spreads warm-up and noise evenly
             over the methods.
 
     Returns:
-        One row per item; ``methods`` maps each method's name to its result.
+        One row per item; ``methods`` maps each method's name to its result. Methods that need boxes
+        have results for the items with boxes only.
     """
     rows: list[dict[str, Any]] = [
         {
@@ -101,6 +103,7 @@ def measure(
             "id": item.record.id,
             "question": item.record.question,
             "answers": list(item.record.answers),
+            "category": item.record.category,
             "object_size": object_size(item.record.boxes or (), item.images[0].size),
             "methods": {},
         }
@@ -110,12 +113,31 @@ def measure(
     start = first % len(names)
     geometries: dict[int, Geometry] = {}
     for name in names[start:] + names[:start]:
-        results = _answers(context, methods[name], batch)
-        for item, row, (result, seconds) in zip(batch, rows, results, strict=True):
-            row["methods"][name] = _result(context, item, result, seconds, scorer, geometries)
+        method = methods[name]
+        served = [i for i, item in enumerate(batch) if item.record.boxes or not method.needs_boxes]
+        if not served:
+            continue
+        results = _answers(context, method, [batch[i] for i in served])
+        for i, (result, seconds) in zip(served, results, strict=True):
+            rows[i]["methods"][name] = _result(
+                context, batch[i], result, seconds, metric, geometries
+            )
     for row in rows:
-        row["methods"] = {name: row["methods"][name] for name in names}
+        row["methods"] = {name: row["methods"][name] for name in names if name in row["methods"]}
     return rows
+
+
+def _with_boxes_inside(record: Record, images: Sequence[Image.Image]) -> Record:
+    """The record, its boxes cut to the image.
+
+    Raises:
+        InputError: a box lies outside the image, or there are several images that it may be in.
+    """
+    if not record.boxes:
+        return record
+    if len(images) > 1:
+        raise InputError(f"record {record.id!r} has boxes and {len(images)} images: in which?")
+    return replace(record, boxes=boxes_inside(record.boxes, images[0].size))
 
 
 def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
@@ -153,19 +175,21 @@ def _result(
     item: OpenedItem,
     answer: Answer | SdrpnError,
     seconds: float,
-    scorer: Scorer,
+    metric: Metric,
     geometries: dict[int, Geometry],
 ) -> dict[str, Any]:
     if isinstance(answer, SdrpnError):
         return {
-            "correct": False,
+            "score": 0.0,
+            "counts": metric.counts("", item.record),
             "outcome": ERROR_OUTCOME,
             "seconds": seconds,
             "error": str(answer),
         }
     result = {
         "text": answer.text,
-        "correct": bool(scorer(answer.text, item.record)),
+        "score": score(metric, answer.text, item.record),
+        "counts": metric.counts(answer.text, item.record),
         "outcome": PLAIN_OUTCOME if answer.outcome is None else answer.outcome.value,
         "visual_tokens": answer.n_visual_tokens,
         "seconds": seconds,

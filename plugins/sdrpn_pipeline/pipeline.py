@@ -161,7 +161,7 @@ class RoIImageTextToTextPipeline(Pipeline):
                 rpn=f"{save_directory}/rpn")`` loads it.
             kwargs: further arguments of the model's ``save_pretrained``.
         """
-        # Left there by ``transformers.pipeline``, which loads the processor with the model's options.
+        # Left there by transformers, which loads the processor with the model's options.
         self.processor.tokenizer.init_kwargs.pop("dtype", None)
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)

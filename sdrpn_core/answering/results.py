@@ -29,6 +29,7 @@ class Answer:
         ids: its token ids, without the end token.
         proposals: one per image: outcome, crops (boxes in source pixels) and RoI map; empty for
             a plain answer.
+        n_prompt_tokens: tokens of the prompt, visual ones and crops included.
         n_visual_tokens: visual tokens that the decoder saw, crops included.
         seconds: wall time per stage, in order. Plain: ``vision``, ``prefill``, ``decode`` (and
             ``prefix``, where questions share one). With a proposer: ``vision``, ``prefix`` (all
@@ -43,6 +44,7 @@ class Answer:
     text: str
     ids: tuple[int, ...]
     proposals: tuple[Proposal, ...]
+    n_prompt_tokens: int
     n_visual_tokens: int
     seconds: Mapping[str, float]
 
@@ -70,7 +72,7 @@ class Answer:
             replace(proposal, geometry=geometry)
             for proposal, geometry in zip(proposals, geometries, strict=True)
         )
-        return cls(text, ids, placed, prompt.n_visual_tokens, seconds)
+        return cls(text, ids, placed, len(prompt), prompt.n_visual_tokens, seconds)
 
     @property
     def outcome(self) -> Outcome | None:
