@@ -8,7 +8,7 @@ PYTEST ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults peers bench lint format wheel clean
+.PHONY: help quickstart test faults peers bench lint format wheel extras clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,8 +38,11 @@ format: $(VENV)/.installed-dev  ## Apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: $(VENV)/.installed-test  ## Build the wheel into dist/
-	$(BIN)/python -m build --wheel --no-isolation
+wheel: $(VENV)/.installed-test  ## Build wheel and source distribution into dist/
+	$(BIN)/python -m build --no-isolation
+
+extras:  ## Check that all extras can be installed side by side (PYTHON=python3.12; installs nothing)
+	$(PYTHON) -m pip install --dry-run --quiet --ignore-installed --disable-pip-version-check '.[all]'
 
 clean:  ## Remove the environment, builds, runs and caches
 	rm -rf $(VENV) $(PEERS_VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
