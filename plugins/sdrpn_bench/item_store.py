@@ -34,6 +34,7 @@ class _MethodResult:
     correct: bool
     outcome: str
     seconds: float
+    cost: Mapping[str, float | None] = field(default_factory=dict)
     text: str = ""
     visual_tokens: int = 0
     stages: Mapping[str, float] = field(default_factory=dict)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdrpn_core.answering.answer import answer_batch
+from sdrpn_bench.cost import Cost, CostMeter
 from sdrpn_core.answering.results import Answer
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.data.text import encodable
-from sdrpn_core.errors import SdrpnError
+from sdrpn_core.errors import ConfigError, SdrpnError
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
@@ -106,12 +104,14 @@ def measure(
         for item in batch
     ]
     names = list(methods)
-    start = first % len(names)
     geometries: dict[int, Geometry] = {}
-    for name in names[start:] + names[:start]:
-        results = _answers(context, methods[name], batch)
-        for item, row, (result, seconds) in zip(batch, rows, results, strict=True):
-            row["methods"][name] = _result(context, item, result, seconds, scorer, geometries)
+    found: dict[str, Sequence[Answer | SdrpnError]] = {}
+    for name in _turns(methods, first):
+        earlier = found.get(methods[name].follows or "", ())
+        results = _answers(context, methods[name], batch, earlier)
+        found[name] = [answer for answer, _ in results]
+        for item, row, (answer, cost) in zip(batch, rows, results, strict=True):
+            row["methods"][name] = _result(context, item, answer, cost, scorer, geometries)
     for row in rows:
         row["methods"] = {name: row["methods"][name] for name in names}
     return rows
@@ -123,27 +123,43 @@ def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
     return (min(areas) / (size[0] * size[1])) ** 0.5 if areas else None
 
 
+def _turns(methods: Mapping[str, Method], first: int) -> list[str]:
+    """The methods in the order of a batch: those that follow another one come last."""
+    names = list(methods)
+    start = first % len(names)
+    turns = names[start:] + names[:start]
+    return sorted(turns, key=lambda name: methods[name].follows is not None)
+
+
 def _answers(
-    context: MethodContext, method: Method, batch: Sequence[OpenedItem]
-) -> list[tuple[Answer | SdrpnError, float]]:
-    """Per item its answer, or why there is none, and its share of the wall time in seconds."""
-    start = 0.0
+    context: MethodContext,
+    method: Method,
+    batch: Sequence[OpenedItem],
+    earlier: Sequence[Answer | SdrpnError],
+) -> list[tuple[Answer | SdrpnError, Cost]]:
+    """Per item its answer, or why there is none, and its share of the cost."""
+    cost = Cost()
+    places = {item.index: place for place, item in enumerate(batch)}
 
     def answer(part: Sequence[OpenedItem]) -> list[Answer]:
-        nonlocal start
-        start = time.perf_counter()  # a batch that failed as a whole costs no item anything
-        return answer_batch(
-            context.backbone,
-            [Question(item.record.question, (item.image,)) for item in part],
-            method.proposer(context, [item.record for item in part]),
-            max_new_tokens=context.max_new_tokens,
-        )
+        nonlocal cost
+        own = replace(context, earlier=[earlier[places[item.index]] for item in part if earlier])
+        # Of a batch that fails as a whole, each item pays for its own attempt alone.
+        meter = CostMeter(context, part)
+        try:
+            with meter:
+                return method.answer(
+                    own, [item.record for item in part], [(item.image,) for item in part]
+                )
+        finally:
+            cost = meter.share
 
-    results: list[tuple[Answer | SdrpnError, float]] = []
+    results: list[tuple[Answer | SdrpnError, Cost]] = []
     for part, outcome in isolate_failures(batch, answer, ITEM_ERRORS):
-        seconds = (time.perf_counter() - start) / len(part)
         answers = [outcome] if isinstance(outcome, SdrpnError) else outcome
-        results += [(one, seconds) for one in answers]
+        results += [(one, cost) for one in answers]
+        if len(answers) != len(part):
+            raise ConfigError(f"a method gave {len(answers)} answers to {len(part)} questions")
     return results
 
 
@@ -151,7 +167,7 @@ def _result(
     context: MethodContext,
     item: OpenedItem,
     answer: Answer | SdrpnError,
-    seconds: float,
+    cost: Cost,
     scorer: Scorer,
     geometries: dict[int, Geometry],
 ) -> dict[str, Any]:
@@ -159,7 +175,8 @@ def _result(
         return {
             "correct": False,
             "outcome": ERROR_OUTCOME,
-            "seconds": seconds,
+            "seconds": cost.seconds,
+            "cost": cost.to_dict(),
             "error": str(answer),
         }
     result = {
@@ -167,7 +184,8 @@ def _result(
         "correct": bool(scorer(answer.text, item.record)),
         "outcome": PLAIN_OUTCOME if answer.outcome is None else answer.outcome.value,
         "visual_tokens": answer.n_visual_tokens,
-        "seconds": seconds,
+        "seconds": cost.seconds,
+        "cost": cost.to_dict(),
         "stages": dict(answer.seconds),
     }
     if not answer.proposals:
