@@ -53,7 +53,7 @@ class _ItemRow:
     index: int
     id: str
     question: str = ""
-    answer: str | None = None
+    answers: Sequence[str] = ()
     object_size: float | None = None
     methods: Mapping[str, _MethodResult] | None = None
     error: str | None = None

@@ -33,11 +33,11 @@ PLAIN_OUTCOME = "plain"
 
 @dataclass(frozen=True)
 class OpenedItem:
-    """A record whose image could be read."""
+    """A record whose images could be read."""
 
     index: int
     record: Record
-    image: Image.Image
+    images: tuple[Image.Image, ...]
 
 
 def open_items(
@@ -62,10 +62,11 @@ def open_items(
         try:
             validate_record(record)
             scorer("", record)  # a record without an answer fails here, not later
-            backbone.tokenize(record.question, 1)  # a question that no method could ask fails here
-            if record.image is not None:
-                image = open_image(record.image, max_pixels=max_pixels)
-                opened.append(OpenedItem(index, record, image))
+            backbone.tokenize(
+                record.question, len(record.images)
+            )  # a question that no method could ask fails here
+            images = tuple(open_image(image, max_pixels=max_pixels) for image in record.images)
+            opened.append(OpenedItem(index, record, images))
         except ITEM_ERRORS as error:
             failed.append({"index": index, "id": encodable(record.id), "error": str(error)})
     return opened, failed
@@ -97,8 +98,8 @@ def measure(
             "index": item.index,
             "id": item.record.id,
             "question": item.record.question,
-            "answer": item.record.answer,
-            "object_size": object_size(item.record.boxes or (), item.image.size),
+            "answers": list(item.record.answers),
+            "object_size": object_size(item.record.boxes or (), item.images[0].size),
             "methods": {},
         }
         for item in batch
@@ -149,7 +150,7 @@ def _answers(
         try:
             with meter:
                 return method.answer(
-                    own, [item.record for item in part], [(item.image,) for item in part]
+                    own, [item.record for item in part], [item.images for item in part]
                 )
         finally:
             cost = meter.share
@@ -197,7 +198,7 @@ def _result(
         roi = answer.proposals[0].roi
         if roi is not None:
             if item.index not in geometries:
-                geometries[item.index] = context.backbone.preprocess(item.image).geometry
+                geometries[item.index] = context.backbone.preprocess(item.images[0]).geometry
             peak = np.unravel_index(int(roi.scores.argmax()), roi.grid)
             result["map_hit"] = any(
                 bool(geometries[item.index].cells_of(box)[peak]) for box in truth

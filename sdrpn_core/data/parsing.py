@@ -112,8 +112,17 @@ class UsableRows:
 
 
 def text_digest(record: Record) -> bytes:
-    """Return the texts and boxes of a record as bytes for a fingerprint."""
-    fields = (record.id, record.question, record.response, record.answer, record.boxes)
+    """Return everything but the images of a record as bytes for a fingerprint."""
+    fields = (
+        record.id,
+        record.question,
+        record.response,
+        record.answers,
+        record.options,
+        record.category,
+        record.boxes,
+        record.extra,
+    )
     return json.dumps(fields, default=type_name).encode()  # what is no text is refused later
 
 
@@ -134,10 +143,10 @@ def make_record(
     try:
         return Record(
             id=_number_or_text(row, "id", where) or _default_id(index),
-            image=image,
+            images=() if image is None else (image,),
             question=_text(row.get("question"), "question", where) or "",
             response=_text(row.get("response"), "response", where),
-            answer=_number_or_text(row, "answer", where),
+            answers=_answers(row, where),
             boxes=_boxes(row.get("boxes"), where),
         )
     except InputError as error:
@@ -156,12 +165,17 @@ def unusable_record(index: int, problem: str, row: Mapping[str, Any] | None = No
         record_id = _number_or_text(row or {}, "id", "")
     except InputError:
         record_id = None
-    return Record(record_id or _default_id(index), None, "", problem=problem)
+    return Record(record_id or _default_id(index), (), "", problem=problem)
 
 
 def only_element(value: Any) -> Any:
     """Return the element of a list of one, and anything else as it is."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    answer = _number_or_text(row, "answer", where)
+    return () if answer is None else (answer,)
 
 
 def _default_id(index: int) -> str:

@@ -101,13 +101,13 @@ def _digest(records: Iterable[Record], prefix: str) -> str:
     digest = hashlib.sha256(prefix.encode())
     for record in records:
         digest.update(text_digest(record) + b"\n")
-        image = record.image
-        if image is None or isinstance(image, Path):
-            digest.update(str(image).encode("utf-8", "surrogatepass"))
-        elif isinstance(image, bytes):
-            digest.update(image)
-        else:
-            from sdrpn_core.data.images import raw_bytes
+        for image in record.images:
+            if isinstance(image, Path):
+                digest.update(str(image).encode("utf-8", "surrogatepass"))
+            elif isinstance(image, bytes):
+                digest.update(image)
+            else:
+                from sdrpn_core.data.images import raw_bytes
 
-            digest.update(raw_bytes(image))
+                digest.update(raw_bytes(image))
     return digest.hexdigest()

@@ -49,7 +49,11 @@ def model():
 def records():
     return [
         Record(
-            f"r{i}", tiny_image(i, (60 + 7 * i, 60)), "which color ?", answer="red", boxes=(BOX,)
+            f"r{i}",
+            tiny_image(i, (60 + 7 * i, 60)),
+            "which color ?",
+            answers=("red",),
+            boxes=(BOX,),
         )
         for i in range(N)
     ]
@@ -96,7 +100,7 @@ def test_numbers_follow_from_the_items(whole):
         tokens = [row["methods"][name]["visual_tokens"] for row in found]
         assert values["visual_tokens"] == pytest.approx(sum(tokens) / N)
     assert 0 < results["methods"]["oracle"]["correct"] < N, "a rule that says nothing"
-    assert {row["answer"] for row in found} == {"red"}
+    assert all(row["answers"] == ["red"] for row in found)
     assert found[0]["object_size"] == pytest.approx((20 * 20 / (60 * 60)) ** 0.5)
 
 
@@ -187,12 +191,12 @@ def test_a_folder_holds_one_run(model, records, tmp_path):
 
 def test_unreadable_items_are_counted_and_skipped(model, records, tmp_path):
     broken = [
-        Record("empty", b"", "what ?", answer="red"),
+        Record("empty", b"", "what ?", answers=("red",)),
         records[0],
-        Record("gone", tmp_path / "gone.png", "what ?", answer="red"),
+        Record("gone", tmp_path / "gone.png", "what ?", answers=("red",)),
         replace(records[1], id="blank", question="  "),
-        replace(records[1], id="unanswered", answer=None),
-        Record("bare", None, "what ?", answer="red"),
+        replace(records[1], id="unanswered", answers=()),
+        Record("bare", None, "what ?", answers=("red",)),
     ]
     results = run_benchmark(model, ["baseline", "random"], broken, out=tmp_path / "o", **ANSWERS)
     skipped = results["models"]["tiny-llava-0"]["skipped"]
@@ -207,7 +211,7 @@ def test_unreadable_items_are_counted_and_skipped(model, records, tmp_path):
 
 def test_nothing_readable_is_an_error(model, tmp_path):
     with pytest.raises(InputError, match=r"no item could be answered; .*zero bytes"):
-        run_benchmark(model, ["baseline"], [Record("e", b"", "q", answer="a")], out=tmp_path)
+        run_benchmark(model, ["baseline"], [Record("e", b"", "q", answers=("a",))], out=tmp_path)
 
 
 def test_an_item_one_method_fails_on_is_wrong_for_that_method_alone(model, records, tmp_path):

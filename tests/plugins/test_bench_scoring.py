@@ -30,7 +30,7 @@ from sdrpn_core.errors import InputError, PluginError
     ],
 )
 def test_exact_match(prediction, answer, right):
-    assert exact_match(prediction, Record("1", None, "q", answer=answer)) is right
+    assert exact_match(prediction, Record("1", None, "q", answers=(answer,))) is right
 
 
 @given(st.text(max_size=40))

@@ -59,9 +59,9 @@ def test_jsonl_rows_become_records_with_paths_beside_the_file(tmp_path: Path):
     boxes = ((0, 0, 3, 4), (1, 1, 2, 2))
     image = tmp_path / "images" / "a.png"
     assert list(records) == [
-        Record("first", image, "Which color?", "red", "blue", boxes),
-        Record("00000001", type(image)("/absolute/b.png"), "How many?", None, "3", None),
-        Record("7", None, "", None, None, None),
+        Record("first", image, "Which color?", "red", ("blue",), boxes=boxes),
+        Record("00000001", type(image)("/absolute/b.png"), "How many?", answers=("3",)),
+        Record("7", (), ""),
     ]
     assert records[-1] == records[2]
     assert records[1:] == [records[1], records[2]]
@@ -143,7 +143,7 @@ def test_what_has_one_meaning_is_accepted(tmp_path: Path):
     assert [record.problem for record in records] == [None] * 5
     with pytest.raises(InputError, match="comes without an image"):
         validate_record(records[0])
-    assert records[1].image == tmp_path / "a.png"
+    assert records[1].images[0] == tmp_path / "a.png"
     assert [record.answer for record in records] == [None, "red", "3.5", "3", None]
     assert records[2].id == "7"
     assert records[3].boxes == ((1, 2, 3, 4),)
@@ -205,7 +205,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def test_parquet_images(tmp_path: Path, column: pa.Array, expected: list[Any]):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"question": ["q0", "q1"], "image": column}), path)
-    images = [record.image for record in read_records(path)]
+    images = [next(iter(record.images), None) for record in read_records(path)]
     assert images == [tmp_path / e if isinstance(e, str) else e for e in expected]
 
 
@@ -226,7 +226,7 @@ def test_parquet_written_by_the_datasets_library(tmp_path: Path):
     datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
     records = read_records(path)
     assert [record.boxes for record in records] == [((0, 0, 1, 2),), None]
-    first = records[0].image
+    first = records[0].images[0]
     assert isinstance(first, bytes)
     assert Image.open(io.BytesIO(first)).getpixel((0, 0)) == (255, 0, 0)
 
@@ -239,7 +239,7 @@ def test_a_folder_of_parquet_files_is_read_in_the_order_of_names(tmp_path: Path)
     pq.write_table(questions(1, id=["hidden"]), tmp_path / ".cache" / "0.parquet")
     records = read_records(tmp_path)
     assert [record.id for record in records] == ["a", "b", "c", "d", "00000004"]
-    assert records[3].image == tmp_path / "data" / "0.png"
+    assert records[3].images[0] == tmp_path / "data" / "0.png"
 
 
 @given(
@@ -332,7 +332,7 @@ def test_opening_parquet_does_not_read_the_images(tmp_path: Path):
     before = pa.total_allocated_bytes()
     records = read_records(path)
     assert pa.total_allocated_bytes() - before < size
-    assert records[rows - 1].image == bytes([rows - 1]) * size
+    assert records[rows - 1].images[0] == bytes([rows - 1]) * size
     assert pa.total_allocated_bytes() - before < rows * size * 3 // 4
 
 
@@ -398,7 +398,7 @@ def test_a_registered_dataset_is_made_by_name(
     records = read_records("toy/small", n=3, seed=5)
     assert records.name == "toy/small"
     assert [record.id for record in records] == ["0", "1", "2"]
-    assert records[0].image.getpixel((0, 0)) == (5, 0, 0)
+    assert records[0].images[0].getpixel((0, 0)) == (5, 0, 0)
     assert records.fingerprint == read_records("toy/small", n=3, seed=5).fingerprint
     assert records.fingerprint != read_records("toy/small", n=3, seed=6).fingerprint
     assert len(read_records("toy/small")) == 4
@@ -442,7 +442,7 @@ def test_records_made_in_python(tmp_path: Path):
     given_records = [Record("a", png("red"), "q"), Record("b", str(tmp_path / "b.png"), "q")]
     records = read_records(given_records)
     assert list(records) == given_records
-    assert records[1].image == tmp_path / "b.png"
+    assert records[1].images[0] == tmp_path / "b.png"
     assert read_records(records) is records
     repainted = [Record("a", png("blue"), "q"), given_records[1]]
     assert read_records(repainted).fingerprint != records.fingerprint
@@ -464,9 +464,11 @@ def test_validate_record(tmp_path: Path):
         validate_record(Record("a", tmp_path / "a.png", " \n"))
     with pytest.raises(InputError, match="record 'a': the question comes without an image"):
         validate_record(Record("a", None, "q"))
-    for field in ("question", "response", "answer"):
+    for field in ("question", "response", "answers", "options", "category"):
         bad = replace(Record("a", tmp_path / "a.png", "q"), **{field: "\ud800"})
-        with pytest.raises(InputError, match=f"record 'a': the {field} is not valid Unicode"):
+        with pytest.raises(
+            InputError, match=f"record 'a': the {field.removesuffix('s')} is not valid Unicode"
+        ):
             validate_record(bad)
     with pytest.raises(InputError, match="the image path is not valid Unicode"):
         validate_record(Record("a", Path("\udcd5\udce2.png"), "q"))

@@ -587,7 +587,7 @@ def test_records_that_cannot_be_used_are_skipped_and_counted(backbone, tmp_path,
     mixed = [
         *records(3),
         replace(records(1)[0], id="mute", response=None),
-        replace(records(1)[0], id="broken", image=b"no image"),
+        replace(records(1)[0], id="broken", images=b"no image"),
     ]
     chosen = replace(SETTINGS, epochs=1)
     result = train(backbone, mixed, tmp_path, chosen, CONFIG, recipe=RECIPE)
@@ -599,8 +599,8 @@ def test_records_that_cannot_be_used_are_skipped_and_counted(backbone, tmp_path,
 def test_an_image_that_is_gone_is_skipped(backbone, tmp_path):
     first, *rest = records(3)
     path = tmp_path / "image.png"
-    first.image.save(path)
-    label(backbone, [replace(first, image=path), *rest], tmp_path / "labels", recipe=RECIPE)
+    first.images[0].save(path)
+    label(backbone, [replace(first, images=path), *rest], tmp_path / "labels", recipe=RECIPE)
     path.unlink()
     chosen = replace(SETTINGS, epochs=1)
     result = train(backbone, tmp_path / "labels", tmp_path / "run", chosen, CONFIG)
