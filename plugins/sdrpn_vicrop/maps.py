@@ -55,7 +55,7 @@ def relative_attention(state: Prefill, layer: int, generic: str) -> list[list[Ma
         Per question one map per image.
     """
     specific = _last_rows(state, state.prompts, layer)
-    general = _last_rows(state, _generic_prompts(state, generic), layer)
+    general = _last_rows(state, _asking(state, generic), layer)
     return [
         [_ratio(one, other) for one, other in zip(row, base, strict=True)]
         for row, base in zip(specific, general, strict=True)
@@ -97,7 +97,7 @@ def pure_gradient(state: Prefill, generic: str) -> list[list[Map]]:
     backbone = state.backbone
     inputs = [backbone.preprocess(image) for q in state.questions for image in q.images]
     specific = _pixel_gradients(backbone, state.prompts, inputs)
-    general = _pixel_gradients(backbone, _generic_prompts(state, generic), inputs)
+    general = _pixel_gradients(backbone, _asking(state, generic), inputs)
     maps = iter(
         _detailed(backbone, _ratio(one, other), item)
         for one, other, item in zip(specific, general, inputs, strict=True)
@@ -105,15 +105,9 @@ def pure_gradient(state: Prefill, generic: str) -> list[list[Map]]:
     return [[next(maps) for _ in prompt.images] for prompt in state.prompts]
 
 
-def _generic_prompts(state: Prefill, generic: str) -> list[Prompt]:
-    """The same images, and a generic prompt behind them."""
-    prompts = []
-    for question, prefix in zip(state.questions, state.prefixes, strict=True):
-        ids = state.backbone.tokenize(generic, len(question.images))
-        # An image is one id here, and many tokens there; the prompts are equal up to the last one.
-        n_before = len(ids) - ids[::-1].index(state.backbone.image_token_id)
-        prompts.append(prefix.prompt.followed_by(tuple(ids[n_before:])))
-    return prompts
+def _asking(state: Prefill, text: str) -> list[Prompt]:
+    """The same images, and another question about all of them."""
+    return [state.prompt_asking(index, text) for index in range(len(state.prompts))]
 
 
 def _last_row_tap(

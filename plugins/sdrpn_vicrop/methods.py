@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import sqrt
 from typing import TYPE_CHECKING
 
+from sdrpn_bench.input_side import input_side
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.grid.geometry import Letterboxed, PaddedSquare, Resized
 from sdrpn_core.grid.roi_map import RoIMap
 from sdrpn_vicrop.maps import Map, gradient_attention, pure_gradient, relative_attention
 from sdrpn_vicrop.window import WindowPolicy
@@ -110,7 +109,7 @@ class WindowProposer(Proposer):
 
     Args:
         read_maps: per question one map per image.
-        side: of the smallest window in source pixels; ``None`` as :func:`default_side` has it.
+        side: of the smallest window in source pixels; ``None``: that of the model's input.
     """
 
     def __init__(self, read_maps: ReadMaps, side: int | None) -> None:
@@ -131,22 +130,8 @@ class WindowProposer(Proposer):
         return [found[index] for index in range(len(state.prompts))]
 
     def _proposal(self, backbone: Backbone, roi: RoIMap, geometry: Geometry) -> Proposal:
-        policy = WindowPolicy(self.side or default_side(backbone, geometry))
+        policy = WindowPolicy(self.side or input_side(backbone, geometry, DYNAMIC_SIDE))
         return Proposal(policy.plan(roi, geometry), roi)
-
-
-def default_side(backbone: Backbone, geometry: Geometry) -> int:
-    """The side of the model's input in pixels; of dynamic resolutions that of an equal square."""
-    if isinstance(geometry, (PaddedSquare, Letterboxed)):
-        return geometry.side
-    if not isinstance(geometry, Resized):
-        raise ConfigError(
-            f"what the side of an input of {backbone.name} is cannot be told from its geometry: "
-            "give the option 'side'"
-        )
-    rows, columns = geometry.grid
-    side = round(geometry.cell * sqrt(rows * columns))
-    return min(side, DYNAMIC_SIDE) if backbone.dynamic_resolution else side
 
 
 def chosen_layer(context: MethodContext, layer: int | None) -> int:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import median_filter
 
+from sdrpn_bench.input_side import input_side
 from sdrpn_bench.method import MethodContext
 from sdrpn_core import RPN, LabelRecipe, Question, answer_batch
 from sdrpn_core.answering.prefill import prefill
@@ -27,7 +28,6 @@ from sdrpn_vicrop.methods import (
     ViCropGradientAttention,
     ViCropPureGradient,
     chosen_layer,
-    default_side,
 )
 from sdrpn_vicrop.window import RATIOS, find_window
 from tests.tiny import tiny_image, tiny_llava
@@ -326,7 +326,7 @@ def test_the_crop_is_the_window_of_the_map_alone_and_in_a_batch(method):
         (proposal,) = answer.proposals
         geometry = backbone.preprocess(question.images[0]).geometry
         assert answer.boxes == [
-            find_window(proposal.roi.scores, geometry, default_side(backbone, geometry))
+            find_window(proposal.roi.scores, geometry, input_side(backbone, geometry, 224))
         ]
 
 
@@ -349,10 +349,10 @@ def test_the_layer_is_where_the_model_grounds():
 
 
 def test_windows_are_as_large_as_the_models_input():
-    assert default_side(tiny_llava(), PaddedSquare((900, 500), (4, 4), side=56)) == 56
+    assert input_side(tiny_llava(), PaddedSquare((900, 500), (4, 4), side=56), 224) == 56
     qwen = tiny_qwen2_5_vl()
-    assert default_side(qwen, Resized((900, 900), (4, 9), cell=28)) == 28 * math.isqrt(36)
-    assert default_side(qwen, Resized((900, 900), (20, 20), cell=28)) == 224
+    assert input_side(qwen, Resized((900, 900), (4, 9), cell=28), 224) == 28 * math.isqrt(36)
+    assert input_side(qwen, Resized((900, 900), (20, 20), cell=28), 224) == 224
     assert make_policy("window", {"side": 100}).options() == {"side": 100}
     with pytest.raises(ConfigError, match="side must be at least 1"):
         make_policy("window", {"side": 0})
