@@ -10,6 +10,7 @@ from .answering.proposer import MapProposer as MapProposer
 from .answering.proposer import Proposal as Proposal
 from .answering.proposer import Proposer as Proposer
 from .answering.results import Answer as Answer
+from .answering.roi_model import RoIModel as RoIModel
 from .answering.rpn_proposer import RPNProposer as RPNProposer
 from .answering.stream import answer_stream as answer_stream
 from .backbone.adapter import Backbone as Backbone

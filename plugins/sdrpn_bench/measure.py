@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdrpn_bench.cost import Cost, CostMeter
+from sdrpn_bench.scoring import score
+from sdrpn_bench.sweep import Answered, answer_alike, sweep_of
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.data.text import encodable
-from sdrpn_core.errors import ConfigError, SdrpnError
+from sdrpn_core.errors import SdrpnError
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_bench.method import Method, MethodContext
-    from sdrpn_bench.scoring import Scorer
+    from sdrpn_bench.metrics.metric import Metric
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.grid.geometry import Box, Geometry
 
@@ -43,7 +45,7 @@ class OpenedItem:
 def open_items(
     backbone: Backbone,
     items: Sequence[tuple[int, Record]],
-    scorer: Scorer,
+    metric: Metric,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[OpenedItem], list[dict[str, Any]]]:
     """Open the images of a batch.
@@ -51,7 +53,7 @@ def open_items(
     Args:
         backbone: the model under test.
         items: records with their indices.
-        scorer: decides what is correct.
+        metric: scores the answers.
         max_pixels: items whose image has more pixels are left out.
 
     Returns:
@@ -61,7 +63,7 @@ def open_items(
     for index, record in items:
         try:
             validate_record(record)
-            scorer("", record)  # a record without an answer fails here, not later
+            metric.check(record)
             backbone.tokenize(
                 record.question, len(record.images)
             )  # a question that no method could ask fails here
@@ -76,7 +78,7 @@ def measure(
     context: MethodContext,
     methods: Mapping[str, Method],
     batch: Sequence[OpenedItem],
-    scorer: Scorer,
+    metric: Metric,
     *,
     first: int = 0,
 ) -> list[dict[str, Any]]:
@@ -86,7 +88,7 @@ def measure(
         context: the model and the run's settings.
         methods: the methods, by name.
         batch: items with opened images.
-        scorer: decides what is correct.
+        metric: scores the answers.
         first: which method starts; rotating it from batch to batch spreads warm-up and noise evenly
             over the methods.
 
@@ -99,22 +101,23 @@ def measure(
             "id": item.record.id,
             "question": item.record.question,
             "answers": list(item.record.answers),
+            "category": item.record.category,
             "object_size": object_size(item.record.boxes or (), item.images[0].size),
             "methods": {},
         }
         for item in batch
     ]
-    names = list(methods)
     geometries: dict[int, Geometry] = {}
-    found: dict[str, Sequence[Answer | SdrpnError]] = {}
-    for name in _turns(methods, first):
-        earlier = found.get(methods[name].follows or "", ())
-        results = _answers(context, methods[name], batch, earlier)
-        found[name] = [answer for answer, _ in results]
-        for item, row, (answer, cost) in zip(batch, rows, results, strict=True):
-            row["methods"][name] = _result(context, item, answer, cost, scorer, geometries)
+    found: dict[str, dict[int, Answer | SdrpnError]] = {}
+    for group in _turns(methods, first):
+        alike = [methods[name] for name in group]
+        earlier = found.get(alike[0].follows or "", {})
+        for name, results in zip(group, _answers(context, alike, batch, earlier), strict=True):
+            found[name] = {item.index: one for item, (one, _) in zip(batch, results, strict=True)}
+            for item, row, (answer, cost) in zip(batch, rows, results, strict=True):
+                row["methods"][name] = _result(context, item, answer, cost, metric, geometries)
     for row in rows:
-        row["methods"] = {name: row["methods"][name] for name in names}
+        row["methods"] = {name: row["methods"][name] for name in methods}
     return rows
 
 
@@ -124,43 +127,52 @@ def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
     return (min(areas) / (size[0] * size[1])) ** 0.5 if areas else None
 
 
-def _turns(methods: Mapping[str, Method], first: int) -> list[str]:
-    """The methods in the order of a batch: those that follow another one come last."""
-    names = list(methods)
-    start = first % len(names)
-    turns = names[start:] + names[:start]
-    return sorted(turns, key=lambda name: methods[name].follows is not None)
+def _turns(methods: Mapping[str, Method], first: int) -> list[list[str]]:
+    """The methods in the order of a batch, those of a sweep together, those that follow others last.
+
+    Args:
+        methods: by name.
+        first: which one starts.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in methods:
+        groups.setdefault(sweep_of(name), []).append(name)
+    turns = list(groups.values())
+    start = first % len(turns)
+    turns = turns[start:] + turns[:start]
+    return sorted(turns, key=lambda group: methods[group[0]].follows is not None)
 
 
 def _answers(
     context: MethodContext,
-    method: Method,
+    alike: Sequence[Method],
     batch: Sequence[OpenedItem],
-    earlier: Sequence[Answer | SdrpnError],
-) -> list[tuple[Answer | SdrpnError, Cost]]:
-    """Per item its answer, or why there is none, and its share of the cost."""
-    cost = Cost()
-    places = {item.index: place for place, item in enumerate(batch)}
+    earlier: Mapping[int, Answer | SdrpnError],
+) -> list[list[tuple[Answer | SdrpnError, Cost]]]:
+    """Per method, and per item, its answer, or why there is none, and its share of the cost."""
+    spent = Cost()
 
-    def answer(part: Sequence[OpenedItem]) -> list[Answer]:
-        nonlocal cost
-        own = replace(context, earlier=[earlier[places[item.index]] for item in part if earlier])
+    def answer(part: Sequence[OpenedItem]) -> list[Answered]:
+        nonlocal spent
+        own = replace(context, earlier=[earlier[item.index] for item in part if earlier])
         # Of a batch that fails as a whole, each item pays for its own attempt alone.
         meter = CostMeter(context, part)
         try:
             with meter:
-                return method.answer(
-                    own, [item.record for item in part], [item.images for item in part]
+                return answer_alike(
+                    own, alike, [item.record for item in part], [item.images for item in part]
                 )
         finally:
-            cost = meter.share
+            spent = meter.share
 
-    results: list[tuple[Answer | SdrpnError, Cost]] = []
+    results: list[list[tuple[Answer | SdrpnError, Cost]]] = [[] for _ in alike]
     for part, outcome in isolate_failures(batch, answer, ITEM_ERRORS):
-        answers = [outcome] if isinstance(outcome, SdrpnError) else outcome
-        results += [(one, cost) for one in answers]
-        if len(answers) != len(part):
-            raise ConfigError(f"a method gave {len(answers)} answers to {len(part)} questions")
+        if isinstance(outcome, SdrpnError):
+            for own in results:
+                own += [(outcome, spent) for _ in part]
+            continue
+        for own, (answers, cost) in zip(results, outcome, strict=True):
+            own += [(one, cost) for one in answers]
     return results
 
 
@@ -169,12 +181,13 @@ def _result(
     item: OpenedItem,
     answer: Answer | SdrpnError,
     cost: Cost,
-    scorer: Scorer,
+    metric: Metric,
     geometries: dict[int, Geometry],
 ) -> dict[str, Any]:
     if isinstance(answer, SdrpnError):
         return {
-            "correct": False,
+            "score": 0.0,
+            "counts": metric.counts("", item.record),
             "outcome": ERROR_OUTCOME,
             "seconds": cost.seconds,
             "cost": cost.to_dict(),
@@ -182,7 +195,8 @@ def _result(
         }
     result = {
         "text": answer.text,
-        "correct": bool(scorer(answer.text, item.record)),
+        "score": score(metric, answer.text, item.record),
+        "counts": metric.counts(answer.text, item.record),
         "outcome": PLAIN_OUTCOME if answer.outcome is None else answer.outcome.value,
         "visual_tokens": answer.n_visual_tokens,
         "seconds": cost.seconds,

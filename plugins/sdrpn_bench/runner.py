@@ -16,7 +16,7 @@ from sdrpn_bench.item_store import CONFIG, ItemStore, Row
 from sdrpn_bench.measure import measure, open_items
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_bench.report import write_report
-from sdrpn_bench.scoring import Scorer, find_scorer
+from sdrpn_bench.scoring import MetricChoice, find_metric
 from sdrpn_bench.summary import summarize
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
@@ -29,6 +29,8 @@ from sdrpn_core.util.json_files import write_json
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+    from sdrpn_bench.metrics.metric import Metric
 
 #: The methods that are compared by default, if the model and the data allow them.
 DEFAULT_METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
@@ -45,7 +47,7 @@ class _Run:
 
     records: RecordSource
     methods: Mapping[str, Method]
-    scorer: Scorer
+    metric: Metric
     store: ItemStore
     seed: int
     batch_size: int
@@ -65,7 +67,8 @@ def run_benchmark(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     max_pixels: int = MAX_PIXELS,
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
-    scorer: Scorer | None = None,
+    metric: MetricChoice | None = None,
+    metric_options: Mapping[str, Any] | None = None,
     load_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -80,7 +83,7 @@ def run_benchmark(
         models: one or more: paths, Hub IDs, or :class:`BenchModel` (which also names an RPN).
         methods: registered names; ``None``: those of ``DEFAULT_METHODS`` that apply.
         dataset: what ``read_records`` accepts: a registered name, a file, or records. Records need
-            an ``answer`` unless the dataset has its own scorer, and ``boxes`` for some methods.
+            what the metric asks for (``answers``), and ``boxes`` for some methods.
         out: folder for ``results.json``, ``items.jsonl``, ``config.json``, ``report.md`` and
             ``figures/``.
         n: number of items; default: all.
@@ -89,8 +92,10 @@ def run_benchmark(
         max_new_tokens: maximum length of an answer.
         max_pixels: items whose image has more pixels are left out.
         method_options: options, by method.
-        scorer: ``(prediction, record) -> bool``; default: the dataset's own, else exact match of
-            normalized words.
+        metric: scores the answers: a registered name, a ``Metric``, or a function
+            ``(prediction, record) -> score`` from 0 to 1; default: the dataset's own, else
+            ``exact_match``.
+        metric_options: options of a metric that is given by name.
         load_options: arguments of ``load_backbone`` (dtype, device, attn_implementation ...).
         overwrite: start over: delete the run in ``out``.
         progress: called after every batch.
@@ -103,7 +108,7 @@ def run_benchmark(
         SdrpnError: another process uses ``out``.
         ConfigError: ``out`` holds a run with other settings; a method lacks what it needs.
         InputError: the data cannot be read, or no item could be answered.
-        UnknownNameError: unknown method or dataset.
+        UnknownNameError: unknown method, metric or dataset.
     """
     for name, value in {"batch_size": batch_size, "max_pixels": max_pixels}.items():
         if value < 1:
@@ -113,10 +118,11 @@ def run_benchmark(
     named = with_names([m if isinstance(m, BenchModel) else BenchModel(m) for m in entries])
     records = read_records(dataset, n=n, seed=seed)
     chosen = _choose_methods(methods, named, _probe(records), method_options or {})
+    found_metric = find_metric(metric, dataset, metric_options)
     run = _Run(
         records,
         chosen,
-        scorer or find_scorer(dataset),
+        found_metric,
         ItemStore(Path(out), state.process_index),
         seed,
         batch_size,
@@ -131,6 +137,7 @@ def run_benchmark(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
         "max_pixels": max_pixels,
+        "metric": {"name": found_metric.name, "options": found_metric.options()},
         "methods": {name: method.options() for name, method in chosen.items()},
         "models": {str(m.name): {"model": m.origin, "rpn": m.rpn_origin} for m in named},
         "load_options": {key: str(value) for key, value in (load_options or {}).items()},
@@ -229,11 +236,11 @@ def _run_model(
     context = MethodContext(backbone, rpn, run.seed, run.max_new_tokens)
     for number, batch in enumerate(_chunks(mine, run.batch_size)):
         items = [(index, run.records[index]) for index in batch]
-        opened, rows = open_items(backbone, items, run.scorer, run.max_pixels)
+        opened, rows = open_items(backbone, items, run.metric, run.max_pixels)
         if opened:
             if number == 0:  # the first pass includes one-time setup, which is no method's cost
-                measure(context, run.methods, opened[:1], run.scorer)
-            rows += measure(context, run.methods, opened, run.scorer, first=number)
+                measure(context, run.methods, opened[:1], run.metric)
+            rows += measure(context, run.methods, opened, run.metric, first=number)
         run.store.append({"model": model.name, "fingerprint": current, **row} for row in rows)
         if progress is not None:
             progress(str(model.name), min((number + 1) * run.batch_size, len(mine)), len(mine))
@@ -267,7 +274,7 @@ def _results(
         summaries[str(model.name)] = {
             "model": model.origin,
             "rpn": model.rpn_origin,
-            **summarize(own, list(run.methods)),
+            **summarize(own, list(run.methods), run.metric),
         }
     results = {
         "data": config["data"],
@@ -277,6 +284,7 @@ def _results(
         "batch_size": run.batch_size,
         "max_new_tokens": run.max_new_tokens,
         "processes": n_processes,
+        "metric": config["metric"],
         "method_options": config["methods"],
         "environment": environment(),
     }

@@ -59,6 +59,16 @@ class Sweep:
         }
 
 
+def sweep_of(name: str) -> str:
+    """What the names of a sweep's variants have in common; of any other method, its name."""
+    return name.partition("=")[0]
+
+
+def base_of(name: str) -> str:
+    """The method that a variant is one of; of any other method, its name."""
+    return name.partition("[")[0]
+
+
 def answer_alike(
     context: MethodContext,
     methods: Sequence[Method],
@@ -126,8 +136,8 @@ def _share_maps(
         state = prefill(context.backbone, questions, proposers[0].reader, store=store, clock=clock)
         with clock.stage("proposal"):
             # Some policies ask for scores by all tokens of the question, and others do without.
-            maps = max(proposers, key=lambda one: _n_wanted(one, state)).maps(state)
-    del state
+            wanted = [_n_wanted(proposer, state) for proposer in proposers]
+            maps = proposers[wanted.index(max(wanted))].maps(state)
     results = []
     for proposer in proposers:
         with CostMeter(context, records) as second_pass:

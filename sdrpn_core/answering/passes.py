@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,6 @@ from sdrpn_core.answering.encoding import encode_questions
 from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
 from sdrpn_core.answering.prefill import run_encoded
 from sdrpn_core.answering.prefix import prefix_block
-from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.generation import generate, prompt_block, reads_prompts
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
     from sdrpn_core.answering.prefix import Prefix
     from sdrpn_core.answering.prefix_store import PrefixStore
-    from sdrpn_core.answering.proposer import Proposer
+    from sdrpn_core.answering.proposer import Proposal, Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
     from sdrpn_core.backbone.prompt import Prompt
 
@@ -195,7 +194,7 @@ def _insert_crops(
             for _, segments in results
         )
         pruned = prompt.pruned(tuple(plan.keep for plan, _ in results))
-        kept = [Proposal(plan, old.roi) for old, (plan, _) in zip(row, results, strict=True)]
+        kept = [replace(old, plan=plan) for old, (plan, _) in zip(row, results, strict=True)]
         cropped.append((pruned.with_crops(crops), kept))
     return cropped
 

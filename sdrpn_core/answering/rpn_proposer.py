@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdrpn_core.answering.proposer import MapProposer
-from sdrpn_core.crops.policy import CropPolicy, make_policy
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.crops.policy import CropPolicy
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
 
@@ -26,7 +26,7 @@ class RPNProposer(MapProposer):
     def __init__(self, rpn: RPN, policy: CropPolicy | None = None) -> None:
         self.rpn = rpn.eval()
         self.reader = rpn
-        self.policy = policy or make_policy(rpn.config.policy, dict(rpn.config.policy_options))
+        self.policy = policy or rpn.config.crop_policy()
 
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:

@@ -114,22 +114,30 @@ def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Pat
         CheckpointError: no such folder, or its configuration is missing, broken or too new.
     """
     folder = Path(source)
-    if not folder.is_dir():
-        if folder.is_absolute() or str(source).startswith(("./", "../")) or folder.exists():
-            raise CheckpointError(f"{source}: no such RPN folder")
-        try:
-            folder = Path(
-                snapshot_download(
-                    str(source), allow_patterns=[WEIGHTS_NAME, CONFIG_NAME], **download
-                )
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(
-                f"{source}: neither a local RPN folder nor reachable on the Hub ({reason})"
-            ) from error
-    path = folder / CONFIG_NAME
-    return RPNConfig.from_json(read_json_object(path, CheckpointError), str(path)), folder
+    if folder.is_dir():
+        return _read_config(folder / CONFIG_NAME), folder
+    if folder.is_absolute() or str(source).startswith(("./", "../")) or folder.exists():
+        raise CheckpointError(f"{source}: no such RPN folder")
+    # The weights come after the configuration: other repositories' may be many gigabytes.
+    folder = _download(str(source), CONFIG_NAME, **download)
+    config = _read_config(folder / CONFIG_NAME)
+    # A snapshot's folder is named after its commit, so that both files are of the same one.
+    return config, _download(str(source), WEIGHTS_NAME, **{**download, "revision": folder.name})
+
+
+def _download(repo_id: str, name: str, **download: Any) -> Path:
+    """The local snapshot of a repository, with one of its files."""
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=[name], **download))
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{repo_id}: neither a local RPN folder nor reachable on the Hub ({reason})"
+        ) from error
+
+
+def _read_config(path: Path) -> RPNConfig:
+    return RPNConfig.from_json(read_json_object(path, CheckpointError), str(path))
 
 
 def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:

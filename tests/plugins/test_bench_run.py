@@ -63,7 +63,7 @@ def records():
 def whole(model, records, tmp_path_factory):
     """An uninterrupted run: its folder and results."""
     out = tmp_path_factory.mktemp("whole")
-    return out, run_benchmark(model, None, records, out=out, scorer=odd_length, **ANSWERS)
+    return out, run_benchmark(model, None, records, out=out, metric=odd_length, **ANSWERS)
 
 
 def rows(out):
@@ -94,7 +94,7 @@ def test_numbers_follow_from_the_items(whole):
     out, results = whole
     found = rows(out)
     for name, values in results["methods"].items():
-        correct = [row["methods"][name]["correct"] for row in found]
+        correct = [row["methods"][name]["score"] for row in found]
         assert correct == [len(row["methods"][name]["text"]) % 2 == 1 for row in found]
         assert values["accuracy"] == sum(correct) / N
         tokens = [row["methods"][name]["visual_tokens"] for row in found]
@@ -143,13 +143,13 @@ def test_controls_crop_what_they_say(whole):
 
 def test_batch_size_changes_nothing_but_cost(whole, model, records, tmp_path):
     options = {**ANSWERS, "batch_size": 1}
-    run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **options)
+    run_benchmark(model, None, records, out=tmp_path, metric=odd_length, **options)
     assert rows(tmp_path) == rows(whole[0])
 
 
 def test_a_folder_that_another_run_uses_is_refused(model, records, tmp_path):
     with hold_folder(tmp_path), pytest.raises(SdrpnError, match="is in use by process"):
-        run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **ANSWERS)
+        run_benchmark(model, None, records, out=tmp_path, metric=odd_length, **ANSWERS)
     assert not (tmp_path / "items.jsonl").exists()
 
 
@@ -159,7 +159,7 @@ def test_a_killed_run_goes_on(whole, model, records, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(
-            model, None, records, out=tmp_path, scorer=odd_length, progress=kill, **ANSWERS
+            model, None, records, out=tmp_path, metric=odd_length, progress=kill, **ANSWERS
         )
     assert len(rows(tmp_path)) == ANSWERS["batch_size"]
     assert not (tmp_path / "results.json").exists()
@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on(whole, model, records, tmp_path):
         file.write('{"model": "tiny-ll')
     seen = []
     results = run_benchmark(
-        model, None, records, out=tmp_path, scorer=odd_length,
+        model, None, records, out=tmp_path, metric=odd_length,
         progress=lambda *place: seen.append(place), **ANSWERS,
     )  # fmt: skip
     assert seen == [("tiny-llava-0", 3, 3)]
@@ -218,7 +218,7 @@ def test_an_item_one_method_fails_on_is_wrong_for_that_method_alone(model, recor
     outside = replace(records[1], id="outside", boxes=((500, 500, 510, 510),))
     three = [records[0], outside, records[2]]
     results = run_benchmark(
-        model, ["baseline", "oracle"], three, out=tmp_path, scorer=lambda p, r: True, **ANSWERS
+        model, ["baseline", "oracle"], three, out=tmp_path, metric=lambda p, r: True, **ANSWERS
     )
     assert results["methods"]["baseline"]["correct"] == 3
     oracle = results["methods"]["oracle"]
@@ -305,7 +305,7 @@ def test_several_models_side_by_side(model, records, tmp_path):
     other = tiny_llava(seed=1)
     entries = [replace(model, name="one"), BenchModel(other, make_rpn(other), name="two")]
     results = run_benchmark(
-        entries, ["baseline", "sdrpn"], records[:3], out=tmp_path, scorer=odd_length, **ANSWERS
+        entries, ["baseline", "sdrpn"], records[:3], out=tmp_path, metric=odd_length, **ANSWERS
     )
     assert list(results["models"]) == ["one", "two"]
     assert "methods" not in results
