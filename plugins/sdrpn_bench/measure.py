@@ -128,7 +128,7 @@ def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
 
 
 def _turns(methods: Mapping[str, Method], first: int) -> list[list[str]]:
-    """The methods in the order of a batch, those of a sweep together, those that follow others last.
+    """The methods in the order of a batch: sweeps together, what follows others last.
 
     Args:
         methods: by name.

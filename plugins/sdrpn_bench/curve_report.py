@@ -1,0 +1,60 @@
+"""The section of the report on accuracy against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_NONE = "–"
+
+NOTES = (
+    (
+        "Cost: one token-layer is one token going through one decoder layer, forward or backward; "
+        "padding and the RPN's layers count, the vision encoder does not. A pass is a sequence that "
+        "goes through the decoder or its first layers; steps of decoding are left out. Peak memory is "
+        "the most that was in use during any batch of a method (on a CPU: of the whole process)."
+    ),
+    (
+        "Area: the best accuracy that a method reaches within a cost, averaged over all costs between "
+        "the cheapest and the most expensive point of the model, on a logarithmic scale; 0 below the "
+        "method's cheapest point. Nothing is interpolated."
+    ),
+    (
+        "Cost at equal accuracy: the least at which a method reaches the baseline's best accuracy, "
+        "relative to what that costs the baseline. Points are means over the same questions: small "
+        "differences between them are within the intervals."
+    ),
+)
+
+
+def curve_tables(curve: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[list[str]]]]:
+    """The tables of one model, as headers and rows: the front, and the methods summed up."""
+    low = curve["cost_range"][0]
+    front = [
+        [
+            point["label"],
+            f"{point['accuracy']:.1%}",
+            f"{point['cost']:,.0f}",
+            f"{point['cost'] / low:.2f}" if low else _NONE,
+            f"{point['seconds']:.3f}",
+        ]
+        for point in curve["points"]
+        if point["on_front"]
+    ]
+    equal = curve.get("equal_accuracy", {"methods": {}})["methods"]
+    methods = []
+    for name, area in curve["area"]["methods"].items():
+        found = equal.get(name, {"cost": None, "ratio": None})
+        methods.append(
+            [
+                name,
+                f"{area:.3f}",
+                _NONE if found["cost"] is None else f"{found['cost']:,.0f}",
+                _NONE if found["ratio"] is None else f"{found['ratio']:.2f}",
+            ]
+        )
+    methods.append(["front of all", f"{curve['area']['front']:.3f}", _NONE, _NONE])
+    return [
+        (("on the Pareto front", "accuracy", "token-layers", "/ cheapest", "s / question"), front),
+        (("method", "area", "token-layers at equal accuracy", "/ baseline"), methods),
+    ]
