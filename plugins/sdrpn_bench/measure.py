@@ -12,11 +12,12 @@ from sdrpn_bench.cost import Cost, CostMeter
 from sdrpn_bench.scoring import score
 from sdrpn_bench.sweep import Answered, answer_alike, sweep_of
 from sdrpn_core.answering.results import Answer
+from sdrpn_core.data.boxes import boxes_inside
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.data.text import encodable
-from sdrpn_core.errors import SdrpnError
+from sdrpn_core.errors import InputError, SdrpnError
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 ERROR_OUTCOME = "error"
 #: Outcome of a plain answer, for which nothing was proposed.
 PLAIN_OUTCOME = "plain"
+
+#: In place of the answer of a method that is followed, but not served.
+_UNANSWERED = InputError("there is no answer")
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,10 @@ def open_items(
         try:
             validate_record(record)
             metric.check(record)
-            backbone.tokenize(
-                record.question, len(record.images)
-            )  # a question that no method could ask fails here
+            # A question that no method could ask fails here.
+            backbone.tokenize(record.question, len(record.images))
             images = tuple(open_image(image, max_pixels=max_pixels) for image in record.images)
-            opened.append(OpenedItem(index, record, images))
+            opened.append(OpenedItem(index, _with_boxes_inside(record, images), images))
         except ITEM_ERRORS as error:
             failed.append({"index": index, "id": encodable(record.id), "error": str(error)})
     return opened, failed
@@ -93,7 +96,8 @@ def measure(
             over the methods.
 
     Returns:
-        One row per item; ``methods`` maps each method's name to its result.
+        One row per item; ``methods`` maps each method's name to its result. Methods that need boxes
+        have results for the items with boxes only.
     """
     rows: list[dict[str, Any]] = [
         {
@@ -111,14 +115,33 @@ def measure(
     found: dict[str, dict[int, Answer | SdrpnError]] = {}
     for group in _turns(methods, first):
         alike = [methods[name] for name in group]
+        served = [i for i, one in enumerate(batch) if one.record.boxes or not alike[0].needs_boxes]
+        if not served:
+            continue
+        items = [batch[i] for i in served]
         earlier = found.get(alike[0].follows or "", {})
-        for name, results in zip(group, _answers(context, alike, batch, earlier), strict=True):
-            found[name] = {item.index: one for item, (one, _) in zip(batch, results, strict=True)}
-            for item, row, (answer, cost) in zip(batch, rows, results, strict=True):
-                row["methods"][name] = _result(context, item, answer, cost, metric, geometries)
+        for name, results in zip(group, _answers(context, alike, items, earlier), strict=True):
+            found[name] = {item.index: one for item, (one, _) in zip(items, results, strict=True)}
+            for i, (answer, cost) in zip(served, results, strict=True):
+                rows[i]["methods"][name] = _result(
+                    context, batch[i], answer, cost, metric, geometries
+                )
     for row in rows:
-        row["methods"] = {name: row["methods"][name] for name in methods}
+        row["methods"] = {name: row["methods"][name] for name in methods if name in row["methods"]}
     return rows
+
+
+def _with_boxes_inside(record: Record, images: Sequence[Image.Image]) -> Record:
+    """The record, its boxes cut to the image.
+
+    Raises:
+        InputError: a box lies outside the image, or there are several images that it may be in.
+    """
+    if not record.boxes:
+        return record
+    if len(images) > 1:
+        raise InputError(f"record {record.id!r} has boxes and {len(images)} images: in which?")
+    return replace(record, boxes=boxes_inside(record.boxes, images[0].size))
 
 
 def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
@@ -154,7 +177,7 @@ def _answers(
 
     def answer(part: Sequence[OpenedItem]) -> list[Answered]:
         nonlocal spent
-        own = replace(context, earlier=[earlier[item.index] for item in part if earlier])
+        own = replace(context, earlier=[earlier.get(item.index, _UNANSWERED) for item in part])
         # Of a batch that fails as a whole, each item pays for its own attempt alone.
         meter = CostMeter(context, part)
         try:
