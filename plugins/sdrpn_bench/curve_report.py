@@ -7,24 +7,23 @@ from typing import Any
 
 _NONE = "–"
 
-NOTES = (
-    (
-        "Cost: one token-layer is one token going through one decoder layer, forward or backward; "
-        "padding and the RPN's layers count, the vision encoder does not. A pass is a sequence that "
-        "goes through the decoder or its first layers; steps of decoding are left out. Peak memory is "
-        "the most that was in use during any batch of a method (on a CPU: of the whole process)."
-    ),
-    (
-        "Area: the best accuracy that a method reaches within a cost, averaged over all costs between "
-        "the cheapest and the most expensive point of the model, on a logarithmic scale; 0 below the "
-        "method's cheapest point. Nothing is interpolated."
-    ),
-    (
-        "Cost at equal accuracy: the least at which a method reaches the baseline's best accuracy, "
-        "relative to what that costs the baseline. Points are means over the same questions: small "
-        "differences between them are within the intervals."
-    ),
+_COST = (
+    "Cost: one token-layer is one token going through one decoder layer, forward or backward; "
+    "padding and the RPN's layers count, the vision encoder does not. A pass is a sequence that "
+    "goes through the decoder or its first layers; steps of decoding are left out. Peak memory is "
+    "the most that was in use during any batch of a method (on a CPU: by the whole process)."
 )
+_AREA = (
+    "Area: the best accuracy that a method reaches within a cost, averaged over all costs between "
+    "the cheapest and the most expensive point of the model, on a logarithmic scale; 0 below the "
+    "method's cheapest point. Nothing is interpolated."
+)
+_EQUAL = (
+    "Cost at equal accuracy: the least at which a method reaches the baseline's best accuracy, "
+    "relative to what that costs the baseline. Points are means over the same questions: small "
+    "differences between them are within the intervals."
+)
+NOTES = (_COST, _AREA, _EQUAL)
 
 
 def curve_tables(curve: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[list[str]]]]:
