@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 
 from sdrpn_bench import BenchModel, Method, run_benchmark
 from sdrpn_bench.runner import DEFAULT_METHODS
+from sdrpn_bench.suite import run_suite
 from sdrpn_core import RPN, LabelRecipe, hookimpl
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.cli.main import app
+from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError, UnknownNameError
 from sdrpn_core.runtime.clock import ANSWER_STAGES
@@ -483,3 +486,66 @@ def test_two_processes_give_the_same_scores(files, tmp_path):
             assert first[key] == second[key]
     assert not list(two.glob("items-*.jsonl"))
     assert done.stdout.count("report.md") == 1, "only one process speaks"
+
+
+@dataclass(frozen=True)
+class ManyRegions:
+    """A data set of generated records that registers like one of a benchmark."""
+
+    records: tuple[Record, ...]
+
+    def __call__(self, n, seed):
+        return self.records
+
+
+def test_published_thresholds_are_used_and_can_be_overridden(
+    fresh_plugins, model, records, tmp_path
+):
+    @hookimpl
+    def sdrpn_register_presets(registry):
+        preset = Preset("tiny", {"text_config.num_hidden_layers": 6}, branch=3, n_layers=2)
+        registry.add("tiny", preset, model_types=("llava",))
+
+    @hookimpl
+    def sdrpn_register_datasets(registry):
+        published = {
+            "tiny": {"threshold": 0.5, "scores": {"baseline": 12.5, "sdrpn": 34.5}},
+            "other": {"threshold": 0.1},
+        }
+        for name in ("mine", "theirs"):
+            registry.add(name, ManyRegions(tuple(records)), published=published, max_new_tokens=2)
+
+    plugin = types.ModuleType("published_numbers")
+    plugin.SDRPN_API = 1
+    plugin.sdrpn_register_presets = sdrpn_register_presets
+    plugin.sdrpn_register_datasets = sdrpn_register_datasets
+    fresh_plugins.register(plugin, "published_numbers")
+    assert model.source.find_preset().name == "tiny"
+
+    def boxes(out, **options):
+        results = run_benchmark(model, ["baseline", "sdrpn"], "mine", out=out, **options)
+        return results, [row["methods"]["sdrpn"].get("boxes") for row in rows(out)]
+
+    results, published = boxes(tmp_path / "published")
+    chosen = {"method_options": {"sdrpn": {"threshold": 0.5}}}
+    assert boxes(tmp_path / "same", **chosen)[1] == published
+    chosen = {"method_options": {"sdrpn": {"threshold": 0.6}}}  # the RPN's own
+    overridden, own = boxes(tmp_path / "own", **chosen)
+    assert own != published
+    facts = results["models"]["tiny-llava-0"]
+    assert facts["published_options"] == {"sdrpn": {"threshold": 0.5}}
+    assert overridden["models"]["tiny-llava-0"]["published_options"] == {}
+    report = (tmp_path / "published" / "report.md").read_text()
+    assert "`sdrpn` runs with threshold 0.5, as published for tiny on this dataset" in report
+    assert results["max_new_tokens"] == 2
+
+    sources = [read_records(name) for name in ("mine", "theirs")]
+    run_suite(model, ["baseline", "sdrpn"], sources, out=tmp_path / "suite")
+    table = (tmp_path / "suite" / "report.md").read_text()
+    accuracy = 100 * results["methods"]["sdrpn"]["accuracy"]
+    assert f"| tiny-llava-0 | sdrpn | {accuracy:.1f} | {accuracy:.1f} |" in table
+    assert "|  | sdrpn, published | 34.5 | 34.5 |" in table
+    assert "|  | baseline, published | 12.5 | 12.5 |" in table
+    # A suite goes on where it stopped, and what it has is that of single runs.
+    again = run_suite(model, ["baseline", "sdrpn"], sources, out=tmp_path / "suite")
+    assert again == json.loads((tmp_path / "suite" / "results.json").read_text())
