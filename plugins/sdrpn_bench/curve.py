@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
-from sdrpn_bench.summary import REFERENCE
+from sdrpn_bench.summary import REFERENCE, total_cost
 from sdrpn_bench.sweep import base_of
 
 
@@ -49,10 +49,9 @@ def curves(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         which it is reached (``None`` if it is not), also relative to the baseline's.
     """
     by_model: dict[str, list[Point]] = {}
-    for name, model in models.items():
-        budget = model.get("visual_tokens")
-        base = name if budget is None else model["base"]
-        by_model.setdefault(base, []).extend(_points(model["methods"], budget))
+    for model in models.values():
+        points = _points(model["methods"], model["visual_tokens"])
+        by_model.setdefault(model["name"], []).extend(points)
     return {name: _curve(sorted(points, key=_by_cost)) for name, points in by_model.items()}
 
 
@@ -106,13 +105,12 @@ def _points(methods: Mapping[str, Any], budget: int | None) -> list[Point]:
         Point(
             base_of(name),
             f"{name}{at}",
-            values["cost"]["token_layers"] + values["cost"]["backward_token_layers"],
+            total_cost(values["cost"]),
             values["accuracy"],
             (values["interval"][0], values["interval"][1]),
             values["seconds_per_question"],
         )
         for name, values in methods.items()
-        if values.get("cost") is not None
     ]
 
 
@@ -123,7 +121,10 @@ def _curve(points: Sequence[Point]) -> dict[str, Any]:
     low, high = points[0].cost, points[-1].cost
     front = pareto_front(points)
     summed: dict[str, Any] = {
-        "points": [{**vars(point), "on_front": point in front} for point in points],
+        "points": [
+            {**vars(point), "interval": list(point.interval), "on_front": point in front}
+            for point in points
+        ],
         "cost_range": [low, high],
         "area": {
             "front": area(points, low, high),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sdrpn_bench.summary import REFERENCE, total_cost
+
 _NONE = "–"
 
 _COST = (
@@ -24,6 +26,30 @@ _EQUAL = (
     "differences between them are within the intervals."
 )
 NOTES = (_COST, _AREA, _EQUAL)
+
+
+#: Header of the table of costs of one model.
+COST_HEADER = (
+    "cost / question", "token-layers", "of these backward", f"/ {REFERENCE}", "passes", "seconds",
+    "peak memory",
+)  # fmt: skip
+
+_MIB = 2**20
+
+
+def cost_row(name: str, values: Mapping[str, Any]) -> list[str]:
+    """The costs of a method, as cells."""
+    cost, ratio = values["cost"], values.get("cost_ratio")
+    backward, peak = cost["backward_token_layers"], cost["peak_memory"]
+    return [
+        name,
+        f"{total_cost(cost):,.0f}",
+        f"{backward:,.0f}" if backward else _NONE,
+        _NONE if ratio is None else f"{ratio:.2f}",
+        f"{cost['passes']:.1f}",
+        f"{values['seconds_per_question']:.3f}",
+        _NONE if peak is None else f"{peak / _MIB:,.0f} MiB",
+    ]
 
 
 def curve_tables(curve: Mapping[str, Any]) -> list[tuple[tuple[str, ...], list[list[str]]]]:

@@ -62,6 +62,7 @@ class _ItemRow:
     category: str | None = None
     object_size: float | None = None
     methods: Mapping[str, _MethodResult] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import Prefill, prefill
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.proposer import MapProposer, Proposal, Proposer
+from sdrpn_core.cli.option_values import parse_options
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.clock import StageClock
 
@@ -57,6 +58,21 @@ class Sweep:
             f"{self.method}[{self.option}={value}]": {**options, self.option: value}
             for value in self.values
         }
+
+
+def parse_sweep(text: str) -> Sweep:
+    """Read ``METHOD.KEY=V1,V2,...``; values are JSON, and text where they are not.
+
+    Raises:
+        ConfigError: another form, or a value that is given twice.
+    """
+    key, separator, values = text.partition("=")
+    method, dot, option = key.strip().partition(".")
+    words = [word.strip() for word in values.split(",") if word.strip()]
+    if not (separator and dot and method and option and words):
+        raise ConfigError(f"sweep {text!r}: write METHOD.KEY=V1,V2,...")
+    parsed = [parse_options([f"{option}={word}"], "sweep")[option] for word in words]
+    return Sweep(method, option, tuple(parsed))
 
 
 def sweep_of(name: str) -> str:
