@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 QUICKSTART ?=
 PYTEST ?=
 BENCH ?=
+QUALITY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults bench lint format wheel clean
+.PHONY: help quickstart test faults bench bench-quality lint format wheel clean
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 quickstart: $(VENV)/.installed-test  ## Label, train and compare on the model that ships (QUICKSTART="--seed 1")
 	$(BIN)/sdrpn quickstart $(QUICKSTART)
@@ -23,6 +24,9 @@ faults: $(VENV)/.installed-test  ## Run the long part of the fault campaign and 
 
 bench: $(VENV)/.installed-test  ## Measure costs into benchmarks/RESULTS.md (BENCH="--only growth")
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+bench-quality: $(VENV)/.installed-test  ## Compare all methods into benchmarks/QUALITY.md (QUALITY="--n 300")
+	$(BIN)/python benchmarks/quality.py $(QUALITY)
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .

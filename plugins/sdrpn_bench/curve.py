@@ -6,7 +6,7 @@ tokens. Nothing is interpolated: an accuracy counts from the cost on at which it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -26,6 +26,7 @@ class Point:
         accuracy: mean score.
         interval: of the accuracy.
         seconds: per question.
+        is_control: whether the method knows the truth: it is shown, but is no rival of the others.
     """
 
     method: str
@@ -34,13 +35,17 @@ class Point:
     accuracy: float
     interval: tuple[float, float]
     seconds: float
+    is_control: bool = False
 
 
-def curves(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def curves(
+    models: Mapping[str, Mapping[str, Any]], controls: Collection[str] = ()
+) -> dict[str, Any]:
     """Sum up the results of every model, those of all its budgets together.
 
     Args:
         models: as in the results, by name.
+        controls: methods that know the truth. They are points, and otherwise left out.
 
     Returns:
         By model without its budget: ``points`` in the order of cost, each with whether it is
@@ -50,7 +55,7 @@ def curves(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """
     by_model: dict[str, list[Point]] = {}
     for model in models.values():
-        points = _points(model["methods"], model["visual_tokens"])
+        points = _points(model["methods"], model["visual_tokens"], controls)
         by_model.setdefault(model["name"], []).extend(points)
     return {name: _curve(sorted(points, key=_by_cost)) for name, points in by_model.items()}
 
@@ -99,7 +104,9 @@ def _by_cost(point: Point) -> tuple[float, float]:
     return point.cost, -point.accuracy
 
 
-def _points(methods: Mapping[str, Any], budget: int | None) -> list[Point]:
+def _points(
+    methods: Mapping[str, Any], budget: int | None, controls: Collection[str]
+) -> list[Point]:
     at = "" if budget is None else f" @{budget}"
     return [
         Point(
@@ -109,6 +116,7 @@ def _points(methods: Mapping[str, Any], budget: int | None) -> list[Point]:
             values["accuracy"],
             (values["interval"][0], values["interval"][1]),
             values["seconds_per_question"],
+            base_of(name) in controls,
         )
         for name, values in methods.items()
     ]
@@ -116,10 +124,11 @@ def _points(methods: Mapping[str, Any], budget: int | None) -> list[Point]:
 
 def _curve(points: Sequence[Point]) -> dict[str, Any]:
     by_method: dict[str, list[Point]] = {}
-    for point in points:
+    rivals = [point for point in points if not point.is_control]
+    for point in rivals:
         by_method.setdefault(point.method, []).append(point)
-    low, high = points[0].cost, points[-1].cost
-    front = pareto_front(points)
+    low, high = (rivals[0].cost, rivals[-1].cost) if rivals else (0.0, 0.0)
+    front = pareto_front(rivals)
     summed: dict[str, Any] = {
         "points": [
             {**vars(point), "interval": list(point.interval), "on_front": point in front}
@@ -127,7 +136,7 @@ def _curve(points: Sequence[Point]) -> dict[str, Any]:
         ],
         "cost_range": [low, high],
         "area": {
-            "front": area(points, low, high),
+            "front": area(rivals, low, high),
             "methods": {name: area(own, low, high) for name, own in by_method.items()},
         },
     }

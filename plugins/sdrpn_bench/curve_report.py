@@ -18,7 +18,8 @@ _COST = (
 _AREA = (
     "Area: the best accuracy that a method reaches within a cost, averaged over all costs between "
     "the cheapest and the most expensive point of the model, on a logarithmic scale; 0 below the "
-    "method's cheapest point. Nothing is interpolated."
+    "method's cheapest point. Nothing is interpolated. Controls that know the truth (`oracle`, "
+    "`random`) are drawn, but count for no front and no area."
 )
 _EQUAL = (
     "Cost at equal accuracy: the least at which a method reaches the baseline's best accuracy, "

@@ -86,6 +86,7 @@ class Oracle(Method):
     """
 
     needs_boxes: ClassVar[bool] = True
+    is_control: ClassVar[bool] = True
 
     margin: float = DEFAULT_MARGIN
 
@@ -111,6 +112,8 @@ class RandomBox(Method):
     Attributes:
         margin: see :data:`DEFAULT_MARGIN`.
     """
+
+    is_control: ClassVar[bool] = True
 
     margin: float = DEFAULT_MARGIN
 

@@ -89,6 +89,8 @@ class Method:
     needs_rpn: ClassVar[bool] = False
     #: Whether the method requires records with boxes.
     needs_boxes: ClassVar[bool] = False
+    #: Whether the method knows the truth, so that it is no rival of the others.
+    is_control: ClassVar[bool] = False
 
     @property
     def follows(self) -> str | None:

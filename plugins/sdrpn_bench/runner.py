@@ -22,7 +22,7 @@ from sdrpn_bench.published import TOKENS_KEY, TOTAL_KEY, Published, read_publish
 from sdrpn_bench.report import write_report
 from sdrpn_bench.scoring import MetricChoice, find_metric
 from sdrpn_bench.summary import summarize
-from sdrpn_bench.sweep import Sweep
+from sdrpn_bench.sweep import Sweep, base_of
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
@@ -500,7 +500,11 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
     }
     if len(models) == 1:
         results["methods"] = summaries[models[0].label]["methods"]
-    return {**results, "models": summaries, "curves": curves(summaries)}
+    return {**results, "models": summaries, "curves": curves(summaries, _controls(run))}
+
+
+def _controls(run: Run) -> set[str]:
+    return {base_of(name) for name, method in run.methods.items() if method.is_control}
 
 
 def _serves(method: Method, row: Row) -> bool:
