@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sdrpn_bench import run_benchmark
+from sdrpn_bench import BenchModel, run_benchmark
 from sdrpn_core import Record, hookimpl
 from sdrpn_core.plugins.manager import get_plugins
 from tests.docs.fences import ROOT, run_blocks
@@ -34,7 +34,7 @@ def test_the_examples_are_methods(fresh_plugins, tmp_path):
     fresh_plugins.register(Theirs(), "theirs")
     records = [Record("a", tiny_image(0, (200, 160)), "what color ?", answers="red")]
     results = run_benchmark(
-        tiny_qwen2_5_vl(), ["baseline", "center", "coarse"], records, out=tmp_path,
+        BenchModel(tiny_qwen2_5_vl()), ["baseline", "center", "coarse"], records, out=tmp_path,
         max_new_tokens=1, method_options={"coarse": {"visual_tokens": 6}},
     )  # fmt: skip
     tokens = {name: values["visual_tokens"] for name, values in results["methods"].items()}
