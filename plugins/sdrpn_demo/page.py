@@ -1,0 +1,94 @@
+"""The page: controls, two answers side by side, and what led to the second one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+import typer
+
+from sdrpn_core import RoIModel, SdrpnError, get_plugins
+from sdrpn_demo.session import ask
+
+__all__ = ["make_page", "run_page"]
+
+_MAX_CLIENTS = 2
+"""Questions that are answered at a time; others wait."""
+
+
+def make_page(
+    model: RoIModel, examples: Sequence[tuple[str, str]], policy: str, **limits: int
+) -> gr.Blocks:
+    """Lay out the demo.
+
+    Args:
+        model: backbone, RPN and crop policy.
+        examples: path of an image, and a question.
+        policy: name of the model's crop policy.
+        limits: ``max_new_tokens``, ``max_pixels`` and ``max_bytes``.
+    """
+
+    def answer(image: str | None, question: str, name: str, threshold: float) -> Iterator[Any]:
+        try:
+            for view in ask(model, image, question, policy=name, threshold=threshold, **limits):
+                yield view.plain, view.found, view.overlay, list(view.crops), dict(view.facts)
+        except SdrpnError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    with gr.Blocks(title="sdrpn", analytics_enabled=False) as page:
+        with gr.Row():
+            image = gr.Image(type="filepath", sources=["upload"], label="Image", height=360)
+            with gr.Column():
+                question = gr.Textbox(label="Question")
+                name = gr.Dropdown(
+                    get_plugins().crop_policies.names(), value=policy, label="Policy"
+                )
+                threshold = gr.Slider(
+                    0, 1, model.policy.options().get("threshold"), label="Threshold"
+                )
+                button = gr.Button("Ask", variant="primary")
+        with gr.Row():
+            plain = gr.Textbox(label="Plain answer")
+            found = gr.Textbox(label="Answer with a closer look")
+        overlay = gr.Image(label="Heatmap and boxes", interactive=False)
+        crops = gr.Gallery(label="Crops", height=240)
+        facts = gr.JSON(label="Outcome, boxes and seconds per stage")
+        button.click(
+            answer,
+            [image, question, name, threshold],
+            [plain, found, overlay, crops, facts],
+            concurrency_limit=_MAX_CLIENTS,
+        )
+        if examples:
+            gr.Examples([list(one) for one in examples], [image, question], cache_examples=False)
+    return page
+
+
+def run_page(page: gr.Blocks, *, host: str, port: int, max_bytes: int) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        SdrpnError: the port cannot be had.
+    """
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            max_file_size=max_bytes,
+            theme=theme,
+            footer_links=[],
+            ssr_mode=False,
+        )
+    except OSError as error:
+        raise SdrpnError(f"cannot listen at {host}:{port}: choose another --port") from error
+    try:
+        typer.echo(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)
