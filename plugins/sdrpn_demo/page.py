@@ -46,7 +46,7 @@ def make_page(
                     get_plugins().crop_policies.names(), value=policy, label="Policy"
                 )
                 threshold = gr.Slider(
-                    0, 1, model.policy.options().get("threshold"), label="Threshold"
+                    0, 0.99, model.policy.options().get("threshold"), label="Threshold"
                 )
                 button = gr.Button("Ask", variant="primary")
         with gr.Row():

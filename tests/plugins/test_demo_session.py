@@ -47,16 +47,16 @@ def test_both_answers_are_those_of_the_library(model, record, png):
     assert last.facts["outcome"] == "ok"
     sizes = [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in found.boxes]
     assert [one.size for one in last.crops] == sizes
-        (x1 - x0, y1 - y0) for x0, y0, x1, y1 in found.boxes
-    ]
     assert set(last.facts["seconds"]["region"]) == set(found.seconds)
     assert any(one.overlay is None and one.plain and not one.found for one in growing)
 
 
 def test_the_threshold_is_used(model, record, png):
-    *_, last = ask(model, png, record.question, threshold=1.0, **LIMITS)
-    assert (last.facts["outcome"], last.crops) == ("no_roi", ())
-    assert last.found == last.plain
+    *_, last = ask(model, png, record.question, threshold=0.9, **LIMITS)
+    strict = model.with_policy(policy_options={"threshold": 0.9}).propose(png, record.question)
+    default = model.propose(png, record.question)
+    assert last.facts["boxes"] == [list(box) for box in strict[0].boxes]
+    assert strict[0].boxes != default[0].boxes
 
 
 @pytest.mark.parametrize(
