@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, overload
 
@@ -24,9 +24,11 @@ ImageSource = Union[Path, bytes, "Image"]
 
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
-
-
+JSON_SUFFIX = ".json"
 PARQUET_SUFFIX = ".parquet"
+
+HUB_PREFIX = "hf:"
+"""What stands before the id of a data set of the Hugging Face Hub."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ class RecordSource(Sequence[Record]):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex digest of what the source holds: equal digests, equal records in the same order."""
+
+    def outlines(self) -> Iterator[Record]:
+        """Go through the records without their images, for what must be known of all of them."""
+        return (replace(self._record(index), images=()) for index in range(len(self)))
 
     @abstractmethod
     def _record(self, index: int) -> Record:

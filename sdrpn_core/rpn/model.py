@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,20 +241,16 @@ class RPN(nn.Module):
         return self.score(states, places)
 
     def _question_scores(self, states: TrunkStates, place: ImagePlace) -> torch.Tensor:
-        """``(n,)``: the highest score of each cell, one token of the question at a time.
-
-        A head scores with one query; side by side, the queries would each need a copy of the
-        image's hidden states.
-        """
+        """``(n,)``: the highest score that any token of the question gives each cell."""
         first = place.query if place.question is None else place.question
-        highest: torch.Tensor | None = None
-        for query in range(first, place.query + 1):
-            inputs = _head_inputs(states, [replace(place, query=query)])
-            (scores,) = self.head(inputs, self.config.is_distribution)
-            highest = scores if highest is None else torch.maximum(highest, scores)
-        if highest is None:
+        if first > place.query:
             raise ValueError(f"the question begins at {first}, behind its end at {place.query}")
-        return highest
+        inputs = _head_inputs(states, [place])
+        asking = states.part(place.row, first, place.query + 1)
+        (scores,) = self.head.highest_scores(
+            inputs, asking.hidden, asking.rotary, self.config.is_distribution
+        )
+        return scores
 
 
 def _check_place(config: RPNConfig, backbone: Backbone) -> None:

@@ -24,6 +24,7 @@ from sdrpn_core.errors import InputError, UnknownNameError
 if TYPE_CHECKING:
     from sdrpn_core.plugins.manager import Plugins
 
+EXTRA = {"other": {"x": 1}}
 ROWS = [
     {
         "id": "first",
@@ -33,7 +34,7 @@ ROWS = [
         "answer": "blue",
         "boxes": [[0, 0, 3, 4], [1, 1, 2, 2]],
     },
-    {"image": "/absolute/b.png", "question": "How many?", "answer": 3, "ignored": {"x": 1}},
+    {"image": "/absolute/b.png", "question": "How many?", "answer": 3, **EXTRA},
     {"id": 7, "image": None, "question": ""},
 ]
 
@@ -60,7 +61,7 @@ def test_jsonl_rows_become_records_with_paths_beside_the_file(tmp_path: Path):
     image = tmp_path / "images" / "a.png"
     assert list(records) == [
         Record("first", image, "Which color?", "red", ("blue",), boxes=boxes),
-        Record("00000001", type(image)("/absolute/b.png"), "How many?", answers=("3",)),
+        Record("00000001", Path("/absolute/b.png"), "How many?", answers=("3",), extra=EXTRA),
         Record("7", (), ""),
     ]
     assert records[-1] == records[2]
@@ -87,18 +88,20 @@ GOOD = '{"image": "a.png", "question": "q"}'
         ('{"image": "a.png", "question": ', "not a JSON object"),
         ("[1]", "not a JSON object but list"),
         ('{"image": "a.png"}', "'question' is missing"),
-        ('{"image": ["a.png", "b.png"], "question": "q"}', "'image' must be a path, got list"),
+        ('{"image": 3, "question": "q"}', "'image' must be a path, got int"),
+        ('{"image": [["a.png", true]], "question": "q"}', "'image' must be a path, got bool"),
         ('{"image": "a\\udcd5.png", "question": "q"}', "'image' is not valid Unicode"),
         ('{"image": "a.png", "question": 3}', "'question' must be text, got int"),
         ('{"image": "a.png", "question": "q", "id": true}', "'id' must be text, got bool"),
         ('{"image": "a.png", "question": "q", "answer": NaN}', "'answer' must be text, got float"),
-        ('{"image": "a.png", "question": "q", "answer": ["a", "b"]}', "must be text, got list"),
+        ('{"image": "a.png", "question": "q", "answer": [["a", "b"]]}', "must be text, got list"),
         ('{"image": "a.png", "question": "\\ud800"}', "'question' is not valid Unicode"),
         ('{"image": "a.png", "question": "q", "boxes": [1, 2, 3]}', "four numbers of pixels"),
         ('{"image": "a.png", "question": "q", "boxes": [[0, 0, 1, 1e99]]}', "four numbers of pix"),
         ('{"image": "a.png", "question": "q", "boxes": [[0, 0, NaN, 2]]}', "four numbers of pixel"),
         ('{"image": "a.png", "question": "q", "boxes": [[3, 0, 3, 2]]}', "is empty"),
         ('{"image": "a.png", "question": "q", "boxes": "0 0 1 1"}', "must be a list of"),
+        ('{"image": "a.png", "question": "q", "boxes": [0.1, 0, 0.5, 1]}', "relative to the image"),
         ("[" * 100_000, "not a JSON object"),
         (f'{{"image": "a.png", "question": ["{"x" * 3_000_000}"]}}', "must be text, got list"),
         ("\udce9", "not a JSON object: 'utf-8'"),
