@@ -1,8 +1,8 @@
 """Gate labels from answers at a ladder of token budgets: the rule of Q-Zoom (arXiv:2604.06912).
 
-A question is answered at several resolutions. Where the low ones fail and the high ones agree, more
-pixels would help: the label of a low resolution is 1. Where all agree it is 0. The rule does not ask
-whether *the crop* would help; :mod:`sdrpn_core.answering.utility` does.
+A question is answered at several resolutions. Where the low ones fail and the high ones agree,
+more pixels would help: the label of a low resolution is 1. Where all agree it is 0. The rule does
+not ask whether *the crop* would help; :mod:`sdrpn_core.answering.utility` does.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class AnswerLadder:
         ground_truth: the correct answer.
 
     Raises:
-        InputError: fewer than two resolutions, not ascending, or not one answer each.
+        InputError: no resolutions, not ascending, or not one answer each.
     """
 
     resolutions: Sequence[int]
@@ -72,9 +72,7 @@ class AnswerLadder:
 
     def __post_init__(self) -> None:
         if len(self.answers) != len(self.resolutions):
-            raise InputError(
-                f"{len(self.answers)} answers for {len(self.resolutions)} resolutions"
-            )
+            raise InputError(f"{len(self.answers)} answers for {len(self.resolutions)} resolutions")
         if not self.resolutions or list(self.resolutions) != sorted(set(self.resolutions)):
             raise InputError(f"the resolutions {list(self.resolutions)} do not ascend")
 
@@ -91,13 +89,21 @@ class AnswerLadder:
     def draw(self, rng: random.Random) -> GateLabel:
         """A label at a resolution to train at.
 
-        Easy questions give a label of 0 at any budget below the oracles. Hard ones mostly a 1 at one of
-        the two highest failing budgets, and else a 0 at a budget that suffices. An ignored label stands
-        at the lowest.
+        Easy questions give a label of 0 at any budget below the oracles. Hard ones mostly a 1 at
+        one of the two highest failing budgets, and else a 0 at a budget that suffices. An ignored
+        label stands at the lowest.
 
         Args:
             rng: decides.
+
+        Raises:
+            InputError: no budget is left below the oracles.
         """
+        if len(self.answers) <= N_ORACLES:
+            raise InputError(
+                f"a label needs answers at at least {N_ORACLES + 1} resolutions; there "
+                f"are {len(self.answers)}"
+            )
         nothing = GateLabel(self.resolutions[0], IGNORE)
         below = range(len(self.answers) - N_ORACLES)
         wrong = self._wrong()

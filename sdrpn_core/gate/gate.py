@@ -116,4 +116,5 @@ def new_gate(config: GateConfig, backbone: Backbone, branch: int) -> Gate:
         )
     backbone.check_branch(branch, max(count, 1))
     gate: Gate = gate_class(copy_layers(backbone, branch, count), backbone.hidden_size, options)
-    return gate.to(device=next(backbone.layers[branch].parameters()).device)
+    gate.to(device=next(backbone.layers[branch].parameters()).device)
+    return gate.requires_grad_(True)

@@ -78,6 +78,11 @@ class Later(Generic[T]):
         self._work: Callable[[], Sequence[T]] | None = work
         self._rows: Sequence[T] = ()
 
+    @classmethod
+    def done(cls, rows: Sequence[T]) -> Later[T]:
+        """Work that was done before."""
+        return cls(lambda: rows)
+
     def row(self, index: int) -> T:
         """The result of one row; the first call does the work for all."""
         if self._work is not None:
