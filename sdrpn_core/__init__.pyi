@@ -56,6 +56,8 @@ from .labels.pseudo import pseudo_labels as pseudo_labels
 from .labels.recipe import LabelRecipe as LabelRecipe
 from .plugins.hookspecs import hookimpl as hookimpl
 from .plugins.manager import get_plugins as get_plugins
+from .rpn.card import CardFacts as CardFacts
+from .rpn.card import CardMetric as CardMetric
 from .rpn.config import RPNConfig as RPNConfig
 from .rpn.head import HeadInputs as HeadInputs
 from .rpn.head import RPNHead as RPNHead

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from sdrpn_bench.scoring import score
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.data.boxes import boxes_inside
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.data.text import encodable
-from sdrpn_core.errors import SdrpnError
+from sdrpn_core.errors import InputError, SdrpnError
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
@@ -65,11 +66,10 @@ def open_items(
         try:
             validate_record(record)
             metric.check(record)
-            backbone.tokenize(
-                record.question, len(record.images)
-            )  # a question that no method could ask fails here
+            # A question that no method could ask fails here.
+            backbone.tokenize(record.question, len(record.images))
             images = tuple(open_image(image, max_pixels=max_pixels) for image in record.images)
-            opened.append(OpenedItem(index, record, images))
+            opened.append(OpenedItem(index, _with_boxes_inside(record, images), images))
         except ITEM_ERRORS as error:
             failed.append({"index": index, "id": encodable(record.id), "error": str(error)})
     return opened, failed
@@ -94,7 +94,8 @@ def measure(
             over the methods.
 
     Returns:
-        One row per item; ``methods`` maps each method's name to its result.
+        One row per item; ``methods`` maps each method's name to its result. Methods that need boxes
+        have results for the items with boxes only.
     """
     rows: list[dict[str, Any]] = [
         {
@@ -112,12 +113,31 @@ def measure(
     start = first % len(names)
     geometries: dict[int, Geometry] = {}
     for name in names[start:] + names[:start]:
-        results = _answers(context, methods[name], batch)
-        for item, row, (result, seconds) in zip(batch, rows, results, strict=True):
-            row["methods"][name] = _result(context, item, result, seconds, metric, geometries)
+        method = methods[name]
+        served = [i for i, item in enumerate(batch) if item.record.boxes or not method.needs_boxes]
+        if not served:
+            continue
+        results = _answers(context, method, [batch[i] for i in served])
+        for i, (result, seconds) in zip(served, results, strict=True):
+            rows[i]["methods"][name] = _result(
+                context, batch[i], result, seconds, metric, geometries
+            )
     for row in rows:
-        row["methods"] = {name: row["methods"][name] for name in names}
+        row["methods"] = {name: row["methods"][name] for name in names if name in row["methods"]}
     return rows
+
+
+def _with_boxes_inside(record: Record, images: Sequence[Image.Image]) -> Record:
+    """The record, its boxes cut to the image.
+
+    Raises:
+        InputError: a box lies outside the image, or there are several images that it may be in.
+    """
+    if not record.boxes:
+        return record
+    if len(images) > 1:
+        raise InputError(f"record {record.id!r} has boxes and {len(images)} images: in which?")
+    return replace(record, boxes=boxes_inside(record.boxes, images[0].size))
 
 
 def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:

@@ -81,7 +81,10 @@ def _all_models(models: Mapping[str, Any]) -> list[str]:
     for method in methods:
         cells = []
         for model in models.values():
-            values = model["methods"][method]
+            values = model["methods"].get(method)
+            if values is None:
+                cells.append(_NONE)
+                continue
             gain = values.get("difference")
             cells.append(
                 percent(values["accuracy"]) + (f", {_points(gain)}" if gain is not None else "")

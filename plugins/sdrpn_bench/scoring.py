@@ -51,14 +51,14 @@ class CallableMetric(Metric):
 
 
 def find_metric(
-    chosen: MetricChoice | None, dataset: object, options: Mapping[str, Any] | None = None
+    chosen: MetricChoice | None, dataset: str | None, options: Mapping[str, Any] | None = None
 ) -> Metric:
     """Find the metric of a run.
 
     Args:
         chosen: the metric; ``None``: that of the dataset if it is registered with one, else
             :data:`DEFAULT_METRIC`.
-        dataset: what the run reads.
+        dataset: the registered dataset that the run reads, if any.
         options: of a metric that is chosen by name.
 
     Raises:
@@ -97,10 +97,10 @@ def score(metric: Metric, prediction: str, record: Record) -> float:
     return float(plain) if plain == 1 else min(float(plain), math.nextafter(1.0, 0.0))
 
 
-def _metric_of(dataset: object) -> Metric:
+def _metric_of(dataset: str | None) -> Metric:
     plugins = get_plugins()
     name, origin = DEFAULT_METRIC, None
-    if isinstance(dataset, str) and dataset in plugins.datasets:
+    if dataset is not None:
         entry = plugins.datasets.entry(dataset)
         if METRIC_KEY in entry.metadata:
             name, origin = str(entry.metadata[METRIC_KEY]), entry.origin

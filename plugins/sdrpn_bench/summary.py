@@ -38,12 +38,16 @@ def summarize(rows: Sequence[Row], methods: Sequence[str], metric: Metric) -> di
     skipped = [{"id": row["id"], "error": row["error"]} for row in rows if "methods" not in row]
     summarized = {}
     for name in methods:
-        results = [row["methods"][name] for row in scored]
+        # A method that needs boxes is compared on the items that have them.
+        served = [row for row in scored if name in row["methods"]]
+        if not served:
+            continue
+        results = [row["methods"][name] for row in served]
         reference = None
         if name != REFERENCE and REFERENCE in methods:
-            reference = [row["methods"][REFERENCE] for row in scored]
+            reference = [row["methods"][REFERENCE] for row in served]
         summarized[name] = _method(results, reference, metric)
-        for category, places in _places_by_category(scored).items():
+        for category, places in _places_by_category(served).items():
             own = [results[place] for place in places]
             beside = [reference[place] for place in places] if reference is not None else None
             summarized[name]["categories"][category] = _accuracy(own, beside, metric)

@@ -93,6 +93,9 @@ class RecordSource(Sequence[Record]):
     name: str
     """What the user called this source, for messages and provenance."""
 
+    dataset: str | None = None
+    """The registered dataset that the records come from; ``None`` for other sources."""
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:

@@ -50,7 +50,7 @@ class NamedRecords(RecordSource):
     def __init__(self, name: str, n: int | None, seed: int, copy: str | None = None) -> None:
         from sdrpn_core.plugins.manager import get_plugins
 
-        self.name = name
+        self.name = self.dataset = name
         self._made_with = f"{name} n={n} seed={seed}"
         dataset = get_plugins().datasets.get(name)
         if copy is not None:

@@ -32,7 +32,7 @@ def backbone_source(config: RPNConfig, source: str | Path) -> tuple[str, str | N
     name, revision = config.backbone.get("name"), config.backbone.get("revision")
     if not isinstance(name, str) or not isinstance(revision, str | None):
         raise CheckpointError(f"{source}: its configuration does not name its backbone")
-    if _is_hub_id(name):
+    if is_hub_id(name):
         return name, revision
     beside = Path(source).absolute().parent
     # A part of a path would lead elsewhere.
@@ -49,7 +49,7 @@ def backbone_source(config: RPNConfig, source: str | Path) -> tuple[str, str | N
     )
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """Whether a name is ``owner/name``, as the Hub allows them."""
     if name.count("/") != 1:
         return False

@@ -1,4 +1,4 @@
-"""Predictions and answers to compare metrics on: near misses, and what evaluators disagree about."""
+"""Predictions and answers to compare metrics on: near misses, and what is often disputed."""
 
 from __future__ import annotations
 

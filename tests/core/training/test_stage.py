@@ -231,7 +231,7 @@ def test_gradients_are_limited_to_the_norm(backbone, labels):
 def test_a_run_leaves_what_it_promises(backbone, trained, labels):
     assert [entry["step"] for entry in log(trained)] == [1, 2, 3, 4]
     assert sum(entry["samples"] for entry in log(trained)) == 2 * N
-    assert list((trained / "tensorboard").iterdir())
+    assert not (trained / "trackers").exists()
     assert [p.name for p in (trained / "checkpoints").iterdir()] == ["step-00000004"]
     rpn = RPN.from_pretrained(trained / "rpn", backbone=backbone)
     assert LabelRecipe.from_dict(dict(rpn.config.recipe)) == RECIPE
