@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdrpn_bench.markdown import table
+from sdrpn_bench.percent import percent
 
 __all__ = ["paper_table"]
 
@@ -54,4 +55,4 @@ def _published(results: Mapping[str, Any], model: str, method: str) -> float | N
 
 
 def _percent(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.1f}"
+    return _NONE if value is None else percent(value / 100).removesuffix("%")

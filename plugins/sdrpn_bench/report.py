@@ -148,16 +148,19 @@ def _total(total: Mapping[str, Any]) -> str:
 
 def _category_lines(methods: Mapping[str, Any]) -> list[str]:
     """Tabulate categories by methods, where records have any: accuracy and gain."""
-    categories = next(iter(methods.values()))["categories"]
+    found = dict.fromkeys(name for values in methods.values() for name in values["categories"])
     rows = []
-    for category, first in categories.items():
-        cells = [values["categories"][category] for values in methods.values()]
-        shown = [
-            _share(cell) + (f", {_points(cell['difference'])}" if "difference" in cell else "")
-            for cell in cells
-        ]
-        rows.append([category, str(first["n"]), *shown])
+    for category in found:
+        cells = [values["categories"].get(category) for values in methods.values()]
+        rows.append([category, str(max(cell["n"] for cell in cells if cell)), *map(_cell, cells)])
     return ["", *table(("category", "items", *methods), rows)] if rows else []
+
+
+def _cell(values: Mapping[str, Any] | None) -> str:
+    """Accuracy and gain; a method that needs boxes may have no item of a category."""
+    if values is None or "difference" not in values:
+        return _share(values)
+    return f"{_share(values)}, {_points(values['difference'])}"
 
 
 def _published_lines(model: Mapping[str, Any]) -> list[str]:

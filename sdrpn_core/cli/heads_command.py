@@ -132,13 +132,8 @@ def heads(
         )
     else:
         _print(report, out, map_path)
-    if not report.better_than_chance:
-        typer.echo(
-            f"warning: the chosen heads point no better than chance ({report.chance:.1%}): labels "
-            "made with them would be noise; use more records, or questions whose answer depends on "
-            "a single region",
-            err=True,
-        )
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _print(report: HeadReport, out: Path, map_path: Path) -> None:
@@ -172,15 +167,22 @@ def _print(report: HeadReport, out: Path, map_path: Path) -> None:
     recipe = report.recipe
     rows = "all response rows" if recipe.response_rows is None else "the first response row"
     sinks = "none" if not recipe.sink else f"{recipe.sink} from {recipe.sink_threshold:g}"
-    precision = "no cell" if joint.precision is None else f"{joint.precision:.1%} of their cells"
+    labels, effect = report.labels, report.question_effect
+    precision = "no cell" if labels.precision is None else f"{labels.precision:.1%} of their cells"
     together = (
         f"combined, on the {joint.n} confirmation samples: pointing {joint.pointing:.1%} "
-        f"[{low:.1%}, {high:.1%}], chance {report.chance:.1%}, AUC {joint.auc:.3f}"
+        f"[{low:.1%}, {high:.1%}], AUC {joint.auc:.3f}"
+    )
+    other = "n/a" if effect.pointing is None else f"{effect.pointing:.1%}"
+    control = (
+        f"with another record's question: pointing {other}, p = {effect.p_value:.2g} "
+        f"(n = {effect.n}); random cells: {report.chance:.1%}"
     )
     lines = [
         f"grounding: {recipe.grounding}, over {rows}; sinks: {sinks}",
         together,
-        f"labels: {joint.labeled:.1%} of the samples, {precision} in a box",
+        control,
+        f"labels: {labels.labeled:.1%} of the samples, {precision} in a box",
         f"branch layer B = {report.branch}, RPN layers R = {report.n_layers}",
         *(f"skipped {record.id}: {record.reason}" for record in report.skipped[:_MAX_LISTED]),
         *([f"{len(report.skipped)} records skipped in total"] if report.skipped else []),

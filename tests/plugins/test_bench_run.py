@@ -8,11 +8,12 @@ import subprocess
 import sys
 import types
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
-from sdrpn_bench import BenchModel, Method, run_benchmark
+from sdrpn_bench import BenchModel, Method, Metric, run_benchmark
 from sdrpn_bench.runner import DEFAULT_METHODS
 from sdrpn_bench.suite import run_suite
 from sdrpn_core import RPN, LabelRecipe, hookimpl
@@ -413,6 +414,82 @@ def test_the_report_says_what_the_results_say(whole):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@dataclass(frozen=True)
+class Graded(Metric):
+    """Scores between 0 and 1 that depend on the response, and a total beside their mean."""
+
+    name: ClassVar[str] = "graded"
+
+    least: float = 0.25
+
+    def score(self, prediction, record):
+        return self.least if odd_length(prediction, record) else 0.9999
+
+    def counts(self, prediction, record):
+        return {"odd": float(odd_length(prediction, record)), "all": 1.0}
+
+    def aggregate(self, sums):
+        return {"odd share": sums["odd"] / sums["all"]}
+
+
+def test_graded_scores_from_the_item_to_the_report(model, records, tmp_path):
+    kinds = [replace(record, category="ab"[i % 2]) for i, record in enumerate(records)]
+    kinds[-1] = replace(kinds[-1], category=None)
+    results = run_benchmark(
+        model, ["baseline", "oracle"], kinds, out=tmp_path, metric=Graded(0.5), **ANSWERS
+    )
+    assert results["metric"] == {"name": "graded", "options": {"least": 0.5}}
+    found = rows(tmp_path)
+    scores = {m: [row["methods"][m]["score"] for row in found] for m in ("baseline", "oracle")}
+    assert {*scores["baseline"], *scores["oracle"]} == {0.5, 0.9999}
+    report = (tmp_path / "report.md").read_text()
+    assert "Metric: `graded` (least = 0.5)" in report
+    for name, values in results["methods"].items():
+        mean = sum(scores[name]) / N
+        assert values["accuracy"] == pytest.approx(mean)
+        assert values["graded"]
+        assert values["correct"] == 0
+        low, high = values["interval"]
+        assert low <= mean <= high < 1
+        odd = scores[name].count(0.5)
+        assert values["totals"]["odd share"]["value"] == pytest.approx(odd / N)
+        categories = values["categories"]
+        assert {c: v["n"] for c, v in categories.items()} == {"a": 3, "b": 3}
+        own = [s for s, r in zip(scores[name], found, strict=True) if r["category"] == "b"]
+        assert categories["b"]["accuracy"] == pytest.approx(sum(own) / 3)
+    difference = results["methods"]["oracle"]["difference"]
+    pairs = list(zip(scores["oracle"], scores["baseline"], strict=True))
+    assert difference["value"] == pytest.approx(sum(a - b for a, b in pairs) / N)
+    assert difference["wins"] == sum(a > b for a, b in pairs)
+    assert difference["p_value"] is None
+    assert results["methods"]["oracle"]["categories"]["a"]["difference"]["interval"]
+    assert "| category | items | baseline | oracle |" in report
+    assert "| method | odd share (95%) |" in report
+    for name in ("accuracy", "accuracy_by_object_size", "gain_and_cost"):
+        assert (tmp_path / "figures" / f"{name}.png").is_file()
+    with pytest.raises(ConfigError, match=r"metric\.options\.least is 0\.5 there and 0\.25 here"):
+        run_benchmark(
+            model, ["baseline", "oracle"], kinds, out=tmp_path, metric=Graded(), **ANSWERS
+        )
+
+
+def test_nearly_all_is_not_shown_as_all(model, records, tmp_path):
+    results = run_benchmark(
+        model, ["baseline"], records, out=tmp_path, metric=lambda p, r: 0.99999, **ANSWERS
+    )
+    assert results["methods"]["baseline"]["correct"] == 0
+    assert "99.9% (99.9% to 99.9%)" in (tmp_path / "report.md").read_text()
+
+
+def test_records_that_the_metric_cannot_score_are_skipped(model, records, tmp_path):
+    mixed = [replace(records[0], answers=("yes",)), *records[1:3]]
+    results = run_benchmark(model, ["baseline"], mixed, out=tmp_path, metric="yes_no", **ANSWERS)
+    skipped = results["models"]["tiny-llava-0"]["skipped"]
+    assert skipped["n"] == 2
+    assert "is yes or no, not 'red'" in skipped["items"][0]["error"]
+    assert results["methods"]["baseline"]["totals"]["f1"]["interval"] == [0, 1]
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The same model and data as files, for the command."""
@@ -442,6 +519,7 @@ def test_command(files, tmp_path):
     for name in DEFAULT_METHODS:
         assert f" {name} " in result.stdout
     assert str(tmp_path / "report.md") in result.stdout
+    assert "exact_match" in result.stdout
     again = words(files, tmp_path, "--n", "3", "--json")
     results = json.loads(CliRunner().invoke(app, again).stdout)
     assert results == json.loads((tmp_path / "results.json").read_text())
@@ -455,6 +533,9 @@ def test_command(files, tmp_path):
         (["--method-option", "oracle.margin"], "write KEY=VALUE"),
         (["--method-option", "margin=1"], "write METHOD.KEY=VALUE"),
         (["--data", "glyphs/smal"], "glyphs/small"),
+        (["--metric", "exact"], "exact_match"),
+        (["--metric-option", "threshold=1"], "--metric NAME"),
+        (["--metric", "anls", "--metric-option", "treshold=1"], "mean 'threshold'"),
         (["--models", "nowhere="], "write PATH or PATH=RPN"),
     ],
 )
