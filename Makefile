@@ -9,7 +9,7 @@ BENCH ?=
 QUALITY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults peers bench bench-quality lint format wheel clean
+.PHONY: help quickstart test faults peers bench bench-quality lint format wheel extras clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,8 +42,11 @@ format: $(VENV)/.installed-dev  ## Apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: $(VENV)/.installed-test  ## Build the wheel into dist/
-	$(BIN)/python -m build --wheel --no-isolation
+wheel: $(VENV)/.installed-test  ## Build wheel and source distribution into dist/
+	$(BIN)/python -m build --no-isolation
+
+extras:  ## Check that all extras can be installed side by side (PYTHON=python3.12; installs nothing)
+	$(PYTHON) -m pip install --dry-run --quiet --ignore-installed --disable-pip-version-check '.[all]'
 
 clean:  ## Remove the environment, builds, runs and caches
 	rm -rf $(VENV) $(PEERS_VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
