@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.answering.pruning import may_be_pruned
 from sdrpn_core.crops.policy import CropPolicy, make_policy
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class RPNProposer(Proposer):
         return [roi for index in sorted(found) for roi in found[index]]
 
     def _part_maps(self, state: Prefill) -> list[RoIMap]:
-        places = state.places(wants_question=self.policy.needs_question_scores)
+        places = may_be_pruned(
+            state.places(wants_question=self.policy.needs_question_scores), self.policy
+        )
         if not places:
             return []
         readings = state.readings(self.rpn)
