@@ -58,6 +58,7 @@ from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
 from sdrpn_core.grid.geometry import Box
 from sdrpn_core.rpn.prediction import predict_prompt_roi
+from sdrpn_core.runtime.clock import synchronized_stages
 from sdrpn_core.runtime.generation import generate, prompt_block
 
 BENCHMARK = "answer_cost"
@@ -193,7 +194,8 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
     def ask(proposer: FixedCrop | None, *, apart: bool = False) -> list[Answer]:
         store = PrefixStore() if apart else None
         options = {"max_new_tokens": n_new, "min_new_tokens": n_new}
-        return answer_batch(backbone, [question], proposer, store=store, **options)
+        with synchronized_stages():
+            return answer_batch(backbone, [question], proposer, store=store, **options)
 
     ask(Noted(rpn, half=shape.half))
     cases: dict[str, Callable[[], object]] = {

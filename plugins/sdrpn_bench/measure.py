@@ -17,6 +17,7 @@ from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import SdrpnError
+from sdrpn_core.runtime.clock import synchronized_stages
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
@@ -132,12 +133,13 @@ def _answers(
     def answer(part: Sequence[OpenedItem]) -> list[Answer]:
         nonlocal start
         start = time.perf_counter()  # a batch that failed as a whole costs no item anything
-        return answer_batch(
-            context.backbone,
-            [Question(item.record.question, (item.image,)) for item in part],
-            method.proposer(context, [item.record for item in part]),
-            max_new_tokens=context.max_new_tokens,
-        )
+        with synchronized_stages():
+            return answer_batch(
+                context.backbone,
+                [Question(item.record.question, (item.image,)) for item in part],
+                method.proposer(context, [item.record for item in part]),
+                max_new_tokens=context.max_new_tokens,
+            )
 
     results: list[tuple[Answer | SdrpnError, float]] = []
     for part, outcome in isolate_failures(batch, answer, ITEM_ERRORS):

@@ -121,7 +121,7 @@ def _run(
     with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
         features = tap.run(**inputs)
     with clock.stage("proposal"):
-        readings = reader.read_prefix(features, block.starts.tolist())
+        readings = reader.read_prefix(features, block.starts)
     return keep_prefixes(backbone, prompts, block, cache, reader, readings)
 
 
@@ -143,7 +143,7 @@ def keep_prefixes(
         reader: what read its branch features.
         readings: what the reader kept, per prompt; empty without a reader.
     """
-    starts = block.starts.tolist()
+    starts = block.starts
     kept = split_cache(cache, starts)
     prefixes = []
     for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):

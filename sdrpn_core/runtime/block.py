@@ -31,6 +31,8 @@ class Block:
         mask: ``(batch, length)`` int64, 1 where a token is.
         positions: ``(batch, length)`` or ``(axes, batch, length)`` int64, or float32 where tokens
             lie between whole positions; 0 at padding.
+        lengths: per row its number of tokens. The mask says so as well, but on a GPU one would have
+            to wait for it.
         ids: ``(batch, length)`` int64, the placeholder's at visual tokens, 0 at padding; ``None``
             where they are unknown, as of hidden states from a file.
     """
@@ -38,6 +40,7 @@ class Block:
     embeds: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
+    lengths: tuple[int, ...]
     ids: torch.Tensor | None = None
 
     @property
@@ -46,9 +49,9 @@ class Block:
         return int(self.mask.shape[1])
 
     @property
-    def starts(self) -> torch.Tensor:
-        """``(batch,)`` column of each row's first token."""
-        return self.length - self.mask.sum(dim=1)
+    def starts(self) -> list[int]:
+        """Column of each row's first token, in a block without holes."""
+        return [self.length - n for n in self.lengths]
 
     def model_inputs(
         self, cache: Cache | None = None, *, prefix: Block | None = None
@@ -97,7 +100,8 @@ def left_pad(
         padded_positions[..., row, start:] = places.to(first.device)
         if ids is not None and padded_ids is not None:
             padded_ids[row, start:] = ids[row].to(first.device)
-    return Block(padded, mask, padded_positions, padded_ids)
+    lengths = tuple(int(row.shape[0]) for row in embeds)
+    return Block(padded, mask, padded_positions, lengths, padded_ids)
 
 
 def join(*blocks: Block) -> Block:
@@ -107,6 +111,7 @@ def join(*blocks: Block) -> Block:
         torch.cat([b.embeds for b in blocks], dim=1),
         torch.cat([b.mask for b in blocks], dim=1),
         torch.cat([b.positions for b in blocks], dim=-1),
+        tuple(map(sum, zip(*(b.lengths for b in blocks), strict=True))),
         torch.cat(ids, dim=1) if len(ids) == len(blocks) else None,
     )
 
@@ -157,7 +162,7 @@ def image_places(
     """
     length = block.length + n_following
     places = []
-    for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True)):
+    for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True)):
         # Blocks are left-padded: counted from the right, columns and tokens agree.
         query = length - len(prompt) + prompt.query_index
         question = length - len(prompt) + prompt.prefix_length
