@@ -21,7 +21,7 @@ from tests.tiny import tiny_image, tiny_llava
 SHORT, LONG = 4, 12
 QUESTION = Question("what is on the left ?", (tiny_image(0),))
 #: Of a whole answer, whatever its length: reading the map, the ids and the like.
-MOST_PER_ANSWER = 60
+MOST_PER_ANSWER = 30
 
 
 @pytest.fixture(scope="module")

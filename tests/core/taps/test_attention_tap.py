@@ -254,16 +254,21 @@ def test_the_first_broken_layer_of_several_is_named_at_the_end(backbone, inputs)
     """Of rows that were sound before; what else went wrong in the block comes first."""
     broken = inputs["inputs_embeds"].clone()
     broken[0, -1] = float("nan")
-    with (
-        pytest.raises(AttentionError, match="layer 2"),
-        AttentionTap(backbone.decoder, {4: None, 2: (0,)}) as tap,
-    ):
-        backbone.decoder(**{**inputs, "inputs_embeds": broken})
-        backbone.decoder(**inputs)
-        assert [len(tap.rows[layer]) for layer in (2, 4)] == [2, 2]
-    with pytest.raises(KeyError), AttentionTap(backbone.decoder, {2: (0,)}):
-        backbone.decoder(**{**inputs, "inputs_embeds": broken})
-        raise KeyError
+    broken = {**inputs, "inputs_embeds": broken}
+    tap = AttentionTap(backbone.decoder, {4: None, 2: (0,)})
+
+    def run(then=None):
+        with tap:
+            backbone.decoder(**broken)
+            backbone.decoder(**inputs)
+            if then is not None:
+                raise then
+
+    with pytest.raises(AttentionError, match="layer 2"):
+        run()
+    assert [len(tap.rows[layer]) for layer in (2, 4)] == [2, 2]
+    with pytest.raises(KeyError):
+        run(then=KeyError())
 
 
 @torch.no_grad()
