@@ -55,6 +55,14 @@ def bench(
         list[str] | None,
         typer.Option(metavar="METHOD.KEY=VALUE", help="Set an option of a method; repeatable."),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Metric; default: the dataset's own, else exact_match."),
+    ] = None,
+    metric_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Set an option of the metric; repeatable."),
+    ] = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="Number of items; default: all.")
     ] = None,
@@ -77,6 +85,7 @@ def bench(
 ) -> None:
     """Compare methods on one or more models: accuracy, cost, and a report with figures."""
     options = _method_options(method_option or [])
+    metric_options = parse_options(metric_option or [], "--metric-option")
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
     # Import torch and matplotlib only once the options are known to be valid.
     from sdrpn_bench.bench_model import BenchModel
@@ -95,6 +104,8 @@ def bench(
             max_new_tokens=max_new_tokens,
             max_pixels=max_pixels,
             method_options=options,
+            metric=metric,
+            metric_options=metric_options,
             load_options=load_options(dtype, device, attn_implementation, revision),
             overwrite=overwrite,
             progress=progress,

@@ -11,10 +11,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sdrpn_bench.intervals import mean_interval
 from sdrpn_bench.item_store import Row
+from sdrpn_bench.percent import percent
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.util.atomic_files import atomic_write
-from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +74,7 @@ def _draw_accuracy(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) 
     axes.errorbar(names, values, yerr=errors, fmt="none", ecolor="black", capsize=3, lw=1)
     for bar, value, high in zip(bars, values, limits[:, 1], strict=True):
         middle = bar.get_x() + bar.get_width() / 2
-        axes.annotate(f"{value:.1%}", (middle, high), (0, 3), textcoords="offset points",
+        axes.annotate(percent(value), (middle, high), (0, 3), textcoords="offset points",
                       ha="center", fontsize=8)  # fmt: skip
     axes.set_ylim(0, 1.08)
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -89,9 +90,9 @@ def _draw_by_size(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) -
     middles = [100 * float(np.median(sizes[part])) for part in bins]
     names = list(methods)
     for name, color in zip(names, _colors(names), strict=True):
-        correct = [[known[i]["methods"][name]["correct"] for i in part] for part in bins]
-        values = [sum(part) / len(part) for part in correct]
-        limits = np.array([wilson(sum(part), len(part)) for part in correct])
+        scores = [[known[i]["methods"][name]["score"] for i in part] for part in bins]
+        values = [sum(part) / len(part) for part in scores]
+        limits = np.array([mean_interval(part) for part in scores])
         axes.plot(middles, values, "o-", color=color, label=name, ms=4, lw=1.5)
         axes.fill_between(middles, limits[:, 0], limits[:, 1], color=color, alpha=0.12, lw=0)
     axes.set_ylim(0, 1.02)

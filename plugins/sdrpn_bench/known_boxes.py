@@ -31,7 +31,7 @@ class KnownBoxes(Proposer):
     """Crops given boxes, whatever the model sees.
 
     Args:
-        choices: one per question; every question must have exactly one image.
+        choices: one per question; drawn anew for every image of it.
     """
 
     def __init__(self, choices: Sequence[BoxChoice]) -> None:
@@ -40,10 +40,12 @@ class KnownBoxes(Proposer):
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """Plan the crops of every image; there is always at least one."""
         return [
-            [_proposal(choice.boxes(image.geometry.source_size), image.geometry)]
+            [
+                _proposal(choice.boxes(image.geometry.source_size), image.geometry)
+                for image in prompt.images
+                if image.geometry is not None
+            ]
             for choice, prompt in zip(self.choices, state.prompts, strict=True)
-            for image in prompt.images
-            if image.geometry is not None
         ]
 
 

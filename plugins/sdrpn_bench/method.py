@@ -90,6 +90,17 @@ class Method(ABC):
             A proposer, or ``None`` for the plain answer.
         """
 
+    def tuned(self: M, threshold: float, context: MethodContext) -> M:
+        """The method with a threshold that was published for the model and the dataset.
+
+        By default the method itself, which has no use for it.
+
+        Args:
+            threshold: of the RoI map.
+            context: the model.
+        """
+        return self
+
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values."""
         return asdict(self)

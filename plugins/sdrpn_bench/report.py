@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdrpn_bench.bootstrap import N_RESAMPLES
+from sdrpn_bench.percent import percent
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.runtime.clock import ANSWER_STAGES
 from sdrpn_core.util.atomic_files import atomic_write
@@ -17,9 +19,11 @@ _NONE = "–"
 
 _INTERVALS = (
     f"Accuracies have Wilson score intervals (z = {Z95:.2f}); differences are paired by item, "
-    "with Newcombe's interval (1998, method 10). They reflect how much the choice of items may "
-    "matter, not the effect of another training run or another prompt, and they are not corrected "
-    "for multiple comparisons."
+    "with Newcombe's interval (1998, method 10). Where scores lie between 0 and 1, and for totals "
+    f"such as F1, items are resampled instead ({N_RESAMPLES} times, percentile intervals), and "
+    "there is no McNemar test. All of these reflect how much the choice of items may matter, not "
+    "the effect of another training run or another prompt, and they are not corrected for multiple "
+    "comparisons."
 )
 _CONTROLS = (
     "`random` and `oracle` know the true box (its size, and all of it): they are controls, not "
@@ -46,6 +50,7 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
         "# Benchmark",
         "",
         f"Data: {results['data']}, {results['n']} items, seed {results['seed']}.",
+        f"Metric: {_metric(results['metric'])}; the accuracy is its mean.",
     ]
     if len(results["models"]) > 1:
         lines += ["", "## All models", "", *_all_models(results["models"])]
@@ -76,10 +81,13 @@ def _all_models(models: Mapping[str, Any]) -> list[str]:
     for method in methods:
         cells = []
         for model in models.values():
-            values = model["methods"][method]
+            values = model["methods"].get(method)
+            if values is None:
+                cells.append(_NONE)
+                continue
             gain = values.get("difference")
             cells.append(
-                f"{values['accuracy']:.1%}" + (f", {_points(gain)}" if gain is not None else "")
+                percent(values["accuracy"]) + (f", {_points(gain)}" if gain is not None else "")
             )
         rows.append([method, *cells])
     return table(["method", *models], rows)
@@ -95,6 +103,8 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
              "visual tokens", "s / question", f"time / {REFERENCE}"),
             [_accuracy_row(name, values) for name, values in methods.items()],
         ),
+        *_totals_lines(methods),
+        *_category_lines(methods),
         "",
         *_outcome_table(methods),
         "",
@@ -119,6 +129,44 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _metric(metric: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key} = {value}" for key, value in metric["options"].items())
+    return f"`{metric['name']}`" + (f" ({options})" if options else "")
+
+
+def _totals_lines(methods: Mapping[str, Any]) -> list[str]:
+    """Tabulate what the metric computes beside the mean score, such as F1."""
+    names = list(dict.fromkeys(name for values in methods.values() for name in values["totals"]))
+    if not names:
+        return []
+    rows = [
+        [method, *(_total(values["totals"][name]) for name in names)]
+        for method, values in methods.items()
+    ]
+    return ["", *table(("method", *(f"{name} (95%)" for name in names)), rows)]
+
+
+def _total(total: Mapping[str, Any]) -> str:
+    difference = total.get("difference")
+    return _interval_text(total["value"], total["interval"]) + (
+        f", {_points(difference)}" if difference else ""
+    )
+
+
+def _category_lines(methods: Mapping[str, Any]) -> list[str]:
+    """Tabulate categories by methods, where records have any: accuracy and gain."""
+    categories = next(iter(methods.values()))["categories"]
+    rows = []
+    for category, first in categories.items():
+        cells = [values["categories"][category] for values in methods.values()]
+        shown = [
+            _share(cell) + (f", {_points(cell['difference'])}" if "difference" in cell else "")
+            for cell in cells
+        ]
+        rows.append([category, str(first["n"]), *shown])
+    return ["", *table(("category", "items", *methods), rows)] if rows else []
+
+
 def _accuracy_row(name: str, values: Mapping[str, Any]) -> list[str]:
     difference = values.get("difference")
     tokens = values["visual_tokens"]
@@ -126,7 +174,9 @@ def _accuracy_row(name: str, values: Mapping[str, Any]) -> list[str]:
         name,
         _share(values),
         _points(difference) if difference else _NONE,
-        f"{difference['p_value']:.2g}" if difference else _NONE,
+        f"{difference['p_value']:.2g}"
+        if difference and difference["p_value"] is not None
+        else _NONE,
         _NONE if tokens is None else f"{tokens:.0f}",
         f"{values['seconds_per_question']:.3f}",
         f"{values['time_ratio']:.2f}" if "time_ratio" in values else _NONE,
@@ -158,8 +208,12 @@ def _stage_table(methods: Mapping[str, Any]) -> list[str]:
 def _share(values: Mapping[str, Any] | None) -> str:
     if not values:
         return _NONE
-    low, high = values["interval"]
-    return f"{values['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+    return _interval_text(values["accuracy"], values["interval"])
+
+
+def _interval_text(share: float, interval: Sequence[float]) -> str:
+    low, high = map(percent, interval)
+    return f"{percent(share)} ({low} to {high})"
 
 
 def _points(difference: Mapping[str, Any]) -> str:

@@ -13,12 +13,12 @@ from sdrpn_core.answering.prefix import Prefix, PrefixReader, prefix_block, run_
 from sdrpn_core.runtime.block import ImagePlace, image_places
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.generation import columns_needed, prompt_block
 from sdrpn_core.runtime.kv_cache import join_cache
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from transformers import Cache
 
     from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.backbone.adapter import Backbone, Question
@@ -56,7 +56,7 @@ class Prefill:
             raise RuntimeError("the prefixes were not read by this reader: give it to prefill()")
         return [prefix.reading for prefix in self.prefixes]
 
-    def cache(self, n_layers: int | None = None) -> DynamicCache:
+    def cache(self, n_layers: int | None = None) -> Cache:
         """Make a new cache that holds the prefixes, left-padded like ``prefix``.
 
         Args:
@@ -144,6 +144,7 @@ def run_encoded(
     store: PrefixStore | None,
     max_padding: float,
     clock: StageClock,
+    max_new_tokens: int | None = None,
 ) -> Prefill:
     """Run the prefixes of encoded questions, each distinct one once.
 
@@ -153,6 +154,7 @@ def run_encoded(
         store: prefixes of earlier questions; new ones are added to it.
         max_padding: largest share of padding where prefixes run together.
         clock: times the stages.
+        max_new_tokens: of the answers, if each prefix serves one alone; ``None`` if not.
 
     Raises:
         InputError: a prompt exceeds the model's context.
@@ -162,8 +164,19 @@ def run_encoded(
     if encoded.prefixes:
         missing = list(encoded.prefixes.values())
         backbone.check_context(max(map(len, missing)))
+        n_behind = None
+        if max_new_tokens is not None:
+            longest = max(len(rest) for _, rest in encoded.split_ids)
+            n_behind = columns_needed(longest, max_new_tokens)
         with clock.stage("prefix"):
-            new = run_prefixes(backbone, missing, reader, max_padding=max_padding, clock=clock)
+            new = run_prefixes(
+                backbone,
+                missing,
+                reader,
+                max_padding=max_padding,
+                clock=clock,
+                n_behind=n_behind,
+            )
         for owner, made in zip(encoded.prefixes, new, strict=True):
             found[owner] = made
             key = encoded.keys[owner]

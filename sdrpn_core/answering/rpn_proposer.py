@@ -8,10 +8,10 @@ import torch
 
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.answering.pruning import may_be_pruned
-from sdrpn_core.crops.policy import CropPolicy, make_policy
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.crops.policy import CropPolicy
     from sdrpn_core.grid.geometry import Geometry
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
@@ -28,7 +28,7 @@ class RPNProposer(Proposer):
     def __init__(self, rpn: RPN, policy: CropPolicy | None = None) -> None:
         self.rpn = rpn.eval()
         self.reader = rpn
-        self.policy = policy or make_policy(rpn.config.policy, dict(rpn.config.policy_options))
+        self.policy = policy or rpn.config.crop_policy()
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """Score all images in one pass, and plan the crops of each."""

@@ -93,6 +93,16 @@ def train(
             help="float32, bfloat16 or float16; default: the backbone's, which is lossless."
         ),
     ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=(
+                "Experiment tracker beside OUT/train_log.jsonl; repeatable: tensorboard, wandb, "
+                "trackio, aim, clearml, comet_ml, dvclive, mlflow, swanlab or none; default: none."
+            ),
+        ),
+    ] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     resume: Annotated[
         bool, typer.Option("--resume", help="Require that OUT contains a run to resume.")
@@ -127,6 +137,10 @@ def train(
     head_options = parse_options(head_option or [], "--head-option")
     records = _records(data, n, seed) if lazy else data
 
+    from sdrpn_core.training.trackers import check_trackers
+
+    trackers = check_trackers(tracker or ())  # before the backbone is loaded, which takes longer
+
     from sdrpn_core.distributed.processes import is_main_process
     from sdrpn_core.training.loading import load_for_training
     from sdrpn_core.training.stage import train as run
@@ -151,6 +165,7 @@ def train(
         feature_cache=feature_cache,
         feature_cache_dtype=feature_cache_dtype,
         free_backbone=True,
+        trackers=trackers,
         progress=not as_json,
     )
     if not is_main_process():

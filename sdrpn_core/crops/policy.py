@@ -33,6 +33,10 @@ class Outcome(str, Enum):
     """Every region is an isolated cell, contains no source pixel (it lies in the padding), or gives
     a crop that the backbone cannot encode."""
 
+    def __str__(self) -> str:
+        """The value, as ``str`` of an ``enum.StrEnum`` (Python 3.11) is."""
+        return self.value
+
 
 @dataclass(frozen=True, eq=False)
 class Crop:

@@ -11,7 +11,7 @@ from typing import Any
 from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.backbone.recipe_option import read_recipe
 from sdrpn_core.data.limits import MAX_PIXELS
-from sdrpn_core.data.read import is_dataset_name, read_records
+from sdrpn_core.data.read import dataset_name, read_records
 from sdrpn_core.data.record import RecordSource
 from sdrpn_core.labeling.defaults import (
     DEFAULT_BATCH_SIZE,
@@ -62,7 +62,7 @@ class LabelJob:
 
         It writes the same manifest: the data keeps the name that the user gave it.
         """
-        is_path = not is_dataset_name(self.data) and Path(self.data).exists()
+        is_path = dataset_name(self.data) is None and Path(self.data).exists()
         return replace(
             self,
             dataset=self.dataset or (str(Path(self.data)) if is_path else self.data),

@@ -25,7 +25,7 @@ from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
-from sdrpn_core.data.record import Record, RecordSource, validate_record
+from sdrpn_core.data.record import Record, RecordSource, only_image, validate_record
 from sdrpn_core.distributed.processes import processes, progress_bar, wait_for_everyone
 from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError, SdrpnError
 from sdrpn_core.labeling.defaults import (
@@ -329,15 +329,14 @@ def _open(
     preprocessor: Preprocessor,
 ) -> _PreparedRecord:
     validate_record(record)
-    if record.image is None:  # refused above, which type checkers cannot see
-        raise InputError(f"record {record.id!r}: the question comes without an image")
+    source = only_image(record, "labeling")
     text = record.question
     response_ids: tuple[int, ...] = ()
     if record.response is None:
         text = recipe.labeling_question(record.question)
     else:
         response_ids = backbone.tokenize_response(record.response)
-    image = open_image(record.image, max_pixels=max_pixels)
+    image = open_image(source, max_pixels=max_pixels)
     question = preprocessor.prepared(Question(text, (image,), response_ids))
     if question.inputs:
         # The image itself is not looked at again, and may be large.
@@ -408,7 +407,7 @@ def _row(
         index=prepared.index,
         id=record.id,
         question=record.question,
-        image=portable_image(record.image),
+        image=portable_image(record.images[0]),
         response=response,
         response_ids=reading.response_ids,
         grounding=grounding,

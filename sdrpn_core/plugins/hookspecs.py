@@ -79,5 +79,10 @@ def sdrpn_register_methods(registry: Registry[Any]) -> None:
 
 
 @hookspec
+def sdrpn_register_metrics(registry: Registry[Any]) -> None:
+    """Add metrics: a ``Metric`` subclass, which scores an answer from 0 to 1."""
+
+
+@hookspec
 def sdrpn_register_commands(registry: Registry[Any]) -> None:
     """Add commands to ``sdrpn``: ``"module:function"``, typer style, with a one-line ``help``."""

@@ -33,6 +33,7 @@ from sdrpn_core.taps.thread_hooks import hooks_at_rest
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.rpn.card import CardFacts
     from sdrpn_core.runtime.block import ImagePlace
     from sdrpn_core.taps.feature_tap import Features
 
@@ -135,13 +136,21 @@ class RPN(nn.Module):
         load_rpn_weights(rpn, folder)
         return rpn
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path, *, card: CardFacts | None = None) -> Path:
         """Write weights, configuration and card: :func:`~sdrpn_core.rpn.checkpoint.save_rpn`."""
-        return save_rpn(self.config, self.state_dict(), folder)
+        return save_rpn(self.config, self.state_dict(), folder, card=card)
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, **upload: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: CardFacts | None = None,
+        private: bool | None = None,
+        **options: Any,
+    ) -> str:
         """Upload to the Hub; see :func:`~sdrpn_core.rpn.checkpoint.push_rpn`."""
-        return push_rpn(self.config, self.state_dict(), repo_id, private=private, **upload)
+        state = self.state_dict()
+        return push_rpn(self.config, state, repo_id, card=card, private=private, **options)
 
     def forward(self, features: Features, places: Sequence[ImagePlace]) -> RoIScores:
         """Score the visual tokens of every image of a batch, in one pass.

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
-from sdrpn_core.data.record import validate_record
+from sdrpn_core.data.record import only_image, validate_record
 from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
 
 if TYPE_CHECKING:
@@ -156,9 +156,10 @@ class AnsweredRecords(Dataset[Item]):
         record = self.records[index]
         try:
             validate_record(record)
-            if record.image is None or not (record.response or "").strip():
+            source = only_image(record, "training")
+            if not (record.response or "").strip():
                 raise InputError(f"record {record.id!r} comes without a response")
-            prepared = self.preprocess(open_image(record.image, max_pixels=self.max_pixels))
+            prepared = self.preprocess(open_image(source, max_pixels=self.max_pixels))
         except InputError as error:
             return SkippedSample(record.id, str(error))
         return TrainingSample(record.id, record.question, prepared, response=record.response)

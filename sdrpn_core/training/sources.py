@@ -32,6 +32,7 @@ class TrainingSource:
         recipe: how the labels are made.
         n_layers: decoder layers that the batcher runs.
         facts: what identifies the data, as plain JSON values.
+        dataset: what the data is called, for people.
     """
 
     samples: StoredLabels | AnsweredRecords | CachedSamples
@@ -39,6 +40,7 @@ class TrainingSource:
     recipe: LabelRecipe
     n_layers: int
     facts: Mapping[str, Any]
+    dataset: str
 
 
 def stored_labels(
@@ -85,6 +87,7 @@ def stored_labels(
         recipe=recipe,
         n_layers=branch,
         facts={"kind": "stored", "digest": rows.manifest.digest, "rows": len(rows)},
+        dataset=rows.manifest.dataset,
     )
 
 
@@ -116,6 +119,7 @@ def answered_records(
         recipe=recipe,
         n_layers=max(branch, max(recipe.layers) + 1),
         facts={"kind": "records", "digest": records.fingerprint, "rows": len(records)},
+        dataset=records.name,
     )
 
 

@@ -291,7 +291,7 @@ def given_records(rng: random.Random, folder: Path) -> Try:
     def record() -> Record:
         value = rng.choice((*TEXTS, None, 7, b"bytes"))
         image = rng.choice((None, b"bytes", Path("a.png"), "\ud800", Image.new("1", (2, 2)), 7))
-        column = rng.choice(("question", "response", "answer"))
+        column = rng.choice(("question", "response", "answers", "options", "category"))
         text = {"question": rng.choice(TEXTS), column: value}
         return Record(rng.choice(TEXTS)[:1000] + str(rng.random()), image, **text)
 

@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 from sdrpn_bench import BenchModel, Method, run_benchmark
 from sdrpn_bench.runner import DEFAULT_METHODS
 from sdrpn_core import RPN, LabelRecipe, hookimpl
+from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposer
+from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.cli.main import app
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError, UnknownNameError
@@ -49,7 +51,11 @@ def model():
 def records():
     return [
         Record(
-            f"r{i}", tiny_image(i, (60 + 7 * i, 60)), "which color ?", answer="red", boxes=(BOX,)
+            f"r{i}",
+            tiny_image(i, (60 + 7 * i, 60)),
+            "which color ?",
+            answers=("red",),
+            boxes=(BOX,),
         )
         for i in range(N)
     ]
@@ -59,7 +65,7 @@ def records():
 def whole(model, records, tmp_path_factory):
     """An uninterrupted run: its folder and results."""
     out = tmp_path_factory.mktemp("whole")
-    return out, run_benchmark(model, None, records, out=out, scorer=odd_length, **ANSWERS)
+    return out, run_benchmark(model, None, records, out=out, metric=odd_length, **ANSWERS)
 
 
 def rows(out):
@@ -90,13 +96,13 @@ def test_numbers_follow_from_the_items(whole):
     out, results = whole
     found = rows(out)
     for name, values in results["methods"].items():
-        correct = [row["methods"][name]["correct"] for row in found]
+        correct = [row["methods"][name]["score"] for row in found]
         assert correct == [len(row["methods"][name]["text"]) % 2 == 1 for row in found]
         assert values["accuracy"] == sum(correct) / N
         tokens = [row["methods"][name]["visual_tokens"] for row in found]
         assert values["visual_tokens"] == pytest.approx(sum(tokens) / N)
     assert 0 < results["methods"]["oracle"]["correct"] < N, "a rule that says nothing"
-    assert {row["answer"] for row in found} == {"red"}
+    assert all(row["answers"] == ["red"] for row in found)
     assert found[0]["object_size"] == pytest.approx((20 * 20 / (60 * 60)) ** 0.5)
 
 
@@ -139,13 +145,13 @@ def test_controls_crop_what_they_say(whole):
 
 def test_batch_size_changes_nothing_but_cost(whole, model, records, tmp_path):
     options = {**ANSWERS, "batch_size": 1}
-    run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **options)
+    run_benchmark(model, None, records, out=tmp_path, metric=odd_length, **options)
     assert rows(tmp_path) == rows(whole[0])
 
 
 def test_a_folder_that_another_run_uses_is_refused(model, records, tmp_path):
     with hold_folder(tmp_path), pytest.raises(SdrpnError, match="is in use by process"):
-        run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **ANSWERS)
+        run_benchmark(model, None, records, out=tmp_path, metric=odd_length, **ANSWERS)
     assert not (tmp_path / "items.jsonl").exists()
 
 
@@ -155,7 +161,7 @@ def test_a_killed_run_goes_on(whole, model, records, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(
-            model, None, records, out=tmp_path, scorer=odd_length, progress=kill, **ANSWERS
+            model, None, records, out=tmp_path, metric=odd_length, progress=kill, **ANSWERS
         )
     assert len(rows(tmp_path)) == ANSWERS["batch_size"]
     assert not (tmp_path / "results.json").exists()
@@ -163,7 +169,7 @@ def test_a_killed_run_goes_on(whole, model, records, tmp_path):
         file.write('{"model": "tiny-ll')
     seen = []
     results = run_benchmark(
-        model, None, records, out=tmp_path, scorer=odd_length,
+        model, None, records, out=tmp_path, metric=odd_length,
         progress=lambda *place: seen.append(place), **ANSWERS,
     )  # fmt: skip
     assert seen == [("tiny-llava-0", 3, 3)]
@@ -187,12 +193,12 @@ def test_a_folder_holds_one_run(model, records, tmp_path):
 
 def test_unreadable_items_are_counted_and_skipped(model, records, tmp_path):
     broken = [
-        Record("empty", b"", "what ?", answer="red"),
+        Record("empty", b"", "what ?", answers=("red",)),
         records[0],
-        Record("gone", tmp_path / "gone.png", "what ?", answer="red"),
+        Record("gone", tmp_path / "gone.png", "what ?", answers=("red",)),
         replace(records[1], id="blank", question="  "),
-        replace(records[1], id="unanswered", answer=None),
-        Record("bare", None, "what ?", answer="red"),
+        replace(records[1], id="unanswered", answers=()),
+        Record("bare", None, "what ?", answers=("red",)),
     ]
     results = run_benchmark(model, ["baseline", "random"], broken, out=tmp_path / "o", **ANSWERS)
     skipped = results["models"]["tiny-llava-0"]["skipped"]
@@ -207,22 +213,95 @@ def test_unreadable_items_are_counted_and_skipped(model, records, tmp_path):
 
 def test_nothing_readable_is_an_error(model, tmp_path):
     with pytest.raises(InputError, match=r"no item could be answered; .*zero bytes"):
-        run_benchmark(model, ["baseline"], [Record("e", b"", "q", answer="a")], out=tmp_path)
+        run_benchmark(model, ["baseline"], [Record("e", b"", "q", answers=("a",))], out=tmp_path)
 
 
-def test_an_item_one_method_fails_on_is_wrong_for_that_method_alone(model, records, tmp_path):
+def test_a_box_outside_the_image_is_never_scored(model, records, tmp_path):
     outside = replace(records[1], id="outside", boxes=((500, 500, 510, 510),))
-    three = [records[0], outside, records[2]]
+    beyond = replace(records[2], boxes=((-20, 10, 30, 5000),))
+    results = run_benchmark(model, ["oracle"], [records[0], outside, beyond], out=tmp_path)
+    assert results["methods"]["oracle"]["n"] == 2
+    (skipped,) = results["models"]["tiny-llava-0"]["skipped"]["items"]
+    assert skipped["id"] == "outside"
+    assert "box [500, 500, 510, 510] lies outside the image" in skipped["error"]
+    width, height = beyond.images[0].size
+    size = rows(tmp_path)[2]["object_size"]
+    assert size == pytest.approx((30 * (height - 10) / (width * height)) ** 0.5)
+
+
+def test_methods_that_need_boxes_run_on_the_records_that_have_them(
+    model, records, tmp_path, caplog
+):
+    # The first record has none: what one record has says nothing about the others.
+    mixed = [replace(one, boxes=None) if i in (0, 2) else one for i, one in enumerate(records)]
     results = run_benchmark(
-        model, ["baseline", "oracle"], three, out=tmp_path, scorer=lambda p, r: True, **ANSWERS
+        model, ["baseline", "oracle"], mixed, out=tmp_path, metric=odd_length, **ANSWERS
+    )
+    assert f"method 'oracle' runs on the {N - 2} of {N} records that have boxes" in caplog.text
+    methods = results["methods"]
+    assert (methods["baseline"]["n"], methods["oracle"]["n"]) == (N, N - 2)
+    both = [row["methods"] for row in rows(tmp_path) if "oracle" in row["methods"]]
+    assert len(both) == N - 2
+    gain = sum(one["oracle"]["score"] - one["baseline"]["score"] for one in both) / (N - 2)
+    assert methods["oracle"]["difference"]["value"] == pytest.approx(gain)
+    assert (
+        run_benchmark(
+            model, ["baseline", "oracle"], mixed, out=tmp_path, metric=odd_length, **ANSWERS
+        )
+        == results
+    )
+    bare = [replace(one, boxes=None) for one in records]
+    with pytest.raises(ConfigError, match="'oracle' needs records with boxes"):
+        run_benchmark(model, ["oracle"], bare, out=tmp_path / "bare")
+
+
+def test_missing_answers_are_noticed_before_a_model_is_loaded(records, tmp_path, caplog):
+    unanswered = [replace(one, answers=()) for one in records]
+    with pytest.raises(InputError, match=r"none of 7 records can be scored: record 'r0' has no"):
+        run_benchmark(tmp_path / "no model", ["baseline"], unanswered, out=tmp_path)
+    with pytest.raises(SdrpnError, match="no model"):
+        run_benchmark(tmp_path / "no model", None, [*unanswered[:2], records[2]], out=tmp_path)
+    assert "2 of 3 records cannot be scored and are left out; the first: " in caplog.text
+
+
+def test_several_images_are_all_shown(model, records, tmp_path):
+    several = [
+        Record("two", (tiny_image(1), tiny_image(2, (90, 40))), "same color ?", answers=("no",)),
+        replace(records[0], id="which", images=(tiny_image(1), tiny_image(2))),
+    ]
+    results = run_benchmark(model, ["baseline", "random"], several, out=tmp_path, **ANSWERS)
+    (row, skipped) = rows(tmp_path)
+    assert "boxes and 2 images" in skipped["error"]
+    assert results["methods"]["random"]["errors"] == 0
+    backbone = model.source
+    expected = answer_batch(
+        backbone, [Question.about(several[0].images, "same color ?")], max_new_tokens=3
+    )
+    assert row["methods"]["baseline"]["text"] == expected[0].text
+    assert row["methods"]["baseline"]["visual_tokens"] == expected[0].n_visual_tokens
+
+
+@dataclass(frozen=True)
+class Picky(Method):
+    def proposer(self, context, records):
+        if any(record.id == "refused" for record in records):
+            raise InputError("not this one")
+
+
+def test_an_item_one_method_fails_on_is_wrong_for_that_method_alone(
+    third_party, model, records, tmp_path
+):
+    three = [records[0], replace(records[1], id="refused"), records[2]]
+    results = run_benchmark(
+        model, ["baseline", "picky"], three, out=tmp_path, metric=lambda p, r: True, **ANSWERS
     )
     assert results["methods"]["baseline"]["correct"] == 3
-    oracle = results["methods"]["oracle"]
-    assert (oracle["correct"], oracle["n"], oracle["errors"]) == (2, 3, 1)
-    assert oracle["outcomes"] == {"ok": 2, "error": 1}
-    (failed,) = [row for row in rows(tmp_path) if row["id"] == "outside"]
-    assert "outside the image" in failed["methods"]["oracle"]["error"]
-    assert "oracle (tiny-llava-0) 1" in (tmp_path / "report.md").read_text()
+    picky = results["methods"]["picky"]
+    assert (picky["correct"], picky["n"], picky["errors"]) == (2, 3, 1)
+    assert picky["outcomes"] == {"plain": 2, "error": 1}
+    (failed,) = [row for row in rows(tmp_path) if row["id"] == "refused"]
+    assert "not this one" in failed["methods"]["picky"]["error"]
+    assert "picky (tiny-llava-0) 1" in (tmp_path / "report.md").read_text()
 
 
 class Nowhere(Proposer):
@@ -241,6 +320,7 @@ def third_party(fresh_plugins):
     @hookimpl
     def sdrpn_register_methods(registry):
         registry.add("misconfigured", Misconfigured)
+        registry.add("picky", Picky)
         registry.add("mine", "tests.plugins.center_method:Center", help="crops the middle")
 
     module = types.ModuleType("theirs")
@@ -301,7 +381,7 @@ def test_several_models_side_by_side(model, records, tmp_path):
     other = tiny_llava(seed=1)
     entries = [replace(model, name="one"), BenchModel(other, make_rpn(other), name="two")]
     results = run_benchmark(
-        entries, ["baseline", "sdrpn"], records[:3], out=tmp_path, scorer=odd_length, **ANSWERS
+        entries, ["baseline", "sdrpn"], records[:3], out=tmp_path, metric=odd_length, **ANSWERS
     )
     assert list(results["models"]) == ["one", "two"]
     assert "methods" not in results

@@ -70,7 +70,7 @@ def stock_maps(records: list[Record], n_rows: int | None) -> np.ndarray:
     maps = []
     for record in records:
         ids = () if record.response is None else eager.tokenize_response(record.response)
-        (prompt,) = eager.encode([Question.about(record.image, record.question)])
+        (prompt,) = eager.encode([Question.about(record.images[0], record.question)])
         if ids:
             prompt = prompt.with_response(ids)
         block = prompt_block(eager, [prompt])
@@ -411,7 +411,7 @@ def test_records_without_boxes_are_named(backbone):
 def test_records_without_image_or_question_are_named(backbone):
     first, *rest = boxed_records(5)
     for broken, message in (
-        (replace(first, image=None), "'r0': the question comes without an image"),
+        (replace(first, images=()), "'r0': the question comes without an image"),
         (replace(first, question=" "), "'r0': the question is empty"),
     ):
         report = find_heads(backbone, [broken, *rest], **SIZES)
@@ -423,7 +423,7 @@ def test_records_without_image_or_question_are_named(backbone):
 
 def test_records_that_cannot_be_measured_are_skipped_with_a_reason(backbone, tmp_path):
     records = boxed_records(8)
-    records[1] = replace(records[1], image=tmp_path / "missing.png")
+    records[1] = replace(records[1], images=tmp_path / "missing.png")
     records[2] = replace(records[2], boxes=((200, 200, 220, 220),))
     records[4] = replace(records[4], boxes=((0, 0, SIDE, SIDE),))
     records[5] = replace(records[5], response="")

@@ -83,7 +83,7 @@ def test_rows_hold_what_the_taps_read(backbone, tmp_path, answered):
     assert [row.id for row in rows] == ["r0", "r1", "r2"]
     for record, row in zip(given, rows, strict=True):
         ids = backbone.tokenize_response(record.response) if answered else ()
-        prompts = backbone.encode([Question(record.question, (record.image,), ids)])
+        prompts = backbone.encode([Question(record.question, (record.images[0],), ids)])
         heads = recipe_heads(RECIPE)
         if answered:
             (reading,) = read_given_responses(backbone, prompts, heads)
@@ -96,7 +96,7 @@ def test_rows_hold_what_the_taps_read(backbone, tmp_path, answered):
         np.testing.assert_allclose(row.grounding, grounding, atol=1e-6)
         np.testing.assert_allclose(row.sink, sink, atol=1e-6)
         assert row.geometry == prompts[0].images[0].geometry
-        assert open_image(row.image).tobytes() == record.image.tobytes()
+        assert open_image(row.image).tobytes() == record.images[0].tobytes()
 
 
 def test_a_recipe_without_sinks_stores_none(backbone, tmp_path):
