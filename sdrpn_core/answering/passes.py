@@ -210,12 +210,7 @@ def _insert_crops(
             tuple(part for segment in segments for part in backbone.frame_crop(segment))
             for _, segments in results
         )
-        plans = without_costly_pruning(
-            prompt,
-            [plan for plan, _ in results],
-            [sum(map(len, parts)) for parts in crops],
-            backbone.n_layers,
-        )
+        plans = without_costly_pruning(prompt, [plan for plan, _ in results], backbone.n_layers)
         pruned = prompt.pruned(tuple(plan.keep for plan in plans))
         kept = [replace(old, plan=plan) for old, plan in zip(row, plans, strict=True)]
         cropped.append((pruned.with_crops(crops), kept))

@@ -18,11 +18,11 @@ from sdrpn_core.answering.token_layers import AnswerShape
 if TYPE_CHECKING:
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.crops.policy import CropPlan, CropPolicy
-    from sdrpn_core.runtime.block import ImagePlace
+    from sdrpn_core.runtime.block import WantsQuestion
 
 
 def without_costly_pruning(
-    prompt: Prompt, plans: Sequence[CropPlan], inserted: Sequence[int], n_layers: int
+    prompt: Prompt, plans: Sequence[CropPlan], n_layers: int
 ) -> list[CropPlan]:
     """The plans of a prompt's images; those whose pruning costs more than it saves keep all tokens.
 
@@ -31,36 +31,26 @@ def without_costly_pruning(
     Args:
         prompt: without crops, nothing pruned.
         plans: one per image.
-        inserted: per image the number of tokens that its crops insert.
         n_layers: L.
     """
     chosen = [plan if plan.prunes_at_any_cost else replace(plan, keep=None) for plan in plans]
     for index, plan in enumerate(plans):
         tried = [*chosen[:index], plan, *chosen[index + 1 :]]
-        before, after = (
-            _shape(prompt, some, inserted).second_pass(n_layers) for some in (chosen, tried)
-        )
+        before, after = (_shape(prompt, some).second_pass(n_layers) for some in (chosen, tried))
         if after < before:
             chosen = tried
     return chosen
 
 
-def may_be_pruned(places: Sequence[ImagePlace], policy: CropPolicy) -> list[ImagePlace]:
-    """The places of images; the scores by question of those that are never pruned are not wanted.
+def may_be_pruned(policy: CropPolicy) -> WantsQuestion:
+    """Which images a policy may prune, so that the scores by question are wanted for them."""
 
-    Args:
-        places: prompt by prompt.
-        policy: plans the crops.
-    """
-    if policy.prunes_at_any_cost:
-        return list(places)
-    seen: set[int] = set()
-    kept = []
-    for place in places:
-        # Nothing is inserted before the first image of a prompt.
-        kept.append(place if place.row in seen else replace(place, question=None))
-        seen.add(place.row)
-    return kept
+    def wants_question(number: int, grid: tuple[int, int]) -> bool:
+        # Before the first image of a prompt, there is nothing that could make it run again.
+        pays = policy.prunes_at_any_cost or number > 0
+        return pays and policy.needs_question_scores(grid)
+
+    return wants_question
 
 
 def n_unchanged(prompt: Prompt, plans: Sequence[CropPlan]) -> int:
@@ -76,12 +66,9 @@ def n_unchanged(prompt: Prompt, plans: Sequence[CropPlan]) -> int:
     return len(prompt)
 
 
-def _shape(prompt: Prompt, plans: Sequence[CropPlan], inserted: Sequence[int]) -> AnswerShape:
+def _shape(prompt: Prompt, plans: Sequence[CropPlan]) -> AnswerShape:
+    """The lengths of an answer but for crops and response, which pruning does not change."""
     prefix = prompt.prefix_length
     dropped = sum(int((~plan.keep).sum()) for plan in plans if plan.keep is not None)
-    return AnswerShape(
-        prefix,
-        len(prompt) - prefix,
-        crop=sum(inserted),
-        rerun=max(prefix - n_unchanged(prompt, plans), 0) - dropped,
-    )
+    rerun = max(prefix - n_unchanged(prompt, plans), 0) - dropped
+    return AnswerShape(prefix, len(prompt) - prefix, rerun=rerun)

@@ -49,9 +49,7 @@ class RPNProposer(Proposer):
         return [roi for index in sorted(found) for roi in found[index]]
 
     def _part_maps(self, state: Prefill) -> list[RoIMap]:
-        places = may_be_pruned(
-            state.places(wants_question=self.policy.needs_question_scores), self.policy
-        )
+        places = state.places(wants_question=may_be_pruned(self.policy))
         if not places:
             return []
         readings = state.readings(self.rpn)

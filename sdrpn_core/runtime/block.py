@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -144,12 +144,16 @@ class ImagePlace:
         return self.grid[0] * self.grid[1]
 
 
+WantsQuestion: TypeAlias = Callable[[int, tuple[int, int]], bool]
+"""Called with the number of an image in its prompt, from 0, and its grid."""
+
+
 def image_places(
     prompts: Sequence[Prompt],
     block: Block,
     *,
     n_following: int = 0,
-    wants_question: Callable[[tuple[int, int]], bool] | None = None,
+    wants_question: WantsQuestion | None = None,
 ) -> list[ImagePlace]:
     """Where the images of a batch lie, prompt by prompt.
 
@@ -157,7 +161,7 @@ def image_places(
         prompts: the sequences; a response may follow a prompt, but no crop is inserted.
         block: the sequences, or as much of them as holds the images.
         n_following: columns behind ``block``, where the remainder of the sequences lies.
-        wants_question: tells for which grids all tokens of the question score the image, rather
+        wants_question: tells for which images all tokens of the question score the image, rather
             than the last one alone; default: for none.
     """
     length = block.length + n_following
@@ -166,8 +170,9 @@ def image_places(
         # Blocks are left-padded: counted from the right, columns and tokens agree.
         query = length - len(prompt) + prompt.query_index
         question = length - len(prompt) + prompt.prefix_length
-        for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True):
-            wanted = wants_question is not None and wants_question(image.grid)
+        spans = zip(prompt.image_spans, prompt.images, strict=True)
+        for number, ((start, _), image) in enumerate(spans):
+            wanted = wants_question is not None and wants_question(number, image.grid)
             places.append(
                 ImagePlace(
                     row,

@@ -180,7 +180,7 @@ def test_the_highest_score_of_any_token_behind_the_last_image(backbone, settings
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, **settings)
     state = prefill(backbone, QUESTIONS, rpn)
     features, readings = state.question_features(2), state.readings(rpn)
-    places = state.places(wants_question=lambda grid: grid[0] * grid[1] > LIMIT)
+    places = state.places(wants_question=lambda _, grid: grid[0] * grid[1] > LIMIT)
     found = rpn.score_after(readings, features, places).maps()
     seen = 0
     for place, roi in zip(places, found, strict=True):
@@ -352,8 +352,7 @@ def test_nothing_is_pruned_for_nothing(backbone):
         ([nothing, CropPlan(Outcome.OK, crop, keep=some)], [0, 0]),
         ([CropPlan(Outcome.OK, crop), CropPlan(Outcome.OK, crop, keep=~keep)], [0, 1]),
     ):
-        inserted = [4 * len(plan.crops) for plan in plans]
-        chosen = without_costly_pruning(prompt, plans, inserted, backbone.n_layers)
+        chosen = without_costly_pruning(prompt, plans, backbone.n_layers)
         assert [plan.keep is not None for plan in chosen] == expected
         always = [replace(plan, prunes_at_any_cost=True) for plan in plans]
-        assert without_costly_pruning(prompt, always, inserted, backbone.n_layers) == always
+        assert without_costly_pruning(prompt, always, backbone.n_layers) == always
