@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from sdrpn_core.data.read import is_dataset_name, read_records
+from sdrpn_core.data.read import dataset_name, read_records
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import ConfigError
@@ -192,8 +192,9 @@ def train(
                 tracker.finish()
         rpn.eval()
         if accelerator.is_main_process:
-            known = (source.dataset,) if is_dataset_name(source.dataset) else ()
-            rpn.save_pretrained(run.rpn, card=CardFacts(datasets=known))
+            known = dataset_name(source.dataset)
+            card = CardFacts(datasets=() if known is None else (known,))
+            rpn.save_pretrained(run.rpn, card=card)
             facts = {"settings": settings.to_dict(), "data": source.facts}
             write_json(run.rpn / SETTINGS_NAME, facts, sort_keys=True)
         wait_for_everyone(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 __all__ = ["prefetched"]
@@ -16,7 +16,7 @@ _PATIENCE = 5.0
 as the next line of a terminal."""
 
 
-def prefetched(items: Iterable[T], ahead: int) -> Iterator[T]:
+def prefetched(items: Iterable[T], ahead: int) -> Generator[T, None, None]:
     """The items, in order, each drawn while earlier ones are being used.
 
     Nothing is drawn before the first item is asked for. An exception of the iterator is raised
