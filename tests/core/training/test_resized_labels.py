@@ -54,7 +54,9 @@ def coarse_labels(tmp_path_factory):
     for index, size in enumerate(SIZES):
         path = folder / f"{index}.png"
         tiny_image(index, size).save(path)
-        records.append(Record(id=str(index), question="what is it ?", image=path, response="red"))
+        records.append(
+            Record(id=str(index), question="what is it ?", images=(path,), response="red")
+        )
     label(backbone, records, folder / "run", recipe=RECIPE, progress=False)
     return folder / "run"
 
