@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdrpn_bench.bootstrap import N_RESAMPLES
+from sdrpn_bench.markdown import table
 from sdrpn_bench.percent import percent
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.runtime.clock import ANSWER_STAGES
@@ -64,16 +65,6 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
     return "\n".join(lines).encode()
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Format a Markdown table; vertical bars in cells are escaped."""
-    body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "|".join(" --- " for _ in header) + "|",
-        *("| " + " | ".join(row) + " |" for row in body),
-    ]
-
-
 def _all_models(models: Mapping[str, Any]) -> list[str]:
     """Tabulate methods by models: accuracy, and the gain over the reference with its interval."""
     methods = dict.fromkeys(method for model in models.values() for method in model["methods"])
@@ -97,6 +88,8 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
     methods = model["methods"]
     lines = [
         f"Backbone `{model['model']}`, RPN `{model['rpn'] or 'none'}`, {model['n']} items scored.",
+        *_published_lines(model),
+        *_partial_lines(model),
         "",
         *table(
             ("method", "accuracy (95%)", f"difference from {REFERENCE} (95%)", "McNemar p",
@@ -155,16 +148,38 @@ def _total(total: Mapping[str, Any]) -> str:
 
 def _category_lines(methods: Mapping[str, Any]) -> list[str]:
     """Tabulate categories by methods, where records have any: accuracy and gain."""
-    categories = next(iter(methods.values()))["categories"]
+    found = dict.fromkeys(name for values in methods.values() for name in values["categories"])
     rows = []
-    for category, first in categories.items():
-        cells = [values["categories"][category] for values in methods.values()]
-        shown = [
-            _share(cell) + (f", {_points(cell['difference'])}" if "difference" in cell else "")
-            for cell in cells
-        ]
-        rows.append([category, str(first["n"]), *shown])
+    for category in found:
+        cells = [values["categories"].get(category) for values in methods.values()]
+        rows.append([category, str(max(cell["n"] for cell in cells if cell)), *map(_cell, cells)])
     return ["", *table(("category", "items", *methods), rows)] if rows else []
+
+
+def _cell(values: Mapping[str, Any] | None) -> str:
+    """Accuracy and gain; a method that needs boxes may have no item of a category."""
+    if values is None or "difference" not in values:
+        return _share(values)
+    return f"{_share(values)}, {_points(values['difference'])}"
+
+
+def _published_lines(model: Mapping[str, Any]) -> list[str]:
+    """Say which options are published ones."""
+    return [
+        f"`{method}` runs with "
+        + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+        + f", as published for {model['preset']} on this dataset; `--method-option` overrides it."
+        for method, options in model.get("published_options", {}).items()
+    ]
+
+
+def _partial_lines(model: Mapping[str, Any]) -> list[str]:
+    """Say which methods answered only some of the items."""
+    return [
+        f"`{name}` needs boxes: {values['n']} items have some, and the difference is over these."
+        for name, values in model["methods"].items()
+        if values["n"] < model["n"]
+    ]
 
 
 def _accuracy_row(name: str, values: Mapping[str, Any]) -> list[str]:

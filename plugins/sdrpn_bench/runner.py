@@ -17,7 +17,7 @@ from sdrpn_bench.figures import write_figures
 from sdrpn_bench.item_store import CONFIG, ItemStore, Row
 from sdrpn_bench.measure import OpenedItem, measure, open_items
 from sdrpn_bench.method import Method, MethodContext
-from sdrpn_bench.published import TOKENS_KEY, Published, read_published
+from sdrpn_bench.published import TOKENS_KEY, TOTAL_KEY, Published, read_published
 from sdrpn_bench.report import write_report
 from sdrpn_bench.scoring import MetricChoice, find_metric
 from sdrpn_bench.summary import summarize
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from sdrpn_bench.metrics.metric import Metric
     from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.preset import Preset
     from sdrpn_core.rpn.model import RPN
 
 logger = logging.getLogger(__name__)
@@ -62,11 +63,11 @@ class Run:
     batch_size: int
     max_new_tokens: int
     max_pixels: int
-    facts: DataFacts
     published: Mapping[str, Published]
     config: Mapping[str, Any]
-    presets: dict[str, str | None] = field(default_factory=dict)
-    """Name of each model's preset, once it was loaded."""
+    total: str | None = None
+    loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per model, once it was loaded: its preset, and options of methods that were published."""
 
 
 def run_benchmark(
@@ -180,8 +181,9 @@ def prepare_run(
         InputError: no record can be scored.
         UnknownNameError: unknown method or metric.
     """
-    for name, value in {"batch_size": batch_size, "max_pixels": max_pixels}.items():
-        if value < 1:
+    sizes = {"batch_size": batch_size, "max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
+    for name, value in sizes.items():
+        if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
     metadata = {} if records.dataset is None else _metadata(records.dataset)
     found_metric = find_metric(metric, records.dataset, metric_options)
@@ -212,9 +214,9 @@ def prepare_run(
         batch_size,
         n_tokens,
         max_pixels,
-        facts,
         published,
         config,
+        metadata.get(TOTAL_KEY),
     )
 
 
@@ -360,8 +362,15 @@ def _answer(
         )
     context = MethodContext(backbone, rpn, run.seed, run.max_new_tokens)
     preset = backbone.find_preset()
-    run.presets[str(model.name)] = None if preset is None else preset.name
-    methods = _tuned(run, context)
+    methods = _tuned(run, context, preset)
+    run.loaded[str(model.name)] = {
+        "preset": None if preset is None else preset.name,
+        "published_options": {
+            name: method.options()
+            for name, method in methods.items()
+            if method != run.methods[name]
+        },
+    }
     label = str(model.name) if alone else f"{model.name}, {run.records.name}"
 
     def batches() -> Iterator[tuple[list[OpenedItem], list[dict[str, Any]]]]:
@@ -381,9 +390,8 @@ def _answer(
             progress(label, min((number + 1) * run.batch_size, len(mine)), len(mine))
 
 
-def _tuned(run: Run, context: MethodContext) -> dict[str, Method]:
+def _tuned(run: Run, context: MethodContext, preset: Preset | None) -> dict[str, Method]:
     """The methods with the threshold that was published for the model and the dataset, if any."""
-    preset = context.backbone.find_preset()
     published = run.published.get("" if preset is None else preset.name)
     if published is None or published.threshold is None:
         return dict(run.methods)
@@ -418,7 +426,7 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
         summaries[str(model.name)] = {
             "model": model.origin,
             "rpn": model.rpn_origin,
-            "preset": run.presets.get(str(model.name)),
+            **run.loaded.get(str(model.name), {}),
             **summarize(own, list(run.methods), run.metric),
         }
     results = {
@@ -430,6 +438,7 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
         "max_new_tokens": run.max_new_tokens,
         "processes": n_processes,
         "metric": config["metric"],
+        "total": run.total,
         "method_options": config["methods"],
         "published": config["published"],
         "environment": environment(),

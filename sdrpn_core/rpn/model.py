@@ -12,7 +12,7 @@ from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from sdrpn_core.backbone.decoder import part
 from sdrpn_core.backbone.identity import backbone_identity, differences
@@ -161,7 +161,7 @@ class RPN(nn.Module):
         """
         return self.score(self.trunk(features), places)
 
-    def trunk(self, features: Features, cache: DynamicCache | None = None) -> TrunkStates:
+    def trunk(self, features: Features, cache: Cache | None = None) -> TrunkStates:
         """Run the copied layers.
 
         Args:

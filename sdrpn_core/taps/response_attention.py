@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import Cache, DynamicCache
 
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.labels.recipe import ALL_HEADS, LabelRecipe
-from sdrpn_core.runtime.generation import generate, prompt_block
+from sdrpn_core.runtime.generation import columns_needed, generate, prompt_block
+from sdrpn_core.runtime.in_place_cache import full_cache
 from sdrpn_core.taps.attention_tap import AttentionRows, AttentionTap
 from sdrpn_core.taps.feature_tap import FeatureTap
 
 if TYPE_CHECKING:
+    from transformers import Cache
+
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.labels.recipe import HeadsByLayer
@@ -211,6 +213,9 @@ def read_own_responses(
     starts = None if prefix is None else [prompt.prefix_length for prompt in prompts]
     block = prompt_block(backbone, prompts, starts=starts)
     length = block.length + (prefix.length if prefix is not None else 0)
+    if cache is None:
+        # One that keeps what has left a window: the tap counts the columns of all keys.
+        cache = full_cache(backbone.n_layers, columns_needed(length, max_new_tokens))
     with _tap(
         backbone, prompts, block if prefix is None else prefix, heads, slice(length, None)
     ) as tap:
@@ -219,8 +224,7 @@ def read_own_responses(
             block,
             max_new_tokens=max_new_tokens,
             prefix=prefix,
-            # One that keeps what has left a window: the tap counts the columns of all keys.
-            cache=DynamicCache() if cache is None else cache,
+            cache=cache,
         )
     n_rows = sum(rows.weights.shape[2] for rows in tap.rows[min(heads)])
     return [
