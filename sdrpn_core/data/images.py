@@ -291,8 +291,8 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _rotated(image: Image.Image) -> Image.Image:
-    # All of it: decoding a large JPEG at a half or a quarter of its size (Pillow's draft mode) would
-    # be faster, but scales in the frequency domain. Whatever filter follows, pixels differ.
+    # At its full size: Pillow's draft mode, which decodes a large JPEG at a half or a quarter of it,
+    # is faster, but scales in the frequency domain. Whatever filter follows, pixels differ.
     image.load()
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
