@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 QUICKSTART ?=
 PYTEST ?=
 BENCH ?=
+QUALITY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults peers bench lint format wheel extras clean
+.PHONY: help quickstart test faults peers bench bench-quality lint format wheel extras clean
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 quickstart: $(VENV)/.installed-test  ## Label, train and compare on the model that ships (QUICKSTART="--seed 1")
 	$(BIN)/sdrpn quickstart $(QUICKSTART)
@@ -28,6 +29,9 @@ peers: $(VENV)/.installed-test  ## Compare metrics and answers with lmms-eval, i
 
 bench: $(VENV)/.installed-test  ## Measure costs into benchmarks/RESULTS.md (BENCH="--only growth")
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+bench-quality: $(VENV)/.installed-test  ## Compare all methods into benchmarks/QUALITY.md (QUALITY="--n 300")
+	$(BIN)/python benchmarks/quality.py $(QUALITY)
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -66,6 +66,19 @@ def bench(
         list[str] | None,
         typer.Option(metavar="METHOD.KEY=VALUE", help="Set an option of a method; repeatable."),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD.KEY=V1,V2,...", help="Compare values of an option; repeatable."
+        ),
+    ] = None,
+    visual_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N1,N2,...",
+            help="Run with each budget of visual tokens per image (dynamic resolution only).",
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="Metric; default: the dataset's own, else exact_match."),
@@ -105,14 +118,17 @@ def bench(
 ) -> None:
     """Compare methods on one or more models: accuracy, cost, and a report with figures."""
     options = _method_options(method_option or [])
+    budgets = _budgets(visual_tokens or "")
     metric_options = parse_options(metric_option or [], "--metric-option")
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
     # Import torch and matplotlib only once the options are known to be valid.
     from sdrpn_bench.bench_model import BenchModel
     from sdrpn_bench.suite import run_suite
+    from sdrpn_bench.sweep import parse_sweep
     from sdrpn_core.data.read import read_records
     from sdrpn_core.distributed.processes import is_main_process
 
+    sweeps = [parse_sweep(text) for text in sweep or ()]
     how = read_options(column, image_root, split, allow_urls)
     sources = [read_records(one, n=n, seed=seed, **vars(how)) for one in _sources(data)]
     with _progress_bar(as_json) as progress:
@@ -126,6 +142,8 @@ def bench(
             max_new_tokens=max_new_tokens,
             max_pixels=max_pixels,
             method_options=options,
+            sweeps=sweeps,
+            visual_tokens=budgets,
             metric=metric,
             metric_options=metric_options,
             load_options=load_options(dtype, device, attn_implementation, revision),
@@ -155,6 +173,13 @@ def _method_options(texts: list[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"--method-option {key!r}: write METHOD.KEY=VALUE")
         options.setdefault(method, {})[name] = value
     return options
+
+
+def _budgets(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise ConfigError(f"--visual-tokens {text!r}: write positive numbers, N1,N2,...")
+    return [int(word) for word in words]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdrpn_bench.bootstrap import N_RESAMPLES
+from sdrpn_bench.curve_report import COST_HEADER, NOTES, cost_row, curve_tables
 from sdrpn_bench.markdown import table
 from sdrpn_bench.percent import percent
 from sdrpn_bench.summary import REFERENCE
@@ -28,7 +29,9 @@ _INTERVALS = (
 )
 _CONTROLS = (
     "`random` and `oracle` know the true box (its size, and all of it): they are controls, not "
-    "practical methods. `attention` takes an entire plain answer before its second pass."
+    "practical methods. `full` takes its number of visual tokens from an answer that is no part of "
+    "its cost. `attention` takes an entire plain answer before its second pass. Where only the "
+    "policy changes in a sweep, maps are computed once, and each point is charged for them."
 )
 
 
@@ -57,6 +60,7 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
         lines += ["", "## All models", "", *_all_models(results["models"])]
     for name, model in results["models"].items():
         lines += ["", f"## {name}", "", *_model_lines(model)]
+    lines += ["", "## Accuracy against cost", *_curve_lines(results["curves"])]
     if figures:
         lines += ["", "## Figures", ""]
         lines += [f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in figures]
@@ -99,6 +103,8 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
         *_totals_lines(methods),
         *_category_lines(methods),
         "",
+        *table(COST_HEADER, [cost_row(name, values) for name, values in methods.items()]),
+        "",
         *_outcome_table(methods),
         "",
         *_stage_table(methods),
@@ -113,12 +119,24 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
             "",
             *table(("method", "map peak in a true box", "crop contains its center"), pointing),
         ]
+    if model["refused"]:
+        lines += ["", "Left out:", ""]
+        lines += [f"- `{name}`: {reason}" for name, reason in model["refused"].items()]
     if model["skipped"]["n"]:
         items = model["skipped"]["items"]
         lines += ["", f"Skipped for all methods: {len(items)} of {len(items) + model['n']}.", ""]
         lines += [f"- `{item['id']}`: {item['error']}" for item in items[:_MAX_LISTED]]
         if len(items) > _MAX_LISTED:
             lines.append(f"- and {len(items) - _MAX_LISTED} more, see `items.jsonl`")
+    return lines
+
+
+def _curve_lines(curves: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for name, curve in curves.items():
+        lines += ["", f"### {name}"]
+        for header, rows in curve_tables(curve):
+            lines += ["", *table(header, rows)]
     return lines
 
 
@@ -257,7 +275,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         "chooses the crops, `crop` encodes them, and `roi_prefill` runs them and the question. "
         "`decode` generates the response."
     )
-    notes = [_INTERVALS, items, costs, _CONTROLS]
+    notes = [_INTERVALS, items, costs, *NOTES, _CONTROLS]
     options = {name: values for name, values in results["method_options"].items() if values}
     if options:
         listed = "; ".join(

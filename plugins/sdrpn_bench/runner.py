@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_bench.bench_model import BenchModel, fingerprint, with_names
+from sdrpn_bench.bench_model import BenchModel, fingerprint, with_budgets, with_names
+from sdrpn_bench.curve import curves
 from sdrpn_bench.data_check import DataFacts, check_data
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.environment import environment
@@ -21,6 +22,7 @@ from sdrpn_bench.published import TOKENS_KEY, TOTAL_KEY, Published, read_publish
 from sdrpn_bench.report import write_report
 from sdrpn_bench.scoring import MetricChoice, find_metric
 from sdrpn_bench.summary import summarize
+from sdrpn_bench.sweep import Sweep, base_of
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
@@ -81,6 +83,8 @@ def run_benchmark(
     max_new_tokens: int | None = None,
     max_pixels: int = MAX_PIXELS,
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
+    sweeps: Sequence[Sweep] = (),
+    visual_tokens: Sequence[int] = (),
     metric: MetricChoice | None = None,
     metric_options: Mapping[str, Any] | None = None,
     load_options: Mapping[str, Any] | None = None,
@@ -108,6 +112,9 @@ def run_benchmark(
             ``DEFAULT_MAX_NEW_TOKENS``.
         max_pixels: items whose image has more pixels are left out.
         method_options: options, by method.
+        sweeps: values of an option of a method, each of which is one more method.
+        visual_tokens: budgets, with each of which every model is run; for families of dynamic
+            resolution.
         metric: scores the answers: a registered name, a ``Metric``, or a function
             ``(prediction, record) -> score`` from 0 to 1; default: the dataset's own, else
             ``exact_match``.
@@ -118,7 +125,7 @@ def run_benchmark(
 
     Returns:
         What ``results.json`` holds: ``n``, ``seed``, ``data``, ``models`` (by name), and for a
-        single model its ``methods`` at the top as well.
+        single model its ``methods`` at the top as well; ``curves``: accuracy against cost.
 
     Raises:
         SdrpnError: another process uses ``out``.
@@ -127,7 +134,7 @@ def run_benchmark(
         UnknownNameError: unknown method, metric or dataset.
     """
     state = processes((load_options or {}).get("device"))
-    named = named_models(models)
+    named = named_models(models, visual_tokens)
     run = prepare_run(
         named,
         methods,
@@ -138,6 +145,7 @@ def run_benchmark(
         max_new_tokens=max_new_tokens,
         max_pixels=max_pixels,
         method_options=method_options,
+        sweeps=sweeps,
         metric=metric,
         metric_options=metric_options,
         load_options=load_options,
@@ -148,14 +156,16 @@ def run_benchmark(
 
 def named_models(
     models: str | Path | BenchModel | Sequence[str | Path | BenchModel],
+    visual_tokens: Sequence[int] = (),
 ) -> list[BenchModel]:
-    """The models under test, each with a name of its own.
+    """The models under test, with every budget of visual tokens, each with a label of its own.
 
     Raises:
-        ConfigError: no models, or two of the same name.
+        ConfigError: no models, two of the same name, or a budget that is not positive.
     """
     entries = [models] if isinstance(models, (str, Path, BenchModel)) else list(models)
-    return with_names([m if isinstance(m, BenchModel) else BenchModel(m) for m in entries])
+    given = [m if isinstance(m, BenchModel) else BenchModel(m) for m in entries]
+    return with_names(with_budgets(given, visual_tokens))
 
 
 def prepare_run(
@@ -169,6 +179,7 @@ def prepare_run(
     max_new_tokens: int | None,
     max_pixels: int,
     method_options: Mapping[str, Mapping[str, Any]] | None,
+    sweeps: Sequence[Sweep],
     metric: MetricChoice | None,
     metric_options: Mapping[str, Any] | None,
     load_options: Mapping[str, Any] | None,
@@ -187,7 +198,7 @@ def prepare_run(
     metadata = {} if records.dataset is None else _metadata(records.dataset)
     found_metric = find_metric(metric, records.dataset, metric_options)
     facts = check_data(records, found_metric)
-    chosen = _choose_methods(methods, models, facts, method_options or {})
+    chosen = _choose_methods(methods, models, facts, method_options or {}, sweeps)
     n_tokens = max_new_tokens or metadata.get(TOKENS_KEY) or DEFAULT_MAX_NEW_TOKENS
     published = read_published(metadata)
     config = {
@@ -201,7 +212,14 @@ def prepare_run(
         "metric": {"name": found_metric.name, "options": found_metric.options()},
         "methods": {name: method.options() for name, method in chosen.items()},
         "published": {preset: asdict(one) for preset, one in published.items()},
-        "models": {str(m.name): {"model": m.origin, "rpn": m.rpn_origin} for m in models},
+        "models": {
+            m.label: {
+                "model": m.origin,
+                "rpn": m.rpn_origin,
+                "visual_tokens": m.visual_tokens,
+            }
+            for m in models
+        },
         "load_options": {key: str(value) for key, value in (load_options or {}).items()},
     }
     return Run(
@@ -286,6 +304,7 @@ def _choose_methods(
     models: Sequence[BenchModel],
     facts: DataFacts,
     options: Mapping[str, Mapping[str, Any]],
+    sweeps: Sequence[Sweep],
 ) -> dict[str, Method]:
     registry = get_plugins().methods
     classes: dict[str, type[Method]] = {}
@@ -309,7 +328,26 @@ def _choose_methods(
             f"options for method {unused[0]!r}, which is not compared; compared are: "
             f"{', '.join(classes)}"
         )
-    return {name: cls.from_options(options.get(name, {})) for name, cls in classes.items()}
+    chosen: dict[str, Method] = {}
+    for name, cls in classes.items():
+        own = options.get(name, {})
+        chosen[name] = cls.from_options(own)
+        for sweep in sweeps:
+            if sweep.method == name:
+                variants = sweep.variants(own).items()
+                chosen |= {label: cls.from_options(values) for label, values in variants}
+    for sweep in sweeps:
+        if sweep.method not in chosen:
+            raise ConfigError(
+                f"a sweep of method {sweep.method!r}, which is not compared; compared are: "
+                f"{', '.join(classes)}"
+            )
+    for name, method in chosen.items():
+        if method.follows is not None and method.follows not in chosen:
+            raise ConfigError(
+                f"method {name!r} depends on the answers of {method.follows!r}: name both"
+            )
+    return chosen
 
 
 def _unmet(method: type[Method], models: Sequence[BenchModel], facts: DataFacts) -> str | None:
@@ -342,7 +380,7 @@ class _Share:
     @classmethod
     def of(cls, run: Run, model: BenchModel, done: Sequence[Row], state: PartialState) -> _Share:
         """This process's share of what is unfinished."""
-        own = [row for row in done if row["model"] == model.name]
+        own = [row for row in done if row["model"] == model.label]
         finished = {row["index"] for row in own}
         pending = [i for i in range(len(run.records)) if i not in finished]
         return cls(run, model, own, pending[state.process_index :: state.num_processes])
@@ -356,13 +394,13 @@ def _answer(
     current = fingerprint(backbone, rpn)
     if any(row["fingerprint"] != current for row in share.own):
         raise ConfigError(
-            f"{run.store.folder} holds results of other weights of model {model.name!r}: "
+            f"{run.store.folder} holds results of other weights of model {model.label!r}: "
             f"{CONFIG.remedy}"
         )
     context = MethodContext(backbone, rpn, run.seed, run.max_new_tokens)
     preset = backbone.find_preset()
     methods = _tuned(run, context, preset)
-    run.loaded[str(model.name)] = {
+    run.loaded[model.label] = {
         "preset": None if preset is None else preset.name,
         "published_options": {
             name: method.options()
@@ -370,7 +408,15 @@ def _answer(
             if method != run.methods[name]
         },
     }
-    label = str(model.name) if alone else f"{model.name}, {run.records.name}"
+    refused = _refused(methods, context)
+    if len(refused) == len(methods):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ConfigError(f"no method can be offered for model {model.label!r}: {reasons}")
+    for name, reason in refused.items():
+        logger.warning("model %r: method %r is left out: %s", model.label, name, reason)
+        del methods[name]
+    marks = {"refused": refused} if refused else {}
+    label = model.label if alone else f"{model.label}, {run.records.name}"
     for number, batch in enumerate(_chunks(mine, run.batch_size)):
         items = [(index, run.records[index]) for index in batch]
         opened, rows = open_items(backbone, items, run.metric, run.max_pixels)
@@ -378,9 +424,21 @@ def _answer(
             if number == 0:  # the first pass includes one-time setup, which is no method's cost
                 measure(context, methods, opened[:1], run.metric)
             rows += measure(context, methods, opened, run.metric, first=number)
-        run.store.append({"model": model.name, "fingerprint": current, **row} for row in rows)
+        run.store.append(
+            {"model": model.label, "fingerprint": current, **marks, **row} for row in rows
+        )
         if progress is not None:
             progress(label, min((number + 1) * run.batch_size, len(mine)), len(mine))
+
+
+def _refused(methods: Mapping[str, Method], context: MethodContext) -> dict[str, str]:
+    """The methods that cannot be offered for a model, and why."""
+    reasons = {name: method.unserved(context) for name, method in methods.items()}
+    found = {name: reason for name, reason in reasons.items() if reason is not None}
+    for name, method in methods.items():
+        if method.follows in found:
+            found.setdefault(name, f"it depends on the answers of {method.follows!r}")
+    return found
 
 
 def _tuned(run: Run, context: MethodContext, preset: Preset | None) -> dict[str, Method]:
@@ -401,14 +459,15 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
     rows = run.store.read()
     summaries = {}
     for model in models:
-        own = [row for row in rows if row["model"] == model.name]
+        own = [row for row in rows if row["model"] == model.label]
         if len(own) != len(run.records):
             raise InputError(
                 f"{run.store.folder}: {len(own)} of {len(run.records)} items of model "
-                f"{model.name!r} were found: all processes must share this folder"
+                f"{model.label!r} were found: all processes must share this folder"
             )
         for row in own:
             needed = {name for name, method in run.methods.items() if _serves(method, row)}
+            needed -= row.get("refused", {}).keys()
             if lacking := sorted(needed - row.get("methods", run.methods).keys()):
                 raise InputError(
                     f"{run.store.folder}: item {row['id']!r} has no result of method "
@@ -416,10 +475,13 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
                 )
         if all("error" in row for row in own):
             raise InputError(f"no item could be answered; the first error: {own[0]['error']}")
-        summaries[str(model.name)] = {
+        summaries[model.label] = {
+            "name": model.name,
+            "visual_tokens": model.visual_tokens,
+            "refused": own[0].get("refused", {}),
             "model": model.origin,
             "rpn": model.rpn_origin,
-            **run.loaded.get(str(model.name), {}),
+            **run.loaded.get(model.label, {}),
             **summarize(own, list(run.methods), run.metric),
         }
     results = {
@@ -437,8 +499,12 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
         "environment": environment(),
     }
     if len(models) == 1:
-        results["methods"] = summaries[str(models[0].name)]["methods"]
-    return {**results, "models": summaries}
+        results["methods"] = summaries[models[0].label]["methods"]
+    return {**results, "models": summaries, "curves": curves(summaries, _controls(run))}
+
+
+def _controls(run: Run) -> set[str]:
+    return {base_of(name) for name, method in run.methods.items() if method.is_control}
 
 
 def _serves(method: Method, row: Row) -> bool:

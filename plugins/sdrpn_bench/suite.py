@@ -20,6 +20,7 @@ from sdrpn_bench.runner import (
     prepare_run,
 )
 from sdrpn_bench.scoring import MetricChoice
+from sdrpn_bench.sweep import Sweep
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
@@ -43,6 +44,8 @@ def run_suite(
     max_new_tokens: int | None = None,
     max_pixels: int = MAX_PIXELS,
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
+    sweeps: Sequence[Sweep] = (),
+    visual_tokens: Sequence[int] = (),
     metric: MetricChoice | None = None,
     metric_options: Mapping[str, Any] | None = None,
     load_options: Mapping[str, Any] | None = None,
@@ -64,6 +67,8 @@ def run_suite(
         max_new_tokens: maximum length of an answer; default: that of each dataset.
         max_pixels: items whose image has more pixels are left out.
         method_options: options, by method.
+        sweeps: values of an option of a method.
+        visual_tokens: budgets, with each of which every model is run.
         metric: default: that of each dataset.
         metric_options: options of a metric that is given by name.
         load_options: arguments of ``load_backbone``.
@@ -80,7 +85,7 @@ def run_suite(
     """
     folder = Path(out)
     state = processes((load_options or {}).get("device"))
-    named = named_models(models)
+    named = named_models(models, visual_tokens)
     folders = _folders(folder, sources)
     runs = [
         prepare_run(
@@ -93,6 +98,7 @@ def run_suite(
             max_new_tokens=max_new_tokens,
             max_pixels=max_pixels,
             method_options=method_options,
+            sweeps=sweeps,
             metric=metric,
             metric_options=metric_options,
             load_options=load_options,

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.answering.proposer import MapProposer
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
     from sdrpn_core.crops.policy import CropPolicy
-    from sdrpn_core.grid.geometry import Geometry
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
 
 
-class RPNProposer(Proposer):
+class RPNProposer(MapProposer):
     """Crops the regions that an RPN predicts: the paper's method.
 
     Args:
@@ -28,14 +27,6 @@ class RPNProposer(Proposer):
         self.rpn = rpn.eval()
         self.reader = rpn
         self.policy = policy or rpn.config.crop_policy()
-
-    def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Score all images in one pass, and plan the crops of each."""
-        maps = iter(self.maps(state))
-        return [
-            [self._proposal(next(maps), geometry) for geometry in prompt.geometries]
-            for prompt in state.prompts
-        ]
 
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:
@@ -54,6 +45,3 @@ class RPNProposer(Proposer):
         readings = state.readings(self.rpn)
         features = state.question_features(self.rpn.branch)
         return self.rpn.score_after(readings, features, places).maps()
-
-    def _proposal(self, roi: RoIMap, geometry: Geometry) -> Proposal:
-        return Proposal(self.policy.plan(roi, geometry), roi)

@@ -13,6 +13,7 @@ from sdrpn_core.backbone.decoder import part
 from sdrpn_core.taps.thread_hooks import ThreadHook
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from sdrpn_core.backbone.adapter import Backbone
@@ -75,12 +76,18 @@ class TokenLayerCounter:
         rpn: an RPN whose trunk is counted as well.
 
     Attributes:
-        token_layers: of the decoder.
+        token_layers: of the decoder, forward.
+        backward_token_layers: of the decoder, backward: tokens in layers that gradients went
+            through.
+        sequences: rows of the passes through the decoder that took more than one token each; steps
+            of decoding are left out.
         rpn_token_layers: of the RPN's trunk.
     """
 
     def __init__(self, backbone: Backbone, rpn: RPN | None = None) -> None:
         self.token_layers = 0
+        self.backward_token_layers = 0
+        self.sequences = 0
         self.rpn_token_layers = 0
         self._layers: list[nn.Module] = list(backbone.layers)
         self._trunk: list[nn.Module] = [] if rpn is None else list(rpn.layers)
@@ -90,6 +97,7 @@ class TokenLayerCounter:
         for modules, count in ((self._layers, self._decoder), (self._trunk, self._rpn)):
             # Not at the layer: one at which a tap ends the pass is called, too, but does not run.
             self._hooks += [ThreadHook(part(m, "self_attn"), count) for m in modules]
+        self._hooks.append(ThreadHook(part(self._layers[0], "self_attn"), self._sequences))
         return self
 
     def __exit__(
@@ -103,12 +111,25 @@ class TokenLayerCounter:
         self._hooks.clear()
 
     def _decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.token_layers += _n_tokens(args, kwargs)
+        hidden = _hidden(args, kwargs)
+        n_tokens = hidden.shape[0] * hidden.shape[1]
+        self.token_layers += n_tokens
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: self._count_backward(n_tokens))
+
+    def _count_backward(self, n_tokens: int) -> None:
+        self.backward_token_layers += n_tokens
+
+    def _sequences(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows, length, _ = _hidden(args, kwargs).shape
+        if length > 1:
+            self.sequences += rows
 
     def _rpn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.rpn_token_layers += _n_tokens(args, kwargs)
+        hidden = _hidden(args, kwargs)
+        self.rpn_token_layers += hidden.shape[0] * hidden.shape[1]
 
 
-def _n_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    hidden = args[0] if args else kwargs["hidden_states"]
-    return int(hidden.shape[0] * hidden.shape[1])
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden

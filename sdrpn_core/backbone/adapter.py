@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
     from transformers import PreTrainedModel
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class Backbone(ABC):
 
     #: ``config.model_type`` values that the adapter serves.
     model_types: ClassVar[tuple[str, ...]] = ()
+    #: Whether images take as many visual tokens as their size asks for, within a budget. If so,
+    #: :meth:`with_visual_tokens` is written.
+    dynamic_resolution: ClassVar[bool] = False
+    #: Whether the family was trained to read tiles of an image beside the whole of it.
+    trained_on_tiles: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -124,6 +130,29 @@ class Backbone(ABC):
     def preprocess_crop(self, image: Image.Image) -> ImageInput:
         """The same for a crop; the geometry's source is then the crop itself."""
         return self.preprocess(image)
+
+    def with_visual_tokens(self, limit: int) -> Self:
+        """The same model, with images and crops of at most so many visual tokens each.
+
+        The weights are shared. Smaller images are not enlarged to fill the budget.
+
+        Raises:
+            ConfigError: the family's resolution is fixed.
+        """
+        raise ConfigError(
+            f"{self.name}: the family's resolution is fixed, so every image takes the same number "
+            f"of visual tokens, and a budget of {limit} cannot be set"
+        )
+
+    def pixel_plane(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """One image's ``pixel_values``, or gradients by them, as ``(channels, height, width)``.
+
+        Args:
+            pixels: as in ``ImageInput.tensors`` (default: ``(1, channels, height, width)``, or
+                with more dimensions of length 1 in front).
+            grid: of the image's visual tokens.
+        """
+        return pixels.reshape(pixels.shape[-3:])
 
     def chat_text(self, question: str, n_images: int) -> str:
         """The prompt up to where the response begins, one image placeholder per image."""

@@ -91,13 +91,17 @@ class AttentionTap:
             softmax always runs over all keys.
         consume: called with layer and rows as soon as these are computed, which are then not kept:
             all layers can be read without holding more than one of them.
+        differentiable: make :meth:`gradients` possible, for a single layer. The graph begins at
+            that layer's attention, so that nothing before it is differentiated. Run the model with
+            gradients enabled.
 
     Attributes:
         rows: ``{layer: [AttentionRows, ...]}``, one entry per forward call that had wanted rows;
             empty with ``consume``.
 
     Raises:
-        ConfigError: a layer or head that the decoder does not have.
+        ConfigError: a layer or head that the decoder does not have, or several layers to
+            differentiate.
         AttentionError: a row is NaN or infinite; says which layer.
     """
 
@@ -109,15 +113,20 @@ class AttentionTap:
         queries: slice = slice(None),
         keys: torch.Tensor | None = None,
         consume: Callable[[int, AttentionRows], None] | None = None,
+        differentiable: bool = False,
     ) -> None:
         if queries.step not in (None, 1):
             raise ConfigError("queries must be a contiguous slice")
         _check_heads(decoder, heads)
+        if differentiable and len(heads) > 1:
+            raise ConfigError(f"only one layer can be differentiated, not {sorted(heads)}")
         self.decoder = decoder
         self.heads = {layer: None if h is None else list(h) for layer, h in heads.items()}
         self.queries = queries
         self.keys = keys
         self.consume = consume
+        self.differentiable = differentiable
+        self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None
         self.rows: dict[int, list[AttentionRows]] = defaultdict(list)
         self._tapped: dict[nn.Module, tuple[AttentionTap, int]] = {}
 
@@ -160,6 +169,43 @@ class AttentionTap:
                 "the tap"
             )
         return torch.cat([rows.weights for rows in self.rows[layer]], dim=2)
+
+    def gradients(self, scalar: torch.Tensor) -> torch.Tensor:
+        """Derivatives of a scalar by the rows of the last call, ``(batch, heads, queries, keys)``.
+
+        Attention mixes values: ``output = weights @ values``. So the derivative by a weight is the
+        product of the output's gradient and the value, whatever implementation ran, and however
+        little of the weights it ever held.
+
+        Args:
+            scalar: depends on the output of the decoder; its graph is kept.
+
+        Raises:
+            ConfigError: the tap is not ``differentiable``, or no wanted row was run.
+        """
+        (layer,) = self.heads
+        if self._mixed is None or not self.rows[layer]:
+            raise ConfigError(
+                f"no differentiable attention row was computed in layer {layer}: open the tap with "
+                "differentiable=True, and run the model within it"
+            )
+        output, values = self._mixed
+        (gradient,) = torch.autograd.grad(scalar, output, retain_graph=True)
+        first, last = self.rows[layer][-1].queries
+        offset = values.shape[2] - output.shape[1]
+        rows = gradient[:, first - offset : last - offset].transpose(1, 2)
+        products = _products(rows, values, self.heads[layer])
+        return (
+            products
+            if self.keys is None
+            else _take_columns(products, self.keys.to(products.device))
+        )
+
+    def _begin_graph(self, output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """The output ``(batch, queries, heads, d)`` as the beginning of a graph."""
+        leaf = output.detach().requires_grad_()
+        self._mixed = leaf, values.detach()
+        return leaf
 
     def _collect(
         self,
@@ -277,7 +323,10 @@ def _make_wrapper(base: str) -> Callable[..., Any]:
                     kwargs.get("sliding_window"),
                     kwargs.get("softcap"),
                 )
-        return _implementation(base, module)(module, query, key, value, attention_mask, **kwargs)
+        result = _implementation(base, module)(module, query, key, value, attention_mask, **kwargs)
+        if tapped is not None and tapped[0].differentiable:
+            return tapped[0]._begin_graph(result[0], value), *result[1:]
+        return result
 
     return attention
 

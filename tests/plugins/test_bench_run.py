@@ -77,7 +77,7 @@ def rows(out):
     found = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
     for row in found:
         for result in row.get("methods", {}).values():
-            del result["seconds"]
+            del result["seconds"], result["cost"]
             result.pop("stages", None)  # of those that failed there are none
     return found
 

@@ -303,3 +303,41 @@ def test_rows_under_flash_attention(kv_heads):
             backbone.decoder(**inputs)
         rows[name] = tap.weights(3)
     torch.testing.assert_close(rows["flash_attention_2"], rows["eager"], rtol=0.1, atol=2e-2)
+
+
+def test_gradients_are_those_of_autograd_by_stock_eager_weights(backbone, eager):
+    """Whatever ran: of the last rows, of chosen heads and columns, in a padded batch."""
+    layer, heads = 2, (0, 3)
+    block = prompt_block(backbone, backbone.encode(QUESTIONS))
+    keys = block.starts[:, None] + torch.tensor([1, 5, 9])
+    inputs = block.model_inputs()
+    weight = torch.randn(eager.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.enable_grad():
+        output = eager.decoder(
+            **{**inputs, "inputs_embeds": block.embeds.requires_grad_()}, output_attentions=True
+        )
+        scalar = (output.last_hidden_state[:, -1] @ weight / 10).tanh().sum()
+        (whole,) = torch.autograd.grad(scalar, output.attentions[layer])
+    tap = AttentionTap(
+        backbone.decoder, {layer: heads}, queries=slice(block.length - 4, None), keys=keys,
+        differentiable=True,
+    )  # fmt: skip
+    with tap, torch.enable_grad():
+        states = backbone.decoder(**block.model_inputs()).last_hidden_state
+        found = tap.gradients((states[:, -1] @ weight / 10).tanh().sum())
+    chosen = whole[:, heads, -4:]
+    index = keys[:, None, None].expand(-1, *chosen.shape[1:3], -1)
+    expected = chosen.gather(3, index)
+    assert found.shape == expected.shape == (2, 2, 4, 3)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_only_one_layer_that_has_run_can_be_differentiated(backbone):
+    with pytest.raises(ConfigError, match=r"only one layer can be differentiated, not \[1, 2\]"):
+        AttentionTap(backbone.decoder, {1: None, 2: None}, differentiable=True)
+    with (
+        AttentionTap(backbone.decoder, {1: None}, differentiable=True) as tap,
+        pytest.raises(ConfigError, match="no differentiable attention row"),
+    ):
+        tap.gradients(torch.zeros(()))
