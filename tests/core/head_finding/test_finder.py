@@ -392,7 +392,7 @@ def test_what_stands_out_in_an_image_is_no_better_than_chance(monkeypatch, backb
     records = boxed_records(40, seed)
     planted = Salient(records, {(3, 2): looks()}, seed=seed)
     planted.features = [
-        backbone.image_features([backbone.preprocess(record.image)])[0] for record in records
+        backbone.image_features([backbone.preprocess(record.images[0])])[0] for record in records
     ]
     monkeypatch.setattr(finder, "stream_given_responses", planted.stream)
     report = find_heads(backbone, records, **{**SIZES, "batch_size": 1})
