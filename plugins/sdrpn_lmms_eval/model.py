@@ -50,7 +50,9 @@ class SdrpnSimple(lmms):
         **arguments: Any,
     ) -> None:
         super().__init__()
-        if not str(batch_size).isdecimal() or int(batch_size) < 1 or max_batch_size is not None:
+        if max_batch_size is not None:
+            raise ConfigError("--max_batch_size does not apply: give a number as --batch_size")
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ConfigError(f"--batch_size must be a number from 1 up, not {batch_size!r}")
         self.batch_size = int(batch_size)
         chosen = dict(arguments)

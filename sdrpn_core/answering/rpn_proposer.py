@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from itertools import repeat
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.answering.proposer import MapProposer, Proposal
+from sdrpn_core.answering.pruning import may_be_pruned
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.gate.config import check_threshold
@@ -15,18 +18,20 @@ from sdrpn_core.gate.config import check_threshold
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
     from sdrpn_core.crops.policy import CropPolicy
+    from sdrpn_core.grid.geometry import Geometry
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
-    from sdrpn_core.rpn.trunk_states import PrefixReading
-    from sdrpn_core.taps.feature_tap import Features
 
 
 _NOT_NEEDED = CropPlan(
     Outcome.NOT_NEEDED, reason="the question needs no closer look, says the gate"
 )
 
+_Reading: TypeAlias = "tuple[float | None, list[RoIMap | None]]"
+"""Of one question the gate's probability, and the maps of its images."""
 
-class RPNProposer(Proposer):
+
+class RPNProposer(MapProposer):
     """Crops the regions that an RPN predicts: the paper's method.
 
     Where the RPN has a gate, each question is put to it first. A question that needs no region
@@ -55,52 +60,47 @@ class RPNProposer(Proposer):
         if self.gate_threshold and rpn.gate is None:
             raise ConfigError("a threshold of the gate is given, but this RPN has no gate")
 
-    @torch.no_grad()
+    def maps(self, state: Prefill) -> list[RoIMap | None]:
+        """The RoI maps of all images, prompt by prompt; ``None`` where the gate is closed."""
+        return [roi for _, row in self._read(state) for roi in row]
+
+    def proposal(self, roi: RoIMap | None, geometry: Geometry) -> Proposal:
+        """What to crop from an image with this map."""
+        return Proposal(_NOT_NEEDED) if roi is None else super().proposal(roi, geometry)
+
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Ask the gate, score the images in one pass, and plan the crops of each."""
-        found: dict[int, list[Proposal]] = {}
+        """Ask the gate, score all images, and plan the crops of each."""
+        return [
+            [
+                replace(self.proposal(roi, geometry), gate=need)
+                for roi, geometry in zip(row, prompt.geometries, strict=True)
+            ]
+            for prompt, (need, row) in zip(state.prompts, self._read(state), strict=True)
+        ]
+
+    @torch.no_grad()
+    def _read(self, state: Prefill) -> list[_Reading]:
+        found: dict[int, _Reading] = {}
         for indices, part in state.parts():
-            found.update(zip(indices, self._propose(part), strict=True))
+            found.update(zip(indices, self._read_part(part), strict=True))
         return [found[index] for index in sorted(found)]
 
-    def _propose(self, state: Prefill) -> list[list[Proposal]]:
+    def _read_part(self, state: Prefill) -> list[_Reading]:
+        places = state.places(wants_question=may_be_pruned(self.policy))
+        if not places:
+            return [(None, []) for _ in state.prompts]
         readings = state.readings(self.rpn)
         features = state.question_features(self.rpn.branch)
-        needs: list[float | None] = [None] * len(state.prompts)
+        needs: Sequence[float | None] = [None] * len(state.prompts)
         if self.gate_threshold:
-            needs = [*self.rpn.gate_after(readings, features)]
+            needs = self.rpn.gate_after(readings, features)
         closed = [need is not None and need < self.gate_threshold for need in needs]
-        if all(closed):
-            maps: Iterator[RoIMap] = iter(())
-        else:
-            maps = iter(self._maps(state, readings, features))
-        proposals = []
+        maps: Iterator[RoIMap | None] = repeat(None)
+        if not all(closed):
+            maps = iter(self.rpn.score_after(readings, features, places).maps())
+        rows = []
         for prompt, need, is_closed in zip(state.prompts, needs, closed, strict=True):
-            row = []
-            for geometry in prompt.geometries:
-                # Maps are made for a whole batch, those of closed questions are not used.
-                roi = next(maps, None)
-                if is_closed or roi is None:
-                    row.append(Proposal(_NOT_NEEDED, gate=need))
-                else:
-                    row.append(Proposal(self.policy.plan(roi, geometry), roi, gate=need))
-            proposals.append(row)
-        return proposals
-
-    @torch.no_grad()
-    def maps(self, state: Prefill) -> list[RoIMap]:
-        """The RoI maps of all images, prompt by prompt, whatever a gate would say."""
-        found: dict[int, list[RoIMap]] = {}
-        for indices, part in state.parts():
-            readings = part.readings(self.rpn)
-            features = part.question_features(self.rpn.branch)
-            maps = iter(self._maps(part, readings, features))
-            for index, prompt in zip(indices, part.prompts, strict=True):
-                found[index] = [next(maps) for _ in prompt.images]
-        return [roi for index in sorted(found) for roi in found[index]]
-
-    def _maps(
-        self, state: Prefill, readings: Sequence[PrefixReading], features: Features | None
-    ) -> list[RoIMap]:
-        places = state.places(wants_question=self.policy.needs_question_scores)
-        return self.rpn.score_after(readings, features, places).maps() if places else []
+            # Those of closed questions, which share a pass with others, are not used.
+            row = [next(maps) for _ in prompt.images]
+            rows.append((need, [None] * len(row) if is_closed else row))
+        return rows

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import send_to_device
 from torch import nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from sdrpn_core.backbone.decoder import part
 from sdrpn_core.backbone.identity import backbone_identity, differences
@@ -159,7 +159,7 @@ class RPN(nn.Module):
         """
         return self.score(self.trunk(features), places)
 
-    def trunk(self, features: Features, cache: DynamicCache | None = None) -> TrunkStates:
+    def trunk(self, features: Features, cache: Cache | None = None) -> TrunkStates:
         """Run the copied layers.
 
         Args:

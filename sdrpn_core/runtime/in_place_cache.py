@@ -28,28 +28,34 @@ class _Buffer:
     def __init__(self, planned: int) -> None:
         self.planned = planned
         self._memory: torch.Tensor | None = None
+        #: The view that was returned last, and its first column.
+        self._last: torch.Tensor | None = None
+        self._last_start = 0
 
-    def append(self, used: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def append(self, used: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
         """Write columns behind others.
 
         Args:
-            used: ``(batch, heads, length, width)``, or empty. Written to nowhere; copied if it lies
-                elsewhere, or if there is no room behind it.
+            used: ``(batch, heads, length, width)``; ``None``, or no elements, for none. It is
+                copied if it lies elsewhere, or if there is no room behind it, and never written to.
             new: ``(batch, heads, n, width)``.
 
         Returns:
             A view ``(batch, heads, length + n, width)`` of both.
         """
-        n_used = used.shape[-2] if used.numel() else 0
+        if used is not None and not used.numel():
+            used = None
+        start = None if used is None else self._start(used)
+        n_used = 0 if used is None else used.shape[-2]
         n_all = n_used + new.shape[-2]
-        start = self._start(used)
         if start is None or self._memory is None or start + n_all > self._memory.shape[-2]:
             self._memory = self._allocate(new, n_all, is_first=start is None)
             start = 0
-            if n_used:
+            if used is not None:
                 self._memory.narrow(-2, 0, n_used).copy_(used)
         self._memory.narrow(-2, start + n_used, new.shape[-2]).copy_(new)
-        return self._memory.narrow(-2, start, n_all)
+        self._last, self._last_start = self._memory.narrow(-2, start, n_all), start
+        return self._last
 
     def _allocate(self, like: torch.Tensor, needed: int, *, is_first: bool) -> torch.Tensor:
         grown = needed + int(_GROWTH * needed)
@@ -61,10 +67,11 @@ class _Buffer:
 
         Cropping, or reordering the batch, replaces a layer's tensors: some are still views.
         """
+        if used is self._last:
+            return self._last_start
         memory = self._memory
         if (
             memory is None
-            or not used.numel()
             or used.untyped_storage().data_ptr() != memory.untyped_storage().data_ptr()
             or used.shape[:2] != memory.shape[:2]
             or used.stride() != memory.stride()

@@ -1,4 +1,4 @@
-"""The gate against the published numbers: logits, decisions, answers, losses, and its label rule."""
+"""The gate against the published numbers: logits, decisions, answers, losses, label rule."""
 
 from __future__ import annotations
 
