@@ -129,7 +129,7 @@ def _last_row_tap(
 
 
 def _columns(state: Prefill) -> Iterator[list[int]]:
-    for prompt, offset in zip(state.prompts, state.prefix.starts.tolist(), strict=True):
+    for prompt, offset in zip(state.prompts, state.prefix.starts, strict=True):
         yield [offset + i for start, stop in prompt.image_spans for i in range(start, stop)]
 
 

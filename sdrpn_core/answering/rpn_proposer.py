@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdrpn_core.answering.proposer import MapProposer
+from sdrpn_core.answering.pruning import may_be_pruned
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
@@ -39,7 +40,7 @@ class RPNProposer(MapProposer):
         return [roi for index in sorted(found) for roi in found[index]]
 
     def _part_maps(self, state: Prefill) -> list[RoIMap]:
-        places = state.places(wants_question=self.policy.needs_question_scores)
+        places = state.places(wants_question=may_be_pruned(self.policy))
         if not places:
             return []
         readings = state.readings(self.rpn)

@@ -435,7 +435,7 @@ def test_questions_are_exchanged_with_their_responses_within_a_half(backbone, mo
         assert (other.given is None) == (sample.given is None)
         torch.testing.assert_close(
             prompt.images[0].features,
-            backbone.image_features([backbone.preprocess(records[sample.index].image)])[0],
+            backbone.image_features([backbone.preprocess(records[sample.index].images[0])])[0],
         )
         if other.given is not None:
             assert prompt.response_ids == other.response_ids
