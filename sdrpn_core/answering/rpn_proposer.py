@@ -98,9 +98,9 @@ class RPNProposer(MapProposer):
         maps: Iterator[RoIMap | None] = repeat(None)
         if not all(closed):
             maps = iter(self.rpn.score_after(readings, features, places).maps())
-        rows = []
+        rows: list[_Reading] = []
         for prompt, need, is_closed in zip(state.prompts, needs, closed, strict=True):
             # Those of closed questions, which share a pass with others, are not used.
             row = [next(maps) for _ in prompt.images]
-            rows.append((need, [None] * len(row) if is_closed else row))
+            rows.append((need, [None for _ in row] if is_closed else row))
         return rows
