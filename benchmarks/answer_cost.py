@@ -1,30 +1,36 @@
-"""What a two-stage answer costs, beside the plain one and beside the least that it could.
+"""What a two-stage answer costs, beside the plain one, the stock one, and the least that it could.
 
     python benchmarks/answer_cost.py [--quick]
 
 Models with random weights in float32, one shaped like LLaVA-1.5 (576 visual tokens, and as many for
 each crop), one like Qwen2.5-VL (1,024, crops by their size), answer one question at a time, all
-answers of one length. The LLaVA-shaped one also does so as its preset would, with the crop policy
-``mask``: half of the crop's tokens are dropped before the decoder.
+answers of one length: 8 tokens, the LLaVA-shaped one also 64. It also answers as its preset would,
+with the crop policy ``mask``: half of the crop's tokens are dropped before the decoder.
 
-- baseline: the plain answer;
+- stock generate(): the model's own ``generate()`` on ids and pixels, preprocessing included;
+- plain answer: sdrpn's, without a proposer;
+- plain answer, as long: the same with the crop as a second image, so that the prompt is about as
+  long as that of the two-stage answer;
 - two-stage: the RPN runs, and a fixed box is cropped. The prefix is kept between the two passes;
-- recomputed: the same, but nothing is kept, as in the published code: the second pass encodes and
-  runs everything again;
+- recomputed: the same, but the decoder keeps nothing: its first pass runs up to the branch layer,
+  the second everything. The image goes through the vision encoder once, as in the published code;
 - no region: the RPN runs and finds nothing to crop. The plain answer has begun and goes on;
 - no region, apart: the same, but prefix and question run apart from each other, as a store of
   prefixes makes them: first the prefix, then the question to the branch layer, then the question.
 
 Work is counted in token-layers, by hooks, for the decoder and for the RPN's trunk. The floor of an
 answer with a crop is prefix x L + question x B + RPN + (crop + question + response) x L; without a
-region it is the baseline and the RPN. What it would take in seconds is estimated from the baseline
-of the same run: what the baseline's stages take, scaled by their token-layers (decoding goes token
-by token and is taken as it is; a crop's pass through the vision encoder by its share of patches).
-That attention costs more with every token before it is not in the floor.
+region it is the plain answer and the RPN. What it would take in seconds is estimated from the plain
+answer of the same run: what its stages take, scaled by their token-layers (decoding goes token by
+token and is taken as it is; a crop's pass through the vision encoder by its share of patches). That
+attention costs more with every token before it is not in the floor.
 
-``ratio`` is measured time over the baseline's, ``floor_ratio`` the floor's over the baseline's,
-``over_floor`` the one over the other. Medians of rounds that take the cases in turns. One JSON line
-per case, one with the seconds of each stage; full size takes about four minutes on two cores.
+``to_plain``, ``to_stock`` and ``to_recomputed`` are measured times over those of the case that they
+name, ``spread`` the quartiles of the first over the rounds. ``least`` is the floor's time over the
+plain answer's, ``over_least`` the measured time over the floor's. ``per_token_to_longer`` divides
+the time of a token behind the first by that of the plain answer that is as long. Medians of rounds
+that take the cases in turns. One JSON line per case, one with the seconds of each stage; full size
+takes about eight minutes on two cores.
 """
 
 from __future__ import annotations
@@ -32,43 +38,42 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fixed_crop import FixedCrop
 from PIL import Image
 from random_llava import PATCH, write_random_llava
 from random_qwen2_5_vl import CELL, write_random_qwen2_5_vl
 from side_by_side import in_turns, noise_images, print_row, question_of
+from stock_answer import StockAnswer
 
-from sdrpn_core import (
-    RPN,
-    Answer,
-    Backbone,
-    PrefixStore,
-    Question,
-    answer_batch,
-    load_backbone,
-)
+from sdrpn_core import RPN, Answer, Backbone, PrefixStore, Question, answer_batch, load_backbone
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
-from sdrpn_core.grid.geometry import Box
 from sdrpn_core.rpn.prediction import predict_prompt_roi
+from sdrpn_core.runtime.clock import StageClock, synchronized_stages
 from sdrpn_core.runtime.generation import generate, prompt_block
 
 BENCHMARK = "answer_cost"
-BASELINE, TWO_STAGE, RECOMPUTED, NO_REGION, APART = CASES = (
-    "baseline",
+STOCK, PLAIN, LONGER, TWO_STAGE, RECOMPUTED, NO_REGION, APART = CASES = (
+    "stock generate()",
+    "plain answer",
+    "plain answer, as long",
     "two-stage",
     "recomputed",
     "no region",
     "no region, apart",
 )
-WITHOUT_CROP = (BASELINE, NO_REGION, APART)
+WITH_CROP = (TWO_STAGE, RECOMPUTED)
+WITH_RPN = (*WITH_CROP, NO_REGION, APART)
+#: Those whose stages are shown.
+STAGED = (PLAIN, TWO_STAGE, NO_REGION, APART)
 QUESTION_TOKENS = 20
 
 
@@ -81,6 +86,7 @@ class Shape:
     side: int
     branch: int
     rope: bool
+    new_tokens: tuple[int, ...]
     half: bool = False
 
 
@@ -92,12 +98,12 @@ class Size:
     width: int
     cells: tuple[int, int]
     rpn_layers: int
-    new_tokens: int
+    new_tokens: tuple[int, ...]
     rounds: int
 
 
-FULL = Size(16, 768, (24, 32), rpn_layers=2, new_tokens=8, rounds=7)
-QUICK = Size(4, 256, (4, 4), rpn_layers=1, new_tokens=2, rounds=1)
+FULL = Size(16, 768, (24, 32), rpn_layers=2, new_tokens=(8, 64), rounds=7)
+QUICK = Size(4, 256, (4, 4), rpn_layers=1, new_tokens=(2, 3), rounds=1)
 
 
 def shapes(size: Size) -> list[Shape]:
@@ -109,6 +115,7 @@ def shapes(size: Size) -> list[Shape]:
         PATCH * llava,
         branch=size.n_layers * 15 // 32,
         rope=False,
+        new_tokens=size.new_tokens,
     )
     dynamic = Shape(
         "Qwen2.5-VL",
@@ -116,53 +123,65 @@ def shapes(size: Size) -> list[Shape]:
         CELL * qwen,
         branch=size.n_layers * 16 // 28,
         rope=True,
+        new_tokens=size.new_tokens[:1],
     )
-    return [padded_square, replace(padded_square, name="LLaVA-1.5, mask", half=True), dynamic]
+    masked = replace(
+        padded_square, name="LLaVA-1.5, mask", half=True, new_tokens=size.new_tokens[:1]
+    )
+    return [padded_square, masked, dynamic]
 
 
 def recomputed(
     backbone: Backbone, rpn: RPN, question: Question, proposals: Sequence[Proposal], n_new: int
-) -> None:
-    """Both passes from scratch; the crop is known."""
-    predict_prompt_roi(backbone, backbone.encode([question]), rpn)
-    (prompt,) = backbone.encode([question])
-    jobs = [(image, one.plan) for image, one in zip(question.images, proposals, strict=True)]
-    crops = tuple(
-        tuple(part for segment in segments for part in backbone.frame_crop(segment))
-        for _, segments in encode_crops(backbone, jobs)
-    )
-    block = prompt_block(backbone, [prompt.with_crops(crops)])
-    generate(backbone, block, max_new_tokens=n_new, min_new_tokens=n_new)
+) -> dict[str, float]:
+    """Both passes of the decoder from scratch; the crop is known. Returns seconds per stage."""
+    clock = StageClock(backbone.device)
+    with clock.stage("before"):
+        (prompt,) = backbone.encode([question])
+        predict_prompt_roi(backbone, [prompt], rpn)
+        jobs = [(image, one.plan) for image, one in zip(question.images, proposals, strict=True)]
+        crops = tuple(
+            tuple(part for segment in segments for part in backbone.frame_crop(segment))
+            for _, segments in encode_crops(backbone, jobs)
+        )
+        block = prompt_block(backbone, [prompt.with_crops(crops)])
+    generate(backbone, block, max_new_tokens=n_new, min_new_tokens=n_new, clock=clock)
+    return clock.seconds
 
 
-def crop_cells(backbone: Backbone, image: Image.Image, boxes: Sequence[Box]) -> int:
+def crop_cells(backbone: Backbone, crops: Sequence[Image.Image]) -> int:
     """How many visual tokens the encoder makes of the crops."""
-    grids = [backbone.preprocess_crop(image.crop(box)).geometry.grid for box in boxes]
+    grids = [backbone.preprocess_crop(crop).geometry.grid for crop in crops]
     return sum(rows * columns for rows, columns in grids)
 
 
-class KeepsStages(list[Answer]):
-    """The answers of a case, for the medians of their stages."""
+class KeepsStages(list[Mapping[str, float]]):
+    """The seconds per stage of a case, run by run; the last stage is ``decode``."""
 
-    def ask(self, run: Callable[[], list[Answer]]) -> None:
-        """Answer once more."""
-        self.extend(run())
+    def ask(self, run: Callable[[], Mapping[str, float]]) -> None:
+        """Run once more."""
+        self.append(run())
 
     def medians(self) -> dict[str, float]:
-        """Median seconds per stage, the first (warm-up) answer left out."""
-        kept = self[1:]
-        return {
-            stage: statistics.median(one.seconds[stage] for one in kept)
-            for stage in kept[0].seconds
-        }
+        """Median seconds per stage."""
+        return {stage: statistics.median(one[stage] for one in self) for stage in self[0]}
+
+    def first_token(self) -> float:
+        """Median seconds up to the first token."""
+        return statistics.median(sum(one.values()) - one["decode"] for one in self)
+
+    def decoding_ratio(self, other: KeepsStages) -> float:
+        """Median over the rounds of the ratio of what all other tokens take."""
+        pairs = zip(self, other, strict=True)
+        return statistics.median(one["decode"] / two["decode"] for one, two in pairs)
 
 
 def floor_seconds(
-    baseline: dict[str, float], shape: AnswerShape, n_layers: int, work: int, crop_share: float
+    plain: Mapping[str, float], shape: AnswerShape, n_layers: int, work: int, crop_share: float
 ) -> float:
-    """What so many token-layers, those of the response left out, take at the baseline's speed."""
-    per_token_layer = baseline["prefill"] / ((shape.prefix + shape.question) * n_layers)
-    return baseline["vision"] * (1 + crop_share) + per_token_layer * work + baseline["decode"]
+    """What so many token-layers take at the plain answer's speed; decoding is added as it is."""
+    per_token_layer = plain["prefill"] / ((shape.prefix + shape.question) * n_layers)
+    return plain["vision"] * (1 + crop_share) + per_token_layer * work + plain["decode"]
 
 
 def measure(shape: Shape, size: Size, folder: Path) -> None:
@@ -175,88 +194,116 @@ def measure(shape: Shape, size: Size, folder: Path) -> None:
         n_layers=size.rpn_layers,
         head_options={"rope": shape.rope},
     )
+    for n_new in shape.new_tokens:
+        measure_length(backbone, rpn, shape, size, n_new)
+
+
+def measure_length(backbone: Backbone, rpn: RPN, shape: Shape, size: Size, n_new: int) -> None:
+    """Measure answers of one length and print their rows."""
     (image,) = noise_images(1, (shape.side, shape.side))
     question = Question.about(image, question_of(QUESTION_TOKENS))
-    n_new = size.new_tokens
+    options = {"max_new_tokens": n_new, "min_new_tokens": n_new}
     cropping = FixedCrop(rpn, half=shape.half)
-    answers = {case: KeepsStages() for case in CASES}
     proposals: list[Proposal] = []
 
     class Noted(FixedCrop):
-        """Remembers what was cropped, for the case that is to crop the same."""
+        """Remembers what was cropped, for the cases that are to crop the same."""
 
         def propose(self, state: Prefill) -> list[list[Proposal]]:
             found = super().propose(state)
             proposals[:] = found[0]
             return found
 
-    def ask(proposer: FixedCrop | None, *, apart: bool = False) -> list[Answer]:
+    def ask(
+        proposer: FixedCrop | None, *, about: Question = question, apart: bool = False
+    ) -> Answer:
         store = PrefixStore() if apart else None
-        options = {"max_new_tokens": n_new, "min_new_tokens": n_new}
-        return answer_batch(backbone, [question], proposer, store=store, **options)
+        with synchronized_stages():
+            return answer_batch(backbone, [about], proposer, store=store, **options)[0]
 
-    ask(Noted(rpn, half=shape.half))
-    cases: dict[str, Callable[[], object]] = {
-        BASELINE: partial(answers[BASELINE].ask, partial(ask, None)),
-        TWO_STAGE: partial(answers[TWO_STAGE].ask, partial(ask, cropping)),
+    def seconds(*args: Any, **kwargs: Any) -> Mapping[str, float]:
+        return ask(*args, **kwargs).seconds
+
+    plain, cropped = ask(None), ask(Noted(rpn, half=shape.half))
+    crops = [image.crop(box) for box in cropped.boxes]
+    longer = Question.about([image, *crops], question.text)
+    run: dict[str, Callable[[], Mapping[str, float]]] = {
+        STOCK: StockAnswer(backbone, question, options).seconds,
+        PLAIN: partial(seconds, None),
+        LONGER: partial(seconds, None, about=longer),
+        TWO_STAGE: partial(seconds, cropping),
         RECOMPUTED: partial(recomputed, backbone, rpn, question, proposals, n_new),
-        NO_REGION: partial(answers[NO_REGION].ask, partial(ask, FixedCrop(rpn, None))),
-        APART: partial(answers[APART].ask, partial(ask, FixedCrop(rpn, None), apart=True)),
+        NO_REGION: partial(seconds, FixedCrop(rpn, None)),
+        APART: partial(seconds, FixedCrop(rpn, None), apart=True),
     }
+    if shape.half:  # no image has so many tokens
+        del run[LONGER]
+    spent = {case: KeepsStages() for case in run}
     work = {}
-    for case, run in cases.items():
-        with TokenLayerCounter(backbone, rpn) as counter:
-            run()
-        work[case] = counter
-    for kept in answers.values():
-        kept.clear()
-    times = in_turns(cases, size.rounds)
+    for case in run:  # for the first time, which allocates
+        with TokenLayerCounter(backbone, rpn) as work[case]:
+            run[case]()
+    times = in_turns(
+        {case: partial(spent[case].ask, run[case]) for case in run}, size.rounds, warm_up=False
+    )
     (prompt,) = backbone.encode([question])
+    n_prompt = {case: len(prompt) for case in CASES} | {
+        LONGER: ask(None, about=longer).n_prompt_tokens,
+        **dict.fromkeys(WITH_CROP, cropped.n_prompt_tokens),
+    }
     prefix = prompt.prefix_length
-    plain = answers[BASELINE].medians()
-    crop = answers[TWO_STAGE][0].n_visual_tokens - answers[BASELINE][0].n_visual_tokens
-    n_image = answers[BASELINE][0].n_visual_tokens
-    n_cells = crop_cells(backbone, image, answers[TWO_STAGE][0].boxes)
-    framing = len(backbone.frame_crop(prompt.images[0])) - 1
-    for case in CASES:
-        inserted = 0 if case in WITHOUT_CROP else crop + framing
-        lengths = AnswerShape(prefix, len(prompt) - prefix, inserted, n_new - 1)
+    stages = spent[PLAIN].medians()
+    n_image = plain.n_visual_tokens
+    crop = cropped.n_visual_tokens - n_image
+    for case in run:
+        lengths = AnswerShape(prefix, len(prompt) - prefix, n_prompt[case] - len(prompt), n_new - 1)
         floor = (
             lengths.floor(size.n_layers, shape.branch)
-            if inserted
+            if case in WITH_CROP
             else lengths.baseline(size.n_layers)
         )
-        trunk = 0 if case == BASELINE else lengths.rpn(len(rpn.layers))
+        trunk = lengths.rpn(len(rpn.layers)) if case in WITH_RPN else 0
         prompt_work = floor + trunk - lengths.response * size.n_layers
         # All tokens of a crop are encoded, also those that are dropped behind the encoder.
-        share = n_cells / n_image if inserted else 0.0
-        least = floor_seconds(plain, lengths, size.n_layers, prompt_work, share)
-        ratio = times.ratio(case, BASELINE)
-        floor_ratio = least / sum(plain.values())
-        row = {
-            "ratio": ratio,
-            "floor_ratio": floor_ratio,
-            "over_floor": ratio / floor_ratio,
-            "to_recomputed": times.ratio(case, RECOMPUTED),
-        }
+        share = crop_cells(backbone, crops) / n_image if case in WITH_CROP else 0.0
+        least = floor_seconds(stages, lengths, size.n_layers, prompt_work, share)
+        to_plain, least_to_plain = times.ratio(case, PLAIN), least / sum(stages.values())
+        has_floor = case != LONGER  # which is another question
+        is_as_long = LONGER in run and case in (LONGER, *WITH_CROP)
         print_row(
             BENCHMARK,
             model=shape.name,
+            answer_tokens=n_new,
             case=case,
             seconds=times.median(case),
-            **row,
+            to_plain=to_plain,
+            spread=times.spread(case, PLAIN),
+            to_stock=times.ratio(case, STOCK),
+            to_recomputed=times.ratio(case, RECOMPUTED),
+            least=least_to_plain if has_floor else None,
+            over_least=to_plain / least_to_plain if has_floor else None,
+            first_token=spent[case].first_token(),
+            per_token=spent[case].medians()["decode"] / (n_new - 1),
+            per_token_to_longer=(spent[case].decoding_ratio(spent[LONGER]) if is_as_long else None),
             token_layers=work[case].token_layers,
-            least_token_layers=floor,
+            least_token_layers=floor if has_floor else None,
             rpn_token_layers=work[case].rpn_token_layers,
+            prompt_tokens=n_prompt[case],
             visual_tokens=n_image,
-            crop_tokens=crop if inserted else 0,
+            crop_tokens=crop if case in WITH_CROP else 0,
             prefix=prefix,
             question=len(prompt) - prefix,
             layers=size.n_layers,
             branch=shape.branch,
         )
-    for case in (BASELINE, TWO_STAGE, NO_REGION, APART):
-        print_row(f"{BENCHMARK}_stages", model=shape.name, case=case, **answers[case].medians())
+    for case in STAGED:
+        print_row(
+            f"{BENCHMARK}_stages",
+            model=shape.name,
+            answer_tokens=n_new,
+            case=case,
+            **spent[case].medians(),
+        )
 
 
 def main() -> None:

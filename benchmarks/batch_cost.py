@@ -12,8 +12,9 @@ answers have one length.
 - one image: each question by itself, all with one store of prefixes one after the other, and all
   in one batch.
 
-``throughput`` is relative to the first case of its kind; medians of rounds that take the cases in
-turns. One JSON line per case; full size takes about three minutes on two cores.
+``throughput`` is relative to the first case of its kind, as is ``spread``, its quartiles over the
+rounds; medians of rounds that take the cases in turns. One JSON line per case; full size takes
+about three minutes on two cores.
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ def measure(backbone: Backbone, rpn: RPN, size: Size) -> None:
                 case=case,
                 per_second=len(questions) / times.median(case),
                 throughput=times.ratio(first, case),
+                spread=times.spread(first, case),
                 token_layers=work[case].token_layers,
                 work=work[case].token_layers / work[first].token_layers,
                 n=len(questions),

@@ -11,14 +11,15 @@ length, or is given answers of that length:
 - labels, all attention kept: stock eager attention that returns every layer's, which is then
   averaged to the same maps. Maps that differ are an error;
 - labels, as published: the same, one question at a time;
+- plain answers, one at a time: what that is compared with, generate() alone on eager attention;
 - given answers, all layers: one pass over question and answer, tapped, through all layers;
 - given answers: the same, which stops after the deepest tapped layer;
 - given answers, features: the same and the branch features, as in training without stored labels.
 
-Ratios are to the plain answers, or to the given answers through all layers. Times are taken in
-turns. Memory is the peak of a process of its own: ``working`` beyond the loaded model and the
-encoded images, ``extra`` that less the working memory of the case that ratios are to.
-One JSON line per case; full size takes about four minutes on two cores.
+``ratio_to`` names what a row's ratios are to, ``to_published`` is time over that of the labels as
+published. Times are taken in turns. Memory is the peak of a process of its own: ``working`` beyond
+the loaded model and the encoded images, ``extra`` that less the working memory of the case that
+ratios are to. One JSON line per case; full size takes about six minutes on two cores.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ import numpy as np
 import torch
 from random_llava import PATCH, write_random_llava
 from side_by_side import in_fork, in_turns, noise_images, peak_memory_of, print_row, question_of
-from transformers import DynamicCache
 
 from sdrpn_core import AttentionTap, Backbone, LabelRecipe, Question, load_backbone
 from sdrpn_core.backbone.prompt import Prompt
@@ -48,10 +48,11 @@ from sdrpn_core.taps.response_attention import (
 )
 
 BENCHMARK = "label_cost"
-PLAIN, TAPPED, KEPT, PUBLISHED = OWN = (
+PLAIN, TAPPED, KEPT, ONE_BY_ONE, PUBLISHED = OWN = (
     "plain answers",
     "labels",
     "labels, all attention kept",
+    "plain answers, one at a time",
     "labels, as published",
 )
 WHOLE, STOPPED, FEATURES = GIVEN = (
@@ -60,6 +61,12 @@ WHOLE, STOPPED, FEATURES = GIVEN = (
     "given answers, features",
 )
 CASES = (*OWN, *GIVEN)
+#: What a case is compared with.
+COMPARED_WITH = {
+    **dict.fromkeys((PLAIN, TAPPED, KEPT), PLAIN),
+    **dict.fromkeys((ONE_BY_ONE, PUBLISHED), ONE_BY_ONE),
+    **dict.fromkeys(GIVEN, WHOLE),
+}
 #: float32 through several layers, in another order of summation.
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-6}
 
@@ -113,7 +120,7 @@ class Labeling:
     """
 
     def __init__(self, folder: Path, size: Size, case: str) -> None:
-        attention = "eager" if case in (KEPT, PUBLISHED) else "sdpa"
+        attention = "eager" if case in (KEPT, ONE_BY_ONE, PUBLISHED) else "sdpa"
         self.size = size
         self.heads = recipe_heads(size.recipe)
         self.backbone: Backbone = load_backbone(folder, device="cpu", attn_implementation=attention)
@@ -131,20 +138,24 @@ class Labeling:
             PLAIN: self.plain,
             TAPPED: self.tapped,
             KEPT: self.kept,
+            ONE_BY_ONE: self.one_by_one,
             PUBLISHED: self.published,
             WHOLE: self.whole,
             STOPPED: self.stopped,
             FEATURES: self.features,
         }[case]
 
-    def plain(self) -> list[tuple[int, ...]]:
+    def plain(self, prompts: Sequence[Prompt] | None = None) -> list[tuple[int, ...]]:
         """The answers."""
         return generate(
             self.backbone,
-            prompt_block(self.backbone, self.prompts),
+            prompt_block(self.backbone, prompts or self.prompts),
             max_new_tokens=self.size.response,
-            cache=DynamicCache(config=self.backbone.text_config),
         )
+
+    def one_by_one(self) -> list[tuple[int, ...]]:
+        """The answers, one question at a time."""
+        return [ids for prompt in self.prompts for ids in self.plain([prompt])]
 
     def tapped(self) -> Maps:
         """Grounding and sink maps of the answers, as the label stage reads them."""
@@ -239,13 +250,15 @@ def main() -> None:
             check_agreement(loaded[TAPPED].tapped(), reference)
         times = in_turns({case: labeling.run for case, labeling in loaded.items()}, size.rounds)
     for case in CASES:
-        to = PLAIN if case in OWN else WHOLE
+        to = COMPARED_WITH[case]
         print_row(
             BENCHMARK,
             case=case,
             ratio_to=to,
             seconds=times.median(case),
             ratio=times.ratio(case, to),
+            spread=times.spread(case, to),
+            to_published=times.ratio(case, PUBLISHED) if case in OWN else None,
             peak_memory_bytes=memory[case].peak,
             memory_ratio=memory[case].peak / memory[to].peak,
             working_memory_bytes=memory[case].working,

@@ -52,7 +52,13 @@ _CHAT_TEMPLATE = (
 
 
 def write_random_qwen2_5_vl(
-    folder: Path, *, n_layers: int, width: int, context: int = 32_768, shard_size: str = "50MB"
+    folder: Path,
+    *,
+    n_layers: int,
+    width: int,
+    context: int = 32_768,
+    max_tokens: int = MAX_TOKENS,
+    shard_size: str = "50MB",
 ) -> None:
     """Save a model as an ordinary Hugging Face folder, its weights in several files.
 
@@ -61,6 +67,7 @@ def write_random_qwen2_5_vl(
         n_layers: decoder layers.
         width: of the decoder; a multiple of 256, four query heads of 64 to a key head.
         context: the longest sequence, in tokens.
+        max_tokens: most visual tokens of an image, which is made smaller if it would have more.
         shard_size: limit of a file, as transformers writes it.
     """
     heads = width // HEAD_WIDTH
@@ -99,11 +106,11 @@ def write_random_qwen2_5_vl(
     )
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    save_random_model(folder, model, _processor(), shard_size=shard_size)
+    save_random_model(folder, model, _processor(max_tokens), shard_size=shard_size)
 
 
-def _processor() -> Qwen2_5_VLProcessor:
-    size = {"shortest_edge": MIN_TOKENS * CELL**2, "longest_edge": MAX_TOKENS * CELL**2}
+def _processor(max_tokens: int) -> Qwen2_5_VLProcessor:
+    size = {"shortest_edge": MIN_TOKENS * CELL**2, "longest_edge": max_tokens * CELL**2}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
         tokenizer=random_tokenizer(_SPECIAL, pad_token=_PAD, eos_token=_END, unk_token=_UNKNOWN),

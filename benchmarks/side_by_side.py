@@ -40,8 +40,19 @@ class Times:
 
     def ratio(self, case: str, to: str) -> float:
         """Median over the rounds of the ratio within a round: a slow minute slows both cases."""
+        return statistics.median(self._ratios(case, to))
+
+    def spread(self, case: str, to: str) -> str:
+        """The quartiles between which half of these ratios lie, in words."""
+        ratios = self._ratios(case, to)
+        if len(ratios) == 1:
+            return "one round"
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return f"{low:.2f} to {high:.2f}"
+
+    def _ratios(self, case: str, to: str) -> list[float]:
         pairs = zip(self.seconds[case], self.seconds[to], strict=True)
-        return statistics.median(one / other for one, other in pairs)
+        return [one / other for one, other in pairs]
 
 
 def in_turns(

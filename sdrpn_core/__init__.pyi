@@ -6,9 +6,11 @@ from .answering.answer import answer as answer
 from .answering.answer import answer_batch as answer_batch
 from .answering.attention_proposer import AttentionProposer as AttentionProposer
 from .answering.prefix_store import PrefixStore as PrefixStore
+from .answering.proposer import MapProposer as MapProposer
 from .answering.proposer import Proposal as Proposal
 from .answering.proposer import Proposer as Proposer
 from .answering.results import Answer as Answer
+from .answering.roi_model import RoIModel as RoIModel
 from .answering.rpn_proposer import RPNProposer as RPNProposer
 from .answering.stream import answer_stream as answer_stream
 from .backbone.adapter import Backbone as Backbone
@@ -55,6 +57,8 @@ from .labels.pseudo import pseudo_labels as pseudo_labels
 from .labels.recipe import LabelRecipe as LabelRecipe
 from .plugins.hookspecs import hookimpl as hookimpl
 from .plugins.manager import get_plugins as get_plugins
+from .rpn.card import CardFacts as CardFacts
+from .rpn.card import CardMetric as CardMetric
 from .rpn.config import RPNConfig as RPNConfig
 from .rpn.head import HeadInputs as HeadInputs
 from .rpn.head import RPNHead as RPNHead

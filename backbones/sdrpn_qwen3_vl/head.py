@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.rpn.head import HeadInputs
+from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings
 from sdrpn_core.rpn.qk_head import QKHead
 
 
@@ -40,13 +40,19 @@ class SinkQKHead(QKHead):
             )
         self.sink_threshold = float(threshold)
 
-    def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
-        """As the ``qk`` head; sinks get the lowest finite logit, or no share."""
+    def highest_scores(
+        self,
+        inputs: HeadInputs,
+        queries: torch.Tensor,
+        rotary: PositionEmbeddings | None,
+        distribution: bool,
+    ) -> torch.Tensor:
+        """As of the ``qk`` head; sinks get the lowest finite logit, or no share."""
         if self.training or inputs.first is None:
-            return super().forward(inputs, distribution)
-        tokens = [(inputs.query, inputs.query_rotary), (inputs.first, inputs.first_rotary)]
+            return super().highest_scores(inputs, queries, rotary, distribution)
+        tokens = [(queries, rotary), (inputs.first[:, None], inputs.first_rotary)]
         (query, first), key = self.queries_and_key(inputs, tokens)
-        scores = self.products(query, key, inputs.valid, distribution)
+        scores = self.highest_products(query, key, inputs.valid, distribution)
         nothing = 0.0 if distribution else torch.finfo(scores.dtype).min
         return scores.masked_fill(sink_scores(first, key) >= self.sink_threshold, nothing)
 

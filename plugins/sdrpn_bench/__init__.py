@@ -21,17 +21,19 @@ from sdrpn_core import hookimpl
 if TYPE_CHECKING:
     from sdrpn_bench.bench_model import BenchModel
     from sdrpn_bench.method import Method, MethodContext
+    from sdrpn_bench.metrics.metric import Metric
     from sdrpn_bench.runner import run_benchmark
     from sdrpn_core.plugins.registry import Registry
 
 SDRPN_API = 1
 
-__all__ = ["BenchModel", "Method", "MethodContext", "run_benchmark"]
+__all__ = ["BenchModel", "Method", "MethodContext", "Metric", "run_benchmark"]
 
 _MODULES = {
     "BenchModel": "bench_model",
     "Method": "method",
     "MethodContext": "method",
+    "Metric": "metrics.metric",
     "run_benchmark": "runner",
 }
 
@@ -54,6 +56,36 @@ def sdrpn_register_methods(registry: Registry[Any]) -> None:
     registry.add(
         "oracle", "sdrpn_bench.known_boxes:Oracle", help="upper bound: crops of the true boxes"
     )
+    registry.add(
+        "full",
+        "sdrpn_bench.whole_image:FullImage",
+        help="control: the plain answer with as many visual tokens as the two-stage answer had",
+    )
+    registry.add(
+        "full_max",
+        "sdrpn_bench.whole_image:MostTokens",
+        help="control: the plain answer with as many visual tokens as the image has pixels for",
+    )
+    registry.add(
+        "tiles",
+        "sdrpn_bench.whole_image:Tiles",
+        help="control: the whole image and its tiles, for families that were trained on them",
+    )
+
+
+@hookimpl
+def sdrpn_register_metrics(registry: Registry[Any]) -> None:
+    """Register the metrics that published benchmarks report."""
+    for name, target, help_line in (
+        ("exact_match", "ExactMatch", "an accepted answer, word for word; signs and units count"),
+        ("vqa_accuracy", "VQAAccuracy", "agreement with the annotators (VQA, TextVQA)"),
+        ("anls", "ANLS", "similarity of spelling (DocVQA, InfographicVQA)"),
+        ("relaxed_accuracy", "RelaxedAccuracy", "numbers within 5%, else equal texts (ChartQA)"),
+        ("multiple_choice", "MultipleChoice", "the letter of an option (V*, HR-Bench)"),
+        ("yes_no", "YesNo", "yes or no, with precision, recall and F1 of yes (POPE)"),
+        ("containment", "Containment", "an accepted answer occurs in the response (OCRBench)"),
+    ):
+        registry.add(name, f"sdrpn_bench.metrics.{name}:{target}", help=help_line)
 
 
 @hookimpl

@@ -11,10 +11,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sdrpn_bench.curve_figure import draw_curves
+from sdrpn_bench.intervals import mean_interval
 from sdrpn_bench.item_store import Row
+from sdrpn_bench.percent import percent
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.util.atomic_files import atomic_write
-from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +40,8 @@ def write_figures(folder: Path, results: Mapping[str, Any], rows: Sequence[Row])
         rows: the item results of all models.
 
     Returns:
-        The files: accuracy; accuracy by object size where boxes are known; gain against cost where
-        there is a baseline.
+        The files: accuracy; accuracy by object size where boxes are known; gain against time where
+        there is a baseline; accuracy against cost with its Pareto front.
     """
     (folder / FOLDER_NAME).mkdir(exist_ok=True)
     models = results["models"]
@@ -49,6 +51,7 @@ def write_figures(folder: Path, results: Mapping[str, Any], rows: Sequence[Row])
         written.append(_save(folder, "accuracy_by_object_size", figure))
     if any("time_ratio" in v for model in models.values() for v in model["methods"].values()):
         written.append(_save(folder, "gain_and_cost", _panels(models, _draw_gain, rows)))
+    written.append(_save(folder, "accuracy_and_cost", draw_curves(results["curves"])))
     return written
 
 
@@ -73,7 +76,7 @@ def _draw_accuracy(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) 
     axes.errorbar(names, values, yerr=errors, fmt="none", ecolor="black", capsize=3, lw=1)
     for bar, value, high in zip(bars, values, limits[:, 1], strict=True):
         middle = bar.get_x() + bar.get_width() / 2
-        axes.annotate(f"{value:.1%}", (middle, high), (0, 3), textcoords="offset points",
+        axes.annotate(percent(value), (middle, high), (0, 3), textcoords="offset points",
                       ha="center", fontsize=8)  # fmt: skip
     axes.set_ylim(0, 1.08)
     axes.set_yticks(np.linspace(0, 1, 6))
@@ -89,9 +92,9 @@ def _draw_by_size(axes: Axes, methods: Mapping[str, Any], rows: Sequence[Row]) -
     middles = [100 * float(np.median(sizes[part])) for part in bins]
     names = list(methods)
     for name, color in zip(names, _colors(names), strict=True):
-        correct = [[known[i]["methods"][name]["correct"] for i in part] for part in bins]
-        values = [sum(part) / len(part) for part in correct]
-        limits = np.array([wilson(sum(part), len(part)) for part in correct])
+        scores = [[known[i]["methods"][name]["score"] for i in part] for part in bins]
+        values = [sum(part) / len(part) for part in scores]
+        limits = np.array([mean_interval(part) for part in scores])
         axes.plot(middles, values, "o-", color=color, label=name, ms=4, lw=1.5)
         axes.fill_between(middles, limits[:, 0], limits[:, 1], color=color, alpha=0.12, lw=0)
     axes.set_ylim(0, 1.02)

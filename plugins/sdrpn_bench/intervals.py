@@ -1,4 +1,7 @@
-"""Intervals of paired differences, in closed form: no resampling, no seed.
+"""Intervals of mean scores and of their paired differences.
+
+Where every score is 0 or 1 they have a closed form: no resampling, no seed. Where one lies between,
+items are resampled, see :mod:`sdrpn_bench.bootstrap`.
 
 References:
     R. G. Newcombe, Improved confidence intervals for the difference between binomial proportions
@@ -12,11 +15,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 from scipy.special import bdtr  # scipy.stats takes seconds to import
 
+from sdrpn_bench.bootstrap import bootstrap
 from sdrpn_core.util.wilson import wilson
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -24,37 +32,62 @@ class PairedDifference:
     """How two methods differ on the same items.
 
     Attributes:
-        value: accuracy of the method minus that of the reference.
+        value: mean score of the method minus that of the reference.
         interval: its 95% interval.
-        wins: items that only the method answers correctly.
-        losses: items that only the reference answers correctly.
-        p_value: exact two-sided McNemar test of no difference.
+        wins: items on which the method scores higher.
+        losses: items on which the reference scores higher.
+        p_value: exact two-sided McNemar test of no difference; ``None`` where a score lies between
+            0 and 1.
     """
 
     value: float
-    interval: tuple[float, float]
+    interval: Interval
     wins: int
     losses: int
-    p_value: float
+    p_value: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "interval": list(self.interval)}
 
 
-def paired_difference(method: Sequence[bool], reference: Sequence[bool]) -> PairedDifference:
+def is_graded(scores: Sequence[float]) -> bool:
+    """Whether any score lies between 0 and 1."""
+    return any(0 < score < 1 for score in scores)
+
+
+def mean_interval(scores: Sequence[float]) -> Interval:
+    """The 95% interval of a mean score: Wilson's, or for graded scores a bootstrap.
+
+    Args:
+        scores: per item, from 0 to 1.
+
+    Raises:
+        ValueError: no items.
+    """
+    if not is_graded(scores):
+        return wilson(scores.count(1), len(scores))
+    if len(scores) == 1:  # nothing to resample: it might be anything
+        return 0.0, 1.0
+    low, high = bootstrap([scores], np.mean)
+    return float(low), float(high)
+
+
+def paired_difference(method: Sequence[float], reference: Sequence[float]) -> PairedDifference:
     """Compare two methods item by item.
 
     Args:
-        method: per item, whether the method is correct.
+        method: per item, the method's score, from 0 to 1.
         reference: the same items, for the reference.
 
     Raises:
         ValueError: no items, or different numbers of them.
     """
-    pairs = [(bool(a), bool(b)) for a, b in zip(method, reference, strict=True)]
-    both, wins = pairs.count((True, True)), pairs.count((True, False))
-    losses, neither = pairs.count((False, True)), pairs.count((False, False))
+    pairs = list(zip(method, reference, strict=True))
+    if is_graded(method) or is_graded(reference):
+        return _graded_difference([a - b for a, b in pairs])
+    both, wins = pairs.count((1, 1)), pairs.count((1, 0))
+    losses, neither = pairs.count((0, 1)), pairs.count((0, 0))
     n = len(pairs)
     value = (wins - losses) / n if n else 0.0
     low_1, high_1 = _distances(both + wins, n)
@@ -64,6 +97,15 @@ def paired_difference(method: Sequence[bool], reference: Sequence[bool]) -> Pair
     high = value + _hypotenuse(high_1, low_2, phi)
     p_value = min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
     return PairedDifference(value, (max(-1.0, low), min(1.0, high)), wins, losses, p_value)
+
+
+def _graded_difference(differences: list[float]) -> PairedDifference:
+    interval = -1.0, 1.0
+    if len(differences) > 1:
+        low, high = bootstrap([differences], np.mean)
+        interval = float(low), float(high)
+    wins, losses = (sum(sign * d > 0 for d in differences) for sign in (1, -1))
+    return PairedDifference(fmean(differences), interval, wins, losses, None)
 
 
 def _distances(correct: int, n: int) -> tuple[float, float]:

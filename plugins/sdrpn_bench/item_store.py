@@ -31,16 +31,22 @@ Row = dict[str, Any]
 class _MethodResult:
     """What a method gave for an item, as it is checked; see :mod:`sdrpn_bench.measure`."""
 
-    correct: bool
+    score: float
     outcome: str
     seconds: float
+    cost: Mapping[str, float | None] = field(default_factory=dict)
     text: str = ""
+    counts: Mapping[str, float] = field(default_factory=dict)
     visual_tokens: int = 0
     stages: Mapping[str, float] = field(default_factory=dict)
     boxes: Sequence[Sequence[int]] = ()
     crop_hit: bool = False
     map_hit: bool = False
     error: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score <= 1:
+            raise ConfigError(f"the score must be from 0 to 1, not {self.score}")
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,11 @@ class _ItemRow:
     index: int
     id: str
     question: str = ""
-    answer: str | None = None
+    answers: Sequence[str] = ()
+    category: str | None = None
     object_size: float | None = None
     methods: Mapping[str, _MethodResult] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
     def __post_init__(self) -> None:

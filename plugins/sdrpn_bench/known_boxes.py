@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
 from typing import TYPE_CHECKING, ClassVar
 
 from sdrpn_bench.method import Method, MethodContext
@@ -31,7 +30,7 @@ class KnownBoxes(Proposer):
     """Crops given boxes, whatever the model sees.
 
     Args:
-        choices: one per question; every question must have exactly one image.
+        choices: one per question; drawn anew for every image of it.
     """
 
     def __init__(self, choices: Sequence[BoxChoice]) -> None:
@@ -40,10 +39,12 @@ class KnownBoxes(Proposer):
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """Plan the crops of every image; there is always at least one."""
         return [
-            [_proposal(choice.boxes(image.geometry.source_size), image.geometry)]
+            [
+                _proposal(choice.boxes(image.geometry.source_size), image.geometry)
+                for image in prompt.images
+                if image.geometry is not None
+            ]
             for choice, prompt in zip(self.choices, state.prompts, strict=True)
-            for image in prompt.images
-            if image.geometry is not None
         ]
 
 
@@ -85,6 +86,7 @@ class Oracle(Method):
     """
 
     needs_boxes: ClassVar[bool] = True
+    is_control: ClassVar[bool] = True
 
     margin: float = DEFAULT_MARGIN
 
@@ -111,6 +113,8 @@ class RandomBox(Method):
         margin: see :data:`DEFAULT_MARGIN`.
     """
 
+    is_control: ClassVar[bool] = True
+
     margin: float = DEFAULT_MARGIN
 
     def __post_init__(self) -> None:
@@ -127,15 +131,8 @@ class RandomBox(Method):
 
 
 def _proposal(boxes: Sequence[Box], geometry: Geometry) -> Proposal:
-    crops = tuple(Crop(box, _whole_cells(box, geometry)) for box in boxes)
+    crops = tuple(Crop(box, geometry.covering_cells(box)) for box in boxes)
     return Proposal(CropPlan(Outcome.OK, crops))
-
-
-def _whole_cells(box: Box, geometry: Geometry) -> Box:
-    """The smallest grid box that covers a source box."""
-    rows, columns = geometry.grid
-    x0, y0, x1, y1 = geometry.to_grid([box])[0].tolist()
-    return max(0, floor(x0)), max(0, floor(y0)), min(columns, ceil(x1)), min(rows, ceil(y1))
 
 
 def _grown(box: Box, margin: float, size: tuple[int, int]) -> Box:

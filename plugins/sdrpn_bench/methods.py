@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from sdrpn_bench.method import Method, MethodContext
@@ -21,22 +21,28 @@ if TYPE_CHECKING:
 class Baseline(Method):
     """Stock generation on the whole image."""
 
-    def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer | None:
-        """Return no proposer."""
-        return None
-
 
 @dataclass(frozen=True)
 class TrainedRPN(Method):
     """The two-stage answer with a trained RPN.
 
     Attributes:
-        threshold: overrides the threshold of the RPN's crop policy.
+        threshold: overrides the threshold of the RPN's crop policy, and the one that was published
+            for the model and the dataset.
     """
 
     needs_rpn: ClassVar[bool] = True
 
     threshold: float | None = None
+
+    def tuned(self, threshold: float, context: MethodContext) -> TrainedRPN:
+        """The published threshold, unless one was chosen or the policy's are of another kind."""
+        is_relative = context.policy[1].get("relative", False)
+        return (
+            self
+            if self.threshold is not None or is_relative
+            else replace(self, threshold=threshold)
+        )
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
         """Propose by the RPN, with the crop policy of its configuration.

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdrpn_bench.bootstrap import N_RESAMPLES
+from sdrpn_bench.curve_report import COST_HEADER, NOTES, cost_row, curve_tables
+from sdrpn_bench.markdown import table
+from sdrpn_bench.percent import percent
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.runtime.clock import ANSWER_STAGES
 from sdrpn_core.util.atomic_files import atomic_write
@@ -17,13 +21,17 @@ _NONE = "–"
 
 _INTERVALS = (
     f"Accuracies have Wilson score intervals (z = {Z95:.2f}); differences are paired by item, "
-    "with Newcombe's interval (1998, method 10). They reflect how much the choice of items may "
-    "matter, not the effect of another training run or another prompt, and they are not corrected "
-    "for multiple comparisons."
+    "with Newcombe's interval (1998, method 10). Where scores lie between 0 and 1, and for totals "
+    f"such as F1, items are resampled instead ({N_RESAMPLES} times, percentile intervals), and "
+    "there is no McNemar test. All of these reflect how much the choice of items may matter, not "
+    "the effect of another training run or another prompt, and they are not corrected for multiple "
+    "comparisons."
 )
 _CONTROLS = (
     "`random` and `oracle` know the true box (its size, and all of it): they are controls, not "
-    "practical methods. `attention` takes an entire plain answer before its second pass."
+    "practical methods. `full` takes its number of visual tokens from an answer that is no part of "
+    "its cost. `attention` takes an entire plain answer before its second pass. Where only the "
+    "policy changes in a sweep, maps are computed once, and each point is charged for them."
 )
 
 
@@ -46,27 +54,19 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
         "# Benchmark",
         "",
         f"Data: {results['data']}, {results['n']} items, seed {results['seed']}.",
+        f"Metric: {_metric(results['metric'])}; the accuracy is its mean.",
     ]
     if len(results["models"]) > 1:
         lines += ["", "## All models", "", *_all_models(results["models"])]
     for name, model in results["models"].items():
         lines += ["", f"## {name}", "", *_model_lines(model)]
+    lines += ["", "## Accuracy against cost", *_curve_lines(results["curves"])]
     if figures:
         lines += ["", "## Figures", ""]
         lines += [f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in figures]
     lines += ["", "## How to read this", "", *_notes(results)]
     lines += ["", "## Environment", "", *_environment(results), ""]
     return "\n".join(lines).encode()
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Format a Markdown table; vertical bars in cells are escaped."""
-    body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "|".join(" --- " for _ in header) + "|",
-        *("| " + " | ".join(row) + " |" for row in body),
-    ]
 
 
 def _all_models(models: Mapping[str, Any]) -> list[str]:
@@ -76,10 +76,13 @@ def _all_models(models: Mapping[str, Any]) -> list[str]:
     for method in methods:
         cells = []
         for model in models.values():
-            values = model["methods"][method]
+            values = model["methods"].get(method)
+            if values is None:
+                cells.append(_NONE)
+                continue
             gain = values.get("difference")
             cells.append(
-                f"{values['accuracy']:.1%}" + (f", {_points(gain)}" if gain is not None else "")
+                percent(values["accuracy"]) + (f", {_points(gain)}" if gain is not None else "")
             )
         rows.append([method, *cells])
     return table(["method", *models], rows)
@@ -89,12 +92,18 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
     methods = model["methods"]
     lines = [
         f"Backbone `{model['model']}`, RPN `{model['rpn'] or 'none'}`, {model['n']} items scored.",
+        *_published_lines(model),
+        *_partial_lines(model),
         "",
         *table(
             ("method", "accuracy (95%)", f"difference from {REFERENCE} (95%)", "McNemar p",
              "visual tokens", "s / question", f"time / {REFERENCE}"),
             [_accuracy_row(name, values) for name, values in methods.items()],
         ),
+        *_totals_lines(methods),
+        *_category_lines(methods),
+        "",
+        *table(COST_HEADER, [cost_row(name, values) for name, values in methods.items()]),
         "",
         *_outcome_table(methods),
         "",
@@ -110,6 +119,9 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
             "",
             *table(("method", "map peak in a true box", "crop contains its center"), pointing),
         ]
+    if model["refused"]:
+        lines += ["", "Left out:", ""]
+        lines += [f"- `{name}`: {reason}" for name, reason in model["refused"].items()]
     if model["skipped"]["n"]:
         items = model["skipped"]["items"]
         lines += ["", f"Skipped for all methods: {len(items)} of {len(items) + model['n']}.", ""]
@@ -119,6 +131,75 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _curve_lines(curves: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for name, curve in curves.items():
+        lines += ["", f"### {name}"]
+        for header, rows in curve_tables(curve):
+            lines += ["", *table(header, rows)]
+    return lines
+
+
+def _metric(metric: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key} = {value}" for key, value in metric["options"].items())
+    return f"`{metric['name']}`" + (f" ({options})" if options else "")
+
+
+def _totals_lines(methods: Mapping[str, Any]) -> list[str]:
+    """Tabulate what the metric computes beside the mean score, such as F1."""
+    names = list(dict.fromkeys(name for values in methods.values() for name in values["totals"]))
+    if not names:
+        return []
+    rows = [
+        [method, *(_total(values["totals"][name]) for name in names)]
+        for method, values in methods.items()
+    ]
+    return ["", *table(("method", *(f"{name} (95%)" for name in names)), rows)]
+
+
+def _total(total: Mapping[str, Any]) -> str:
+    difference = total.get("difference")
+    return _interval_text(total["value"], total["interval"]) + (
+        f", {_points(difference)}" if difference else ""
+    )
+
+
+def _category_lines(methods: Mapping[str, Any]) -> list[str]:
+    """Tabulate categories by methods, where records have any: accuracy and gain."""
+    found = dict.fromkeys(name for values in methods.values() for name in values["categories"])
+    rows = []
+    for category in found:
+        cells = [values["categories"].get(category) for values in methods.values()]
+        rows.append([category, str(max(cell["n"] for cell in cells if cell)), *map(_cell, cells)])
+    return ["", *table(("category", "items", *methods), rows)] if rows else []
+
+
+def _cell(values: Mapping[str, Any] | None) -> str:
+    """Accuracy and gain; a method that needs boxes may have no item of a category."""
+    if values is None or "difference" not in values:
+        return _share(values)
+    return f"{_share(values)}, {_points(values['difference'])}"
+
+
+def _published_lines(model: Mapping[str, Any]) -> list[str]:
+    """Say which options are published ones."""
+    return [
+        f"`{method}` runs with "
+        + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+        + f", as published for {model['preset']} on this dataset; `--method-option` overrides it."
+        for method, options in model.get("published_options", {}).items()
+    ]
+
+
+def _partial_lines(model: Mapping[str, Any]) -> list[str]:
+    """Say which methods answered only some of the items."""
+    return [
+        f"`{name}` needs boxes: {values['n']} items have some, and the difference is over these."
+        for name, values in model["methods"].items()
+        if values["n"] < model["n"]
+    ]
+
+
 def _accuracy_row(name: str, values: Mapping[str, Any]) -> list[str]:
     difference = values.get("difference")
     tokens = values["visual_tokens"]
@@ -126,7 +207,9 @@ def _accuracy_row(name: str, values: Mapping[str, Any]) -> list[str]:
         name,
         _share(values),
         _points(difference) if difference else _NONE,
-        f"{difference['p_value']:.2g}" if difference else _NONE,
+        f"{difference['p_value']:.2g}"
+        if difference and difference["p_value"] is not None
+        else _NONE,
         _NONE if tokens is None else f"{tokens:.0f}",
         f"{values['seconds_per_question']:.3f}",
         f"{values['time_ratio']:.2f}" if "time_ratio" in values else _NONE,
@@ -158,8 +241,12 @@ def _stage_table(methods: Mapping[str, Any]) -> list[str]:
 def _share(values: Mapping[str, Any] | None) -> str:
     if not values:
         return _NONE
-    low, high = values["interval"]
-    return f"{values['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+    return _interval_text(values["accuracy"], values["interval"])
+
+
+def _interval_text(share: float, interval: Sequence[float]) -> str:
+    low, high = map(percent, interval)
+    return f"{percent(share)} ({low} to {high})"
 
 
 def _points(difference: Mapping[str, Any]) -> str:
@@ -188,7 +275,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         "chooses the crops, `crop` encodes them, and `roi_prefill` runs them and the question. "
         "`decode` generates the response."
     )
-    notes = [_INTERVALS, items, costs, _CONTROLS]
+    notes = [_INTERVALS, items, costs, *NOTES, _CONTROLS]
     options = {name: values for name, values in results["method_options"].items() if values}
     if options:
         listed = "; ".join(

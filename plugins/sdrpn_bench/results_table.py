@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_bench.percent import percent
 from sdrpn_bench.summary import REFERENCE
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COLUMNS = ("accuracy [95%]", "gain, points [95%]", "tokens", "time")
+_COLUMNS = ("accuracy [95%]", "gain, points [95%]", "tokens", "cost", "time")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
@@ -23,7 +24,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{results['data']}, n = {results['n']}, seed {results['seed']}"
+    metric = results["metric"]["name"]
+    title = f"{results['data']}, {metric}, n = {results['n']}, seed {results['seed']}"
     table = Table(
         title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -33,7 +35,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for name, model in results["models"].items():
         table.add_row(Text(name, style="bold"))
         for number, (method, values) in enumerate(model["methods"].items(), start=1):
-            cells = map(Text, (f"  {method}", *_cells(values)))
+            part = "" if values["n"] == model["n"] else f" (n = {values['n']})"
+            cells = map(Text, (f"  {method}{part}", *_cells(values)))
             table.add_row(*cells, end_section=number == len(model["methods"]))
     return table
 
@@ -44,7 +47,7 @@ def gain_line(name: str, model: Mapping[str, Any], method: str) -> str:
     before, after = model["methods"][REFERENCE]["accuracy"], values["accuracy"]
     low, high = (100 * limit for limit in values["difference"]["interval"])
     return (
-        f"{name}: {before:.1%} -> {after:.1%}, {100 * (after - before):+.1f} points "
+        f"{name}: {percent(before)} -> {percent(after)}, {100 * (after - before):+.1f} points "
         f"(95% paired interval {low:+.1f} to {high:+.1f})"
     )
 
@@ -56,9 +59,11 @@ def _cells(values: Mapping[str, Any]) -> list[str]:
         least, most = (100 * limit for limit in difference["interval"])
         gain = f"{100 * difference['value']:+.1f} [{least:+.1f}, {most:+.1f}]"
     tokens, ratio = values["visual_tokens"], values.get("time_ratio")
+    cost = values.get("cost_ratio")
     return [
-        f"{100 * values['accuracy']:.1f}% [{low:.1f}, {high:.1f}]",
+        f"{percent(values['accuracy'])} [{low:.1f}, {high:.1f}]",
         gain,
         "" if tokens is None else f"{tokens:.0f}",
+        "" if cost is None else f"x {cost:.2f}",
         "" if ratio is None else f"x {ratio:.2f}",
     ]

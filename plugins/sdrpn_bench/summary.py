@@ -3,58 +3,83 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sdrpn_bench.intervals import paired_difference
+from sdrpn_bench.intervals import is_graded, mean_interval, paired_difference
 from sdrpn_bench.item_store import Row
 from sdrpn_bench.measure import ERROR_OUTCOME
+from sdrpn_bench.totals import metric_totals
 from sdrpn_core.util.wilson import wilson
+
+if TYPE_CHECKING:
+    from sdrpn_bench.metrics.metric import Metric
 
 #: The method that the others are compared with.
 REFERENCE = "baseline"
 
 
-def summarize(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
+def summarize(rows: Sequence[Row], methods: Sequence[str], metric: Metric) -> dict[str, Any]:
     """Aggregate the results of one model.
 
     Args:
         rows: its item results, including those without an answer.
         methods: the compared methods, in order.
+        metric: what the answers were scored by.
 
     Returns:
-        ``n`` scored items, ``skipped`` (number and reasons), and per method: accuracy with its
-        interval, difference from the baseline, outcomes, cost (seconds per question, in total and
-        by stage of the answer), and pointing if boxes are known.
+        ``n`` scored items, ``skipped`` (number and reasons), and per method: accuracy (the mean
+        score) with its interval, the metric's other totals, difference from the baseline, the same
+        per category, outcomes, cost (seconds per question, in total and by stage of the answer;
+        token-layers, passes, and peak memory in bytes), and pointing if boxes are known.
     """
     scored = [row for row in rows if "methods" in row]
     skipped = [{"id": row["id"], "error": row["error"]} for row in rows if "methods" not in row]
-    by_method = {name: [row["methods"][name] for row in scored] for name in methods}
+    summarized = {}
+    for name in methods:
+        # A method that needs boxes is compared on the items that have them.
+        served = [row for row in scored if name in row["methods"]]
+        if not served:
+            continue
+        results = [row["methods"][name] for row in served]
+        reference = None
+        if name != REFERENCE and REFERENCE in methods:
+            reference = [row["methods"][REFERENCE] for row in served]
+        summarized[name] = _method(results, reference, metric)
+        for category, places in _places_by_category(served).items():
+            own = [results[place] for place in places]
+            beside = [reference[place] for place in places] if reference is not None else None
+            summarized[name]["categories"][category] = _accuracy(own, beside, metric)
     return {
         "n": len(scored),
         "skipped": {"n": len(skipped), "items": skipped},
-        "methods": {
-            name: _method(by_method[name], by_method.get(REFERENCE) if name != REFERENCE else None)
-            for name in methods
-        },
+        "methods": summarized,
     }
 
 
-def _method(results: Sequence[Row], reference: Sequence[Row] | None) -> dict[str, Any]:
-    correct = [result["correct"] for result in results]
-    n, n_correct = len(correct), sum(correct)
+def _places_by_category(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Indices of the rows of each category; rows without one are in none."""
+    found: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.get("category") is not None:
+            found.setdefault(row["category"], []).append(place)
+    return dict(sorted(found.items()))
+
+
+def _method(
+    results: Sequence[Row], reference: Sequence[Row] | None, metric: Metric
+) -> dict[str, Any]:
     seconds = [result["seconds"] for result in results]
     tokens = [result["visual_tokens"] for result in results if "visual_tokens" in result]
     values: dict[str, Any] = {
-        "accuracy": n_correct / n,
-        "interval": list(wilson(n_correct, n)),
-        "correct": n_correct,
-        "n": n,
+        **_accuracy(results, reference, metric),
+        "categories": {},
         "outcomes": dict(Counter(result["outcome"] for result in results)),
         "errors": sum(result["outcome"] == ERROR_OUTCOME for result in results),
         "visual_tokens": fmean(tokens) if tokens else None,
         "seconds_per_question": fmean(seconds),
+        "cost": _cost(results),
         "stages": _stages(results),
         "pointing": {
             "map": _share(results, "map_hit"),
@@ -62,9 +87,48 @@ def _method(results: Sequence[Row], reference: Sequence[Row] | None) -> dict[str
         },
     }
     if reference is not None:
-        difference = paired_difference(correct, [result["correct"] for result in reference])
-        values["difference"] = difference.to_dict()
         values["time_ratio"] = sum(seconds) / sum(result["seconds"] for result in reference)
+        base = total_cost(_cost(reference))
+        values["cost_ratio"] = total_cost(values["cost"]) / base if base else None
+    return values
+
+
+def total_cost(cost: Mapping[str, Any]) -> float:
+    """Token-layers per question, forward and backward."""
+    return float(cost["token_layers"] + cost["backward_token_layers"])
+
+
+def _cost(results: Sequence[Row]) -> dict[str, Any]:
+    """Means per question, and the largest peak of memory."""
+    costs = [result["cost"] for result in results]
+    peaks = [cost["peak_memory"] for cost in costs if cost["peak_memory"] is not None]
+    means = ("token_layers", "backward_token_layers", "passes")
+    return {
+        **{name: fmean(cost[name] for cost in costs) for name in means},
+        "peak_memory": max(peaks, default=None),
+    }
+
+
+def _accuracy(
+    results: Sequence[Row], reference: Sequence[Row] | None, metric: Metric
+) -> dict[str, Any]:
+    """The mean score, the metric's other totals, and how they differ from the reference's."""
+    scores = [result["score"] for result in results]
+    values: dict[str, Any] = {
+        "accuracy": fmean(scores),
+        "interval": list(mean_interval(scores)),
+        "graded": is_graded(scores),
+        "correct": scores.count(1),
+        "n": len(scores),
+        "totals": metric_totals(
+            metric,
+            [result["counts"] for result in results],
+            None if reference is None else [result["counts"] for result in reference],
+        ),
+    }
+    if reference is not None:
+        difference = paired_difference(scores, [result["score"] for result in reference])
+        values["difference"] = difference.to_dict()
     return values
 
 

@@ -31,7 +31,7 @@ __all__ = ["ASSETS", "SDRPN_API", "backbone_dir", "rpn_dir"]
 
 @hookimpl
 def sdrpn_register_datasets(registry: Any) -> None:
-    """Register the splits, each with its scorer."""
+    """Register the splits, each with its metric."""
     for split, help_line in (
         ("train", "small dotted shapes, for labels and RPN training"),
         ("small", "test: small shapes, whose dots vanish at model resolution"),
@@ -41,8 +41,18 @@ def sdrpn_register_datasets(registry: Any) -> None:
             f"glyphs/{split}",
             f"sdrpn_glyphs.records:{split}",
             help=help_line,
-            scorer="sdrpn_glyphs.records:is_correct",
+            metric="glyphs_color",
         )
+
+
+@hookimpl
+def sdrpn_register_metrics(registry: Any) -> None:
+    """Register the metric of the splits."""
+    registry.add(
+        "glyphs_color",
+        "sdrpn_glyphs.metric:GlyphsColor",
+        help="the color of the dot, whatever else a response says (glyphs)",
+    )
 
 
 @hookimpl

@@ -141,7 +141,7 @@ def _train_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], log:
 def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: Path) -> list[Path]:
     """Draw one image per record: the plain answer, and the answer with its region."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = [open_image(record.image) for record in records if record.image is not None]
+    images = [open_image(record.images[0]) for record in records]
     questions = [Question(r.question, (image,)) for r, image in zip(records, images, strict=True)]
     plain = answer_batch(backbone, questions, max_new_tokens=MAX_NEW_TOKENS)
     found = answer_batch(backbone, questions, RPNProposer(rpn), max_new_tokens=MAX_NEW_TOKENS)

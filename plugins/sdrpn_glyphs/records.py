@@ -37,9 +37,9 @@ class GlyphRecords(Sequence[Record]):
         item = make_item(self.split, positions, self.seed)
         return Record(
             id=item.id,
-            image=item.image,
+            images=(item.image,),
             question=item.question,
-            answer=item.answer,
+            answers=(item.answer,),
             boxes=item.boxes,
         )
 

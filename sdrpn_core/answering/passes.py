@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,18 +12,17 @@ from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.encoding import encode_questions
 from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
 from sdrpn_core.answering.prefill import run_encoded
-from sdrpn_core.answering.prefix import prefix_block
-from sdrpn_core.answering.proposer import Proposal
+from sdrpn_core.answering.prefix import prefix_block, prefix_cache
+from sdrpn_core.answering.pruning import n_unchanged, without_costly_pruning
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generation import generate, prompt_block, reads_prompts
-from sdrpn_core.runtime.kv_cache import join_cache
+from sdrpn_core.runtime.generation import STATIC, generate, prompt_block, reads_prompts
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
     from sdrpn_core.answering.prefix import Prefix
     from sdrpn_core.answering.prefix_store import PrefixStore
-    from sdrpn_core.answering.proposer import Proposer
+    from sdrpn_core.answering.proposer import Proposal, Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
     from sdrpn_core.backbone.prompt import Prompt
 
@@ -89,7 +88,8 @@ def first_pass(
     clock = StageClock(backbone.device)
     reader = None if proposer is None else proposer.reader
     encoded = encode_questions(backbone, questions, reader, store=store, clock=clock)
-    if store is None and encoded.is_unshared:
+    is_own = store is None and encoded.is_unshared
+    if is_own:
         if proposer is None:
             seconds = clock.shares(len(questions))
             return [
@@ -97,7 +97,9 @@ def first_pass(
                 for prompt in encoded.whole_prompts()
             ]
         # A streamer sees the prompt of each generation: an attempt that is given up would show.
-        may_try = reader is not None and "streamer" not in generation
+        # A static cache has no columns that could be handed to the second pass.
+        is_static = generation.get("cache_implementation") == STATIC
+        may_try = reader is not None and "streamer" not in generation and not is_static
         if may_try and encoded.runs_in_one_pass(max_padding):
             attempt = try_plain_answer(
                 backbone,
@@ -110,7 +112,14 @@ def first_pass(
             if isinstance(attempt, ProposedRegions):
                 return [*_with_crops(backbone, attempt.state, attempt.proposals)]
             return [*attempt]
-    state = run_encoded(encoded, reader, store=store, max_padding=max_padding, clock=clock)
+    state = run_encoded(
+        encoded,
+        reader,
+        store=store,
+        max_padding=max_padding,
+        clock=clock,
+        max_new_tokens=generation["max_new_tokens"] if is_own else None,
+    )
     if proposer is None:
         seconds = clock.shares(len(questions))
         return [
@@ -157,10 +166,17 @@ def second_pass(
     prefix, cache = None, None
     prefixes = [one.prefix for one in pending if one.prefix is not None]
     # A cache without a column would be taken for none.
+    rest = prompt_block(backbone, [one.prompt for one in pending], starts=reused)
     if any(reused):
         prefix = prefix_block(prefixes, reused)
-        cache = join_cache([one.keys_values for one in prefixes], reused)
-    rest = prompt_block(backbone, [one.prompt for one in pending], starts=reused)
+        cache = prefix_cache(
+            backbone,
+            prefixes,
+            reused,
+            n_following=rest.length,
+            max_new_tokens=generation["max_new_tokens"],
+            implementation=generation.get("cache_implementation"),
+        )
     responses = generate(
         backbone,
         rest,
@@ -194,22 +210,17 @@ def _insert_crops(
             tuple(part for segment in segments for part in backbone.frame_crop(segment))
             for _, segments in results
         )
-        pruned = prompt.pruned(tuple(plan.keep for plan, _ in results))
-        kept = [Proposal(plan, old.roi) for old, (plan, _) in zip(row, results, strict=True)]
+        plans = without_costly_pruning(prompt, [plan for plan, _ in results], backbone.n_layers)
+        pruned = prompt.pruned(tuple(plan.keep for plan in plans))
+        kept = [replace(old, plan=plan) for old, plan in zip(row, plans, strict=True)]
         cropped.append((pruned.with_crops(crops), kept))
     return cropped
 
 
 def _n_reused(prompt: Prompt, prefix: Prefix, proposals: Sequence[Proposal]) -> int:
-    """How many of a prompt's first tokens keep their keys and values in the second pass.
-
-    Tokens behind a crop attend to it, so images that follow one run again. A pruned image runs
-    again itself, because its tokens attended to those that are dropped.
-    """
-    for (start, stop), proposal in zip(prompt.image_spans, proposals, strict=True):
-        if proposal.plan.keep is not None:
-            return start
-        if proposal.plan.crops:
-            return stop
+    """How many of a prompt's first tokens keep their keys and values in the second pass."""
+    plans = [proposal.plan for proposal in proposals]
+    if any(plan.crops or plan.keep is not None for plan in plans):
+        return n_unchanged(prompt, plans)
     # The last token always runs: its logits choose the first token of the response.
     return min(len(prefix), len(prompt) - 1)

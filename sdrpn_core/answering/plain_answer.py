@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transformers import DynamicCache
-
 from sdrpn_core.answering.prefill import Prefill
-from sdrpn_core.answering.prefix import keep_prefixes
+from sdrpn_core.answering.prefix import columns_with_crops, keep_prefixes
 from sdrpn_core.answering.results import Answer
-from sdrpn_core.runtime.generation import generate, prompt_block
+from sdrpn_core.runtime.generation import columns_needed, generate, prompt_block
+from sdrpn_core.runtime.in_place_cache import full_cache
 from sdrpn_core.taps.feature_tap import FeatureTap
 
 if TYPE_CHECKING:
@@ -81,13 +80,14 @@ def try_plain_answer(
     if reader is None:
         raise ValueError("the proposer has no reader: run its prefixes apart from the questions")
     block = prompt_block(backbone, prompts)
-    cache = DynamicCache()
+    n_columns = columns_needed(block.length, generation["max_new_tokens"])
+    cache = full_cache(backbone.n_layers, columns_with_crops(prompts, n_columns))
     proposals: list[list[Proposal]] = []
 
     def propose() -> None:
         features = tap.take()
         with clock.stage("proposal"):
-            readings = reader.read_prefix(features, block.starts.tolist())
+            readings = reader.read_prefix(features, block.starts)
             prefixes = keep_prefixes(backbone, prompts, block, cache, reader, readings)
             state = Prefill(backbone, questions, prompts, prefixes, block, clock)
             proposals.extend(proposer.propose(state))

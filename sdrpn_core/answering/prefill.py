@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions
+from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions, split_ids
 from sdrpn_core.answering.prefix import Prefix, PrefixReader, prefix_block, run_prefixes
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import ImagePlace, image_places
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.generation import columns_needed, prompt_block
 from sdrpn_core.runtime.kv_cache import join_cache
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from transformers import Cache
 
     from sdrpn_core.answering.prefix_store import PrefixStore
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
-    from sdrpn_core.runtime.block import Block
+    from sdrpn_core.runtime.block import Block, WantsQuestion
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Prefill:
             raise RuntimeError("the prefixes were not read by this reader: give it to prefill()")
         return [prefix.reading for prefix in self.prefixes]
 
-    def cache(self, n_layers: int | None = None) -> DynamicCache:
+    def cache(self, n_layers: int | None = None) -> Cache:
         """Make a new cache that holds the prefixes, left-padded like ``prefix``.
 
         Args:
@@ -69,6 +71,26 @@ class Prefill:
         """Largest number of tokens behind a prefix; 0 if all prompts have run completely."""
         pairs = zip(self.prompts, self.prefixes, strict=True)
         return max(len(prompt) - len(prefix) for prompt, prefix in pairs)
+
+    def prompt_asking(self, index: int, text: str) -> Prompt:
+        """The prompt of another question about the same images, which begins with the same prefix.
+
+        Args:
+            index: of the question whose images and prefix they are.
+            text: what is asked instead.
+
+        Raises:
+            InputError: the text is empty.
+            ConfigError: the prompt puts the text before an image, so that prefixes depend on it.
+        """
+        own = self.questions[index]
+        before, behind = split_ids(self.backbone, Question(text, own.images))
+        if before != split_ids(self.backbone, own)[0]:
+            raise ConfigError(
+                f"the prompt of {self.backbone.name} puts text of the question before an image: "
+                "questions about the same images cannot share their prefix"
+            )
+        return self.prefixes[index].prompt.followed_by(behind)
 
     def rest(self) -> Block:
         """The tokens behind each prefix, left-padded.
@@ -123,9 +145,7 @@ class Prefill:
             rest = self.rest()
             return tap.run(**rest.model_inputs(self.cache(branch), prefix=self.prefix))
 
-    def places(
-        self, wants_question: Callable[[tuple[int, int]], bool] | None = None
-    ) -> list[ImagePlace]:
+    def places(self, wants_question: WantsQuestion | None = None) -> list[ImagePlace]:
         """Where the images lie in the prefixes and what follows them, prompt by prompt.
 
         Args:
@@ -144,6 +164,7 @@ def run_encoded(
     store: PrefixStore | None,
     max_padding: float,
     clock: StageClock,
+    max_new_tokens: int | None = None,
 ) -> Prefill:
     """Run the prefixes of encoded questions, each distinct one once.
 
@@ -153,6 +174,7 @@ def run_encoded(
         store: prefixes of earlier questions; new ones are added to it.
         max_padding: largest share of padding where prefixes run together.
         clock: times the stages.
+        max_new_tokens: of the answers, if each prefix serves one alone; ``None`` if not.
 
     Raises:
         InputError: a prompt exceeds the model's context.
@@ -162,8 +184,19 @@ def run_encoded(
     if encoded.prefixes:
         missing = list(encoded.prefixes.values())
         backbone.check_context(max(map(len, missing)))
+        n_behind = None
+        if max_new_tokens is not None:
+            longest = max(len(rest) for _, rest in encoded.split_ids)
+            n_behind = columns_needed(longest, max_new_tokens)
         with clock.stage("prefix"):
-            new = run_prefixes(backbone, missing, reader, max_padding=max_padding, clock=clock)
+            new = run_prefixes(
+                backbone,
+                missing,
+                reader,
+                max_padding=max_padding,
+                clock=clock,
+                n_behind=n_behind,
+            )
         for owner, made in zip(encoded.prefixes, new, strict=True):
             found[owner] = made
             key = encoded.keys[owner]

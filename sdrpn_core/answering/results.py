@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sdrpn_core.crops.policy import Outcome
+from sdrpn_core.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
     from sdrpn_core.answering.prefix import Prefix
     from sdrpn_core.answering.proposer import Proposal
     from sdrpn_core.backbone.adapter import Backbone
@@ -24,6 +29,7 @@ class Answer:
         ids: its token ids, without the end token.
         proposals: one per image: outcome, crops (boxes in source pixels) and RoI map; empty for
             a plain answer.
+        n_prompt_tokens: tokens of the prompt, visual ones and crops included.
         n_visual_tokens: visual tokens that the decoder saw, crops included.
         seconds: wall time per stage, in order. Plain: ``vision``, ``prefill``, ``decode`` (and
             ``prefix``, where questions share one). With a proposer: ``vision``, ``prefix`` (all
@@ -32,12 +38,16 @@ class Answer:
             policy), ``crop`` (cut and encoded), ``roi_prefill`` (crops and question, all layers),
             ``decode``. An answer from a batch gets an equal share of the time of each batch that
             it was part of; a prefix from a
-            :class:`~sdrpn_core.answering.prefix_store.PrefixStore` takes no time.
+            :class:`~sdrpn_core.answering.prefix_store.PrefixStore` takes no time. On an
+            accelerator a stage ends when its work is queued, so that its time may show up in a
+            later one: see :func:`~sdrpn_core.runtime.clock.synchronized_stages`. The sum is right
+            either way.
     """
 
     text: str
     ids: tuple[int, ...]
     proposals: tuple[Proposal, ...]
+    n_prompt_tokens: int
     n_visual_tokens: int
     seconds: Mapping[str, float]
 
@@ -60,7 +70,12 @@ class Answer:
             seconds: wall time per stage.
         """
         text = backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return cls(text, ids, proposals, prompt.n_visual_tokens, seconds)
+        geometries = prompt.geometries if proposals else ()
+        placed = tuple(
+            replace(proposal, geometry=geometry)
+            for proposal, geometry in zip(proposals, geometries, strict=True)
+        )
+        return cls(text, ids, placed, len(prompt), prompt.n_visual_tokens, seconds)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -75,7 +90,32 @@ class Answer:
     @property
     def boxes(self) -> list[tuple[int, int, int, int]]:
         """Crop boxes of all images, source pixels, half-open."""
-        return [crop.box for proposal in self.proposals for crop in proposal.plan.crops]
+        return [box for proposal in self.proposals for box in proposal.boxes]
+
+    def overlay(
+        self,
+        image: str | Path | bytes | Image.Image,
+        *,
+        index: int = 0,
+        captions: Sequence[str] = (),
+    ) -> Image.Image:
+        """Draw the heatmap and the boxes on an image of the question, and the crops beside it.
+
+        Args:
+            image: path, bytes or image.
+            index: which of the question's images it is.
+            captions: lines below, such as question and answer.
+
+        Raises:
+            ImageError: the image cannot be read.
+            InputError: it has another size than the image of that index, the answer is a plain one,
+                or the question has no such image.
+        """
+        if not self.proposals:
+            raise InputError("a plain answer has no regions to draw")
+        if not 0 <= index < len(self.proposals):
+            raise InputError(f"no image {index}: the question has {len(self.proposals)}, from 0")
+        return self.proposals[index].overlay(image, captions)
 
 
 @dataclass(frozen=True, eq=False)

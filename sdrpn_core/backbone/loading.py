@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
+#: Arguments of ``from_pretrained`` about the Hub: config, model and processor all get them.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+
 #: Bytes; the alignment of memory that torch allocates itself.
 _ALIGNMENT = 64
 
@@ -58,8 +61,8 @@ def load_backbone(
         n_layers: load no more than the first this many decoder layers, and no vocabulary head; of
             safetensors the rest is never read. Such a backbone gives features, trains an RPN and
             predicts RoI maps, and refuses to answer. From L on the whole model is loaded.
-        model_kwargs: anything else that ``from_pretrained`` takes. Code from the Hub is not run
-            unless it says so.
+        model_kwargs: anything else that ``from_pretrained`` takes, such as ``local_files_only`` or
+            ``token``. Code from the Hub is not run unless it says so.
 
     Raises:
         InputError: no model there, or its files are broken or incomplete.
@@ -78,6 +81,7 @@ def load_backbone(
         return _wrap_loaded(source, processor, attn_implementation, device, revision)
     name = str(source)
     shared = _shared_options(revision, trust=model_kwargs.pop("trust_remote_code", False))
+    shared |= {key: model_kwargs.pop(key) for key in HUB_OPTIONS if key in model_kwargs}
     config = _read_config(name, shared)
     check_served(config)
     adapter = find_adapter(config.model_type)

@@ -15,11 +15,12 @@ from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
     DType,
-    ModelPath,
+    NamedModelPath,
     Revision,
     load_options,
+    load_roi_model,
 )
-from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, choose_policy
+from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, policy_changes
 from sdrpn_core.cli.proposal_facts import proposal_facts
 from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_images
 from sdrpn_core.data.limits import MAX_PIXELS
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_core.answering.results import Answer
-    from sdrpn_core.backbone.adapter import Backbone
 
 __all__ = ["ask"]
 
@@ -37,7 +37,7 @@ __all__ = ["ask"]
 def ask(
     image: ImagePath,
     question: QuestionText,
-    model: ModelPath,
+    model: NamedModelPath = None,
     more_images: MoreImages = None,
     rpn: Annotated[
         str | None, typer.Option(help="RPN: local folder or Hub ID; without it, the plain answer.")
@@ -63,33 +63,29 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Answer a question about an image, with a closer look at the region that matters."""
+    if model is None and rpn is None:
+        raise ConfigError("no model: give --model, or --rpn with an RPN that names its backbone")
     if rpn is None and (policy is not None or threshold is not None or policy_option):
         raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
     if stream and as_json:
         raise ConfigError("--stream and --json cannot be combined")
     if save is not None:
         check_image_path(save)
+    changes = policy_changes(threshold, policy_option)
     images = open_images(image, more_images, question, max_pixels)
 
     from sdrpn_core.answering.answer import answer
     from sdrpn_core.backbone.loading import load_backbone
-    from sdrpn_core.rpn.checkpoint import read_rpn_config
-    from sdrpn_core.rpn.model import RPN
 
-    trained, crop_policy = None, None
-    if rpn is not None:  # before the backbone is loaded, which takes longer
-        config, _ = read_rpn_config(rpn)
-        crop_policy = choose_policy(
-            config.policy,
-            config.policy_options,
-            chosen=policy,
-            threshold=threshold,
-            pairs=policy_option,
-        )
-    backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
-    if rpn is not None:
-        trained = RPN.from_pretrained(rpn, backbone=backbone)
-    options: dict[str, Any] = {}
+    loading = load_options(dtype, device, attn_implementation, revision)
+    found_by = None
+    if rpn is None:
+        # One of both is given.
+        backbone = load_backbone(str(model), **loading)
+    else:
+        found_by = load_roi_model(model, rpn, policy=policy, policy_options=changes, **loading)
+        backbone = found_by.backbone
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
     if stream:
         from transformers import TextStreamer
 
@@ -97,16 +93,11 @@ def ask(
         options["streamer"] = TextStreamer(
             backbone.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
-    found = answer(
-        backbone,
-        images,
-        question,
-        rpn=trained,
-        policy=crop_policy,
-        max_new_tokens=max_new_tokens,
-        **options,
-    )
-    files = [] if save is None else _save(backbone, images, question, found, save)
+    if found_by is None:
+        found = answer(backbone, images, question, **options)
+    else:
+        found = found_by.answer(images, question, **options)
+    files = [] if save is None else _save(images, question, found, save)
     if as_json:
         typer.echo(json.dumps({**_facts(found), "overlays": [str(path) for path in files]}))
         return
@@ -147,27 +138,18 @@ def _print(answer: Answer, files: list[Path]) -> None:
         note("overlay", str(path))
 
 
-def _save(
-    backbone: Backbone,
-    images: list[Image.Image],
-    question: str,
-    answer: Answer,
-    path: Path,
-) -> list[Path]:
+def _save(images: list[Image.Image], question: str, answer: Answer, path: Path) -> list[Path]:
     from sdrpn_core.grid.overlay import draw_overlay
 
     files = []
     for index, image in enumerate(images):
         proposal = answer.proposals[index] if answer.proposals else None
-        outcome = "plain" if proposal is None else proposal.plan.outcome.value
-        roi = None if proposal is None else proposal.roi
-        drawn = draw_overlay(
-            image,
-            roi,
-            None if roi is None else backbone.preprocess(image).geometry,
-            [] if proposal is None else [crop.box for crop in proposal.plan.crops],
-            [question, f"answer: {answer.text}", f"outcome: {outcome}"],
-        )
+        outcome = "plain" if proposal is None else proposal.plan.outcome
+        captions = [question, f"answer: {answer.text}", f"outcome: {outcome}"]
+        if proposal is None:
+            drawn = draw_overlay(image, captions=captions)
+        else:
+            drawn = proposal.overlay(image, captions)
         files.append(numbered(path, index, len(images)))
         save_image(drawn, files[-1])
     return files

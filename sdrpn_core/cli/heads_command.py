@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdrpn_core.cli.data_options import (
+    DATA_HELP,
+    AllowUrls,
+    Columns,
+    ImageRoot,
+    Split,
+    read_options,
+)
 from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import check_folder
 from sdrpn_core.cli.model_options import (
@@ -42,7 +50,7 @@ def heads(
         str,
         typer.Argument(
             metavar="DATA",
-            help="Records with boxes: JSONL file, Parquet file or folder, or registered dataset.",
+            help=f"Questions with boxes: {DATA_HELP}",
         ),
     ],
     model: ModelPath,
@@ -72,6 +80,10 @@ def heads(
             "--map", help="Figure of all layers and heads (.png); default: next to the recipe."
         ),
     ] = None,
+    column: Columns = None,
+    image_root: ImageRoot = None,
+    split: Split = None,
+    allow_urls: AllowUrls = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
@@ -90,6 +102,11 @@ def heads(
         check_folder(path)
     options = parse_options(recipe_option or [], "--recipe-option")
 
+    from sdrpn_core.data.read import read_records
+
+    how = read_options(column, image_root, split, allow_urls)
+    records = read_records(data, n=n, seed=seed, **vars(how))  # first: it is quick to fail
+
     from sdrpn_core.backbone.loading import load_backbone
     from sdrpn_core.head_finding.figure import draw_head_map
     from sdrpn_core.head_finding.finder import find_heads
@@ -97,7 +114,7 @@ def heads(
     backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
     report = find_heads(
         backbone,
-        data,
+        records,
         n=n,
         seed=seed,
         batch_size=batch_size,

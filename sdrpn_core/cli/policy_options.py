@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sdrpn_core.cli.option_values import parse_options
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sdrpn_core.crops.policy import CropPolicy
-
-__all__ = ["PolicyName", "PolicyOptions", "Threshold", "choose_policy"]
+__all__ = ["PolicyName", "PolicyOptions", "Threshold", "policy_changes"]
 
 PolicyName = Annotated[
     str | None,
@@ -33,31 +28,15 @@ PolicyOptions = Annotated[
 ]
 
 
-def choose_policy(
-    name: str,
-    options: Mapping[str, Any],
-    *,
-    chosen: str | None,
-    threshold: float | None,
-    pairs: list[str] | None,
-) -> CropPolicy:
-    """The policy to crop by.
+def policy_changes(threshold: float | None, pairs: list[str] | None) -> dict[str, Any]:
+    """The options of the policy that the command line replaces.
 
     Args:
-        name: the policy that the RPN names.
-        options: its options; they stay unless another policy is chosen.
-        chosen: ``--policy``.
         threshold: ``--threshold``.
         pairs: ``--policy-option``.
 
     Raises:
-        UnknownNameError: no policy of that name.
-        ConfigError: an unknown or bad option.
+        ConfigError: a pair is none.
     """
-    from sdrpn_core.crops.policy import make_policy  # needs torch
-
-    values = dict(options) if chosen in (None, name) else {}
-    if threshold is not None:
-        values["threshold"] = threshold
-    values.update(parse_options(pairs or [], "--policy-option"))
-    return make_policy(name if chosen is None else chosen, values)
+    given = {} if threshold is None else {"threshold": threshold}
+    return {**given, **parse_options(pairs or [], "--policy-option")}

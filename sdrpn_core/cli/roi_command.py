@@ -20,11 +20,12 @@ from sdrpn_core.cli.model_options import (
     AttnImplementation,
     Device,
     DType,
-    ModelPath,
+    NamedModelPath,
     Revision,
     load_options,
+    load_roi_model,
 )
-from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, choose_policy
+from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, policy_changes
 from sdrpn_core.cli.proposal_facts import proposal_facts
 from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_images
 from sdrpn_core.data.limits import MAX_PIXELS
@@ -43,8 +44,8 @@ _SHADES = " .:-=+*#%@"
 def roi(
     image: ImagePath,
     question: QuestionText,
-    model: ModelPath,
     rpn: Annotated[str, typer.Option(help="RPN: local folder or Hub ID.")],
+    model: NamedModelPath = None,
     more_images: MoreImages = None,
     policy: PolicyName = None,
     threshold: Threshold = None,
@@ -75,32 +76,20 @@ def roi(
         if npy.suffix != ".npy":
             raise InputError(f"{npy}: scores are saved as .npy")
         check_folder(npy)
+    changes = policy_changes(threshold, policy_option)
     images = open_images(image, more_images, question, max_pixels)
-
-    from sdrpn_core.answering.proposer import Proposal
-    from sdrpn_core.backbone.adapter import Question
-    from sdrpn_core.backbone.loading import load_backbone
-    from sdrpn_core.grid.overlay import draw_overlay
-    from sdrpn_core.rpn.checkpoint import read_rpn_config
-    from sdrpn_core.rpn.model import RPN
-    from sdrpn_core.rpn.prediction import predict_prompt_roi
-
-    config, _ = read_rpn_config(rpn)  # before the backbone is loaded, which takes longer
-    crop_policy = choose_policy(
-        config.policy,
-        config.policy_options,
-        chosen=policy,
-        threshold=threshold,
-        pairs=policy_option,
+    finder = load_roi_model(
+        model,
+        rpn,
+        policy=policy,
+        policy_options=changes,
+        **load_options(dtype, device, attn_implementation, revision),
     )
-    backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
-    trained = RPN.from_pretrained(rpn, backbone=backbone)
-    (prompt,) = backbone.encode([Question(question, tuple(images))])
-    maps = predict_prompt_roi(backbone, [prompt], trained)
-    geometries = [segment.geometry for segment in prompt.images if segment.geometry is not None]
     results = []
-    for index, (found, geometry) in enumerate(zip(maps, geometries, strict=True)):
-        proposal = Proposal(crop_policy.plan(found, geometry), found)
+    for index, proposal in enumerate(finder.propose(images, question)):
+        found, geometry = proposal.roi, proposal.geometry
+        if found is None or geometry is None:
+            raise ValueError("an RPN makes no proposal without a map")
         result = {
             **proposal_facts(proposal),
             "scores": found.scores.tolist(),
@@ -108,10 +97,8 @@ def roi(
         }
         if save is not None:
             path = numbered(save, index, len(images))
-            boxes = [crop.box for crop in proposal.plan.crops]
             caption = f"{result['outcome']}, peak {result['peak']:.2f}"
-            drawn = draw_overlay(images[index], found, geometry, boxes, [question, caption])
-            save_image(drawn, path)
+            save_image(proposal.overlay(images[index], [question, caption]), path)
             result["image"] = str(path)
         if npy is not None:
             path = numbered(npy, index, len(images))

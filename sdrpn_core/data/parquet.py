@@ -1,4 +1,4 @@
-"""Records in parquet files.
+"""The rows of parquet files.
 
 Opening a file reads its texts once, to check them and to build the fingerprint; images are read
 with their record, a small batch at a time.
@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdrpn_core.data.parsing import (
-    OPTIONAL_COLUMNS,
-    REQUIRED_COLUMNS,
-    UniqueIds,
-    UsableRows,
-    beside,
-    make_record,
-    text_digest,
-    unreadable,
-    unusable_record,
-)
-from sdrpn_core.data.record import PARQUET_SUFFIX, ImageSource, Record, RecordSource
+from sdrpn_core.data.arrow_rows import batch_rows, check_schema, text_columns
+from sdrpn_core.data.fields import Fields, Row
+from sdrpn_core.data.parsing import unreadable
+from sdrpn_core.data.record import PARQUET_SUFFIX
+from sdrpn_core.data.splits import files_of_split
+from sdrpn_core.data.table import Table
 from sdrpn_core.errors import InputError
 
-__all__ = ["ParquetRecords"]
-
-Row: TypeAlias = dict[str, Any]
-"""Values by column."""
+__all__ = ["ParquetTable"]
 
 TEXT_ROWS = 1024
 """Rows whose texts are checked at a time."""
@@ -42,108 +32,107 @@ BATCH_ROWS = 16
 """Rows decoded at a time; with images of a few megabytes this stays well below 100 MB."""
 
 
-class ParquetRecords(RecordSource):
-    """A parquet file, or all parquet files below a folder in the order of their names.
+class ParquetTable(Table):
+    """A parquet file, or the parquet files below a folder in the order of their names.
 
-    Reading in order is cheap. Reading out of order decodes from the start of the record's row
-    group, so write images in row groups of at most some hundred rows, as Hugging Face datasets
-    does.
+    Reading in order is cheap. Reading out of order decodes from the start of the row's row group,
+    so write images in row groups of at most some hundred rows, as Hugging Face datasets does.
 
     Args:
         path: The file or folder; image paths are relative to the folder of the file they stand
-            in.
-
-    A row that cannot be used, or that repeats an id, becomes a record with a ``problem``; rows are
-    counted from 0, within their file.
+            in. Rows are counted from 0, within their file.
+        split: Which split of the folder; needed if there are several.
 
     Raises:
-        InputError: Unreadable file, missing or mistyped column, or no row that can be used.
+        InputError: Unreadable file, or a folder without parquet files or with several splits.
     """
 
-    def __init__(self, path: Path) -> None:
+    unit = "record"
+    scans_images = False
+
+    def __init__(self, path: Path, split: str | None = None) -> None:
         self.name = str(path)
+        self._files = _parquet_files(path, split)
         self._groups: list[tuple[Path, int]] = []
         self._starts: list[int] = []
-        self._file_starts: dict[Path, int] = {}
-        self._length = 0
+        self._file_starts: list[int] = []
+        self._columns: dict[str, None] = {}
         self._cursor: _Cursor | None = None
-        self._repeated: dict[int, str] = {}
         digest = hashlib.sha256()
-        ids = UniqueIds(str(path), "record")
-        rows = UsableRows(str(path))
-        for file in _parquet_files(path):
-            self._add_file(file, ids, rows, digest)
-            size = file.stat().st_size
+        length = 0
+        for file in self._files:
+            try:
+                parquet = pq.ParquetFile(file, memory_map=True)
+                self._columns |= dict.fromkeys(parquet.schema_arrow.names)
+                self._file_starts.append(length)
+                for group in range(parquet.num_row_groups):
+                    self._groups.append((file, group))
+                    self._starts.append(length)
+                    length += parquet.metadata.row_group(group).num_rows
+                size = file.stat().st_size
+            except (pa.ArrowException, OSError) as error:
+                raise unreadable(file, error) from error
             digest.update(f"{file.name} {size}\n".encode("utf-8", "surrogateescape"))
-        rows.check()
+        self._length = length
         self._fingerprint = digest.hexdigest()
 
-    def __len__(self) -> int:
-        return self._length
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cursor": None}  # open files do not travel to other processes
+
+    def scan(self, fields: Fields) -> Iterator[Row | str]:
+        """Go through the rows without images, and without columns that hold no field.
+
+        Raises:
+            InputError: A file cannot be read, is damaged, or lacks a column.
+        """
+        ends = [*self._file_starts[1:], self._length]
+        for file, start, end in zip(self._files, self._file_starts, ends, strict=True):
+            found = 0
+            try:
+                parquet = pq.ParquetFile(file, memory_map=True)
+                check_schema(parquet.schema_arrow, fields, str(file))
+                texts = text_columns(parquet.schema_arrow.names, fields)
+                for batch in parquet.iter_batches(TEXT_ROWS, columns=texts, use_threads=False):
+                    found += batch.num_rows
+                    yield from batch_rows(batch)
+            except (pa.ArrowException, OSError) as error:
+                raise unreadable(file, error) from error
+            if found != end - start:
+                raise InputError(f"{file}: damaged: {found} of {end - start} rows can be read")
+
+    def row(self, position: int) -> Row | str:
+        """Read a row with its images."""
+        group = bisect_right(self._starts, position) - 1
+        file, number = self._groups[group]
+        try:
+            if self._cursor is None or not self._cursor.can_reach(position, group):
+                self._cursor = _Cursor(file, number, group, self._starts[group])
+            return self._cursor.read(position)
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            self._cursor = None
+            raise unreadable(file, error) from error
+
+    def where(self, position: int) -> str:
+        """File and row in it."""
+        number = bisect_right(self._file_starts, position) - 1
+        return f"{self._files[number]}: row {position - self._file_starts[number]}"
+
+    def folder(self, position: int) -> Path:
+        """That of the row's file."""
+        return self._files[bisect_right(self._file_starts, position) - 1].parent
+
+    def columns(self) -> list[str]:
+        """Those of all files."""
+        return list(self._columns)
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of texts, file names and file sizes.
+        """Hex digest of file names and file sizes.
 
         Images count by the size of their file alone: hashing gigabytes of them on every start
         would cost minutes.
         """
         return self._fingerprint
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cursor": None}  # open files do not travel to other processes
-
-    def _add_file(
-        self, file: Path, ids: UniqueIds, rows: UsableRows, digest: hashlib._Hash
-    ) -> None:
-        self._file_starts[file] = self._length
-        try:
-            parquet = pq.ParquetFile(file, memory_map=True)
-            _check_columns(parquet.schema_arrow, file)
-            texts = [name for name in _columns(parquet.schema_arrow) if name != "image"]
-            index = self._length
-            for group in range(parquet.num_row_groups):
-                self._groups.append((file, group))
-                self._starts.append(self._length)
-                self._length += parquet.metadata.row_group(group).num_rows
-            for batch in parquet.iter_batches(TEXT_ROWS, columns=texts, use_threads=False):
-                for row in _rows(batch):
-                    record = self._make(row, None, index, file)
-                    repeated = None if record.problem else ids.add(record.id, index)
-                    if repeated is not None:
-                        self._repeated[index] = repeated
-                    rows.add(record.problem or repeated)
-                    digest.update(text_digest(record) + b"\n")
-                    index += 1
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(file, error) from error
-        if index != self._length:
-            found, promised = (end - self._file_starts[file] for end in (index, self._length))
-            raise InputError(f"{file}: damaged: {found} of {promised} rows can be read")
-
-    def _record(self, index: int) -> Record:
-        group = bisect_right(self._starts, index) - 1
-        file, number = self._groups[group]
-        try:
-            if self._cursor is None or not self._cursor.can_reach(index, group):
-                self._cursor = _Cursor(file, number, group, self._starts[group])
-            row = self._cursor.read(index)
-        except (pa.ArrowException, OSError, StopIteration) as error:
-            self._cursor = None
-            raise unreadable(file, error) from error
-        image = None if isinstance(row, str) else _cell_image(row["image"], file)
-        record = self._make(row, image, index, file)
-        repeated = self._repeated.get(index)
-        return record if repeated is None else replace(record, problem=repeated)
-
-    def _make(self, row: Row | str, image: ImageSource | None, index: int, file: Path) -> Record:
-        where = self._where(file, index)
-        if isinstance(row, str):
-            return unusable_record(index, f"{where}: {row}")
-        return make_record(row, image, index, where)
-
-    def _where(self, file: Path, index: int) -> str:
-        return f"{file}: row {index - self._file_starts[file]}"
 
 
 class _Cursor:
@@ -154,7 +143,6 @@ class _Cursor:
         self._batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
             BATCH_ROWS,
             row_groups=[number],
-            columns=_columns(parquet.schema_arrow),
             use_threads=False,  # arrow's thread pool does not survive a fork into loader workers
         )
         self._group = group
@@ -168,22 +156,11 @@ class _Cursor:
         while self._batch is None or index >= self._first + self._batch.num_rows:
             self._first += 0 if self._batch is None else self._batch.num_rows
             self._batch = next(self._batches)
-        (row,) = _rows(self._batch.slice(index - self._first, 1))
+        (row,) = batch_rows(self._batch.slice(index - self._first, 1))
         return row
 
 
-def _rows(batch: pa.RecordBatch) -> list[Row | str]:
-    """The rows of a batch; of one whose values cannot be read, why."""
-    try:
-        rows: list[Row | str] = batch.to_pylist()
-    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date without a year
-        if batch.num_rows == 1:
-            return [f"cannot be read: {error}"]
-        return [row for start in range(batch.num_rows) for row in _rows(batch.slice(start, 1))]
-    return rows
-
-
-def _parquet_files(path: Path) -> list[Path]:
+def _parquet_files(path: Path, split: str | None) -> list[Path]:
     if path.is_file():
         return [path]
     files = sorted(
@@ -197,41 +174,4 @@ def _parquet_files(path: Path) -> list[Path]:
             raise InputError(f"{file}: cannot be read: not a regular file")
     if not files:
         raise InputError(f"{path}: the folder holds no {PARQUET_SUFFIX} files")
-    return files
-
-
-def _columns(schema: pa.Schema) -> list[str]:
-    return [name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in schema.names]
-
-
-def _check_columns(schema: pa.Schema, file: Path) -> None:
-    for column in REQUIRED_COLUMNS:
-        if column not in schema.names:
-            found = ", ".join(schema.names)
-            raise InputError(f"{file}: column {column!r} is missing (columns: {found})")
-    kind = schema.field("image").type
-    names = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
-    encoded, path = names.get("bytes"), names.get("path")
-    if names:
-        fine = (encoded is not None and _is_bytes(encoded)) or (path is not None and _is_text(path))
-    else:
-        fine = _is_bytes(kind) or _is_text(kind) or pa.types.is_null(kind)
-    if not fine:
-        raise InputError(
-            f"{file}: column 'image' must hold paths, encoded bytes or {{bytes, path}}, not {kind}"
-        )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or kind == pa.binary_view()
-
-
-def _cell_image(cell: Any, file: Path) -> ImageSource | None:
-    if isinstance(cell, Mapping):
-        encoded, path = cell.get("bytes"), cell.get("path")
-        return encoded if isinstance(encoded, bytes) else beside(file, path)
-    return cell if isinstance(cell, bytes) else beside(file, cell)
+    return files_of_split(path, files, split)

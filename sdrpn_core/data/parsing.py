@@ -8,36 +8,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.data.fields import LETTERS, Fields
 from sdrpn_core.data.record import Record
 from sdrpn_core.data.text import check_text
 from sdrpn_core.errors import InputError
 from sdrpn_core.util.formatting import short_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from sdrpn_core.data.record import ImageSource
     from sdrpn_core.grid.geometry import Box
 
 __all__ = [
-    "OPTIONAL_COLUMNS",
-    "REQUIRED_COLUMNS",
     "UniqueIds",
     "UsableRows",
-    "beside",
     "make_record",
-    "only_element",
+    "row_id",
     "text_digest",
     "type_name",
     "unreadable",
     "unusable_record",
 ]
-
-REQUIRED_COLUMNS = ("image", "question")
-OPTIONAL_COLUMNS = ("id", "response", "answer", "boxes")
 
 DEFAULT_ID_DIGITS = 8
 """Width of the zero-padded index that stands in for a missing id: sorts well up to 100 million."""
@@ -112,51 +107,79 @@ class UsableRows:
 
 
 def text_digest(record: Record) -> bytes:
-    """Return the texts and boxes of a record as bytes for a fingerprint."""
-    fields = (record.id, record.question, record.response, record.answer, record.boxes)
-    return json.dumps(fields, default=type_name).encode()  # what is no text is refused later
+    """Return everything but the images of a record as bytes for a fingerprint."""
+    facts = (
+        record.id,
+        record.question,
+        record.response,
+        record.answers,
+        record.options,
+        record.category,
+        record.boxes,
+        record.extra,
+    )
+    return json.dumps(facts, default=type_name).encode()  # what is no text is refused later
 
 
 def make_record(
-    row: Mapping[str, Any], image: ImageSource | None, index: int, where: str
+    row: Mapping[str, Any],
+    fields: Fields,
+    images: tuple[ImageSource, ...],
+    default_id: str,
+    where: str,
 ) -> Record:
     """Make a record from the values of a row.
 
     Args:
         row: Values by column; missing optional columns count as null.
-        image: The image, which each format spells in its own way.
-        index: Position of the record in its source, the id of a record that brings none.
+        fields: Which columns hold what.
+        images: The images, which each format spells in its own way.
+        default_id: The id of a record that brings none.
         where: The row's place, for messages.
 
-    Returns:
-        The record; with a ``problem`` if a value has the wrong type or is impossible.
+    Raises:
+        InputError: A value has the wrong type or is impossible.
     """
-    try:
-        return Record(
-            id=_number_or_text(row, "id", where) or _default_id(index),
-            image=image,
-            question=_text(row.get("question"), "question", where) or "",
-            response=_text(row.get("response"), "response", where),
-            answer=_number_or_text(row, "answer", where),
-            boxes=_boxes(row.get("boxes"), where),
-        )
-    except InputError as error:
-        return unusable_record(index, str(error), row)
+
+    def value(field: str) -> Any:
+        try:
+            return fields.value(row, field)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+    options = _options(value("options"), where)
+    category = value("category")
+    is_name = isinstance(category, (str, int)) and not isinstance(category, bool)
+    return Record(
+        id=_number_or_text(value("id"), "id", where) or default_id,
+        images=images,
+        question=_text(value("question"), "question", where) or "",
+        response=_text(only_element(value("response")), "response", where),
+        answers=_answers(value("answer"), options, fields.has_lettered_options, where),
+        options=options,
+        category=_number_or_text(category, "category", where) if is_name else None,
+        boxes=_boxes(value("boxes"), where),
+        extra=fields.extra(row, but="" if is_name else "category"),
+    )
 
 
-def unusable_record(index: int, problem: str, row: Mapping[str, Any] | None = None) -> Record:
+def unusable_record(record_id: str, problem: str) -> Record:
     """Stand in for a row that cannot be used.
 
     Args:
-        index: Position of the record in its source.
+        record_id: Its id.
         problem: Why it cannot be used, and where it stands.
-        row: Values by column, from which the id is taken if there is a usable one.
     """
+    return Record(record_id, (), "", problem=problem)
+
+
+def row_id(row: Mapping[str, Any], fields: Fields, position: int) -> str:
+    """Return the id of a row: its own if it has a usable one, else its zero-padded position."""
     try:
-        record_id = _number_or_text(row or {}, "id", "")
+        given = _number_or_text(fields.value(row, "id"), "id", "")
     except InputError:
-        record_id = None
-    return Record(record_id or _default_id(index), None, "", problem=problem)
+        given = None
+    return given or f"{position:0{DEFAULT_ID_DIGITS}d}"
 
 
 def only_element(value: Any) -> Any:
@@ -164,12 +187,58 @@ def only_element(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def _default_id(index: int) -> str:
-    return f"{index:0{DEFAULT_ID_DIGITS}d}"
+def _answers(
+    value: Any, options: tuple[str, ...], are_letters: bool, where: str
+) -> tuple[str, ...]:
+    """All accepted answers; of a multiple-choice question, as letters."""
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        value = value["text"]  # as SQuAD has them
+    answers = []
+    for item in value if isinstance(value, list) else [value]:
+        one = item.get("answer") if isinstance(item, Mapping) else item  # as VQAv2 has them
+        text = _number_or_text(one, "answer", where)
+        if text is not None:
+            answers.append(_letter(text, one, options, are_letters, where) if options else text)
+    return tuple(answers)
 
 
-def _number_or_text(row: Mapping[str, Any], column: str, where: str) -> str | None:
-    value = only_element(row.get(column))
+def _letter(text: str, value: Any, options: tuple[str, ...], is_letter: bool, where: str) -> str:
+    """The letter of the option that an answer means.
+
+    Raises:
+        InputError: It means none of them, or several.
+    """
+    named = text.strip().upper()
+    meant = {i for i in range(len(options)) if LETTERS[i] == named}
+    if not is_letter:
+        meant |= {i for i, option in enumerate(options) if option == text}
+        if isinstance(value, int) and 0 <= value < len(options):
+            meant.add(value)
+    if len(meant) != 1:
+        problem = "means several" if meant else "is none"
+        raise InputError(f"{where}: answer {short_repr(text)} {problem} of the options")
+    return LETTERS[meant.pop()]
+
+
+def _options(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list):
+        raise InputError(f"{where}: 'options' must be a list of texts, got {short_repr(value)}")
+    texts = [None if one != one else _number_or_text(one, "options", where) for one in value]
+    while texts and texts[-1] is None:  # tables pad the options of questions that have fewer
+        texts.pop()
+    if None in texts:
+        raise InputError(f"{where}: option {LETTERS[texts.index(None)]} is missing")
+    if len(texts) > len(LETTERS):
+        raise InputError(f"{where}: {len(texts)} options, but only {len(LETTERS)} have a letter")
+    return tuple(text for text in texts if text is not None)
+
+
+def _number_or_text(value: Any, column: str, where: str) -> str | None:
+    value = only_element(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
@@ -213,6 +282,10 @@ def _box(value: Any, where: str) -> Box:
     # The whole pixels that a box with fractions touches.
     x0, y0 = (math.floor(coordinate) for coordinate in value[:2])
     x1, y1 = (math.ceil(coordinate) for coordinate in value[2:])
+    if all(0 <= one <= 1 for one in value) and any(one != int(one) for one in value):
+        raise InputError(
+            f"{where}: box {value!r} seems to be relative to the image: boxes are in pixels"
+        )
     if x0 >= x1 or y0 >= y1:
         raise InputError(f"{where}: box {value!r} is empty: x1 and y1 are exclusive ends")
     return x0, y0, x1, y1
@@ -229,11 +302,6 @@ def _is_coordinate(value: Any) -> bool:
 def type_name(value: Any) -> str:
     """Return the name of a value's type, for messages."""
     return type(value).__name__
-
-
-def beside(file: Path, path: str | None) -> Path | None:
-    """Resolve an image's path against the folder of the file that names it."""
-    return file.parent / path if path else None
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

@@ -1,12 +1,12 @@
-"""One question about an image, and a source of many of these."""
+"""One question about an image or several, and a source of many of these."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Union, overload
+from typing import TYPE_CHECKING, Any, Union, overload
 
 from sdrpn_core.data.text import check_question, check_text
 from sdrpn_core.errors import InputError
@@ -17,46 +17,74 @@ if TYPE_CHECKING:
 
     from sdrpn_core.grid.geometry import Box
 
-__all__ = ["ImageSource", "Record", "RecordSource", "validate_record"]
+__all__ = ["ImageSource", "Record", "RecordSource", "only_image", "validate_record"]
 
 ImageSource = Union[Path, bytes, "Image"]
 """An image that has not been opened: a file, its encoded bytes, or a PIL image."""
 
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
-
-
+JSON_SUFFIX = ".json"
 PARQUET_SUFFIX = ".parquet"
+
+HUB_PREFIX = "hf:"
+"""What stands before the id of a data set of the Hugging Face Hub."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One question about one image.
+    """One question about one image, or about several.
+
+    A single image or answer may be given without a tuple around it.
 
     Attributes:
         id: Unique within its source.
-        image: The image, not opened; ``None`` if the record has none. Text is taken as a path.
+        images: The images, not opened, in the order in which the prompt shows them; empty if the
+            record has none. Text is taken as a path.
         question: May be empty, which :func:`validate_record` refuses.
         response: What the backbone is taken to have answered, if that is given rather than
             generated.
-        answer: The correct answer, for the benchmark.
-        boxes: Regions that hold the answer, (x0, y0, x1, y1) half-open in source pixels.
+        answers: All accepted answers, for the benchmark; empty if none is known.
+        options: The choices of a multiple-choice question, in the order A, B, ...; its answer is
+            the right letter.
+        category: The kind of question, such as a subset of a benchmark.
+        boxes: Regions that hold the answer, (x0, y0, x1, y1) half-open in source pixels of the
+            record's only image.
         problem: Why the row of a file cannot be used, and where it stands; ``None`` if it can. Such
             a record keeps its place in the source, so that it is skipped, counted and named.
+        extra: The other columns of the row, by name, for metrics and plugins.
     """
 
     id: str
-    image: ImageSource | None
+    images: tuple[ImageSource, ...]
     question: str
     response: str | None = None
-    answer: str | None = None
+    answers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    category: str | None = None
     boxes: tuple[Box, ...] | None = None
     problem: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        given: object = self.image
-        if isinstance(given, str):
-            object.__setattr__(self, "image", Path(given))
+        images = tuple(
+            Path(image) if isinstance(image, str) else image for image in _several(self.images)
+        )
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "answers", _several(self.answers))
+        object.__setattr__(self, "options", _several(self.options))
+
+    @property
+    def answer(self) -> str | None:
+        """The first accepted answer, or ``None``."""
+        return self.answers[0] if self.answers else None
+
+
+def _several(value: object) -> tuple[Any, ...]:
+    """A value that may be one of several, or none, as a tuple."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 class RecordSource(Sequence[Record]):
@@ -65,10 +93,17 @@ class RecordSource(Sequence[Record]):
     name: str
     """What the user called this source, for messages and provenance."""
 
+    dataset: str | None = None
+    """The registered dataset that the records come from; ``None`` for other sources."""
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex digest of what the source holds: equal digests, equal records in the same order."""
+
+    def outlines(self) -> Iterator[Record]:
+        """Go through the records without their images, for what must be known of all of them."""
+        return (replace(self._record(index), images=()) for index in range(len(self)))
 
     @abstractmethod
     def _record(self, index: int) -> Record:
@@ -101,12 +136,31 @@ def validate_record(record: Record) -> None:
     if record.problem is not None:
         raise InputError(record.problem)
     where = f"record {short_repr(record.id)}"
-    texts = {"id": record.id, "response": record.response, "answer": record.answer}
-    if isinstance(record.image, Path):
-        texts["image path"] = str(record.image)
-    for name, text in texts.items():
+    texts = [("id", record.id), ("response", record.response), ("category", record.category)]
+    texts += [("answer", answer) for answer in record.answers]
+    texts += [("option", option) for option in record.options]
+    texts += [("image path", str(image)) for image in record.images if isinstance(image, Path)]
+    for name, text in texts:
         if text is not None:
             check_text(text, f"{where}: the {name}")
     check_question(record.question, what=f"{where}: the question")
-    if record.image is None:
+    if not record.images:
         raise InputError(f"{where}: the question comes without an image")
+
+
+def only_image(record: Record, stage: str) -> ImageSource:
+    """Return the image of a record, for a stage that takes one.
+
+    Args:
+        record: a valid one.
+        stage: what the stage does, for the message, such as ``"labeling"``.
+
+    Raises:
+        InputError: The record has no image, or several.
+    """
+    if len(record.images) != 1:
+        raise InputError(
+            f"record {short_repr(record.id)}: {stage} takes records of one image, this one has "
+            f"{len(record.images)}"
+        )
+    return record.images[0]

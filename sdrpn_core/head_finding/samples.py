@@ -12,8 +12,8 @@ import numpy as np
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
-from sdrpn_core.data.record import validate_record
-from sdrpn_core.errors import ImageError, InputError
+from sdrpn_core.data.record import only_image, validate_record
+from sdrpn_core.errors import InputError
 from sdrpn_core.head_finding.measures import Cells
 from sdrpn_core.runtime.generation import generate, prompt_block
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sdrpn_core.data.record import Record, RecordSource
     from sdrpn_core.grid.geometry import Geometry
     from sdrpn_core.labels.recipe import LabelRecipe
+
+_STAGE = "finding heads"
 
 #: One half of the samples chooses heads, the other confirms them.
 N_HALVES = 2
@@ -221,9 +223,7 @@ class Calibration:
         return _OpenRecord(index, record, question, ids, target)
 
     def _image(self, record: Record) -> Image.Image:
-        if record.image is None:  # refused by _check_record, which type checkers cannot see
-            raise ImageError(f"record {record.id!r}: the question comes without an image")
-        return open_image(record.image, max_pixels=self.max_pixels)
+        return open_image(only_image(record, _STAGE), max_pixels=self.max_pixels)
 
     def _text(self, record: Record) -> str:
         return (
@@ -305,6 +305,7 @@ def _exchanged(
 
 def _check_record(record: Record) -> None:
     validate_record(record)
+    only_image(record, _STAGE)
     if not record.boxes:
         raise InputError(f"record {record.id!r}: no boxes")
 

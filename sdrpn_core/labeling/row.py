@@ -120,8 +120,8 @@ class LabelRow:
             reason: why, for the user; folded into one line.
         """
         image = None
-        if isinstance(record.image, Path):
-            image = Path(encodable(os.path.abspath(record.image)))
+        if record.images and isinstance(record.images[0], Path):
+            image = Path(encodable(os.path.abspath(record.images[0])))
         return cls(
             index=index,
             id=encodable(record.id),

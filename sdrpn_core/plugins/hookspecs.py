@@ -65,7 +65,11 @@ def sdrpn_register_pseudo_labelers(registry: Registry[Any]) -> None:
 
 @hookspec
 def sdrpn_register_datasets(registry: Registry[Any]) -> None:
-    """Add datasets: ``(n: int | None, seed: int) -> Sequence[Record]``."""
+    """Add datasets: ``(n: int | None, seed: int) -> Sequence[Record]``.
+
+    Metadata for the benchmark, all optional: ``metric``, ``total``, ``max_new_tokens`` and
+    ``published``; see :mod:`sdrpn_bench.published`.
+    """
 
 
 @hookspec
@@ -76,6 +80,11 @@ def sdrpn_register_label_engines(registry: Registry[Any]) -> None:
 @hookspec
 def sdrpn_register_methods(registry: Registry[Any]) -> None:
     """Add benchmark methods: ways to answer a question that the benchmark compares."""
+
+
+@hookspec
+def sdrpn_register_metrics(registry: Registry[Any]) -> None:
+    """Add metrics: a ``Metric`` subclass, which scores an answer from 0 to 1."""
 
 
 @hookspec

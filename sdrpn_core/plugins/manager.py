@@ -46,6 +46,7 @@ KINDS = {
     "datasets": Kind("dataset"),
     "label_engines": Kind("label engine", has=("from_options", "run")),
     "methods": Kind("method", has=("from_options", "proposer")),
+    "metrics": Kind("metric", has=("from_options", "score")),
     "commands": Kind("command"),
 }
 """Attribute of :class:`Plugins`, which also ends the hook's name -> what it holds."""
@@ -89,6 +90,7 @@ class Plugins:
         self.datasets = self._registries["datasets"]
         self.label_engines = self._registries["label_engines"]
         self.methods = self._registries["methods"]
+        self.metrics = self._registries["metrics"]
         self.commands = self._registries["commands"]
 
     @property

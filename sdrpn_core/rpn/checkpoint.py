@@ -6,18 +6,19 @@ Only the RPN is saved, never the backbone, and only safetensors are read.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from sdrpn_core.errors import CheckpointError, SdrpnError
+from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
+from sdrpn_core.rpn.backbone_source import is_hub_id
+from sdrpn_core.rpn.card import CardFacts, make_card
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.util.atomic_files import atomic_write
 from sdrpn_core.util.checksums import json_checksum, tensor_checksum
@@ -39,13 +40,22 @@ _TENSORS_KEY = "sha256"
 _CONFIG_KEY = "config_sha256"
 
 
-def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str | Path) -> Path:
+def save_rpn(
+    config: RPNConfig,
+    weights: Mapping[str, torch.Tensor],
+    folder: str | Path,
+    *,
+    card: CardFacts | None = None,
+    repo_id: str | None = None,
+) -> Path:
     """Write an RPN's weights, configuration and card, each file atomically.
 
     Args:
         config: the RPN's configuration.
         weights: its state dict.
         folder: made if missing.
+        card: what the model card says beside the configuration.
+        repo_id: what the card loads the RPN from.
 
     Returns:
         The folder.
@@ -57,9 +67,10 @@ def save_rpn(config: RPNConfig, weights: Mapping[str, torch.Tensor], folder: str
     values = {**config.to_dict(), "versions": package_versions()}
     tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
 
+    named = {} if repo_id is None else {"source": repo_id}
     texts = {
         CONFIG_NAME: json.dumps(values, indent=2, sort_keys=True) + "\n",
-        CARD_NAME: str(_card(values)),
+        CARD_NAME: str(make_card(values, card or CardFacts(), **named)),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +95,9 @@ def push_rpn(
     weights: Mapping[str, torch.Tensor],
     repo_id: str,
     *,
+    card: CardFacts | None = None,
     private: bool | None = None,
+    token: str | bool | None = None,
     **upload: Any,
 ) -> str:
     """Upload an RPN to the Hugging Face Hub; returns the commit's address.
@@ -93,14 +106,27 @@ def push_rpn(
         config: the RPN's configuration.
         weights: its state dict.
         repo_id: ``owner/name``; created if missing.
+        card: what the model card says beside the configuration.
         private: visibility of a new repository.
-        upload: further arguments of ``HfApi.upload_folder`` (token is read from the environment).
+        token: default: that of the environment or of ``hf auth login``.
+        upload: further arguments of ``HfApi.upload_folder``.
+
+    Raises:
+        ConfigError: ``repo_id`` cannot be one.
+        SdrpnError: the Hub cannot be reached or refuses, for example without a token.
     """
-    api = HfApi()
-    api.create_repo(repo_id, private=private, exist_ok=True)
+    if not is_hub_id(repo_id):
+        raise ConfigError(f"{repo_id!r} is no id on the Hub: write owner/name")
+    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        save_rpn(config, weights, folder)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload).commit_url)
+        save_rpn(config, weights, folder, card=card, repo_id=repo_id)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, **upload)
+        except (OSError, ValueError) as error:  # requests, and what the Hub answers to them
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SdrpnError(f"cannot push to {repo_id}: {reason}") from error
+    return str(commit.commit_url)
 
 
 def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Path]:
@@ -114,22 +140,30 @@ def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Pat
         CheckpointError: no such folder, or its configuration is missing, broken or too new.
     """
     folder = Path(source)
-    if not folder.is_dir():
-        if folder.is_absolute() or str(source).startswith(("./", "../")) or folder.exists():
-            raise CheckpointError(f"{source}: no such RPN folder")
-        try:
-            folder = Path(
-                snapshot_download(
-                    str(source), allow_patterns=[WEIGHTS_NAME, CONFIG_NAME], **download
-                )
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(
-                f"{source}: neither a local RPN folder nor reachable on the Hub ({reason})"
-            ) from error
-    path = folder / CONFIG_NAME
-    return RPNConfig.from_json(read_json_object(path, CheckpointError), str(path)), folder
+    if folder.is_dir():
+        return _read_config(folder / CONFIG_NAME), folder
+    if folder.is_absolute() or str(source).startswith(("./", "../")) or folder.exists():
+        raise CheckpointError(f"{source}: no such RPN folder")
+    # The weights come after the configuration: other repositories' may be many gigabytes.
+    folder = _download(str(source), CONFIG_NAME, **download)
+    config = _read_config(folder / CONFIG_NAME)
+    # A snapshot's folder is named after its commit, so that both files are of the same one.
+    return config, _download(str(source), WEIGHTS_NAME, **{**download, "revision": folder.name})
+
+
+def _download(repo_id: str, name: str, **download: Any) -> Path:
+    """The local snapshot of a repository, with one of its files."""
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=[name], **download))
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{repo_id}: neither a local RPN folder nor reachable on the Hub ({reason})"
+        ) from error
+
+
+def _read_config(path: Path) -> RPNConfig:
+    return RPNConfig.from_json(read_json_object(path, CheckpointError), str(path))
 
 
 def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
@@ -208,45 +242,3 @@ def _mismatches(
         if name in found and found[name] != shape
     ]
     return report
-
-
-def _card(config: Mapping[str, Any]) -> ModelCard:
-    backbone = config["backbone"]
-    name = str(backbone.get("name") or "")
-    data = ModelCardData(
-        library_name="sdrpn",
-        # A local path says nothing to others, and the Hub rejects it.
-        base_model=name if name and not os.path.isabs(name) and name.count("/") == 1 else None,
-        pipeline_tag="image-text-to-text",
-        tags=["sdrpn", "region-proposal", "roi"],
-    )
-    options = ", ".join(f"{key} = {value}" for key, value in config["policy_options"].items())
-    lines = [
-        "---",
-        data.to_yaml(),
-        "---",
-        "",
-        "# Region proposal network",
-        "",
-        "Predicts which visual tokens a question is about, from inside a frozen backbone.",
-        "",
-        (
-            f"- backbone: {Path(name).name or 'unnamed'} ({backbone.get('model_type')}, "
-            f"{backbone.get('num_hidden_layers')} layers of width {backbone.get('hidden_size')})"
-        ),
-        (
-            f"- branch layer {config['branch']}, {config['n_layers']} RPN layers, head "
-            f"`{config['head']}`, loss `{config['loss']}`"
-        ),
-        f"- crop policy `{config['policy']}`{f' ({options})' if options else ''}",
-        "- versions: " + ", ".join(f"{k} {v}" for k, v in sorted(config["versions"].items())),
-        "",
-        "```python",
-        "from sdrpn_core import RPN, load_backbone",
-        "",
-        'backbone = load_backbone("path/or/hub-id/of/the/backbone")',
-        'rpn = RPN.from_pretrained("path/or/hub-id/of/this/folder", backbone=backbone)',
-        "```",
-        "",
-    ]
-    return ModelCard("\n".join(lines))

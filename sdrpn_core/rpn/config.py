@@ -12,6 +12,7 @@ from sdrpn_core.util.dataclass_reader import read_dataclass
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.preset import Preset
+    from sdrpn_core.crops.policy import CropPolicy
 
 #: Version of the checkpoint layout; raised when an old file can no longer be read as is.
 FORMAT_VERSION = 1
@@ -118,6 +119,11 @@ class RPNConfig:
                 facts that tell its backbone from others.
         """
         version = values.get("format_version")
+        if version is None and isinstance(values.get("model_type"), str):
+            raise CheckpointError(
+                f"{where}: holds a model ({values['model_type']}), not an RPN; a model and its RPN "
+                "are given apart"
+            )
         if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{where}: RPN format version is {version!r}, this sdrpn reads {FORMAT_VERSION}: "
@@ -134,6 +140,24 @@ class RPNConfig:
         except ConfigError as error:
             raise CheckpointError(str(error)) from error
         return config
+
+    def crop_policy(
+        self, name: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> CropPolicy:
+        """The crop policy that the thresholds were chosen for, or a variation of it.
+
+        Args:
+            name: another policy, which starts from its own defaults; default: the one named here.
+            options: options to replace.
+
+        Raises:
+            UnknownNameError: no policy of that name.
+            ConfigError: an option is unknown or out of range.
+        """
+        from sdrpn_core.crops.policy import make_policy  # needs NumPy
+
+        own = self.policy_options if name in (None, self.policy) else {}
+        return make_policy(name or self.policy, {**own, **(options or {})})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

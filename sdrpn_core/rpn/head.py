@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -63,6 +63,47 @@ class RPNHead(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
         """Scores ``(images, n)`` float32: logits, or a distribution over the valid tokens."""
+
+    def highest_scores(
+        self,
+        inputs: HeadInputs,
+        queries: torch.Tensor,
+        rotary: PositionEmbeddings | None,
+        distribution: bool,
+    ) -> torch.Tensor:
+        """The highest score that each visual token gets from any of several queries.
+
+        One query at a time, which holds for every head; a head that can do better with what all
+        queries have in common overrides it.
+
+        Args:
+            inputs: hold the visual tokens; their own query counts no more than the others do.
+            queries: ``(images, q, hidden)``, one or more per image.
+            rotary: cos and sin ``(images, q, dim)`` of the queries' positions, as in the inputs.
+            distribution: as of the forward call.
+
+        Returns:
+            ``(images, n)`` float32.
+        """
+        found = [
+            self(
+                replace(
+                    inputs,
+                    query=queries[:, index],
+                    query_rotary=_one_position(rotary, index),
+                ),
+                distribution,
+            )
+            for index in range(queries.shape[1])
+        ]
+        return torch.stack(found).amax(dim=0)
+
+
+def _one_position(rotary: PositionEmbeddings | None, index: int) -> PositionEmbeddings | None:
+    if rotary is None:
+        return None
+    cos, sin = rotary
+    return cos[:, index : index + 1], sin[:, index : index + 1]
 
 
 def masked_softmax(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

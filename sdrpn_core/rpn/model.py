@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from sdrpn_core.backbone.decoder import part
 from sdrpn_core.backbone.identity import backbone_identity, differences
@@ -34,6 +33,7 @@ from sdrpn_core.taps.thread_hooks import hooks_at_rest
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.rpn.card import CardFacts
     from sdrpn_core.runtime.block import ImagePlace
     from sdrpn_core.taps.feature_tap import Features
 
@@ -136,13 +136,21 @@ class RPN(nn.Module):
         load_rpn_weights(rpn, folder)
         return rpn
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path, *, card: CardFacts | None = None) -> Path:
         """Write weights, configuration and card: :func:`~sdrpn_core.rpn.checkpoint.save_rpn`."""
-        return save_rpn(self.config, self.state_dict(), folder)
+        return save_rpn(self.config, self.state_dict(), folder, card=card)
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, **upload: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: CardFacts | None = None,
+        private: bool | None = None,
+        **options: Any,
+    ) -> str:
         """Upload to the Hub; see :func:`~sdrpn_core.rpn.checkpoint.push_rpn`."""
-        return push_rpn(self.config, self.state_dict(), repo_id, private=private, **upload)
+        state = self.state_dict()
+        return push_rpn(self.config, state, repo_id, card=card, private=private, **options)
 
     def forward(self, features: Features, places: Sequence[ImagePlace]) -> RoIScores:
         """Score the visual tokens of every image of a batch, in one pass.
@@ -153,7 +161,7 @@ class RPN(nn.Module):
         """
         return self.score(self.trunk(features), places)
 
-    def trunk(self, features: Features, cache: DynamicCache | None = None) -> TrunkStates:
+    def trunk(self, features: Features, cache: Cache | None = None) -> TrunkStates:
         """Run the copied layers.
 
         Args:
@@ -242,20 +250,16 @@ class RPN(nn.Module):
         return self.score(states, places)
 
     def _question_scores(self, states: TrunkStates, place: ImagePlace) -> torch.Tensor:
-        """``(n,)``: the highest score of each cell, one token of the question at a time.
-
-        A head scores with one query; side by side, the queries would each need a copy of the
-        image's hidden states.
-        """
+        """``(n,)``: the highest score that any token of the question gives each cell."""
         first = place.query if place.question is None else place.question
-        highest: torch.Tensor | None = None
-        for query in range(first, place.query + 1):
-            inputs = _head_inputs(states, [replace(place, query=query)])
-            (scores,) = self.head(inputs, self.config.is_distribution)
-            highest = scores if highest is None else torch.maximum(highest, scores)
-        if highest is None:
+        if first > place.query:
             raise ValueError(f"the question begins at {first}, behind its end at {place.query}")
-        return highest
+        inputs = _head_inputs(states, [place])
+        asking = states.part(place.row, first, place.query + 1)
+        (scores,) = self.head.highest_scores(
+            inputs, asking.hidden, asking.rotary, self.config.is_distribution
+        )
+        return scores
 
 
 def _check_place(config: RPNConfig, backbone: Backbone) -> None:

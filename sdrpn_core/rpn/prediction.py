@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
-    from sdrpn_core.runtime.block import ImagePlace
+    from sdrpn_core.runtime.block import ImagePlace, WantsQuestion
     from sdrpn_core.taps.feature_tap import Features
 
 
@@ -50,10 +50,22 @@ def predict_roi(
 
 
 @torch.no_grad()
-def predict_prompt_roi(backbone: Backbone, prompts: Sequence[Prompt], rpn: RPN) -> list[RoIMap]:
+def predict_prompt_roi(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    rpn: RPN,
+    *,
+    wants_question: WantsQuestion | None = None,
+) -> list[RoIMap]:
     """As :func:`predict_roi` for a batch of encoded prompts without responses.
 
     Only the decoder layers 0 .. B - 1 run, and no cache is kept.
+
+    Args:
+        backbone: the model.
+        prompts: a batch without responses.
+        rpn: a trained RPN of that backbone.
+        wants_question: see :func:`~sdrpn_core.runtime.block.image_places`.
 
     Returns:
         One map per image, prompt by prompt.
@@ -63,13 +75,17 @@ def predict_prompt_roi(backbone: Backbone, prompts: Sequence[Prompt], rpn: RPN) 
     """
     if not any(prompt.images for prompt in prompts):
         return []
-    features, places = prompt_features(backbone, prompts, rpn.branch)
+    features, places = prompt_features(backbone, prompts, rpn.branch, wants_question=wants_question)
     return rpn.eval()(features, places).maps()
 
 
 @torch.no_grad()
 def prompt_features(
-    backbone: Backbone, prompts: Sequence[Prompt], branch: int
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    branch: int,
+    *,
+    wants_question: WantsQuestion | None = None,
 ) -> tuple[Features, list[ImagePlace]]:
     """Branch features of whole prompts in one pass, and where the images lie in them.
 
@@ -77,6 +93,7 @@ def prompt_features(
         backbone: the model.
         prompts: a batch without responses.
         branch: B; the layers behind it do not run.
+        wants_question: see :func:`~sdrpn_core.runtime.block.image_places`.
 
     Raises:
         InputError: a prompt beyond the model's context.
@@ -84,4 +101,5 @@ def prompt_features(
     backbone.check_context(max(map(len, prompts)))
     block = prompt_block(backbone, prompts)
     with FeatureTap(backbone.decoder, branch) as tap:
-        return tap.run(**block.model_inputs()), image_places(prompts, block)
+        features = tap.run(**block.model_inputs())
+    return features, image_places(prompts, block, wants_question=wants_question)

@@ -20,6 +20,9 @@ _CAPTURE = "sdrpn_query_key"
 
 SOURCES = ("projections", "hidden_states")
 
+#: Products of queries and keys that are there at a time: 256 MiB in float32.
+_MAX_PRODUCTS = 2**26
+
 
 class _QueryKey(Exception):
     """Carries the query and key out of an attention module; never leaves the head."""
@@ -95,19 +98,52 @@ class QKHead(RPNHead):
 
     def forward(self, inputs: HeadInputs, distribution: bool) -> torch.Tensor:
         """Scores ``(images, n)``; a distribution is softmaxed per head before the mean."""
-        (query,), key = self.queries_and_key(inputs, [(inputs.query, inputs.query_rotary)])
-        return self.products(query, key, inputs.valid, distribution)
+        return self.highest_scores(inputs, inputs.query[:, None], inputs.query_rotary, distribution)
 
-    def products(
+    def highest_scores(
+        self,
+        inputs: HeadInputs,
+        queries: torch.Tensor,
+        rotary: PositionEmbeddings | None,
+        distribution: bool,
+    ) -> torch.Tensor:
+        """As of every head; the keys of the visual tokens are computed once for all queries."""
+        (query,), key = self.queries_and_key(inputs, [(queries, rotary)])
+        return self.highest_products(query, key, inputs.valid, distribution)
+
+    def highest_products(
         self, query: torch.Tensor, key: torch.Tensor, valid: torch.Tensor, distribution: bool
     ) -> torch.Tensor:
-        """Scores ``(images, n)`` of a query ``(images, heads, 1, d)`` with the visual tokens."""
+        """Per visual token the highest of its products with several queries.
+
+        Args:
+            query: ``(images, heads, q, d)``.
+            key: ``(images, heads, n, d)``, of the visual tokens.
+            valid: ``(images, n)`` bool.
+            distribution: softmax over the visual tokens, per head and query.
+
+        Returns:
+            ``(images, n)`` float32: means over the heads.
+        """
+        if not self.multi_head:
+            # One head as wide as all of them.
+            query, key = (part.transpose(1, 2).flatten(2)[:, None] for part in (query, key))
+        n_at_a_time = max(1, _MAX_PRODUCTS // (key.shape[0] * key.shape[1] * key.shape[2]))
+        found = [
+            self._products(part, key, valid, distribution).amax(dim=1)
+            for part in query.split(n_at_a_time, dim=2)
+        ]
+        return found[0] if len(found) == 1 else torch.stack(found).amax(dim=0)
+
+    def _products(
+        self, query: torch.Tensor, key: torch.Tensor, valid: torch.Tensor, distribution: bool
+    ) -> torch.Tensor:
+        """``(images, q, n)`` float32, means over the heads."""
+        scores = (key @ query.transpose(2, 3)).transpose(2, 3)
         if self.multi_head:
-            scores = (key @ query.transpose(2, 3)).squeeze(-1) / math.sqrt(key.shape[-1])
-        else:
-            scores = (key * query).sum(dim=(1, 3)).unsqueeze(1)
+            scores = scores / math.sqrt(key.shape[-1])
         if distribution:
-            return masked_softmax(scores, valid[:, None]).mean(dim=1)
+            return masked_softmax(scores, valid[:, None, None]).mean(dim=1)
         return scores.float().mean(dim=1)
 
     def queries_and_key(
@@ -117,15 +153,16 @@ class QKHead(RPNHead):
 
         Args:
             inputs: holds the visual tokens.
-            tokens: hidden states ``(images, hidden)`` and rotary embeddings of those that ask.
+            tokens: groups of those that ask: hidden states ``(images, q, hidden)`` and rotary
+                embeddings ``(images, q, dim)``.
 
         Returns:
-            Per token ``(images, heads, 1, d)``; and ``(images, heads, n, d)``.
+            Per group ``(images, heads, q, d)``; and ``(images, heads, n, d)``.
         """
         if self.attention is None or self.norm is None:
-            return [hidden[:, None, None] for hidden, _ in tokens], inputs.visual[:, None]
+            return [hidden[:, None] for hidden, _ in tokens], inputs.visual[:, None]
         # The queries are appended to the visual tokens, so that one call computes all.
-        hidden = torch.cat([inputs.visual, *(one[:, None] for one, _ in tokens)], dim=1)
+        hidden = torch.cat([inputs.visual, *(group for group, _ in tokens)], dim=1)
         try:
             self.attention(
                 hidden_states=self.norm(hidden),
@@ -143,8 +180,8 @@ class QKHead(RPNHead):
                 f"for {query.shape[1]}; use multi_head"
             )
         n = inputs.visual.shape[1]
-        queries = [query[:, :, n + index : n + index + 1] for index in range(len(tokens))]
-        return queries, key[:, :, :n].repeat_interleave(groups, dim=1)
+        queries = query[:, :, n:].split([group.shape[1] for group, _ in tokens], dim=2)
+        return list(queries), key[:, :, :n].repeat_interleave(groups, dim=1)
 
     def _rotary(self, parts: Sequence[PositionEmbeddings | None]) -> PositionEmbeddings | None:
         given = [part for part in parts if part is not None]

@@ -34,6 +34,14 @@ class TrunkStates:
             None if self.rotary is None else self._rotary_row(self.rotary, row, start),
         )
 
+    def part(self, row: int, start: int, stop: int) -> TrunkStates:
+        """Some columns of one sequence, as a batch of its own: views, not copies."""
+        rotary = None
+        if self.rotary is not None:
+            cos, sin = (each[_row_of(each, row), start:stop][None] for each in self.rotary)
+            rotary = cos, sin
+        return TrunkStates(self.hidden[row : row + 1, start:stop], rotary)
+
     @classmethod
     def padded(cls, rows: Sequence[TrunkStates]) -> TrunkStates:
         """Single sequences as one left-padded batch."""
@@ -59,8 +67,13 @@ class TrunkStates:
 
     @staticmethod
     def _rotary_row(rotary: PositionEmbeddings, row: int, start: int) -> PositionEmbeddings:
-        cos, sin = (unpadded(part, row if len(part) > 1 else 0, start)[None] for part in rotary)
+        cos, sin = (unpadded(part, _row_of(part, row), start)[None] for part in rotary)
         return cos, sin
+
+
+def _row_of(part: torch.Tensor, row: int) -> int:
+    """Where a row's positions lie: all rows may share one."""
+    return row if len(part) > 1 else 0
 
 
 @dataclass(frozen=True)

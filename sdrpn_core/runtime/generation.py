@@ -7,19 +7,20 @@ model's own run. The decoder gets the rows of the prompts in place of these ids'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessor
+from transformers import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import Block, join, left_pad
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.kv_cache import cache_argument
+from sdrpn_core.runtime.in_place_cache import cache_for
+from sdrpn_core.runtime.kv_cache import cache_argument, static_cache
 
 if TYPE_CHECKING:
     from transformers import Cache, GenerationConfig
@@ -43,11 +44,19 @@ _REASONS = {
     "prefill_chunk_size": _ONE_PASS,
     **dict.fromkeys(("inputs", "input_ids", "inputs_embeds", "attention_mask"), _OURS),
     **dict.fromkeys(("position_ids", "cache", "past_key_values", "use_cache"), _OURS),
-    **dict.fromkeys(("cache_implementation", "cache_config", "pixel_values"), _OURS),
+    **dict.fromkeys(("cache_config", "pixel_values"), _OURS),
     "max_length": "give max_new_tokens",
     **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), _IDS),
     **dict.fromkeys(("output_attentions", "output_hidden_states"), _IDS),
 }
+
+#: The value of ``cache_implementation`` that makes stock ``generate()`` compile a decoding step on
+#: devices that gain by it (CUDA graphs, unless ``compile_config`` says otherwise).
+STATIC = "static"
+
+#: Most tokens of a response that memory is set aside for in advance; the cache grows with longer
+#: ones. So a limit that no answer reaches costs nothing.
+_MOST_AHEAD = 512
 
 #: Fields of a generation config that cannot be served, nor be ignored: answers would be others.
 _UNSERVED = ("penalty_alpha", "guidance_scale", "prompt_lookup_num_tokens", "prefill_chunk_size")
@@ -80,18 +89,34 @@ def prompt_block(
     return left_pad(embeds, positions, ids)
 
 
-def check_generate_options(names: Iterable[str]) -> None:
+def check_generate_options(options: Mapping[str, Any]) -> None:
     """Check for arguments of ``generate()`` that cannot be passed on, before anything runs.
 
     Args:
-        names: of the arguments.
+        options: the arguments.
 
     Raises:
         ConfigError: there is one; names it and the reason.
     """
-    for name in names:
+    for name in options:
         if reason := _REASONS.get(name):
             raise ConfigError(f"generate() option {name!r} cannot be used here: {reason}")
+    implementation = options.get("cache_implementation")
+    if implementation not in (None, STATIC):
+        raise ConfigError(
+            f"cache_implementation must be {STATIC!r} or None (a cache that grows in place), not "
+            f"{implementation!r}"
+        )
+
+
+def columns_needed(length: int, max_new_tokens: int) -> int:
+    """How many tokens a cache should have room for.
+
+    Args:
+        length: of the prompts.
+        max_new_tokens: upper limit of the response length.
+    """
+    return length + min(max_new_tokens, _MOST_AHEAD)
 
 
 def check_generation_config(config: GenerationConfig | None, options: Mapping[str, Any]) -> None:
@@ -136,6 +161,7 @@ def generate(
     clock: StageClock | None = None,
     first_stage: str = "prefill",
     after_first_pass: Callable[[], object] | None = None,
+    cache_implementation: str | None = None,
     **options: Any,
 ) -> list[tuple[int, ...]]:
     """Continue the prompts of a block.
@@ -149,6 +175,9 @@ def generate(
         clock: times two stages: the pass over the prompts, and ``decode``, the rest.
         first_stage: name of the first one.
         after_first_pass: called between the two; an exception that it raises ends generation.
+        cache_implementation: of a cache that is made here. ``None`` grows in place. ``"static"``
+            has a fixed size: on CUDA, stock ``generate()`` then compiles the decoding step. Answers
+            are equal up to rounding.
         options: further arguments of ``generate()`` (``streamer``, ``do_sample`` ...).
 
     Returns:
@@ -164,8 +193,7 @@ def generate(
     whole = block if prefix is None else join(prefix, block)
     if whole.ids is None:
         raise ValueError("the ids of the prompts are unknown")
-    longest = int(whole.mask.sum(dim=1).max())
-    backbone.check_context(longest + max_new_tokens)
+    backbone.check_context(max(whole.lengths) + max_new_tokens)
     clock = clock or StageClock(backbone.device)
 
     def between() -> None:
@@ -173,8 +201,11 @@ def generate(
             after_first_pass()
         clock.switch("decode")
 
-    if cache is None:
-        cache = DynamicCache(config=backbone.text_config)
+    if cache is None and cache_implementation == STATIC:
+        cache = static_cache(backbone.text_config, whole.length + max_new_tokens)
+    elif cache is None:
+        n_columns = columns_needed(whole.length, max_new_tokens)
+        cache = cache_for(backbone.text_config, n_columns)
     if "streamer" in options:
         options = {**options, "streamer": _WithoutPrompt(options["streamer"])}
     first = _AfterFirstPass(between)
@@ -190,8 +221,8 @@ def generate(
                 "do_sample": False,
                 "num_beams": 1,
                 "use_cache": True,
-                "cache_implementation": None,
                 **options,
+                "cache_implementation": None,
                 **cache_argument(cache),
                 "logits_processor": [first, *options.get("logits_processor", ())],
             },

@@ -1,27 +1,29 @@
 """KV caches: handed to stock models, split into single sequences, and joined into other batches.
 
-A cache grows by concatenation and never writes into the tensors that it holds, so that those of one
+A joined cache reads the tensors that it is made of and writes to others, so that those of one
 sequence can be part of any number of caches at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import transformers
 from packaging.version import Version
-from transformers import DynamicCache
+from transformers import Cache, StaticCache
 
-if TYPE_CHECKING:
-    from transformers import Cache
+from sdrpn_core.runtime.in_place_cache import InPlaceLayer
 
 #: transformers 5.24 renamed the argument everywhere, and warns about the older name.
 _RENAMED_IN = Version("5.24")
 
 #: Name of the cache in the arguments and outputs of models, decoders, layers and ``generate()``.
 CACHE_NAME = "cache" if Version(transformers.__version__) >= _RENAMED_IN else "past_key_values"
+
+#: Sizes of static caches are multiples of this: a step is compiled once per size.
+_STATIC_STEP = 256
 
 SequenceKV: TypeAlias = Mapping[int, tuple[torch.Tensor, torch.Tensor]]
 """``{layer: (keys, values)}``, each ``(heads, length, head_dim)``, of one sequence, unpadded."""
@@ -60,28 +62,77 @@ def unpadded(batch: torch.Tensor, row: int, start: int) -> torch.Tensor:
 
 
 def join_cache(
-    rows: Sequence[SequenceKV], lengths: Sequence[int] | None = None, n_layers: int | None = None
-) -> DynamicCache:
+    rows: Sequence[SequenceKV],
+    lengths: Sequence[int] | None = None,
+    n_layers: int | None = None,
+    *,
+    n_columns: int = 0,
+) -> Cache:
     """Join rows into one left-padded cache; the rows do not change when it grows.
 
     Args:
         rows: a batch; the same row may occur several times.
         lengths: how many of each row's first tokens to take; default: all.
         n_layers: how many of the first layers to take; default: all.
+        n_columns: tokens to leave room for, those of the rows included, once more come.
     """
-    cache = DynamicCache()
+    layers: list[Any] = []
     for index in rows[0]:
         if n_layers is not None and index >= n_layers:
             continue
-        keys, values = (
-            left_padded(_first(parts, lengths))
-            for parts in zip(*(row[index] for row in rows), strict=True)
-        )
-        # Assigned, not appended: update() would copy the tensors.
-        cache.update(keys[..., :0, :], values[..., :0, :], index)
-        layer: Any = cache.layers[index]
-        layer.keys, layer.values = keys, values
+        # A decoder may keep nothing for some layers.
+        layers += [InPlaceLayer(n_columns) for _ in range(len(layers), index + 1)]
+        layers[index].hold(*_joined(rows, lengths, index))
+    return Cache(layers=layers)
+
+
+def static_cache(
+    config: Any,
+    n_columns: int,
+    rows: Sequence[SequenceKV] = (),
+    lengths: Sequence[int] | None = None,
+) -> StaticCache:
+    """Make a stock cache of fixed size, for which stock ``generate()`` compiles a decoding step.
+
+    Args:
+        config: of the model.
+        n_columns: tokens that it must have room for.
+        rows: a batch that it begins with, left-padded.
+        lengths: how many of each row's first tokens to take; default: all.
+    """
+    steps = -(-n_columns // _STATIC_STEP)
+    cache = StaticCache(config=config, max_cache_len=_STATIC_STEP * steps)
+    for index in rows[0] if rows else ():
+        cache.update(*_joined(rows, lengths, index), index)
     return cache
+
+
+def trim(cache: Cache, length: int, n_columns: int) -> None:
+    """Keep the first columns of a cache, to go on behind them.
+
+    Args:
+        cache: of one that writes in place.
+        length: columns to keep.
+        n_columns: tokens to leave room for, those that are kept included.
+    """
+    layers: list[Any] = list(cache.layers)
+    for layer in layers:
+        if not isinstance(layer, InPlaceLayer):
+            raise TypeError(f"only layers that write in place can be trimmed, not {layer}")
+        if (excess := layer.get_seq_length() - length) > 0:
+            layer.crop(-excess)
+        layer.plan(n_columns)
+
+
+def _joined(
+    rows: Sequence[SequenceKV], lengths: Sequence[int] | None, index: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One layer's keys and values, left-padded."""
+    keys, values = (
+        left_padded(_first(parts, lengths))
+        for parts in zip(*(row[index] for row in rows), strict=True)
+    )
+    return keys, values
 
 
 def _first(parts: Sequence[torch.Tensor], lengths: Sequence[int] | None) -> Sequence[torch.Tensor]:

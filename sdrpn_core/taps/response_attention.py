@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import Cache, DynamicCache
 
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.labels.recipe import ALL_HEADS, LabelRecipe
-from sdrpn_core.runtime.generation import generate, prompt_block
+from sdrpn_core.runtime.generation import columns_needed, generate, prompt_block
+from sdrpn_core.runtime.in_place_cache import full_cache
 from sdrpn_core.taps.attention_tap import AttentionRows, AttentionTap
 from sdrpn_core.taps.feature_tap import FeatureTap
 
 if TYPE_CHECKING:
+    from transformers import Cache
+
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.labels.recipe import HeadsByLayer
@@ -211,6 +213,9 @@ def read_own_responses(
     starts = None if prefix is None else [prompt.prefix_length for prompt in prompts]
     block = prompt_block(backbone, prompts, starts=starts)
     length = block.length + (prefix.length if prefix is not None else 0)
+    if cache is None:
+        # One that keeps what has left a window: the tap counts the columns of all keys.
+        cache = full_cache(backbone.n_layers, columns_needed(length, max_new_tokens))
     with _tap(
         backbone, prompts, block if prefix is None else prefix, heads, slice(length, None)
     ) as tap:
@@ -219,8 +224,7 @@ def read_own_responses(
             block,
             max_new_tokens=max_new_tokens,
             prefix=prefix,
-            # One that keeps what has left a window: the tap counts the columns of all keys.
-            cache=DynamicCache() if cache is None else cache,
+            cache=cache,
         )
     n_rows = sum(rows.weights.shape[2] for rows in tap.rows[min(heads)])
     return [
@@ -283,7 +287,7 @@ def _tap(
     """A tap on the columns of all visual tokens; ``block`` is the one that holds the images."""
     n = max(prompt.n_visual_tokens for prompt in prompts)
     keys = torch.zeros(len(prompts), max(n, 1), dtype=torch.long)
-    for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True)):
+    for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True)):
         columns = [offset + i for start, stop in prompt.image_spans for i in range(start, stop)]
         keys[row, : len(columns)] = torch.tensor(columns, dtype=torch.long)
     return AttentionTap(backbone.decoder, heads, queries=queries, keys=keys, consume=consume)
@@ -301,9 +305,11 @@ def _average(
     n_rows = max(last - first, 0)
     if n_rows == 0:
         return ResponseAttention(response, 0, ())
-    means = {
-        layer: tap.weights(layer)[row, :, first:last].mean(dim=1).cpu().numpy() for layer in heads
-    }
+    # One copy to the host for all layers: each would wait for the device.
+    rows = [tap.weights(layer)[row, :, first:last].mean(dim=1) for layer in heads]
+    stacked = torch.cat([part.to(rows[0].device) for part in rows]).cpu()
+    parts = stacked.split([len(part) for part in rows])
+    means = {layer: part.numpy() for layer, part in zip(heads, parts, strict=True)}
     maps, start = [], 0
     for image in prompt.images:
         h, w = image.grid

@@ -1,4 +1,4 @@
-"""``train_log.jsonl`` and TensorBoard: one entry every few steps, written by the main process."""
+"""``train_log.jsonl`` and trackers: one entry every few steps, written by the main process."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ run.json            what decides the weights (the manifest)
 checkpoints/        see :mod:`sdrpn_core.training.checkpoints`
 rpn/                the result
 train_log.jsonl     see :mod:`sdrpn_core.training.log`
-tensorboard/        the same for TensorBoard
+trackers/           the same for TensorBoard and other trackers that write to disk
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from sdrpn_core.util.run_manifest import ManifestFormat
 
 RPN_FOLDER = "rpn"
 CHECKPOINT_FOLDER = "checkpoints"
-TRACKER = "tensorboard"
-"""accelerate's name of the tracker, and of its folder."""
+TRACKER_FOLDER = "trackers"
 
 MANIFEST = ManifestFormat(
     name="run.json",
@@ -123,7 +122,7 @@ class RunFolder:
         """Remove a run's files and nothing else; the manifest last, so that a kill in between
         leaves a folder that can be cleared again.
         """
-        for name in (RPN_FOLDER, CHECKPOINT_FOLDER, TRACKER):
+        for name in (RPN_FOLDER, CHECKPOINT_FOLDER, TRACKER_FOLDER):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
         for name in (LOG_NAME, MANIFEST.name):

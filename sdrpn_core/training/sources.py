@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.backbone.identity import backbone_identity, differences
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.errors import ConfigError, ShardError
 from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labels.recipe import LabelRecipe
@@ -31,6 +32,7 @@ class TrainingSource:
         recipe: how the labels are made.
         n_layers: decoder layers that the batcher runs.
         facts: what identifies the data, as plain JSON values.
+        dataset: what the data is called, for people.
     """
 
     samples: StoredLabels | AnsweredRecords | CachedSamples
@@ -38,6 +40,7 @@ class TrainingSource:
     recipe: LabelRecipe
     n_layers: int
     facts: Mapping[str, Any]
+    dataset: str
 
 
 def stored_labels(
@@ -79,11 +82,12 @@ def stored_labels(
         )
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
-        samples=StoredLabels(rows, labeler, settings.max_pixels),
+        samples=StoredLabels(rows, labeler, Preprocessor(backbone), settings.max_pixels),
         batcher=StoredLabelBatcher(backbone, branch),
         recipe=recipe,
         n_layers=branch,
         facts={"kind": "stored", "digest": rows.manifest.digest, "rows": len(rows)},
+        dataset=rows.manifest.dataset,
     )
 
 
@@ -110,11 +114,12 @@ def answered_records(
     recipe.check_fits(backbone.n_layers, backbone.n_heads)
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
-        samples=AnsweredRecords(records, settings.max_pixels),
+        samples=AnsweredRecords(records, Preprocessor(backbone), settings.max_pixels),
         batcher=AnsweredRecordBatcher(backbone, branch, labeler),
         recipe=recipe,
         n_layers=max(branch, max(recipe.layers) + 1),
         facts={"kind": "records", "digest": records.fingerprint, "rows": len(records)},
+        dataset=records.name,
     )
 
 

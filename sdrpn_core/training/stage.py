@@ -20,11 +20,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from sdrpn_core.data.read import read_records
-from sdrpn_core.data.record import Record, RecordSource
+from sdrpn_core.data.hub import HubSplit
+from sdrpn_core.data.read import dataset_name, read_records
+from sdrpn_core.data.record import HUB_PREFIX, Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labeling.run import LabelDataset
+from sdrpn_core.rpn.backbone_source import is_hub_id
+from sdrpn_core.rpn.card import CardFacts
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training.data_order import DataOrder
@@ -33,10 +36,11 @@ from sdrpn_core.training.free_layers import truncate
 from sdrpn_core.training.log import TrainingLog
 from sdrpn_core.training.loop import TrainingLoop
 from sdrpn_core.training.optim import make_optimizer, make_schedule
-from sdrpn_core.training.run_folder import TRACKER, RunFolder
+from sdrpn_core.training.run_folder import TRACKER_FOLDER, RunFolder
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.sources import TrainingSource, answered_records, stored_labels
 from sdrpn_core.training.step import TrainingStep
+from sdrpn_core.training.trackers import check_trackers, start_trackers
 from sdrpn_core.util.folder_lock import hold_folder
 from sdrpn_core.util.json_files import write_json
 from sdrpn_core.util.memory import peak_memory
@@ -90,6 +94,7 @@ def train(
     feature_cache: str | Path | None = None,
     feature_cache_dtype: str | None = None,
     free_backbone: bool = False,
+    trackers: Sequence[str] = (),
     progress: bool = True,
 ) -> TrainingResult:
     """Train an RPN, or continue an interrupted run.
@@ -99,7 +104,7 @@ def train(
         data: the folder of a label run (or its :class:`LabelDataset`), or records with responses,
             whose labels are made while training.
         out_dir: holds one run: ``rpn/`` (the result), ``checkpoints/``, ``train_log.jsonl``,
-            ``tensorboard/`` and ``run.json``.
+            ``run.json``, and ``trackers/`` with what trackers write to disk.
         settings: default: the backbone's preset.
         config: of the RPN; default: the backbone's preset.
         recipe: how attention becomes labels; default: that of the label run, or for records the
@@ -114,6 +119,9 @@ def train(
             which changes nothing.
         free_backbone: drop what training does not run from ``backbone``, for good; see
             :func:`~sdrpn_core.training.free_layers.truncate`.
+        trackers: names of accelerate's experiment trackers (``tensorboard``, ``wandb``,
+            ``trackio`` ...) that get the entries of the log as well; see
+            :func:`~sdrpn_core.training.trackers.check_trackers`.
         progress: show a bar on the main process.
 
     Returns:
@@ -124,10 +132,13 @@ def train(
         ShardError: labels of another backbone, an incomplete label run, a corrupt shard.
         CheckpointError: ``out_dir`` holds another run, or cannot be resumed; or ``feature_cache``
             holds the features of other data, another backbone or other settings.
-        SdrpnError: another process uses ``out_dir``, the disk has no room for the features,
+        UnknownNameError: accelerate knows no such tracker.
+        SdrpnError: a tracker is not installed or cannot be started, another process uses
+            ``out_dir``, the disk has no room for the features,
             training diverged, no sample has a label, or something cannot be written.
     """
     out_dir = Path(out_dir)
+    trackers = check_trackers(trackers)
     settings = settings or TrainingSettings.for_backbone(backbone)
     config = config or RPNConfig.for_backbone(backbone)
     precision = _precision(settings, backbone.device)
@@ -160,7 +171,8 @@ def train(
         optimizer = make_optimizer(rpn, settings)
         if first:
             run.checkpoints.load(first, rpn, optimizer)
-        accelerator = _accelerator(out_dir, precision, backbone.device, first)
+        accelerator = _accelerator(out_dir, precision, backbone.device, trackers)
+        start_trackers(accelerator, out_dir, first, settings.to_dict())
         loop = TrainingLoop(
             accelerator,
             settings,
@@ -182,7 +194,7 @@ def train(
                 tracker.finish()
         rpn.eval()
         if accelerator.is_main_process:
-            rpn.save_pretrained(run.rpn)
+            rpn.save_pretrained(run.rpn, card=CardFacts(datasets=_public_names(source.dataset)))
             facts = {"settings": settings.to_dict(), "data": source.facts}
             write_json(run.rpn / SETTINGS_NAME, facts, sort_keys=True)
         wait_for_everyone(state)
@@ -213,6 +225,15 @@ def _source(
     return answered_records(backbone, records, branch, settings, recipe)
 
 
+def _public_names(source: str) -> tuple[str, ...]:
+    """What a model card may call the data: a registered name or a Hub id, and no path."""
+    if source.startswith(HUB_PREFIX):
+        repo = HubSplit.parse(source).repo
+        return (repo,) if is_hub_id(repo) and not Path(repo).exists() else ()
+    name = dataset_name(source)
+    return () if name is None else (name,)
+
+
 def _new_rpn(backbone: Backbone, config: RPNConfig, settings: TrainingSettings) -> RPN:
     """A new RPN in float32; the same in every process, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
@@ -236,16 +257,17 @@ def _precision(settings: TrainingSettings, device: torch.device) -> str:
     return settings.mixed_precision
 
 
-def _accelerator(out_dir: Path, precision: str, device: torch.device, first: int) -> Accelerator:
-    accelerator = Accelerator(
+def _accelerator(
+    out_dir: Path, precision: str, device: torch.device, trackers: Sequence[str]
+) -> Accelerator:
+    return Accelerator(
         mixed_precision=precision,
         cpu=device.type == "cpu",
-        log_with=TRACKER,
-        project_config=ProjectConfiguration(project_dir=str(out_dir), logging_dir=str(out_dir)),
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(
+            project_dir=str(out_dir), logging_dir=str(out_dir / TRACKER_FOLDER)
+        ),
     )
-    # Entries that an interrupted session wrote after its last checkpoint are replaced.
-    accelerator.init_trackers(TRACKER, init_kwargs={TRACKER: {"purge_step": first + 1}})
-    return accelerator
 
 
 def _manifest(

@@ -134,7 +134,7 @@ def test_an_aspect_ratio_beyond_the_processors_limit(backbone, size):
         backbone.preprocess(image)
     with pytest.raises(ImageError, match=message):
         answer(backbone, image, "what is it ?")
-    record = Record(id="long", question="what is it ?", image=image)
+    record = Record(id="long", question="what is it ?", images=image)
     recipe = get_plugins().presets.get("qwen2.5-vl-3b").recipe("text")
     (row,) = label_records(backbone, [(0, record)], recipe, max_new_tokens=2)
     assert "aspect ratio" in row.reason

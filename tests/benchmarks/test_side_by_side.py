@@ -29,6 +29,12 @@ def test_ratios_are_taken_within_a_round():
     assert times.ratio("one", "one") == 1.0
 
 
+def test_the_spread_is_that_of_the_ratios():
+    times = Times({"one": [1.0, 20.0, 3.0, 4.0, 5.0], "other": [1.0, 10.0, 1.0, 1.0, 1.0]})
+    assert times.spread("one", "other") == "2.00 to 4.00"
+    assert Times({"one": [1.0]}).spread("one", "one") == "one round"
+
+
 def test_a_row_is_one_line_with_rounded_floats(capsys):
     print_row("some", case="a", seconds=1 / 3, n=12345678)
     assert json.loads(capsys.readouterr().out) == {

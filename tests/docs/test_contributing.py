@@ -157,7 +157,7 @@ def test_head_learns(backbone: Backbone) -> None:
 
 
 def test_method_looks_at_the_middle(plugins: Plugins, backbone: Backbone) -> None:
-    record = Record("0", tiny_image(size=(80, 40)), "what is it", answer="red")
+    record = Record("0", tiny_image(size=(80, 40)), "what is it", answers=("red",))
     context = MethodContext(backbone, max_new_tokens=3)
     method = plugins.methods.get("center").from_options({})
     proposer = method.proposer(context, [record])

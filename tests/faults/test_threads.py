@@ -251,7 +251,7 @@ def test_everything_for_the_first_time_at_once(attempt: int) -> None:
             backbone = sdrpn_core.load_backbone(backbone_dir("llava"), device="cpu")
             rpn = sdrpn_core.RPN.from_pretrained(rpn_dir("llava"), backbone=backbone)
             record = sdrpn_core.read_records("glyphs/small", n=1)[0]
-            image, text = record.image, record.question
+            image, text = record.images[0], record.question
             found = sdrpn_core.answer(backbone, image, text, rpn=rpn, max_new_tokens=3)
             return found.ids, found.boxes
 

@@ -8,15 +8,21 @@ import subprocess
 import sys
 import types
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
-from sdrpn_bench import BenchModel, Method, run_benchmark
+from sdrpn_bench import BenchModel, Method, Metric, run_benchmark
 from sdrpn_bench.runner import DEFAULT_METHODS
+from sdrpn_bench.suite import run_suite
 from sdrpn_core import RPN, LabelRecipe, hookimpl
+from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposer
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.cli.main import app
+from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError, UnknownNameError
 from sdrpn_core.runtime.clock import ANSWER_STAGES
@@ -49,7 +55,11 @@ def model():
 def records():
     return [
         Record(
-            f"r{i}", tiny_image(i, (60 + 7 * i, 60)), "which color ?", answer="red", boxes=(BOX,)
+            f"r{i}",
+            tiny_image(i, (60 + 7 * i, 60)),
+            "which color ?",
+            answers=("red",),
+            boxes=(BOX,),
         )
         for i in range(N)
     ]
@@ -59,7 +69,7 @@ def records():
 def whole(model, records, tmp_path_factory):
     """An uninterrupted run: its folder and results."""
     out = tmp_path_factory.mktemp("whole")
-    return out, run_benchmark(model, None, records, out=out, scorer=odd_length, **ANSWERS)
+    return out, run_benchmark(model, None, records, out=out, metric=odd_length, **ANSWERS)
 
 
 def rows(out):
@@ -67,7 +77,7 @@ def rows(out):
     found = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
     for row in found:
         for result in row.get("methods", {}).values():
-            del result["seconds"]
+            del result["seconds"], result["cost"]
             result.pop("stages", None)  # of those that failed there are none
     return found
 
@@ -90,13 +100,13 @@ def test_numbers_follow_from_the_items(whole):
     out, results = whole
     found = rows(out)
     for name, values in results["methods"].items():
-        correct = [row["methods"][name]["correct"] for row in found]
+        correct = [row["methods"][name]["score"] for row in found]
         assert correct == [len(row["methods"][name]["text"]) % 2 == 1 for row in found]
         assert values["accuracy"] == sum(correct) / N
         tokens = [row["methods"][name]["visual_tokens"] for row in found]
         assert values["visual_tokens"] == pytest.approx(sum(tokens) / N)
     assert 0 < results["methods"]["oracle"]["correct"] < N, "a rule that says nothing"
-    assert {row["answer"] for row in found} == {"red"}
+    assert all(row["answers"] == ["red"] for row in found)
     assert found[0]["object_size"] == pytest.approx((20 * 20 / (60 * 60)) ** 0.5)
 
 
@@ -139,13 +149,13 @@ def test_controls_crop_what_they_say(whole):
 
 def test_batch_size_changes_nothing_but_cost(whole, model, records, tmp_path):
     options = {**ANSWERS, "batch_size": 1}
-    run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **options)
+    run_benchmark(model, None, records, out=tmp_path, metric=odd_length, **options)
     assert rows(tmp_path) == rows(whole[0])
 
 
 def test_a_folder_that_another_run_uses_is_refused(model, records, tmp_path):
     with hold_folder(tmp_path), pytest.raises(SdrpnError, match="is in use by process"):
-        run_benchmark(model, None, records, out=tmp_path, scorer=odd_length, **ANSWERS)
+        run_benchmark(model, None, records, out=tmp_path, metric=odd_length, **ANSWERS)
     assert not (tmp_path / "items.jsonl").exists()
 
 
@@ -155,7 +165,7 @@ def test_a_killed_run_goes_on(whole, model, records, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(
-            model, None, records, out=tmp_path, scorer=odd_length, progress=kill, **ANSWERS
+            model, None, records, out=tmp_path, metric=odd_length, progress=kill, **ANSWERS
         )
     assert len(rows(tmp_path)) == ANSWERS["batch_size"]
     assert not (tmp_path / "results.json").exists()
@@ -163,7 +173,7 @@ def test_a_killed_run_goes_on(whole, model, records, tmp_path):
         file.write('{"model": "tiny-ll')
     seen = []
     results = run_benchmark(
-        model, None, records, out=tmp_path, scorer=odd_length,
+        model, None, records, out=tmp_path, metric=odd_length,
         progress=lambda *place: seen.append(place), **ANSWERS,
     )  # fmt: skip
     assert seen == [("tiny-llava-0", 3, 3)]
@@ -187,12 +197,12 @@ def test_a_folder_holds_one_run(model, records, tmp_path):
 
 def test_unreadable_items_are_counted_and_skipped(model, records, tmp_path):
     broken = [
-        Record("empty", b"", "what ?", answer="red"),
+        Record("empty", b"", "what ?", answers=("red",)),
         records[0],
-        Record("gone", tmp_path / "gone.png", "what ?", answer="red"),
+        Record("gone", tmp_path / "gone.png", "what ?", answers=("red",)),
         replace(records[1], id="blank", question="  "),
-        replace(records[1], id="unanswered", answer=None),
-        Record("bare", None, "what ?", answer="red"),
+        replace(records[1], id="unanswered", answers=()),
+        Record("bare", None, "what ?", answers=("red",)),
     ]
     results = run_benchmark(model, ["baseline", "random"], broken, out=tmp_path / "o", **ANSWERS)
     skipped = results["models"]["tiny-llava-0"]["skipped"]
@@ -207,22 +217,96 @@ def test_unreadable_items_are_counted_and_skipped(model, records, tmp_path):
 
 def test_nothing_readable_is_an_error(model, tmp_path):
     with pytest.raises(InputError, match=r"no item could be answered; .*zero bytes"):
-        run_benchmark(model, ["baseline"], [Record("e", b"", "q", answer="a")], out=tmp_path)
+        run_benchmark(model, ["baseline"], [Record("e", b"", "q", answers=("a",))], out=tmp_path)
 
 
-def test_an_item_one_method_fails_on_is_wrong_for_that_method_alone(model, records, tmp_path):
+def test_a_box_outside_the_image_is_never_scored(model, records, tmp_path):
     outside = replace(records[1], id="outside", boxes=((500, 500, 510, 510),))
-    three = [records[0], outside, records[2]]
+    beyond = replace(records[2], boxes=((-20, 10, 30, 5000),))
+    results = run_benchmark(model, ["oracle"], [records[0], outside, beyond], out=tmp_path)
+    assert results["methods"]["oracle"]["n"] == 2
+    (skipped,) = results["models"]["tiny-llava-0"]["skipped"]["items"]
+    assert skipped["id"] == "outside"
+    assert "box [500, 500, 510, 510] lies outside the image" in skipped["error"]
+    width, height = beyond.images[0].size
+    size = rows(tmp_path)[2]["object_size"]
+    assert size == pytest.approx((30 * (height - 10) / (width * height)) ** 0.5)
+
+
+def test_methods_that_need_boxes_run_on_the_records_that_have_them(
+    model, records, tmp_path, caplog
+):
+    # The first record has none: what one record has says nothing about the others.
+    mixed = [replace(one, boxes=None) if i in (0, 2) else one for i, one in enumerate(records)]
     results = run_benchmark(
-        model, ["baseline", "oracle"], three, out=tmp_path, scorer=lambda p, r: True, **ANSWERS
+        model, ["baseline", "oracle"], mixed, out=tmp_path, metric=odd_length, **ANSWERS
+    )
+    assert f"method 'oracle' runs on the {N - 2} of {N} records that have boxes" in caplog.text
+    methods = results["methods"]
+    assert (methods["baseline"]["n"], methods["oracle"]["n"]) == (N, N - 2)
+    assert f"`oracle` needs boxes: {N - 2} items have some" in (tmp_path / "report.md").read_text()
+    both = [row["methods"] for row in rows(tmp_path) if "oracle" in row["methods"]]
+    assert len(both) == N - 2
+    gain = sum(one["oracle"]["score"] - one["baseline"]["score"] for one in both) / (N - 2)
+    assert methods["oracle"]["difference"]["value"] == pytest.approx(gain)
+    assert (
+        run_benchmark(
+            model, ["baseline", "oracle"], mixed, out=tmp_path, metric=odd_length, **ANSWERS
+        )
+        == results
+    )
+    bare = [replace(one, boxes=None) for one in records]
+    with pytest.raises(ConfigError, match="'oracle' needs records with boxes"):
+        run_benchmark(model, ["oracle"], bare, out=tmp_path / "bare")
+
+
+def test_missing_answers_are_noticed_before_a_model_is_loaded(records, tmp_path, caplog):
+    unanswered = [replace(one, answers=()) for one in records]
+    with pytest.raises(InputError, match=r"none of 7 records can be scored: record 'r0' has no"):
+        run_benchmark(tmp_path / "no model", ["baseline"], unanswered, out=tmp_path)
+    with pytest.raises(SdrpnError, match="no model"):
+        run_benchmark(tmp_path / "no model", None, [*unanswered[:2], records[2]], out=tmp_path)
+    assert "2 of 3 records cannot be scored and are left out; the first: " in caplog.text
+
+
+def test_several_images_are_all_shown(model, records, tmp_path):
+    several = [
+        Record("two", (tiny_image(1), tiny_image(2, (90, 40))), "same color ?", answers=("no",)),
+        replace(records[0], id="which", images=(tiny_image(1), tiny_image(2))),
+    ]
+    results = run_benchmark(model, ["baseline", "random"], several, out=tmp_path, **ANSWERS)
+    (row, skipped) = rows(tmp_path)
+    assert "boxes and 2 images" in skipped["error"]
+    assert results["methods"]["random"]["errors"] == 0
+    backbone = model.source
+    expected = answer_batch(
+        backbone, [Question.about(several[0].images, "same color ?")], max_new_tokens=3
+    )
+    assert row["methods"]["baseline"]["text"] == expected[0].text
+    assert row["methods"]["baseline"]["visual_tokens"] == expected[0].n_visual_tokens
+
+
+@dataclass(frozen=True)
+class Picky(Method):
+    def proposer(self, context, records):
+        if any(record.id == "refused" for record in records):
+            raise InputError("not this one")
+
+
+def test_an_item_one_method_fails_on_is_wrong_for_that_method_alone(
+    third_party, model, records, tmp_path
+):
+    three = [records[0], replace(records[1], id="refused"), records[2]]
+    results = run_benchmark(
+        model, ["baseline", "picky"], three, out=tmp_path, metric=lambda p, r: True, **ANSWERS
     )
     assert results["methods"]["baseline"]["correct"] == 3
-    oracle = results["methods"]["oracle"]
-    assert (oracle["correct"], oracle["n"], oracle["errors"]) == (2, 3, 1)
-    assert oracle["outcomes"] == {"ok": 2, "error": 1}
-    (failed,) = [row for row in rows(tmp_path) if row["id"] == "outside"]
-    assert "outside the image" in failed["methods"]["oracle"]["error"]
-    assert "oracle (tiny-llava-0) 1" in (tmp_path / "report.md").read_text()
+    picky = results["methods"]["picky"]
+    assert (picky["correct"], picky["n"], picky["errors"]) == (2, 3, 1)
+    assert picky["outcomes"] == {"plain": 2, "error": 1}
+    (failed,) = [row for row in rows(tmp_path) if row["id"] == "refused"]
+    assert "not this one" in failed["methods"]["picky"]["error"]
+    assert "picky (tiny-llava-0) 1" in (tmp_path / "report.md").read_text()
 
 
 class Nowhere(Proposer):
@@ -241,6 +325,7 @@ def third_party(fresh_plugins):
     @hookimpl
     def sdrpn_register_methods(registry):
         registry.add("misconfigured", Misconfigured)
+        registry.add("picky", Picky)
         registry.add("mine", "tests.plugins.center_method:Center", help="crops the middle")
 
     module = types.ModuleType("theirs")
@@ -301,7 +386,7 @@ def test_several_models_side_by_side(model, records, tmp_path):
     other = tiny_llava(seed=1)
     entries = [replace(model, name="one"), BenchModel(other, make_rpn(other), name="two")]
     results = run_benchmark(
-        entries, ["baseline", "sdrpn"], records[:3], out=tmp_path, scorer=odd_length, **ANSWERS
+        entries, ["baseline", "sdrpn"], records[:3], out=tmp_path, metric=odd_length, **ANSWERS
     )
     assert list(results["models"]) == ["one", "two"]
     assert "methods" not in results
@@ -327,6 +412,82 @@ def test_the_report_says_what_the_results_say(whole):
     for name in ("accuracy", "accuracy_by_object_size", "gain_and_cost"):
         assert f"(figures/{name}.png)" in report
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@dataclass(frozen=True)
+class Graded(Metric):
+    """Scores between 0 and 1 that depend on the response, and a total beside their mean."""
+
+    name: ClassVar[str] = "graded"
+
+    least: float = 0.25
+
+    def score(self, prediction, record):
+        return self.least if odd_length(prediction, record) else 0.9999
+
+    def counts(self, prediction, record):
+        return {"odd": float(odd_length(prediction, record)), "all": 1.0}
+
+    def aggregate(self, sums):
+        return {"odd share": sums["odd"] / sums["all"]}
+
+
+def test_graded_scores_from_the_item_to_the_report(model, records, tmp_path):
+    kinds = [replace(record, category="ab"[i % 2]) for i, record in enumerate(records)]
+    kinds[-1] = replace(kinds[-1], category=None)
+    results = run_benchmark(
+        model, ["baseline", "oracle"], kinds, out=tmp_path, metric=Graded(0.5), **ANSWERS
+    )
+    assert results["metric"] == {"name": "graded", "options": {"least": 0.5}}
+    found = rows(tmp_path)
+    scores = {m: [row["methods"][m]["score"] for row in found] for m in ("baseline", "oracle")}
+    assert {*scores["baseline"], *scores["oracle"]} == {0.5, 0.9999}
+    report = (tmp_path / "report.md").read_text()
+    assert "Metric: `graded` (least = 0.5)" in report
+    for name, values in results["methods"].items():
+        mean = sum(scores[name]) / N
+        assert values["accuracy"] == pytest.approx(mean)
+        assert values["graded"]
+        assert values["correct"] == 0
+        low, high = values["interval"]
+        assert low <= mean <= high < 1
+        odd = scores[name].count(0.5)
+        assert values["totals"]["odd share"]["value"] == pytest.approx(odd / N)
+        categories = values["categories"]
+        assert {c: v["n"] for c, v in categories.items()} == {"a": 3, "b": 3}
+        own = [s for s, r in zip(scores[name], found, strict=True) if r["category"] == "b"]
+        assert categories["b"]["accuracy"] == pytest.approx(sum(own) / 3)
+    difference = results["methods"]["oracle"]["difference"]
+    pairs = list(zip(scores["oracle"], scores["baseline"], strict=True))
+    assert difference["value"] == pytest.approx(sum(a - b for a, b in pairs) / N)
+    assert difference["wins"] == sum(a > b for a, b in pairs)
+    assert difference["p_value"] is None
+    assert results["methods"]["oracle"]["categories"]["a"]["difference"]["interval"]
+    assert "| category | items | baseline | oracle |" in report
+    assert "| method | odd share (95%) |" in report
+    for name in ("accuracy", "accuracy_by_object_size", "gain_and_cost"):
+        assert (tmp_path / "figures" / f"{name}.png").is_file()
+    with pytest.raises(ConfigError, match=r"metric\.options\.least is 0\.5 there and 0\.25 here"):
+        run_benchmark(
+            model, ["baseline", "oracle"], kinds, out=tmp_path, metric=Graded(), **ANSWERS
+        )
+
+
+def test_nearly_all_is_not_shown_as_all(model, records, tmp_path):
+    results = run_benchmark(
+        model, ["baseline"], records, out=tmp_path, metric=lambda p, r: 0.99999, **ANSWERS
+    )
+    assert results["methods"]["baseline"]["correct"] == 0
+    assert "99.9% (99.9% to 99.9%)" in (tmp_path / "report.md").read_text()
+
+
+def test_records_that_the_metric_cannot_score_are_skipped(model, records, tmp_path):
+    mixed = [replace(records[0], answers=("yes",)), *records[1:3]]
+    results = run_benchmark(model, ["baseline"], mixed, out=tmp_path, metric="yes_no", **ANSWERS)
+    skipped = results["models"]["tiny-llava-0"]["skipped"]
+    assert skipped["n"] == 2
+    assert "is yes or no, not 'red'" in skipped["items"][0]["error"]
+    assert results["methods"]["baseline"]["totals"]["f1"]["interval"] == [0, 1]
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +519,7 @@ def test_command(files, tmp_path):
     for name in DEFAULT_METHODS:
         assert f" {name} " in result.stdout
     assert str(tmp_path / "report.md") in result.stdout
+    assert "exact_match" in result.stdout
     again = words(files, tmp_path, "--n", "3", "--json")
     results = json.loads(CliRunner().invoke(app, again).stdout)
     assert results == json.loads((tmp_path / "results.json").read_text())
@@ -371,6 +533,9 @@ def test_command(files, tmp_path):
         (["--method-option", "oracle.margin"], "write KEY=VALUE"),
         (["--method-option", "margin=1"], "write METHOD.KEY=VALUE"),
         (["--data", "glyphs/smal"], "glyphs/small"),
+        (["--metric", "exact"], "exact_match"),
+        (["--metric-option", "threshold=1"], "--metric NAME"),
+        (["--metric", "anls", "--metric-option", "treshold=1"], "mean 'threshold'"),
         (["--models", "nowhere="], "write PATH or PATH=RPN"),
     ],
 )
@@ -403,3 +568,66 @@ def test_two_processes_give_the_same_scores(files, tmp_path):
             assert first[key] == second[key]
     assert not list(two.glob("items-*.jsonl"))
     assert done.stdout.count("report.md") == 1, "only one process speaks"
+
+
+@dataclass(frozen=True)
+class ManyRegions:
+    """A data set of generated records that registers like one of a benchmark."""
+
+    records: tuple[Record, ...]
+
+    def __call__(self, n, seed):
+        return self.records
+
+
+def test_published_thresholds_are_used_and_can_be_overridden(
+    fresh_plugins, model, records, tmp_path
+):
+    @hookimpl
+    def sdrpn_register_presets(registry):
+        preset = Preset("tiny", {"text_config.num_hidden_layers": 6}, branch=3, n_layers=2)
+        registry.add("tiny", preset, model_types=("llava",))
+
+    @hookimpl
+    def sdrpn_register_datasets(registry):
+        published = {
+            "tiny": {"threshold": 0.5, "scores": {"baseline": 12.5, "sdrpn": 34.5}},
+            "other": {"threshold": 0.1},
+        }
+        for name in ("mine", "theirs"):
+            registry.add(name, ManyRegions(tuple(records)), published=published, max_new_tokens=2)
+
+    plugin = types.ModuleType("published_numbers")
+    plugin.SDRPN_API = 1
+    plugin.sdrpn_register_presets = sdrpn_register_presets
+    plugin.sdrpn_register_datasets = sdrpn_register_datasets
+    fresh_plugins.register(plugin, "published_numbers")
+    assert model.source.find_preset().name == "tiny"
+
+    def boxes(out, **options):
+        results = run_benchmark(model, ["baseline", "sdrpn"], "mine", out=out, **options)
+        return results, [row["methods"]["sdrpn"].get("boxes") for row in rows(out)]
+
+    results, published = boxes(tmp_path / "published")
+    chosen = {"method_options": {"sdrpn": {"threshold": 0.5}}}
+    assert boxes(tmp_path / "same", **chosen)[1] == published
+    chosen = {"method_options": {"sdrpn": {"threshold": 0.6}}}  # the RPN's own
+    overridden, own = boxes(tmp_path / "own", **chosen)
+    assert own != published
+    facts = results["models"]["tiny-llava-0"]
+    assert facts["published_options"] == {"sdrpn": {"threshold": 0.5}}
+    assert overridden["models"]["tiny-llava-0"]["published_options"] == {}
+    report = (tmp_path / "published" / "report.md").read_text()
+    assert "`sdrpn` runs with threshold 0.5, as published for tiny on this dataset" in report
+    assert results["max_new_tokens"] == 2
+
+    sources = [read_records(name) for name in ("mine", "theirs")]
+    run_suite(model, ["baseline", "sdrpn"], sources, out=tmp_path / "suite")
+    table = (tmp_path / "suite" / "report.md").read_text()
+    accuracy = 100 * results["methods"]["sdrpn"]["accuracy"]
+    assert f"| tiny-llava-0 | sdrpn | {accuracy:.1f} | {accuracy:.1f} |" in table
+    assert "|  | sdrpn, published | 34.5 | 34.5 |" in table
+    assert "|  | baseline, published | 12.5 | 12.5 |" in table
+    # A suite goes on where it stopped, and what it has is that of single runs.
+    again = run_suite(model, ["baseline", "sdrpn"], sources, out=tmp_path / "suite")
+    assert again == json.loads((tmp_path / "suite" / "results.json").read_text())

@@ -73,7 +73,7 @@ def test_records_are_drawn_from_split_and_seed_alone():
     )
     other = read_records("glyphs/small", n=3, seed=6)
     assert [r.id for r in one] == [r.id for r in again] != [r.id for r in other]
-    assert [r.image.tobytes() for r in one] == [r.image.tobytes() for r in again]
+    assert [r.images[0].tobytes() for r in one] == [r.images[0].tobytes() for r in again]
     assert is_correct(one[0].answer.split()[-1].upper() + ".", one[0])
     assert not is_correct("a shape", one[0])
 
@@ -85,7 +85,7 @@ def test_export_reads_back_as_records(tmp_path):
     ):
         assert (found.id, found.question, found.answer) == (drawn.id, drawn.question, drawn.answer)
         assert found.boxes == drawn.boxes
-        assert found.image.is_file()
+        assert found.images[0].is_file()
     with pytest.raises(InputError, match="already exists"):
         export(tmp_path / "data", "glyphs/visible", 3)
     with pytest.raises(UnknownNameError, match="glyphs/small"):

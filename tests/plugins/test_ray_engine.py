@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
     write_tiny_llava(folder / "model")
     lines = []
     for index, record in enumerate(records(7)):
-        record.image.save(folder / f"{index}.png")
+        record.images[0].save(folder / f"{index}.png")
         line = {"image": f"{index}.png", "question": record.question}
         lines.append(line | ({"response": record.response} if index % 2 else {}))
     (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -255,7 +255,7 @@ def test_fields_of_an_answer(backbone):
     [
         ({"num_beams": 2}, "one response"),
         ({"prompt_lookup_num_tokens": 2}, "consists of embeddings"),
-        ({"cache_implementation": "static"}, "sdrpn sets it"),
+        ({"cache_config": {}}, "sdrpn sets it"),
         ({"return_dict_in_generate": True}, "holds the token ids"),
     ],
     ids=str,

@@ -126,6 +126,20 @@ def test_roi_draws_the_map_with_characters(folder):
     assert any("@@" in line for line in lines[1:9])
 
 
+def test_an_rpn_that_names_its_backbone_needs_no_model(folder, tmp_path):
+    (tmp_path / "model").symlink_to(folder / "model")
+    named = tmp_path / "named"
+    backbone = load_backbone(folder / "model")
+    RPN.from_backbone(backbone, branch=3, n_layers=2, policy_options=POLICY).save_pretrained(named)
+    for command, key in (("ask", "answer"), ("roi", "images")):
+        words = (command, "{f}/a.png", QUESTION, "--json", "--rpn")
+        alone, both = run(folder, *words, named), run(folder, *words, named, *MODEL)
+        assert json.loads(alone.stdout)[key] == json.loads(both.stdout)[key]
+        nowhere = run(folder, *words, "{f}/rpn")  # its backbone was never a folder
+        assert nowhere.exit_code == 1
+        assert "'tiny-llava-0'" in nowhere.stderr
+
+
 ASK, ROI = ("ask", *MODEL), ("roi", *MODEL)
 RPN_OPTION = ("--rpn", "{f}/rpn")
 BAD = {
@@ -143,6 +157,7 @@ BAD = {
         (*ROI, "{f}/a.png", QUESTION, *RPN_OPTION, "--max-pixels", "99"),
         "over the limit of 99",
     ),
+    "neither model nor rpn": (("ask", "{f}/a.png", QUESTION), "give --model, or --rpn"),
     "no model": (("ask", "-m", "{f}/nothing", "{f}/a.png", QUESTION), "cannot load the model"),
     "other backbone": (
         (*ASK, "{f}/a.png", QUESTION, "--rpn", "{f}/other"),

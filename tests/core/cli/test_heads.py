@@ -27,7 +27,7 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     lines = []
     for record in records(8, answered=True):
-        record.image.save(folder / f"{record.id}.png")
+        record.images[0].save(folder / f"{record.id}.png")
         lines.append(
             {
                 "id": record.id,

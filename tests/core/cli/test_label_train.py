@@ -37,7 +37,7 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     lines = []
     for record in records(12):
-        record.image.save(folder / f"{record.id}.png")
+        record.images[0].save(folder / f"{record.id}.png")
         lines.append(
             {
                 "id": record.id,
@@ -88,7 +88,7 @@ BAD_LINES = (
     b'{"question": "what?"}\n'
     b'[1]\n'
     b'{"image": "r0.png", "question": "\xff"}\n'
-    b'{"image": "r0.png", "question": "what?", "answer": [1, 2]}\n'
+    b'{"image": "r0.png", "question": "what?", "answer": [[1], 2]}\n'
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from sdrpn_core.errors import InputError, UnknownNameError
 if TYPE_CHECKING:
     from sdrpn_core.plugins.manager import Plugins
 
+EXTRA = {"other": {"x": 1}}
 ROWS = [
     {
         "id": "first",
@@ -33,7 +34,7 @@ ROWS = [
         "answer": "blue",
         "boxes": [[0, 0, 3, 4], [1, 1, 2, 2]],
     },
-    {"image": "/absolute/b.png", "question": "How many?", "answer": 3, "ignored": {"x": 1}},
+    {"image": "/absolute/b.png", "question": "How many?", "answer": 3, **EXTRA},
     {"id": 7, "image": None, "question": ""},
 ]
 
@@ -59,9 +60,9 @@ def test_jsonl_rows_become_records_with_paths_beside_the_file(tmp_path: Path):
     boxes = ((0, 0, 3, 4), (1, 1, 2, 2))
     image = tmp_path / "images" / "a.png"
     assert list(records) == [
-        Record("first", image, "Which color?", "red", "blue", boxes),
-        Record("00000001", type(image)("/absolute/b.png"), "How many?", None, "3", None),
-        Record("7", None, "", None, None, None),
+        Record("first", image, "Which color?", "red", ("blue",), boxes=boxes),
+        Record("00000001", Path("/absolute/b.png"), "How many?", answers=("3",), extra=EXTRA),
+        Record("7", (), ""),
     ]
     assert records[-1] == records[2]
     assert records[1:] == [records[1], records[2]]
@@ -87,18 +88,20 @@ GOOD = '{"image": "a.png", "question": "q"}'
         ('{"image": "a.png", "question": ', "not a JSON object"),
         ("[1]", "not a JSON object but list"),
         ('{"image": "a.png"}', "'question' is missing"),
-        ('{"image": ["a.png", "b.png"], "question": "q"}', "'image' must be a path, got list"),
+        ('{"image": 3, "question": "q"}', "'image' must be a path, got int"),
+        ('{"image": [["a.png", true]], "question": "q"}', "'image' must be a path, got bool"),
         ('{"image": "a\\udcd5.png", "question": "q"}', "'image' is not valid Unicode"),
         ('{"image": "a.png", "question": 3}', "'question' must be text, got int"),
         ('{"image": "a.png", "question": "q", "id": true}', "'id' must be text, got bool"),
         ('{"image": "a.png", "question": "q", "answer": NaN}', "'answer' must be text, got float"),
-        ('{"image": "a.png", "question": "q", "answer": ["a", "b"]}', "must be text, got list"),
+        ('{"image": "a.png", "question": "q", "answer": [["a", "b"]]}', "must be text, got list"),
         ('{"image": "a.png", "question": "\\ud800"}', "'question' is not valid Unicode"),
         ('{"image": "a.png", "question": "q", "boxes": [1, 2, 3]}', "four numbers of pixels"),
         ('{"image": "a.png", "question": "q", "boxes": [[0, 0, 1, 1e99]]}', "four numbers of pix"),
         ('{"image": "a.png", "question": "q", "boxes": [[0, 0, NaN, 2]]}', "four numbers of pixel"),
         ('{"image": "a.png", "question": "q", "boxes": [[3, 0, 3, 2]]}', "is empty"),
         ('{"image": "a.png", "question": "q", "boxes": "0 0 1 1"}', "must be a list of"),
+        ('{"image": "a.png", "question": "q", "boxes": [0.1, 0, 0.5, 1]}', "relative to the image"),
         ("[" * 100_000, "not a JSON object"),
         (f'{{"image": "a.png", "question": ["{"x" * 3_000_000}"]}}', "must be text, got list"),
         ("\udce9", "not a JSON object: 'utf-8'"),
@@ -143,7 +146,7 @@ def test_what_has_one_meaning_is_accepted(tmp_path: Path):
     assert [record.problem for record in records] == [None] * 5
     with pytest.raises(InputError, match="comes without an image"):
         validate_record(records[0])
-    assert records[1].image == tmp_path / "a.png"
+    assert records[1].images[0] == tmp_path / "a.png"
     assert [record.answer for record in records] == [None, "red", "3.5", "3", None]
     assert records[2].id == "7"
     assert records[3].boxes == ((1, 2, 3, 4),)
@@ -205,7 +208,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def test_parquet_images(tmp_path: Path, column: pa.Array, expected: list[Any]):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"question": ["q0", "q1"], "image": column}), path)
-    images = [record.image for record in read_records(path)]
+    images = [next(iter(record.images), None) for record in read_records(path)]
     assert images == [tmp_path / e if isinstance(e, str) else e for e in expected]
 
 
@@ -226,7 +229,7 @@ def test_parquet_written_by_the_datasets_library(tmp_path: Path):
     datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
     records = read_records(path)
     assert [record.boxes for record in records] == [((0, 0, 1, 2),), None]
-    first = records[0].image
+    first = records[0].images[0]
     assert isinstance(first, bytes)
     assert Image.open(io.BytesIO(first)).getpixel((0, 0)) == (255, 0, 0)
 
@@ -239,7 +242,7 @@ def test_a_folder_of_parquet_files_is_read_in_the_order_of_names(tmp_path: Path)
     pq.write_table(questions(1, id=["hidden"]), tmp_path / ".cache" / "0.parquet")
     records = read_records(tmp_path)
     assert [record.id for record in records] == ["a", "b", "c", "d", "00000004"]
-    assert records[3].image == tmp_path / "data" / "0.png"
+    assert records[3].images[0] == tmp_path / "data" / "0.png"
 
 
 @given(
@@ -332,7 +335,7 @@ def test_opening_parquet_does_not_read_the_images(tmp_path: Path):
     before = pa.total_allocated_bytes()
     records = read_records(path)
     assert pa.total_allocated_bytes() - before < size
-    assert records[rows - 1].image == bytes([rows - 1]) * size
+    assert records[rows - 1].images[0] == bytes([rows - 1]) * size
     assert pa.total_allocated_bytes() - before < rows * size * 3 // 4
 
 
@@ -398,7 +401,7 @@ def test_a_registered_dataset_is_made_by_name(
     records = read_records("toy/small", n=3, seed=5)
     assert records.name == "toy/small"
     assert [record.id for record in records] == ["0", "1", "2"]
-    assert records[0].image.getpixel((0, 0)) == (5, 0, 0)
+    assert records[0].images[0].getpixel((0, 0)) == (5, 0, 0)
     assert records.fingerprint == read_records("toy/small", n=3, seed=5).fingerprint
     assert records.fingerprint != read_records("toy/small", n=3, seed=6).fingerprint
     assert len(read_records("toy/small")) == 4
@@ -442,7 +445,7 @@ def test_records_made_in_python(tmp_path: Path):
     given_records = [Record("a", png("red"), "q"), Record("b", str(tmp_path / "b.png"), "q")]
     records = read_records(given_records)
     assert list(records) == given_records
-    assert records[1].image == tmp_path / "b.png"
+    assert records[1].images[0] == tmp_path / "b.png"
     assert read_records(records) is records
     repainted = [Record("a", png("blue"), "q"), given_records[1]]
     assert read_records(repainted).fingerprint != records.fingerprint
@@ -464,9 +467,11 @@ def test_validate_record(tmp_path: Path):
         validate_record(Record("a", tmp_path / "a.png", " \n"))
     with pytest.raises(InputError, match="record 'a': the question comes without an image"):
         validate_record(Record("a", None, "q"))
-    for field in ("question", "response", "answer"):
+    for field in ("question", "response", "answers", "options", "category"):
         bad = replace(Record("a", tmp_path / "a.png", "q"), **{field: "\ud800"})
-        with pytest.raises(InputError, match=f"record 'a': the {field} is not valid Unicode"):
+        with pytest.raises(
+            InputError, match=f"record 'a': the {field.removesuffix('s')} is not valid Unicode"
+        ):
             validate_record(bad)
     with pytest.raises(InputError, match="the image path is not valid Unicode"):
         validate_record(Record("a", Path("\udcd5\udce2.png"), "q"))

@@ -52,7 +52,7 @@ def make_records(answered: bool = True) -> list[Record]:
             tiny_image(index, (SIDE, SIDE)),
             "what color is the dot?",
             response="red dot" if answered else None,
-            answer="red",
+            answers=("red",),
             boxes=(BOX,),
         )
         for index in range(N)
@@ -123,7 +123,9 @@ def test_label_skips_them(backbone, token, tmp_path):
 
 
 def test_images_over_the_limit_are_skipped(backbone, tmp_path):
-    encoded = [replace(record, image=portable_image(record.image)) for record in make_records()]
+    encoded = [
+        replace(record, images=portable_image(record.images[0])) for record in make_records()
+    ]
     with pytest.raises(InputError, match=r"0 of 6 records .* is over the limit of 99 pixels"):
         find_heads(backbone, encoded, **HEADS, max_pixels=99)
     model = BenchModel(backbone, name="model")

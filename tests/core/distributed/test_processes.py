@@ -62,7 +62,7 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     write_tiny_llava(folder / "model")
     lines = []
     for index, record in enumerate(records(N)):
-        record.image.save(folder / f"{index}.png")
+        record.images[0].save(folder / f"{index}.png")
         line = {"image": f"{index}.png", "question": record.question, "answer": "red"}
         line["boxes"] = [[5, 5, 30, 30]]
         lines.append(line | ({"response": record.response} if index % 2 else {}))

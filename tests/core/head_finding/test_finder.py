@@ -80,7 +80,7 @@ def stock_maps(records: list[Record], n_rows: int | None) -> np.ndarray:
     maps = []
     for record in records:
         ids = () if record.response is None else eager.tokenize_response(record.response)
-        (prompt,) = eager.encode([Question.about(record.image, record.question)])
+        (prompt,) = eager.encode([Question.about(record.images[0], record.question)])
         if ids:
             prompt = prompt.with_response(ids)
         block = prompt_block(eager, [prompt])
@@ -392,7 +392,7 @@ def test_what_stands_out_in_an_image_is_no_better_than_chance(monkeypatch, backb
     records = boxed_records(40, seed)
     planted = Salient(records, {(3, 2): looks()}, seed=seed)
     planted.features = [
-        backbone.image_features([backbone.preprocess(record.image)])[0] for record in records
+        backbone.image_features([backbone.preprocess(record.images[0])])[0] for record in records
     ]
     monkeypatch.setattr(finder, "stream_given_responses", planted.stream)
     report = find_heads(backbone, records, **{**SIZES, "batch_size": 1})
@@ -435,7 +435,7 @@ def test_questions_are_exchanged_with_their_responses_within_a_half(backbone, mo
         assert (other.given is None) == (sample.given is None)
         torch.testing.assert_close(
             prompt.images[0].features,
-            backbone.image_features([backbone.preprocess(records[sample.index].image)])[0],
+            backbone.image_features([backbone.preprocess(records[sample.index].images[0])])[0],
         )
         if other.given is not None:
             assert prompt.response_ids == other.response_ids
@@ -524,7 +524,7 @@ def test_records_without_boxes_are_named(backbone):
 def test_records_without_image_or_question_are_named(backbone):
     first, *rest = boxed_records(5)
     for broken, message in (
-        (replace(first, image=None), "'r0': the question comes without an image"),
+        (replace(first, images=()), "'r0': the question comes without an image"),
         (replace(first, question=" "), "'r0': the question is empty"),
     ):
         report = find_heads(backbone, [broken, *rest], **SIZES)
@@ -536,7 +536,7 @@ def test_records_without_image_or_question_are_named(backbone):
 
 def test_records_that_cannot_be_measured_are_skipped_with_a_reason(backbone, tmp_path):
     records = boxed_records(8)
-    records[1] = replace(records[1], image=tmp_path / "missing.png")
+    records[1] = replace(records[1], images=tmp_path / "missing.png")
     records[2] = replace(records[2], boxes=((200, 200, 220, 220),))
     records[4] = replace(records[4], boxes=((0, 0, SIDE, SIDE),))
     records[5] = replace(records[5], response="")

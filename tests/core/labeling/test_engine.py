@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     write_tiny_llava(folder / "model")
     lines = []
     for record in records(3):
-        record.image.save(folder / f"{record.id}.png")
+        record.images[0].save(folder / f"{record.id}.png")
         lines.append(
             {"image": f"{record.id}.png", "question": record.question, "response": record.response}
         )

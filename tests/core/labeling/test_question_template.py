@@ -26,7 +26,7 @@ def backbone():
 
 
 def labeled(backbone, recipe, question, response=None):
-    record = Record(id="one", question=question, image=tiny_image(), response=response)
+    record = Record(id="one", question=question, images=tiny_image(), response=response)
     (row,) = label_records(backbone, [(0, record)], recipe, max_new_tokens=5)
     return row
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-import sdrpn_core.rpn.checkpoint
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
@@ -94,7 +91,7 @@ def test_the_card_says_what_it_is_and_how_to_load_it(rpn, folder):
     for fact in ("tiny-llava-0", "llama", "6 layers of width 64", "branch layer 2", "`focal`"):
         assert fact in card.text
     assert "threshold = 0.3" in card.text
-    assert "RPN.from_pretrained(" in card.text
+    assert "RoIModel.from_pretrained(" in card.text
 
 
 def test_the_card_names_a_backbone_of_the_hub_and_no_local_path(backbone, tmp_path):
@@ -220,44 +217,6 @@ def test_saving_again_replaces_the_old_weights(backbone, rpn, folder):
     loaded = RPN.from_pretrained(folder, backbone=backbone)
     assert torch.equal(loaded.norm.weight, other.norm.weight)
     assert len(list(folder.iterdir())) == 3
-
-
-def test_pushing_uploads_the_same_folder(rpn, monkeypatch):
-    calls = []
-
-    class Api:
-        def create_repo(self, repo_id, **options):
-            calls.append(("create", repo_id, options))
-
-        def upload_folder(self, *, repo_id, folder_path, **options):
-            names = sorted(path.name for path in Path(folder_path).iterdir())
-            calls.append(("upload", repo_id, options, names))
-            return SimpleNamespace(commit_url="https://hub/commit/1")
-
-    monkeypatch.setattr(sdrpn_core.rpn.checkpoint, "HfApi", Api)
-    url = rpn.push_to_hub("me/rpn", private=True, commit_message="first")
-    assert url == "https://hub/commit/1"
-    assert calls == [
-        ("create", "me/rpn", {"private": True, "exist_ok": True}),
-        (
-            "upload",
-            "me/rpn",
-            {"commit_message": "first"},
-            ["README.md", "config.json", "model.safetensors"],
-        ),
-    ]
-
-
-def test_a_hub_id_is_downloaded(backbone, rpn, folder, monkeypatch):
-    def download(repo_id, **options):
-        assert repo_id == "me/rpn"
-        assert options.pop("allow_patterns") == ["model.safetensors", "config.json"]
-        assert options == {"revision": "v1"}
-        return str(folder)
-
-    monkeypatch.setattr(sdrpn_core.rpn.checkpoint, "snapshot_download", download)
-    loaded = RPN.from_pretrained("me/rpn", backbone=backbone, revision="v1")
-    assert torch.equal(loaded.norm.weight, rpn.norm.weight)
 
 
 def test_configurations_round_trip_through_json():

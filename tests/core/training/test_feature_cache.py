@@ -150,7 +150,7 @@ def test_labels_made_on_the_way_are_cached_as_well(backbone, tmp_path):
 
 def test_records_that_cannot_be_used_are_skipped_and_counted(backbone, tmp_path):
     mixed = records(5)
-    mixed[1] = replace(mixed[1], image=b"no image")
+    mixed[1] = replace(mixed[1], images=b"no image")
     mixed[3] = replace(mixed[3], response=None)
     results = [
         train(backbone, mixed, tmp_path / name, LINEAR_SETTINGS, CONFIG, recipe=RECIPE, **options)

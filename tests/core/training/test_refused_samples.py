@@ -65,7 +65,7 @@ def strict(backbone, monkeypatch):
 
 
 def refused_record(record):
-    return replace(record, id="refused", image=Image.new("RGB", REFUSED))
+    return replace(record, id="refused", images=Image.new("RGB", REFUSED))
 
 
 def reasons(caplog) -> dict[str, str]:
@@ -90,7 +90,7 @@ def test_images_over_the_limit_are_left_out(tmp_path):
     backbone = tiny_llava()
     settings = replace(ONE_STEP, max_pixels=99)
     labels = tmp_path / "labels"
-    encoded = [replace(record, image=portable_image(record.image)) for record in records(1)]
+    encoded = [replace(record, images=portable_image(record.images[0])) for record in records(1)]
     label(backbone, encoded, labels, recipe=RECIPE, progress=False)
     answered = answered_records(backbone, read_records(encoded), 2, settings, RECIPE)
     stored = stored_labels(backbone, LabelDataset(labels), 2, settings)

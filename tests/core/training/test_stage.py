@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import sdrpn_core.training.loop
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError, ShardError, UnknownNameError
 from sdrpn_core.labeling.run import LabelDataset
@@ -193,7 +194,7 @@ def test_an_unknown_optimizer_is_refused_with_the_near_names():
 @pytest.mark.parametrize("loss", ["bce", "focal", "mse"])
 def test_the_gradient_is_that_of_the_mean_over_the_global_batch(backbone, labels, loss):
     rpn = RPN.from_backbone(backbone, replace(CONFIG, loss=loss))
-    samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE))
+    samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE), Preprocessor(backbone))
     items = [samples[index] for index in range(5)]
     batcher = StoredLabelBatcher(backbone, CONFIG.branch)
 
@@ -215,7 +216,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(backbone, labels
 
 def test_gradients_are_limited_to_the_norm(backbone, labels):
     rpn = RPN.from_backbone(backbone, CONFIG)
-    samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE))
+    samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE), Preprocessor(backbone))
     optimizer = torch.optim.SGD(rpn.parameters(), lr=0.0)
     batcher = StoredLabelBatcher(backbone, CONFIG.branch)
     step = TrainingStep(Accelerator(cpu=True), rpn, batcher, optimizer, max_grad_norm=1e-3)
@@ -231,7 +232,7 @@ def test_gradients_are_limited_to_the_norm(backbone, labels):
 def test_a_run_leaves_what_it_promises(backbone, trained, labels):
     assert [entry["step"] for entry in log(trained)] == [1, 2, 3, 4]
     assert sum(entry["samples"] for entry in log(trained)) == 2 * N
-    assert list((trained / "tensorboard").iterdir())
+    assert not (trained / "trackers").exists()
     assert [p.name for p in (trained / "checkpoints").iterdir()] == ["step-00000004"]
     rpn = RPN.from_pretrained(trained / "rpn", backbone=backbone)
     assert LabelRecipe.from_dict(dict(rpn.config.recipe)) == RECIPE
@@ -587,7 +588,7 @@ def test_records_that_cannot_be_used_are_skipped_and_counted(backbone, tmp_path,
     mixed = [
         *records(3),
         replace(records(1)[0], id="mute", response=None),
-        replace(records(1)[0], id="broken", image=b"no image"),
+        replace(records(1)[0], id="broken", images=b"no image"),
     ]
     chosen = replace(SETTINGS, epochs=1)
     result = train(backbone, mixed, tmp_path, chosen, CONFIG, recipe=RECIPE)
@@ -599,8 +600,8 @@ def test_records_that_cannot_be_used_are_skipped_and_counted(backbone, tmp_path,
 def test_an_image_that_is_gone_is_skipped(backbone, tmp_path):
     first, *rest = records(3)
     path = tmp_path / "image.png"
-    first.image.save(path)
-    label(backbone, [replace(first, image=path), *rest], tmp_path / "labels", recipe=RECIPE)
+    first.images[0].save(path)
+    label(backbone, [replace(first, images=path), *rest], tmp_path / "labels", recipe=RECIPE)
     path.unlink()
     chosen = replace(SETTINGS, epochs=1)
     result = train(backbone, tmp_path / "labels", tmp_path / "run", chosen, CONFIG)

@@ -1,0 +1,208 @@
+"""Everything that answers with a closer look, as one object: backbone, RPN and crop policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.proposer import Proposal
+from sdrpn_core.answering.pruning import may_be_pruned, without_costly_pruning
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.answering.stream import answer_stream
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.loading import HUB_OPTIONS, load_backbone
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.rpn.backbone_source import backbone_source
+from sdrpn_core.rpn.checkpoint import read_rpn_config
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.rpn.prediction import predict_prompt_roi
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.answering.results import Answer
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.crops.policy import CropPolicy
+
+
+@dataclass(frozen=True, eq=False)
+class RoIModel:
+    """A frozen multimodal LLM that looks closer where it matters.
+
+    Like the functions that its methods stand for, it may be used by several threads.
+
+    Attributes:
+        backbone: the frozen model.
+        rpn: predicts the region, attached to that backbone.
+        policy: turns RoI maps into crops.
+    """
+
+    backbone: Backbone
+    rpn: RPN
+    policy: CropPolicy
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | PreTrainedModel,
+        *,
+        rpn: str | Path | None = None,
+        policy: str | None = None,
+        policy_options: dict[str, Any] | None = None,
+        revision: str | None = None,
+        rpn_revision: str | None = None,
+        **options: Any,
+    ) -> RoIModel:
+        """Load everything from an RPN, whose configuration names its backbone, or from both.
+
+        Args:
+            source: the RPN, or with ``rpn`` the backbone: a local folder or Hub id; the backbone
+                may also be a model that is loaded already.
+            rpn: the RPN's local folder or Hub id, if ``source`` is the backbone.
+            policy: name of the crop policy; default: the one in the RPN's configuration.
+            policy_options: options of the policy to replace, such as ``{"threshold": 0.2}``.
+            revision: revision of ``source`` on the Hub. The backbone that an RPN names has the
+                revision that is named there.
+            rpn_revision: revision of ``rpn`` on the Hub.
+            options: further arguments of :func:`~sdrpn_core.backbone.loading.load_backbone`:
+                ``dtype``, ``device``, ``device_map``, ``attn_implementation``,
+                ``quantization_config``, ``processor`` ... Those for the Hub (``cache_dir``,
+                ``force_download``, ``local_files_only``, ``token``) hold for the RPN, too.
+
+        Raises:
+            CheckpointError: there is no RPN, its files are broken, it belongs to another backbone,
+                or the backbone that it names is not there.
+            InputError: the backbone cannot be loaded.
+            ConfigError: a bad option, of loading or of the policy.
+            UnknownNameError: no policy of that name, or no adapter for the backbone.
+            MissingExtraError: flash-attention is asked for and not installed.
+        """
+        if rpn is None and rpn_revision is not None:
+            raise ConfigError("rpn_revision is given, but no rpn; revision is that of the source")
+        if rpn is None and isinstance(source, PreTrainedModel):
+            raise ConfigError("a loaded model needs an RPN: give rpn")
+        download = {key: options[key] for key in HUB_OPTIONS if key in options}
+        download["revision"] = revision if rpn is None else rpn_revision
+        rpn_source = str(source) if rpn is None else rpn
+        # Everything that may be wrong with the RPN is said before the backbone is loaded, which
+        # takes longer.
+        config, folder = read_rpn_config(rpn_source, **download)
+        crop_policy = config.crop_policy(policy, policy_options)
+        if rpn is None:
+            source, revision = backbone_source(config, rpn_source)
+        backbone = load_backbone(source, revision=revision, **options)
+        return cls(backbone, RPN.from_pretrained(folder, backbone=backbone), crop_policy)
+
+    @cached_property
+    def proposer(self) -> RPNProposer:
+        """What chooses the crops, for functions that take a proposer."""
+        return RPNProposer(self.rpn, self.policy)
+
+    def with_policy(
+        self, policy: str | None = None, policy_options: dict[str, Any] | None = None
+    ) -> RoIModel:
+        """The same model (nothing is copied) with another crop policy.
+
+        Args:
+            policy: name of the crop policy; default: the one in the RPN's configuration.
+            policy_options: options to replace; the others are those in the RPN's configuration, or
+                the defaults of another policy.
+
+        Raises:
+            UnknownNameError: no policy of that name.
+            ConfigError: an option is unknown or out of range.
+        """
+        return replace(self, policy=self.rpn.config.crop_policy(policy, policy_options))
+
+    def answer(
+        self,
+        image: str | Path | bytes | Image.Image | Sequence[Any],
+        question: str,
+        **options: Any,
+    ) -> Answer:
+        """Answer one question about an image, or about several.
+
+        Args:
+            image: path, bytes or image, or a list of these.
+            question: the question.
+            options: see :meth:`answer_batch`; also ``streamer``.
+
+        Raises:
+            ConfigError: see :func:`~sdrpn_core.answering.answer.answer_batch`.
+            ImageError: an image cannot be read.
+            InputError: an empty question, no image, or a prompt that exceeds the model's context.
+        """
+        return self.answer_batch([Question.about(image, question)], **options)[0]
+
+    def answer_batch(self, questions: Sequence[Question], **options: Any) -> list[Answer]:
+        """Answer a batch: :func:`~sdrpn_core.answering.answer.answer_batch` with the proposer.
+
+        Args:
+            questions: the questions; images may differ in number, size and grid.
+            options: ``max_new_tokens``, ``store``, ``max_padding`` and arguments of ``generate()``.
+        """
+        return answer_batch(self.backbone, questions, self.proposer, **options)
+
+    def answer_stream(
+        self, questions: Iterable[Question], **options: Any
+    ) -> Iterator[tuple[int, Answer]]:
+        """Answer any number: :func:`~sdrpn_core.answering.stream.answer_stream`, likewise.
+
+        Args:
+            questions: any number; read a batch ahead of need.
+            options: ``batch_size``, ``on_error``, and those of :meth:`answer_batch`.
+        """
+        return answer_stream(self.backbone, questions, self.proposer, **options)
+
+    def propose(
+        self, image: str | Path | bytes | Image.Image | Sequence[Any], question: str
+    ) -> list[Proposal]:
+        """Where to look, without an answer: one proposal per image.
+
+        Args:
+            image: path, bytes or image, or a list of these.
+            question: the question.
+
+        Raises:
+            ImageError: an image cannot be read.
+            InputError: an empty question, no image, or a prompt that exceeds the model's context.
+        """
+        return self.propose_batch([Question.about(image, question)])[0]
+
+    def propose_batch(self, questions: Sequence[Question]) -> list[list[Proposal]]:
+        """As :meth:`propose`, for a batch in one pass; only layers below B and the RPN run.
+
+        Proposals are those of an answer, but for crops that the backbone turns out to be unable to
+        encode: only an answer tries.
+
+        Args:
+            questions: the questions, all with an image.
+
+        Returns:
+            Per question one proposal per image.
+
+        Raises:
+            InputError: an empty question, or a prompt that exceeds the model's context.
+        """
+        prompts = self.backbone.encode(questions)
+        maps = iter(
+            predict_prompt_roi(
+                self.backbone, prompts, self.rpn, wants_question=may_be_pruned(self.policy)
+            )
+        )
+        proposals = []
+        for prompt in prompts:
+            rois = [next(maps) for _ in prompt.images]
+            plans = without_costly_pruning(
+                prompt,
+                [self.policy.plan(*pair) for pair in zip(rois, prompt.geometries, strict=True)],
+                self.backbone.n_layers,
+            )
+            proposals.append(list(map(Proposal, plans, rois, prompt.geometries)))
+        return proposals
