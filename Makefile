@@ -1,16 +1,18 @@
 # Every target sets up what it needs: python3 (>= 3.10, with venv) and make are enough to start.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS_VENV := .venv-peers
 BIN := $(VENV)/bin
 QUICKSTART ?=
 PYTEST ?=
 BENCH ?=
+QUALITY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults bench lint format wheel clean
+.PHONY: help quickstart test faults peers bench bench-quality lint format wheel extras clean
 
 help:  ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 quickstart: $(VENV)/.installed-test  ## Label, train and compare on the model that ships (QUICKSTART="--seed 1")
 	$(BIN)/sdrpn quickstart $(QUICKSTART)
@@ -21,8 +23,15 @@ test: $(VENV)/.installed-test  ## Run the test suite (PYTEST="-k geometry" passe
 faults: $(VENV)/.installed-test  ## Run the long part of the fault campaign and print its figures
 	$(BIN)/python -m pytest -m faults -s tests/faults $(PYTEST)
 
+peers: $(VENV)/.installed-test  ## Compare metrics and answers with lmms-eval, in an environment of its own
+	$(MAKE) VENV=$(PEERS_VENV) $(PEERS_VENV)/.installed-lmms-eval
+	$(BIN)/python -m pytest -m peers -s tests/peers $(PYTEST)
+
 bench: $(VENV)/.installed-test  ## Measure costs into benchmarks/RESULTS.md (BENCH="--only growth")
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+bench-quality: $(VENV)/.installed-test  ## Compare all methods into benchmarks/QUALITY.md (QUALITY="--n 300")
+	$(BIN)/python benchmarks/quality.py $(QUALITY)
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .
@@ -33,11 +42,14 @@ format: $(VENV)/.installed-dev  ## Apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: $(VENV)/.installed-test  ## Build the wheel into dist/
-	$(BIN)/python -m build --wheel --no-isolation
+wheel: $(VENV)/.installed-test  ## Build wheel and source distribution into dist/
+	$(BIN)/python -m build --no-isolation
+
+extras:  ## Check that all extras can be installed side by side (PYTHON=python3.12; installs nothing)
+	$(PYTHON) -m pip install --dry-run --quiet --ignore-installed --disable-pip-version-check '.[all]'
 
 clean:  ## Remove the environment, builds, runs and caches
-	rm -rf $(VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One stamp per extra: pip runs again only after pyproject.toml has changed.
 $(VENV)/.installed-%: pyproject.toml

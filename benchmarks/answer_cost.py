@@ -57,7 +57,7 @@ from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
 from sdrpn_core.rpn.prediction import predict_prompt_roi
-from sdrpn_core.runtime.clock import StageClock
+from sdrpn_core.runtime.clock import StageClock, synchronized_stages
 from sdrpn_core.runtime.generation import generate, prompt_block
 
 BENCHMARK = "answer_cost"
@@ -218,7 +218,8 @@ def measure_length(backbone: Backbone, rpn: RPN, shape: Shape, size: Size, n_new
         proposer: FixedCrop | None, *, about: Question = question, apart: bool = False
     ) -> Answer:
         store = PrefixStore() if apart else None
-        return answer_batch(backbone, [about], proposer, store=store, **options)[0]
+        with synchronized_stages():
+            return answer_batch(backbone, [about], proposer, store=store, **options)[0]
 
     def seconds(*args: Any, **kwargs: Any) -> Mapping[str, float]:
         return ask(*args, **kwargs).seconds

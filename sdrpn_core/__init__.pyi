@@ -6,6 +6,7 @@ from .answering.answer import answer as answer
 from .answering.answer import answer_batch as answer_batch
 from .answering.attention_proposer import AttentionProposer as AttentionProposer
 from .answering.prefix_store import PrefixStore as PrefixStore
+from .answering.proposer import MapProposer as MapProposer
 from .answering.proposer import Proposal as Proposal
 from .answering.proposer import Proposer as Proposer
 from .answering.results import Answer as Answer

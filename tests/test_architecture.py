@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -27,6 +28,8 @@ MACHINE_PATH = re.compile(
     r"""["'](?:/(?:home|root|Users|mnt|data|work|tmp|opt|srv)/|[A-Za-z]:\\)"""
 )
 LEFTOVERS = re.compile(r"\b(?:TODO|FIXME|XXX|NotImplementedError)\b")
+#: No plugin of sdrpn, which would load it with every command: it adds something to transformers.
+FOR_TRANSFORMERS = {"sdrpn_pipeline"}
 HEAVY = {"torch", "torchvision", "transformers", "numpy", "PIL", "timm", "datasets", "matplotlib"}
 
 
@@ -212,7 +215,10 @@ def test_no_bare_except_and_no_assert(path):
         assert not isinstance(node, ast.Assert), f"line {node.lineno}: raise a typed error instead"
 
 
-@pytest.mark.parametrize("package", [CORE, *PACKAGES], ids=lambda package: package.name)
+LOADED_BY_SDRPN = [path for path in (CORE, *PACKAGES) if path.name not in FOR_TRANSFORMERS]
+
+
+@pytest.mark.parametrize("package", LOADED_BY_SDRPN, ids=lambda package: package.name)
 def test_importing_a_package_is_light(package):
     code = (
         f"import sys, {package.name}\n"
@@ -223,6 +229,12 @@ def test_importing_a_package_is_light(package):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_what_is_made_for_transformers_is_no_plugin():
+    entry_points = importlib.metadata.distribution("sdrpn").entry_points.select(group="sdrpn")
+    assert {path.name for path in PACKAGES} >= FOR_TRANSFORMERS
+    assert not FOR_TRANSFORMERS & {entry.value.partition(".")[0] for entry in entry_points}
 
 
 @pytest.mark.parametrize("name", sdrpn_core.__all__)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.environments import clean_environment, run
+from tests.test_architecture import FOR_TRANSFORMERS
 
 DISTRIBUTION = "sdrpn"
 
@@ -18,6 +19,13 @@ def declared_plugins() -> dict[str, str]:
     """Name -> top-level package, from the metadata of the installed distribution."""
     entry_points = importlib.metadata.distribution(DISTRIBUTION).entry_points.select(group="sdrpn")
     return {entry.name: entry.value.partition(".")[0] for entry in entry_points}
+
+
+def packages_for_others() -> set[str]:
+    """What adds to other frameworks: found by their entry points, or imported by the user."""
+    entry_points = importlib.metadata.distribution(DISTRIBUTION).entry_points
+    found = {e.value.partition(".")[0] for e in entry_points if e.group == "lmms_eval.models"}
+    return found | FOR_TRANSFORMERS
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.partition("/")[0] for name in names}
     packages = {name for name in top if not name.endswith(".dist-info")}
-    assert packages == set(declared_plugins().values())
+    assert packages == {*declared_plugins().values(), *packages_for_others()}
     assert {"sdrpn_core", "sdrpn_llava"} <= packages
     assert "sdrpn_core/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

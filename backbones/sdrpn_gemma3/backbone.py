@@ -25,6 +25,7 @@ class Gemma3Backbone(Backbone):
     """
 
     model_types = ("gemma3",)
+    trained_on_tiles = True
 
     def preprocess(self, image: Image.Image) -> ImageInput:
         """Stretch to the encoder's square."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from sdrpn_core.grid.geometry import ResizedWithBreaks
 
 if TYPE_CHECKING:
     from PIL import Image
+    from typing_extensions import Self
 
     from sdrpn_core.backbone.prompt import ImageSegment
 
@@ -22,6 +24,7 @@ class Mistral3Backbone(Backbone):
     """Images of any shape on a grid of their own, whose last column holds the row breaks."""
 
     model_types = ("mistral3",)
+    dynamic_resolution = True
 
     def preprocess(self, image: Image.Image) -> ImageInput:
         """Reduce to the processor's longest edge, and stretch to whole visual tokens.
@@ -43,6 +46,16 @@ class Mistral3Backbone(Backbone):
         tensors = {"pixel_values": pixels, "image_sizes": torch.tensor([[height, width]])}
         grid = (height // cell, width // cell + 1)
         return ImageInput(tensors, ResizedWithBreaks(image.size, grid, cell))
+
+    def with_visual_tokens(self, limit: int) -> Self:
+        """The same model; a square of so many tokens (row breaks included) bounds the image."""
+        limited = copy(self)
+        limited.processor = copy(self.processor)
+        limited.processor.image_processor = processor = copy(self.processor.image_processor)
+        cell = self.processor.patch_size * self.processor.spatial_merge_size
+        side = max(1, int((limit + 0.25) ** 0.5 - 0.5))  # side * (side + 1) <= limit
+        processor.size = type(processor.size)(longest_edge=side * cell)
+        return limited
 
     def collate(self, inputs: Sequence[ImageInput]) -> dict[str, torch.Tensor]:
         """Pixels padded to the largest height and width, as the processor does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,12 +14,14 @@ from sdrpn_core.grid.geometry import Resized
 
 if TYPE_CHECKING:
     from PIL import Image
+    from typing_extensions import Self
 
 
 class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
     """Images of any shape, each with its own grid; crops between vision start and end tokens."""
 
     model_types = ("qwen2_5_vl",)
+    dynamic_resolution = True
 
     def preprocess(self, image: Image.Image) -> ImageInput:
         """Resize within the processor's ``min_pixels`` and ``max_pixels``, keeping the shape.
@@ -53,6 +56,25 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
                 f"a side of {width}x{height} pixels is shorter than a visual token ({self._cell})"
             )
         return self.preprocess(image)
+
+    def with_visual_tokens(self, limit: int) -> Self:
+        """The same model, its processor's budget of pixels set to that of so many tokens."""
+        limited = copy(self)
+        limited.processor = copy(self.processor)
+        limited.processor.image_processor = processor = copy(self.processor.image_processor)
+        most = limit * self._cell**2
+        least = min(processor.size["shortest_edge"], most)
+        processor.size = type(processor.size)(shortest_edge=least, longest_edge=most)
+        return limited
+
+    def pixel_plane(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Put the patches of a visual token, which follow each other, where they belong."""
+        vision = self.model.config.vision_config
+        merge, patch = vision.spatial_merge_size, vision.patch_size
+        patches = pixels.view(*grid, merge, merge, -1, vision.temporal_patch_size, patch, patch)
+        # An image is a video of equal frames.
+        rows = patches.mean(dim=5).permute(4, 0, 2, 5, 1, 3, 6)
+        return rows.reshape(rows.shape[0], grid[0] * merge * patch, grid[1] * merge * patch)
 
     def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
         """Frame a crop like an image of its own, by a vision start and a vision end token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from sdrpn_core.grid.geometry import Resized
 
 if TYPE_CHECKING:
     from PIL import Image
+    from typing_extensions import Self
 
 
 class Qwen3VLBackbone(Backbone):
@@ -25,6 +27,7 @@ class Qwen3VLBackbone(Backbone):
     """
 
     model_types = ("qwen3_vl",)
+    dynamic_resolution = True
     crops_reuse_positions = False
 
     def preprocess(self, image: Image.Image) -> ImageInput:
@@ -68,6 +71,26 @@ class Qwen3VLBackbone(Backbone):
             "visual_pos_masks": everywhere,
             "deepstack_visual_embeds": [level.flatten(0, 1) for level in injected],
         }
+
+    def with_visual_tokens(self, limit: int) -> Self:
+        """The same model, its processor's budget of pixels set to that of so many tokens."""
+        vision = self.model.config.vision_config
+        limited = copy(self)
+        limited.processor = copy(self.processor)
+        limited.processor.image_processor = processor = copy(self.processor.image_processor)
+        most = limit * (vision.patch_size * vision.spatial_merge_size) ** 2
+        least = min(processor.size["shortest_edge"], most)
+        processor.size = type(processor.size)(shortest_edge=least, longest_edge=most)
+        return limited
+
+    def pixel_plane(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Put the patches of a visual token, which follow each other, where they belong."""
+        vision = self.model.config.vision_config
+        merge, patch = vision.spatial_merge_size, vision.patch_size
+        patches = pixels.view(*grid, merge, merge, -1, vision.temporal_patch_size, patch, patch)
+        # An image is a video of equal frames.
+        rows = patches.mean(dim=5).permute(4, 0, 2, 5, 1, 3, 6)
+        return rows.reshape(rows.shape[0], grid[0] * merge * patch, grid[1] * merge * patch)
 
     def frame_crop(self, crop: ImageSegment) -> tuple[Segment, ...]:
         """One more image behind the first: what ended that one ends the crop."""

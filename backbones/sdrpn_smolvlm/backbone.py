@@ -16,6 +16,7 @@ class SmolVLMBackbone(Backbone):
     """One stretched tile per image; crops take the place of the processor's own tiles."""
 
     model_types = ("idefics3", "smolvlm")
+    trained_on_tiles = True
 
     def preprocess(self, image: Image.Image) -> ImageInput:
         """Stretch to the encoder's square."""

@@ -56,6 +56,21 @@ def sdrpn_register_methods(registry: Registry[Any]) -> None:
     registry.add(
         "oracle", "sdrpn_bench.known_boxes:Oracle", help="upper bound: crops of the true boxes"
     )
+    registry.add(
+        "full",
+        "sdrpn_bench.whole_image:FullImage",
+        help="control: the plain answer with as many visual tokens as the two-stage answer had",
+    )
+    registry.add(
+        "full_max",
+        "sdrpn_bench.whole_image:MostTokens",
+        help="control: the plain answer with as many visual tokens as the image has pixels for",
+    )
+    registry.add(
+        "tiles",
+        "sdrpn_bench.whole_image:Tiles",
+        help="control: the whole image and its tiles, for families that were trained on them",
+    )
 
 
 @hookimpl

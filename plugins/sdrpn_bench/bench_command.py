@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
+from sdrpn_bench.paper_table import paper_table
 from sdrpn_bench.results_table import results_table
+from sdrpn_core.cli.data_options import (
+    DATA_HELP,
+    AllowUrls,
+    Columns,
+    ImageRoot,
+    Split,
+    read_options,
+)
 from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -43,7 +52,9 @@ def bench(
     data: Annotated[
         str,
         typer.Option(
-            "--data", "-d", help="Records with answers: registered dataset, JSONL or Parquet."
+            "--data",
+            "-d",
+            help=f"Questions with answers: {DATA_HELP} Several, comma-separated, give one table.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")],
@@ -54,6 +65,19 @@ def bench(
     method_option: Annotated[
         list[str] | None,
         typer.Option(metavar="METHOD.KEY=VALUE", help="Set an option of a method; repeatable."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD.KEY=V1,V2,...", help="Compare values of an option; repeatable."
+        ),
+    ] = None,
+    visual_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N1,N2,...",
+            help="Run with each budget of visual tokens per image (dynamic resolution only).",
+        ),
     ] = None,
     metric: Annotated[
         str | None,
@@ -70,12 +94,21 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = (
         DEFAULT_BATCH_SIZE
     ),
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer.")] = (
-        DEFAULT_MAX_NEW_TOKENS
-    ),
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Maximum length of an answer; default: the dataset's own, else "
+            f"{DEFAULT_MAX_NEW_TOKENS}.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over: delete the benchmark run in OUT.")
     ] = False,
+    column: Columns = None,
+    image_root: ImageRoot = None,
+    split: Split = None,
+    allow_urls: AllowUrls = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
@@ -85,25 +118,32 @@ def bench(
 ) -> None:
     """Compare methods on one or more models: accuracy, cost, and a report with figures."""
     options = _method_options(method_option or [])
+    budgets = _budgets(visual_tokens or "")
     metric_options = parse_options(metric_option or [], "--metric-option")
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
     # Import torch and matplotlib only once the options are known to be valid.
     from sdrpn_bench.bench_model import BenchModel
-    from sdrpn_bench.runner import run_benchmark
+    from sdrpn_bench.suite import run_suite
+    from sdrpn_bench.sweep import parse_sweep
+    from sdrpn_core.data.read import read_records
     from sdrpn_core.distributed.processes import is_main_process
 
+    sweeps = [parse_sweep(text) for text in sweep or ()]
+    how = read_options(column, image_root, split, allow_urls)
+    sources = [read_records(one, n=n, seed=seed, **vars(how)) for one in _sources(data)]
     with _progress_bar(as_json) as progress:
-        results = run_benchmark(
+        results = run_suite(
             [BenchModel.parse(text) for text in models],
             names,
-            data,
+            sources,
             out=out,
-            n=n,
             seed=seed,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             max_pixels=max_pixels,
             method_options=options,
+            sweeps=sweeps,
+            visual_tokens=budgets,
             metric=metric,
             metric_options=metric_options,
             load_options=load_options(dtype, device, attn_implementation, revision),
@@ -118,6 +158,13 @@ def bench(
         _print(results, out)
 
 
+def _sources(data: str) -> list[str]:
+    """The sources that are named: one whose name has a comma is one."""
+    if Path(data).exists():
+        return [data]
+    return [one.strip() for one in data.split(",") if one.strip()]
+
+
 def _method_options(texts: list[str]) -> dict[str, dict[str, Any]]:
     options: dict[str, dict[str, Any]] = {}
     for key, value in parse_options(texts, "--method-option").items():
@@ -126,6 +173,13 @@ def _method_options(texts: list[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"--method-option {key!r}: write METHOD.KEY=VALUE")
         options.setdefault(method, {})[name] = value
     return options
+
+
+def _budgets(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise ConfigError(f"--visual-tokens {text!r}: write positive numbers, N1,N2,...")
+    return [int(word) for word in words]
 
 
 @contextlib.contextmanager
@@ -155,8 +209,11 @@ def _print(results: dict[str, Any], out: Path) -> None:
     from rich.text import Text
 
     console = Console()
-    console.print(results_table(results))
-    for name, model in results["models"].items():
-        if model["skipped"]["n"]:
-            console.print(Text(f"{name}: skipped {model['skipped']['n']}, see the report"))
+    for one in results.get("datasets", {"": results}).values():
+        console.print(results_table(one))
+        for name, model in one["models"].items():
+            if model["skipped"]["n"]:
+                console.print(Text(f"{name}: skipped {model['skipped']['n']}, see the report"))
+    if "datasets" in results:
+        console.print("\n".join(paper_table(results["datasets"])), markup=False, soft_wrap=True)
     console.print(Text(f"report: {out / 'report.md'}"), soft_wrap=True)

@@ -27,11 +27,14 @@ class BenchModel:
         source: local folder, Hub ID, or a loaded backbone.
         rpn: its RPN: local folder, Hub ID, or a loaded RPN; ``None`` if it has none.
         name: its name in the report; default: the last part of ``source``.
+        visual_tokens: largest number of visual tokens per image and per crop, for families of
+            dynamic resolution; ``None``: as its processor is set.
     """
 
     source: str | Path | Backbone
     rpn: str | Path | RPN | None = None
     name: str | None = None
+    visual_tokens: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> BenchModel:
@@ -59,10 +62,18 @@ class BenchModel:
             return None
         return "(loaded)" if isinstance(self.rpn, RPN) else str(self.rpn)
 
+    @property
+    def label(self) -> str:
+        """The name with the budget."""
+        return (
+            f"{self.name}" if self.visual_tokens is None else f"{self.name} @{self.visual_tokens}"
+        )
+
     def load(self, **load_options: Any) -> tuple[Backbone, RPN | None]:
         """Load the backbone and its RPN.
 
         Raises:
+            ConfigError: a budget of visual tokens for a family of fixed resolution.
             SdrpnError: see ``load_backbone`` and ``RPN.from_pretrained``.
         """
         backbone = (
@@ -70,30 +81,53 @@ class BenchModel:
             if isinstance(self.source, Backbone)
             else load_backbone(self.source, **load_options)
         )
+        if self.visual_tokens is not None:
+            backbone = backbone.with_visual_tokens(self.visual_tokens)
         if self.rpn is None or isinstance(self.rpn, RPN):
             return backbone, self.rpn
         return backbone, RPN.from_pretrained(self.rpn, backbone=backbone)
 
 
-def with_names(models: Sequence[BenchModel]) -> list[BenchModel]:
-    """Give the models distinct names: their own, else folder names, with the RPN's if needed.
+def with_budgets(models: Sequence[BenchModel], budgets: Sequence[int]) -> list[BenchModel]:
+    """Every model with every budget of visual tokens; without budgets, the models as they are.
 
     Raises:
-        ConfigError: no models, or two of the same name.
+        ConfigError: a budget is not positive.
+    """
+    for budget in budgets:
+        if budget < 1:
+            raise ConfigError(f"a budget of visual tokens must be at least 1, not {budget}")
+    if not budgets:
+        return list(models)
+    return [replace(model, visual_tokens=budget) for model in models for budget in budgets]
+
+
+def with_names(models: Sequence[BenchModel]) -> list[BenchModel]:
+    """Give the models distinct labels: their own, else folder names, with the RPN's if needed.
+
+    Raises:
+        ConfigError: no models, or two of the same name and budget.
     """
     if not models:
         raise ConfigError("give at least one model")
     short = [model.name or Path(model.origin).name for model in models]
-    names = [
-        f"{name} + {Path(model.rpn_origin or 'no RPN').name}"
-        if short.count(name) > 1 and model.name is None
-        else name
+    sources: dict[str, set[tuple[str, str | None]]] = {}
+    for name, model in zip(short, models, strict=True):
+        sources.setdefault(name, set()).add((model.origin, model.rpn_origin))
+    named = [
+        replace(
+            model,
+            name=f"{name} + {Path(model.rpn_origin or 'no RPN').name}"
+            if len(sources[name]) > 1 and model.name is None
+            else name,
+        )
         for name, model in zip(short, models, strict=True)
     ]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"two models are called {name!r}: rename a folder, or name them")
-    return [replace(model, name=name) for model, name in zip(models, names, strict=True)]
+    labels = [model.label for model in named]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"two models are called {label!r}: rename a folder, or name them")
+    return named
 
 
 def fingerprint(backbone: Backbone, rpn: RPN | None) -> str:

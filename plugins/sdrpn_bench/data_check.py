@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,8 @@ def check_data(records: RecordSource, metric: Metric) -> DataFacts:
     first = ""
     for record in records.outlines():
         n_with_boxes += bool(record.boxes)
-        for problem in _problems(record, metric):
+        problem = _problem(record, metric)
+        if problem is not None:
             n_bad += 1
             first = first or problem
     if n_bad == len(records):
@@ -60,12 +60,12 @@ def check_data(records: RecordSource, metric: Metric) -> DataFacts:
     return DataFacts(len(records), n_with_boxes)
 
 
-def _problems(record: Record, metric: Metric) -> Iterator[str]:
+def _problem(record: Record, metric: Metric) -> str | None:
     """Why a record cannot be scored, if so."""
     if record.problem is not None:
-        yield record.problem
-        return
+        return record.problem
     try:
         metric.check(record)
     except ITEM_ERRORS as error:
-        yield str(error)
+        return str(error)
+    return None

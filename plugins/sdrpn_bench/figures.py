@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sdrpn_bench.curve_figure import draw_curves
 from sdrpn_bench.intervals import mean_interval
 from sdrpn_bench.item_store import Row
 from sdrpn_bench.percent import percent
@@ -39,8 +40,8 @@ def write_figures(folder: Path, results: Mapping[str, Any], rows: Sequence[Row])
         rows: the item results of all models.
 
     Returns:
-        The files: accuracy; accuracy by object size where boxes are known; gain against cost where
-        there is a baseline.
+        The files: accuracy; accuracy by object size where boxes are known; gain against time where
+        there is a baseline; accuracy against cost with its Pareto front.
     """
     (folder / FOLDER_NAME).mkdir(exist_ok=True)
     models = results["models"]
@@ -50,6 +51,7 @@ def write_figures(folder: Path, results: Mapping[str, Any], rows: Sequence[Row])
         written.append(_save(folder, "accuracy_by_object_size", figure))
     if any("time_ratio" in v for model in models.values() for v in model["methods"].values()):
         written.append(_save(folder, "gain_and_cost", _panels(models, _draw_gain, rows)))
+    written.append(_save(folder, "accuracy_and_cost", draw_curves(results["curves"])))
     return written
 
 

@@ -34,6 +34,7 @@ class _MethodResult:
     score: float
     outcome: str
     seconds: float
+    cost: Mapping[str, float | None] = field(default_factory=dict)
     text: str = ""
     counts: Mapping[str, float] = field(default_factory=dict)
     visual_tokens: int = 0
@@ -61,6 +62,7 @@ class _ItemRow:
     category: str | None = None
     object_size: float | None = None
     methods: Mapping[str, _MethodResult] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
 from typing import TYPE_CHECKING, ClassVar
 
 from sdrpn_bench.method import Method, MethodContext
@@ -87,6 +86,7 @@ class Oracle(Method):
     """
 
     needs_boxes: ClassVar[bool] = True
+    is_control: ClassVar[bool] = True
 
     margin: float = DEFAULT_MARGIN
 
@@ -113,6 +113,8 @@ class RandomBox(Method):
         margin: see :data:`DEFAULT_MARGIN`.
     """
 
+    is_control: ClassVar[bool] = True
+
     margin: float = DEFAULT_MARGIN
 
     def __post_init__(self) -> None:
@@ -129,15 +131,8 @@ class RandomBox(Method):
 
 
 def _proposal(boxes: Sequence[Box], geometry: Geometry) -> Proposal:
-    crops = tuple(Crop(box, _whole_cells(box, geometry)) for box in boxes)
+    crops = tuple(Crop(box, geometry.covering_cells(box)) for box in boxes)
     return Proposal(CropPlan(Outcome.OK, crops))
-
-
-def _whole_cells(box: Box, geometry: Geometry) -> Box:
-    """The smallest grid box that covers a source box."""
-    rows, columns = geometry.grid
-    x0, y0, x1, y1 = geometry.to_grid([box])[0].tolist()
-    return max(0, floor(x0)), max(0, floor(y0)), min(columns, ceil(x1)), min(rows, ceil(y1))
 
 
 def _grown(box: Box, margin: float, size: tuple[int, int]) -> Box:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdrpn_bench.cost import Cost, CostMeter
 from sdrpn_bench.scoring import score
-from sdrpn_core.answering.answer import answer_batch
+from sdrpn_bench.sweep import Answered, answer_alike, sweep_of
 from sdrpn_core.answering.results import Answer
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.data.boxes import boxes_inside
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import InputError, SdrpnError
+from sdrpn_core.runtime.clock import synchronized_stages
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 ERROR_OUTCOME = "error"
 #: Outcome of a plain answer, for which nothing was proposed.
 PLAIN_OUTCOME = "plain"
+
+#: In place of the answer of a method that is followed, but not served.
+_UNANSWERED = InputError("there is no answer")
 
 
 @dataclass(frozen=True)
@@ -109,21 +112,23 @@ def measure(
         }
         for item in batch
     ]
-    names = list(methods)
-    start = first % len(names)
     geometries: dict[int, Geometry] = {}
-    for name in names[start:] + names[:start]:
-        method = methods[name]
-        served = [i for i, item in enumerate(batch) if item.record.boxes or not method.needs_boxes]
+    found: dict[str, dict[int, Answer | SdrpnError]] = {}
+    for group in _turns(methods, first):
+        alike = [methods[name] for name in group]
+        served = [i for i, one in enumerate(batch) if one.record.boxes or not alike[0].needs_boxes]
         if not served:
             continue
-        results = _answers(context, method, [batch[i] for i in served])
-        for i, (result, seconds) in zip(served, results, strict=True):
-            rows[i]["methods"][name] = _result(
-                context, batch[i], result, seconds, metric, geometries
-            )
+        items = [batch[i] for i in served]
+        earlier = found.get(alike[0].follows or "", {})
+        for name, results in zip(group, _answers(context, alike, items, earlier), strict=True):
+            found[name] = {item.index: one for item, (one, _) in zip(items, results, strict=True)}
+            for i, (answer, cost) in zip(served, results, strict=True):
+                rows[i]["methods"][name] = _result(
+                    context, batch[i], answer, cost, metric, geometries
+                )
     for row in rows:
-        row["methods"] = {name: row["methods"][name] for name in names if name in row["methods"]}
+        row["methods"] = {name: row["methods"][name] for name in methods if name in row["methods"]}
     return rows
 
 
@@ -146,27 +151,52 @@ def object_size(boxes: Sequence[Box], size: tuple[int, int]) -> float | None:
     return (min(areas) / (size[0] * size[1])) ** 0.5 if areas else None
 
 
+def _turns(methods: Mapping[str, Method], first: int) -> list[list[str]]:
+    """The methods in the order of a batch: sweeps together, what follows others last.
+
+    Args:
+        methods: by name.
+        first: which one starts.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in methods:
+        groups.setdefault(sweep_of(name), []).append(name)
+    turns = list(groups.values())
+    start = first % len(turns)
+    turns = turns[start:] + turns[:start]
+    return sorted(turns, key=lambda group: methods[group[0]].follows is not None)
+
+
 def _answers(
-    context: MethodContext, method: Method, batch: Sequence[OpenedItem]
-) -> list[tuple[Answer | SdrpnError, float]]:
-    """Per item its answer, or why there is none, and its share of the wall time in seconds."""
-    start = 0.0
+    context: MethodContext,
+    alike: Sequence[Method],
+    batch: Sequence[OpenedItem],
+    earlier: Mapping[int, Answer | SdrpnError],
+) -> list[list[tuple[Answer | SdrpnError, Cost]]]:
+    """Per method, and per item, its answer, or why there is none, and its share of the cost."""
+    spent = Cost()
 
-    def answer(part: Sequence[OpenedItem]) -> list[Answer]:
-        nonlocal start
-        start = time.perf_counter()  # a batch that failed as a whole costs no item anything
-        return answer_batch(
-            context.backbone,
-            [Question(item.record.question, item.images) for item in part],
-            method.proposer(context, [item.record for item in part]),
-            max_new_tokens=context.max_new_tokens,
-        )
+    def answer(part: Sequence[OpenedItem]) -> list[Answered]:
+        nonlocal spent
+        own = replace(context, earlier=[earlier.get(item.index, _UNANSWERED) for item in part])
+        # Of a batch that fails as a whole, each item pays for its own attempt alone.
+        meter = CostMeter(context, part)
+        try:
+            with synchronized_stages(), meter:
+                return answer_alike(
+                    own, alike, [item.record for item in part], [item.images for item in part]
+                )
+        finally:
+            spent = meter.share
 
-    results: list[tuple[Answer | SdrpnError, float]] = []
+    results: list[list[tuple[Answer | SdrpnError, Cost]]] = [[] for _ in alike]
     for part, outcome in isolate_failures(batch, answer, ITEM_ERRORS):
-        seconds = (time.perf_counter() - start) / len(part)
-        answers = [outcome] if isinstance(outcome, SdrpnError) else outcome
-        results += [(one, seconds) for one in answers]
+        if isinstance(outcome, SdrpnError):
+            for own in results:
+                own += [(outcome, spent) for _ in part]
+            continue
+        for own, (answers, cost) in zip(results, outcome, strict=True):
+            own += [(one, cost) for one in answers]
     return results
 
 
@@ -174,7 +204,7 @@ def _result(
     context: MethodContext,
     item: OpenedItem,
     answer: Answer | SdrpnError,
-    seconds: float,
+    cost: Cost,
     metric: Metric,
     geometries: dict[int, Geometry],
 ) -> dict[str, Any]:
@@ -183,7 +213,8 @@ def _result(
             "score": 0.0,
             "counts": metric.counts("", item.record),
             "outcome": ERROR_OUTCOME,
-            "seconds": seconds,
+            "seconds": cost.seconds,
+            "cost": cost.to_dict(),
             "error": str(answer),
         }
     result = {
@@ -192,7 +223,8 @@ def _result(
         "counts": metric.counts(answer.text, item.record),
         "outcome": PLAIN_OUTCOME if answer.outcome is None else answer.outcome.value,
         "visual_tokens": answer.n_visual_tokens,
-        "seconds": seconds,
+        "seconds": cost.seconds,
+        "cost": cost.to_dict(),
         "stages": dict(answer.seconds),
     }
     if not answer.proposals:

@@ -1,31 +1,37 @@
-"""Benchmark methods: ways to choose the crops for a batch of questions.
+"""Benchmark methods: ways to answer a batch of questions.
 
-A new method is one short file::
+A new method is one short file. One that chooses crops for the two-stage answer::
 
     @dataclass(frozen=True)
     class LeftHalf(Method):
         def proposer(self, context, records):
             return MyProposer()  # any sdrpn_core Proposer; None gives the plain answer
 
-registered by ``registry.add("left", "my_package.left:LeftHalf", help="...")`` in the hook
+One that answers in another way overrides ``answer`` instead. Either is registered by
+``registry.add("left", "my_package.left:LeftHalf", help="...")`` in the hook
 ``sdrpn_register_methods``. The fields of the dataclass are the method's options.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sdrpn_bench.defaults import DEFAULT_MAX_NEW_TOKENS
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sdrpn_core.answering.proposer import Proposer
+    from sdrpn_core.answering.results import Answer
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.data.record import Record
+    from sdrpn_core.errors import SdrpnError
     from sdrpn_core.rpn.model import RPN
 
 M = TypeVar("M", bound="Method")
@@ -40,12 +46,15 @@ class MethodContext:
         rpn: its RPN, if any.
         seed: the run's seed.
         max_new_tokens: maximum length of an answer.
+        earlier: what the method that this one follows (see ``Method.follows``) gave for the same
+            records, in order: an answer, or why there is none. Empty if it follows none.
     """
 
     backbone: Backbone
     rpn: RPN | None = None
     seed: int = 0
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    earlier: Sequence[Answer | SdrpnError] = field(default=(), repr=False)
 
     @property
     def recipe(self) -> LabelRecipe:
@@ -70,15 +79,32 @@ class MethodContext:
 
 
 @dataclass(frozen=True)
-class Method(ABC):
-    """A way to answer: a frozen dataclass whose fields are the method's options."""
+class Method:
+    """A way to answer: a frozen dataclass whose fields are the method's options.
+
+    A subclass overrides :meth:`proposer` or :meth:`answer`; as it stands, it gives plain answers.
+    """
 
     #: Whether the method requires a trained RPN.
     needs_rpn: ClassVar[bool] = False
     #: Whether the method requires records with boxes.
     needs_boxes: ClassVar[bool] = False
+    #: Whether the method knows the truth, so that it is no rival of the others.
+    is_control: ClassVar[bool] = False
 
-    @abstractmethod
+    @property
+    def follows(self) -> str | None:
+        """The method that has to answer first, because this one depends on its answers."""
+        return None
+
+    def unserved(self, context: MethodContext) -> str | None:
+        """Why the method cannot be offered for this model, as a short phrase; ``None`` if it can.
+
+        Asked once per model, before anything is answered. The other models of the run are not
+        affected, and the report gives the reason.
+        """
+        return None
+
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer | None:
         """Make the proposer for a batch; called once per batch, inside the measured time.
 
@@ -89,6 +115,45 @@ class Method(ABC):
         Returns:
             A proposer, or ``None`` for the plain answer.
         """
+        return None
+
+    def answer(
+        self,
+        context: MethodContext,
+        records: Sequence[Record],
+        images: Sequence[tuple[Image.Image, ...]],
+    ) -> list[Answer]:
+        """Answer a batch; by default in two stages, with what :meth:`proposer` proposes.
+
+        Everything that runs in here is the method's cost.
+
+        Args:
+            context: the model and the run's settings.
+            records: the batch.
+            images: per record its opened images (RGB, upright).
+
+        Returns:
+            One answer per record, in order.
+
+        Raises:
+            InputError: a record cannot be answered: alone it counts as wrong, and a batch is then
+                answered record by record.
+        """
+        return answer_batch(
+            context.backbone,
+            self.questions(records, images),
+            self.proposer(context, records),
+            max_new_tokens=context.max_new_tokens,
+        )
+
+    @staticmethod
+    def questions(
+        records: Sequence[Record], images: Sequence[tuple[Image.Image, ...]]
+    ) -> list[Question]:
+        """The questions of the records, with their images."""
+        return [
+            Question(record.question, shown) for record, shown in zip(records, images, strict=True)
+        ]
 
     def tuned(self: M, threshold: float, context: MethodContext) -> M:
         """The method with a threshold that was published for the model and the dataset.

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 class Baseline(Method):
     """Stock generation on the whole image."""
 
-    def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer | None:
-        """Return no proposer."""
-        return None
-
 
 @dataclass(frozen=True)
 class TrainedRPN(Method):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sdrpn_bench.bootstrap import N_RESAMPLES
+from sdrpn_bench.curve_report import COST_HEADER, NOTES, cost_row, curve_tables
+from sdrpn_bench.markdown import table
 from sdrpn_bench.percent import percent
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.runtime.clock import ANSWER_STAGES
@@ -27,7 +29,9 @@ _INTERVALS = (
 )
 _CONTROLS = (
     "`random` and `oracle` know the true box (its size, and all of it): they are controls, not "
-    "practical methods. `attention` takes an entire plain answer before its second pass."
+    "practical methods. `full` takes its number of visual tokens from an answer that is no part of "
+    "its cost. `attention` takes an entire plain answer before its second pass. Where only the "
+    "policy changes in a sweep, maps are computed once, and each point is charged for them."
 )
 
 
@@ -56,22 +60,13 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
         lines += ["", "## All models", "", *_all_models(results["models"])]
     for name, model in results["models"].items():
         lines += ["", f"## {name}", "", *_model_lines(model)]
+    lines += ["", "## Accuracy against cost", *_curve_lines(results["curves"])]
     if figures:
         lines += ["", "## Figures", ""]
         lines += [f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in figures]
     lines += ["", "## How to read this", "", *_notes(results)]
     lines += ["", "## Environment", "", *_environment(results), ""]
     return "\n".join(lines).encode()
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Format a Markdown table; vertical bars in cells are escaped."""
-    body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "|".join(" --- " for _ in header) + "|",
-        *("| " + " | ".join(row) + " |" for row in body),
-    ]
 
 
 def _all_models(models: Mapping[str, Any]) -> list[str]:
@@ -97,6 +92,8 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
     methods = model["methods"]
     lines = [
         f"Backbone `{model['model']}`, RPN `{model['rpn'] or 'none'}`, {model['n']} items scored.",
+        *_published_lines(model),
+        *_partial_lines(model),
         "",
         *table(
             ("method", "accuracy (95%)", f"difference from {REFERENCE} (95%)", "McNemar p",
@@ -105,6 +102,8 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
         ),
         *_totals_lines(methods),
         *_category_lines(methods),
+        "",
+        *table(COST_HEADER, [cost_row(name, values) for name, values in methods.items()]),
         "",
         *_outcome_table(methods),
         "",
@@ -120,12 +119,24 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
             "",
             *table(("method", "map peak in a true box", "crop contains its center"), pointing),
         ]
+    if model["refused"]:
+        lines += ["", "Left out:", ""]
+        lines += [f"- `{name}`: {reason}" for name, reason in model["refused"].items()]
     if model["skipped"]["n"]:
         items = model["skipped"]["items"]
         lines += ["", f"Skipped for all methods: {len(items)} of {len(items) + model['n']}.", ""]
         lines += [f"- `{item['id']}`: {item['error']}" for item in items[:_MAX_LISTED]]
         if len(items) > _MAX_LISTED:
             lines.append(f"- and {len(items) - _MAX_LISTED} more, see `items.jsonl`")
+    return lines
+
+
+def _curve_lines(curves: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for name, curve in curves.items():
+        lines += ["", f"### {name}"]
+        for header, rows in curve_tables(curve):
+            lines += ["", *table(header, rows)]
     return lines
 
 
@@ -155,16 +166,38 @@ def _total(total: Mapping[str, Any]) -> str:
 
 def _category_lines(methods: Mapping[str, Any]) -> list[str]:
     """Tabulate categories by methods, where records have any: accuracy and gain."""
-    categories = next(iter(methods.values()))["categories"]
+    found = dict.fromkeys(name for values in methods.values() for name in values["categories"])
     rows = []
-    for category, first in categories.items():
-        cells = [values["categories"][category] for values in methods.values()]
-        shown = [
-            _share(cell) + (f", {_points(cell['difference'])}" if "difference" in cell else "")
-            for cell in cells
-        ]
-        rows.append([category, str(first["n"]), *shown])
+    for category in found:
+        cells = [values["categories"].get(category) for values in methods.values()]
+        rows.append([category, str(max(cell["n"] for cell in cells if cell)), *map(_cell, cells)])
     return ["", *table(("category", "items", *methods), rows)] if rows else []
+
+
+def _cell(values: Mapping[str, Any] | None) -> str:
+    """Accuracy and gain; a method that needs boxes may have no item of a category."""
+    if values is None or "difference" not in values:
+        return _share(values)
+    return f"{_share(values)}, {_points(values['difference'])}"
+
+
+def _published_lines(model: Mapping[str, Any]) -> list[str]:
+    """Say which options are published ones."""
+    return [
+        f"`{method}` runs with "
+        + ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+        + f", as published for {model['preset']} on this dataset; `--method-option` overrides it."
+        for method, options in model.get("published_options", {}).items()
+    ]
+
+
+def _partial_lines(model: Mapping[str, Any]) -> list[str]:
+    """Say which methods answered only some of the items."""
+    return [
+        f"`{name}` needs boxes: {values['n']} items have some, and the difference is over these."
+        for name, values in model["methods"].items()
+        if values["n"] < model["n"]
+    ]
 
 
 def _accuracy_row(name: str, values: Mapping[str, Any]) -> list[str]:
@@ -242,7 +275,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         "chooses the crops, `crop` encodes them, and `roi_prefill` runs them and the question. "
         "`decode` generates the response."
     )
-    notes = [_INTERVALS, items, costs, _CONTROLS]
+    notes = [_INTERVALS, items, costs, *NOTES, _CONTROLS]
     options = {name: values for name, values in results["method_options"].items() if values}
     if options:
         listed = "; ".join(

@@ -11,7 +11,7 @@ from sdrpn_bench.summary import REFERENCE
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COLUMNS = ("accuracy [95%]", "gain, points [95%]", "tokens", "time")
+_COLUMNS = ("accuracy [95%]", "gain, points [95%]", "tokens", "cost", "time")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
@@ -35,7 +35,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for name, model in results["models"].items():
         table.add_row(Text(name, style="bold"))
         for number, (method, values) in enumerate(model["methods"].items(), start=1):
-            cells = map(Text, (f"  {method}", *_cells(values)))
+            part = "" if values["n"] == model["n"] else f" (n = {values['n']})"
+            cells = map(Text, (f"  {method}{part}", *_cells(values)))
             table.add_row(*cells, end_section=number == len(model["methods"]))
     return table
 
@@ -58,9 +59,11 @@ def _cells(values: Mapping[str, Any]) -> list[str]:
         least, most = (100 * limit for limit in difference["interval"])
         gain = f"{100 * difference['value']:+.1f} [{least:+.1f}, {most:+.1f}]"
     tokens, ratio = values["visual_tokens"], values.get("time_ratio")
+    cost = values.get("cost_ratio")
     return [
         f"{percent(values['accuracy'])} [{low:.1f}, {high:.1f}]",
         gain,
         "" if tokens is None else f"{tokens:.0f}",
+        "" if cost is None else f"x {cost:.2f}",
         "" if ratio is None else f"x {ratio:.2f}",
     ]

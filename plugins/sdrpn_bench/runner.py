@@ -9,18 +9,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_bench.bench_model import BenchModel, fingerprint, with_names
+from sdrpn_bench.bench_model import BenchModel, fingerprint, with_budgets, with_names
+from sdrpn_bench.curve import curves
 from sdrpn_bench.data_check import DataFacts, check_data
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.environment import environment
 from sdrpn_bench.figures import write_figures
 from sdrpn_bench.item_store import CONFIG, ItemStore, Row
-from sdrpn_bench.measure import measure, open_items
+from sdrpn_bench.measure import OpenedItem, measure, open_items
 from sdrpn_bench.method import Method, MethodContext
-from sdrpn_bench.published import TOKENS_KEY, Published, read_published
+from sdrpn_bench.published import TOKENS_KEY, TOTAL_KEY, Published, read_published
 from sdrpn_bench.report import write_report
 from sdrpn_bench.scoring import MetricChoice, find_metric
 from sdrpn_bench.summary import summarize
+from sdrpn_bench.sweep import Sweep, base_of
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
@@ -29,12 +31,14 @@ from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.util.folder_lock import hold_folder
 from sdrpn_core.util.json_files import write_json
+from sdrpn_core.util.prefetch import prefetched
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
     from sdrpn_bench.metrics.metric import Metric
     from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.preset import Preset
     from sdrpn_core.rpn.model import RPN
 
 logger = logging.getLogger(__name__)
@@ -61,11 +65,11 @@ class Run:
     batch_size: int
     max_new_tokens: int
     max_pixels: int
-    facts: DataFacts
     published: Mapping[str, Published]
     config: Mapping[str, Any]
-    presets: dict[str, str | None] = field(default_factory=dict)
-    """Name of each model's preset, once it was loaded."""
+    total: str | None = None
+    loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per model, once it was loaded: its preset, and options of methods that were published."""
 
 
 def run_benchmark(
@@ -80,6 +84,8 @@ def run_benchmark(
     max_new_tokens: int | None = None,
     max_pixels: int = MAX_PIXELS,
     method_options: Mapping[str, Mapping[str, Any]] | None = None,
+    sweeps: Sequence[Sweep] = (),
+    visual_tokens: Sequence[int] = (),
     metric: MetricChoice | None = None,
     metric_options: Mapping[str, Any] | None = None,
     load_options: Mapping[str, Any] | None = None,
@@ -107,6 +113,9 @@ def run_benchmark(
             ``DEFAULT_MAX_NEW_TOKENS``.
         max_pixels: items whose image has more pixels are left out.
         method_options: options, by method.
+        sweeps: values of an option of a method, each of which is one more method.
+        visual_tokens: budgets, with each of which every model is run; for families of dynamic
+            resolution.
         metric: scores the answers: a registered name, a ``Metric``, or a function
             ``(prediction, record) -> score`` from 0 to 1; default: the dataset's own, else
             ``exact_match``.
@@ -117,7 +126,7 @@ def run_benchmark(
 
     Returns:
         What ``results.json`` holds: ``n``, ``seed``, ``data``, ``models`` (by name), and for a
-        single model its ``methods`` at the top as well.
+        single model its ``methods`` at the top as well; ``curves``: accuracy against cost.
 
     Raises:
         SdrpnError: another process uses ``out``.
@@ -126,7 +135,7 @@ def run_benchmark(
         UnknownNameError: unknown method, metric or dataset.
     """
     state = processes((load_options or {}).get("device"))
-    named = named_models(models)
+    named = named_models(models, visual_tokens)
     run = prepare_run(
         named,
         methods,
@@ -137,6 +146,7 @@ def run_benchmark(
         max_new_tokens=max_new_tokens,
         max_pixels=max_pixels,
         method_options=method_options,
+        sweeps=sweeps,
         metric=metric,
         metric_options=metric_options,
         load_options=load_options,
@@ -147,14 +157,16 @@ def run_benchmark(
 
 def named_models(
     models: str | Path | BenchModel | Sequence[str | Path | BenchModel],
+    visual_tokens: Sequence[int] = (),
 ) -> list[BenchModel]:
-    """The models under test, each with a name of its own.
+    """The models under test, with every budget of visual tokens, each with a label of its own.
 
     Raises:
-        ConfigError: no models, or two of the same name.
+        ConfigError: no models, two of the same name, or a budget that is not positive.
     """
     entries = [models] if isinstance(models, (str, Path, BenchModel)) else list(models)
-    return with_names([m if isinstance(m, BenchModel) else BenchModel(m) for m in entries])
+    given = [m if isinstance(m, BenchModel) else BenchModel(m) for m in entries]
+    return with_names(with_budgets(given, visual_tokens))
 
 
 def prepare_run(
@@ -168,6 +180,7 @@ def prepare_run(
     max_new_tokens: int | None,
     max_pixels: int,
     method_options: Mapping[str, Mapping[str, Any]] | None,
+    sweeps: Sequence[Sweep],
     metric: MetricChoice | None,
     metric_options: Mapping[str, Any] | None,
     load_options: Mapping[str, Any] | None,
@@ -179,13 +192,14 @@ def prepare_run(
         InputError: no record can be scored.
         UnknownNameError: unknown method or metric.
     """
-    for name, value in {"batch_size": batch_size, "max_pixels": max_pixels}.items():
-        if value < 1:
+    sizes = {"batch_size": batch_size, "max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
+    for name, value in sizes.items():
+        if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
     metadata = {} if records.dataset is None else _metadata(records.dataset)
     found_metric = find_metric(metric, records.dataset, metric_options)
     facts = check_data(records, found_metric)
-    chosen = _choose_methods(methods, models, facts, method_options or {})
+    chosen = _choose_methods(methods, models, facts, method_options or {}, sweeps)
     n_tokens = max_new_tokens or metadata.get(TOKENS_KEY) or DEFAULT_MAX_NEW_TOKENS
     published = read_published(metadata)
     config = {
@@ -199,7 +213,14 @@ def prepare_run(
         "metric": {"name": found_metric.name, "options": found_metric.options()},
         "methods": {name: method.options() for name, method in chosen.items()},
         "published": {preset: asdict(one) for preset, one in published.items()},
-        "models": {str(m.name): {"model": m.origin, "rpn": m.rpn_origin} for m in models},
+        "models": {
+            m.label: {
+                "model": m.origin,
+                "rpn": m.rpn_origin,
+                "visual_tokens": m.visual_tokens,
+            }
+            for m in models
+        },
         "load_options": {key: str(value) for key, value in (load_options or {}).items()},
     }
     return Run(
@@ -211,9 +232,9 @@ def prepare_run(
         batch_size,
         n_tokens,
         max_pixels,
-        facts,
         published,
         config,
+        metadata.get(TOTAL_KEY),
     )
 
 
@@ -284,6 +305,7 @@ def _choose_methods(
     models: Sequence[BenchModel],
     facts: DataFacts,
     options: Mapping[str, Mapping[str, Any]],
+    sweeps: Sequence[Sweep],
 ) -> dict[str, Method]:
     registry = get_plugins().methods
     classes: dict[str, type[Method]] = {}
@@ -307,7 +329,26 @@ def _choose_methods(
             f"options for method {unused[0]!r}, which is not compared; compared are: "
             f"{', '.join(classes)}"
         )
-    return {name: cls.from_options(options.get(name, {})) for name, cls in classes.items()}
+    chosen: dict[str, Method] = {}
+    for name, cls in classes.items():
+        own = options.get(name, {})
+        chosen[name] = cls.from_options(own)
+        for sweep in sweeps:
+            if sweep.method == name:
+                variants = sweep.variants(own).items()
+                chosen |= {label: cls.from_options(values) for label, values in variants}
+    for sweep in sweeps:
+        if sweep.method not in chosen:
+            raise ConfigError(
+                f"a sweep of method {sweep.method!r}, which is not compared; compared are: "
+                f"{', '.join(classes)}"
+            )
+    for name, method in chosen.items():
+        if method.follows is not None and method.follows not in chosen:
+            raise ConfigError(
+                f"method {name!r} depends on the answers of {method.follows!r}: name both"
+            )
+    return chosen
 
 
 def _unmet(method: type[Method], models: Sequence[BenchModel], facts: DataFacts) -> str | None:
@@ -340,7 +381,7 @@ class _Share:
     @classmethod
     def of(cls, run: Run, model: BenchModel, done: Sequence[Row], state: PartialState) -> _Share:
         """This process's share of what is unfinished."""
-        own = [row for row in done if row["model"] == model.name]
+        own = [row for row in done if row["model"] == model.label]
         finished = {row["index"] for row in own}
         pending = [i for i in range(len(run.records)) if i not in finished]
         return cls(run, model, own, pending[state.process_index :: state.num_processes])
@@ -354,29 +395,61 @@ def _answer(
     current = fingerprint(backbone, rpn)
     if any(row["fingerprint"] != current for row in share.own):
         raise ConfigError(
-            f"{run.store.folder} holds results of other weights of model {model.name!r}: "
+            f"{run.store.folder} holds results of other weights of model {model.label!r}: "
             f"{CONFIG.remedy}"
         )
     context = MethodContext(backbone, rpn, run.seed, run.max_new_tokens)
     preset = backbone.find_preset()
-    run.presets[str(model.name)] = None if preset is None else preset.name
-    methods = _tuned(run, context)
-    label = str(model.name) if alone else f"{model.name}, {run.records.name}"
-    for number, batch in enumerate(_chunks(mine, run.batch_size)):
-        items = [(index, run.records[index]) for index in batch]
-        opened, rows = open_items(backbone, items, run.metric, run.max_pixels)
+    methods = _tuned(run, context, preset)
+    run.loaded[model.label] = {
+        "preset": None if preset is None else preset.name,
+        "published_options": {
+            name: method.options()
+            for name, method in methods.items()
+            if method != run.methods[name]
+        },
+    }
+    refused = _refused(methods, context)
+    if len(refused) == len(methods):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ConfigError(f"no method can be offered for model {model.label!r}: {reasons}")
+    for name, reason in refused.items():
+        logger.warning("model %r: method %r is left out: %s", model.label, name, reason)
+        del methods[name]
+    marks = {"refused": refused} if refused else {}
+    label = model.label if alone else f"{model.label}, {run.records.name}"
+
+    def batches() -> Iterator[tuple[list[OpenedItem], list[dict[str, Any]]]]:
+        for batch in _chunks(mine, run.batch_size):
+            items = [(index, run.records[index]) for index in batch]
+            yield open_items(backbone, items, run.metric, run.max_pixels)
+
+    # On a CPU, opening the next images would take time from the methods that are being measured.
+    on_cpu = backbone.device.type == "cpu"
+    for number, (opened, rows) in enumerate(batches() if on_cpu else prefetched(batches(), 1)):
         if opened:
             if number == 0:  # the first pass includes one-time setup, which is no method's cost
                 measure(context, methods, opened[:1], run.metric)
             rows += measure(context, methods, opened, run.metric, first=number)
-        run.store.append({"model": model.name, "fingerprint": current, **row} for row in rows)
+        run.store.append(
+            {"model": model.label, "fingerprint": current, **marks, **row} for row in rows
+        )
         if progress is not None:
             progress(label, min((number + 1) * run.batch_size, len(mine)), len(mine))
 
 
-def _tuned(run: Run, context: MethodContext) -> dict[str, Method]:
+def _refused(methods: Mapping[str, Method], context: MethodContext) -> dict[str, str]:
+    """The methods that cannot be offered for a model, and why."""
+    reasons = {name: method.unserved(context) for name, method in methods.items()}
+    found = {name: reason for name, reason in reasons.items() if reason is not None}
+    for name, method in methods.items():
+        if method.follows in found:
+            found.setdefault(name, f"it depends on the answers of {method.follows!r}")
+    return found
+
+
+def _tuned(run: Run, context: MethodContext, preset: Preset | None) -> dict[str, Method]:
     """The methods with the threshold that was published for the model and the dataset, if any."""
-    preset = context.backbone.find_preset()
     published = run.published.get("" if preset is None else preset.name)
     if published is None or published.threshold is None:
         return dict(run.methods)
@@ -393,14 +466,15 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
     rows = run.store.read()
     summaries = {}
     for model in models:
-        own = [row for row in rows if row["model"] == model.name]
+        own = [row for row in rows if row["model"] == model.label]
         if len(own) != len(run.records):
             raise InputError(
                 f"{run.store.folder}: {len(own)} of {len(run.records)} items of model "
-                f"{model.name!r} were found: all processes must share this folder"
+                f"{model.label!r} were found: all processes must share this folder"
             )
         for row in own:
             needed = {name for name, method in run.methods.items() if _serves(method, row)}
+            needed -= row.get("refused", {}).keys()
             if lacking := sorted(needed - row.get("methods", run.methods).keys()):
                 raise InputError(
                     f"{run.store.folder}: item {row['id']!r} has no result of method "
@@ -408,10 +482,13 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
                 )
         if all("error" in row for row in own):
             raise InputError(f"no item could be answered; the first error: {own[0]['error']}")
-        summaries[str(model.name)] = {
+        summaries[model.label] = {
+            "name": model.name,
+            "visual_tokens": model.visual_tokens,
+            "refused": own[0].get("refused", {}),
             "model": model.origin,
             "rpn": model.rpn_origin,
-            "preset": run.presets.get(str(model.name)),
+            **run.loaded.get(model.label, {}),
             **summarize(own, list(run.methods), run.metric),
         }
     results = {
@@ -423,13 +500,18 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
         "max_new_tokens": run.max_new_tokens,
         "processes": n_processes,
         "metric": config["metric"],
+        "total": run.total,
         "method_options": config["methods"],
         "published": config["published"],
         "environment": environment(),
     }
     if len(models) == 1:
-        results["methods"] = summaries[str(models[0].name)]["methods"]
-    return {**results, "models": summaries}
+        results["methods"] = summaries[models[0].label]["methods"]
+    return {**results, "models": summaries, "curves": curves(summaries, _controls(run))}
+
+
+def _controls(run: Run) -> set[str]:
+    return {base_of(name) for name, method in run.methods.items() if method.is_control}
 
 
 def _serves(method: Method, row: Row) -> bool:

@@ -88,7 +88,7 @@ def score(metric: Metric, prediction: str, record: Record) -> float:
     value = metric.score(prediction, record)
     # NumPy's booleans and numbers are no Real of Python's, but have items.
     plain = value.item() if hasattr(value, "item") else value
-    if not isinstance(plain, Real) or not 0 <= plain <= 1:
+    if not isinstance(plain, Real) or not 0 <= float(plain) <= 1:
         raise ConfigError(
             f"metric {metric.name!r} must score from 0 to 1; it gives {plain!r} for record "
             f"{record.id!r}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ def summarize(rows: Sequence[Row], methods: Sequence[str], metric: Metric) -> di
     Returns:
         ``n`` scored items, ``skipped`` (number and reasons), and per method: accuracy (the mean
         score) with its interval, the metric's other totals, difference from the baseline, the same
-        per category, outcomes, cost (seconds per question, in total and by stage of the answer),
-        and pointing if boxes are known.
+        per category, outcomes, cost (seconds per question, in total and by stage of the answer;
+        token-layers, passes, and peak memory in bytes), and pointing if boxes are known.
     """
     scored = [row for row in rows if "methods" in row]
     skipped = [{"id": row["id"], "error": row["error"]} for row in rows if "methods" not in row]
@@ -79,6 +79,7 @@ def _method(
         "errors": sum(result["outcome"] == ERROR_OUTCOME for result in results),
         "visual_tokens": fmean(tokens) if tokens else None,
         "seconds_per_question": fmean(seconds),
+        "cost": _cost(results),
         "stages": _stages(results),
         "pointing": {
             "map": _share(results, "map_hit"),
@@ -87,7 +88,25 @@ def _method(
     }
     if reference is not None:
         values["time_ratio"] = sum(seconds) / sum(result["seconds"] for result in reference)
+        base = total_cost(_cost(reference))
+        values["cost_ratio"] = total_cost(values["cost"]) / base if base else None
     return values
+
+
+def total_cost(cost: Mapping[str, Any]) -> float:
+    """Token-layers per question, forward and backward."""
+    return float(cost["token_layers"] + cost["backward_token_layers"])
+
+
+def _cost(results: Sequence[Row]) -> dict[str, Any]:
+    """Means per question, and the largest peak of memory."""
+    costs = [result["cost"] for result in results]
+    peaks = [cost["peak_memory"] for cost in costs if cost["peak_memory"] is not None]
+    means = ("token_layers", "backward_token_layers", "passes")
+    return {
+        **{name: fmean(cost[name] for cost in costs) for name in means},
+        "peak_memory": max(peaks, default=None),
+    }
 
 
 def _accuracy(

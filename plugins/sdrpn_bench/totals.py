@@ -34,17 +34,17 @@ def metric_totals(
     names = list(counts[0])
     if not names:
         return {}
-    labels = list(metric.aggregate({name: np.zeros(()) for name in names}))
+    own = _columns(counts, names)
+    labels = list(metric.aggregate({name: c.sum() for name, c in zip(names, own, strict=True)}))
 
     def totals(*columns: NDArray[Any], axis: int = -1) -> NDArray[Any]:
         sums = {name: column.sum(axis) for name, column in zip(names, columns, strict=True)}
         return np.stack([metric.aggregate(sums)[label] for label in labels])
 
     def differences(*columns: NDArray[Any], axis: int = -1) -> NDArray[Any]:
-        own, other = columns[: len(names)], columns[len(names) :]
-        return totals(*own, axis=axis) - totals(*other, axis=axis)
+        mine, theirs = columns[: len(names)], columns[len(names) :]
+        return totals(*mine, axis=axis) - totals(*theirs, axis=axis)
 
-    own = _columns(counts, names)
     result = _with_intervals(labels, own, totals, (0.0, 1.0))
     if reference is not None:
         both = [*own, *_columns(reference, names)]

@@ -50,7 +50,9 @@ class SdrpnSimple(lmms):
         **arguments: Any,
     ) -> None:
         super().__init__()
-        if not str(batch_size).isdecimal() or int(batch_size) < 1 or max_batch_size is not None:
+        if max_batch_size is not None:
+            raise ConfigError("--max_batch_size does not apply: give a number as --batch_size")
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ConfigError(f"--batch_size must be a number from 1 up, not {batch_size!r}")
         self.batch_size = int(batch_size)
         chosen = dict(arguments)
@@ -128,9 +130,8 @@ class SdrpnSimple(lmms):
             on_error=refuse,
             **generation.options,
         ):
-            yield GenerationResult(
-                generation.cut(found.text), TokenCounts(output_tokens=len(found.ids))
-            )
+            counts = TokenCounts(input_tokens=found.n_prompt_tokens, output_tokens=len(found.ids))
+            yield GenerationResult(generation.cut(found.text), counts)
 
     def _document_data(self, place: _Document) -> Any:
         return self.task_dict[place.task][place.split][place.id]

@@ -87,6 +87,7 @@ LAYOUTS = (
             "corner_sink_above": 768,
             "prune_above": 1024,
             "prune_threshold": 0.01,
+            "prune_rule": "published",
         },
         base_names={
             "visual.": ("model.visual.",),

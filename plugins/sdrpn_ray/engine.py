@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ try:
 except ImportError as missing:
     raise MissingExtraError("--engine ray", "ray") from missing
 
+from sdrpn_ray.address import check_reachable
 from sdrpn_ray.worker import ShardWorker, WorkerCount, prepare
 
 __all__ = ["RayEngine"]
-
-_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class RayEngine(LabelEngine):
         """Join the cluster, or the one that the caller has joined."""
         joined = ray.is_initialized()
         if not joined:
-            _check_reachable(self.address or os.environ.get("RAY_ADDRESS", ""))
+            check_reachable(self.address or os.environ.get("RAY_ADDRESS", ""))
             try:
                 ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING)
             except (ConnectionError, ValueError) as error:
@@ -140,21 +138,6 @@ class RayEngine(LabelEngine):
             context.enable_progress_bars = bars
             if not joined:
                 ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Refuse an address at once; Ray would retry for many minutes without a message.
-
-    Raises:
-        SdrpnError: nobody listens at ``HOST:PORT``; other forms are not checked.
-    """
-    host, separator, port = address.rpartition("://")[2].rpartition(":")
-    if not separator or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise SdrpnError(f"there is no Ray cluster at {address}: {error}") from error
 
 
 def _capacity(needs: dict[str, Any]) -> int:

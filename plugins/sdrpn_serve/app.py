@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -49,7 +49,6 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     app.add_middleware(LimitTime, seconds=limits.timeout_s)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_wrong_shape)
-    app.add_exception_handler(Exception, _on_defect)
     started = int(time.time())
 
     @app.post("/v1/chat/completions", response_model=None)
@@ -58,11 +57,11 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         ask = await _ask(request, limits)
         completion = Completion(settings.name)
         if not request.stream:
-            reply = _served(await _available(engine.answer(ask)))
+            reply = _served(await _result(engine.answer(ask)))
             return JSONResponse(completion.whole(reply))
         events = engine.stream(ask)
         # Whatever is refused is refused by status: the first event comes before the response.
-        first = _served(await _available(anext(events)))
+        first = await _next(events)
         with_usage = request.stream_options is not None and request.stream_options.include_usage
         return StreamingResponse(
             _chunks(completion, first, events, with_usage), media_type="text/event-stream"
@@ -74,7 +73,7 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         _check_question(request.question, "question")
         sources = [(f"image.{index}", address) for index, address in enumerate(request.image)]
         look = Look(request.question, await read_images(sources, limits), request.heatmap)
-        located = _served(await _available(engine.locate(look)))
+        located = _served(await _result(engine.locate(look)))
         images: list[dict[str, Any]] = [dict(facts) for facts in located.images]
         for facts, png in zip(images, located.heatmaps, strict=False):
             facts["heatmap"] = f"data:image/png;base64,{base64.b64encode(png).decode()}"
@@ -91,7 +90,7 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
 
     @app.get("/healthz", response_model=None)
     async def health() -> JSONResponse:
-        n_replicas = await engine.n_replicas()
+        n_replicas = await _result(engine.n_replicas())
         if not n_replicas:
             return JSONResponse({"status": "unavailable", "replicas": 0}, 503)
         return JSONResponse({"status": "ok", "replicas": n_replicas})
@@ -111,16 +110,13 @@ async def _chunks(
         event: str | Reply = first
         while isinstance(event, str):
             yield server_sent_event(completion.chunk(event))
-            event = _served(await _available(anext(events)))
+            event = await _next(events)
         yield server_sent_event(completion.last_chunk(event))
         if with_usage:
             yield server_sent_event(completion.usage_chunk(event))
         yield DONE
     except APIError as error:
         yield server_sent_event(error.body())
-    except Exception:
-        _LOGGER.exception("a streamed answer failed")
-        yield server_sent_event(_DEFECT.body())
     finally:
         await events.aclose()  # whoever stops reading ends the answer
 
@@ -172,11 +168,24 @@ def _check_model(asked: str, name: str) -> None:
         )
 
 
-async def _available(call: Any) -> Any:
+async def _next(events: AsyncGenerator[str | Reply | Refusal, None]) -> str | Reply:
+    """The next event of an answer.
+
+    Raises:
+        APIError: it is refused, or see :func:`_result`.
+    """
+    event: str | Reply | Refusal = await _result(anext(events))
+    if isinstance(event, Refusal):
+        raise APIError(400, event.message)
+    return event
+
+
+async def _result(call: Awaitable[T]) -> T:
     """What a call of the engine returns.
 
     Raises:
-        APIError: nobody could serve it.
+        APIError: nobody could serve it, or it failed; why is for the log, since callers are to see
+            nothing of the machine.
     """
     try:
         return await call
@@ -187,6 +196,9 @@ async def _available(call: Any) -> Any:
             code="unavailable",
             headers={"Retry-After": str(RETRY_AFTER_S)},
         ) from error
+    except Exception as error:
+        _LOGGER.exception("a call failed")
+        raise APIError(500, "the server failed; its log says more") from error
 
 
 def _served(result: T | Refusal) -> T:
@@ -197,9 +209,6 @@ def _served(result: T | Refusal) -> T:
 
 def _model(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "sdrpn"}
-
-
-_DEFECT = APIError(500, "the server failed; its log says more")
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -220,8 +229,3 @@ async def _on_wrong_shape(request: Request, error: Exception) -> Response:
     reason = problems[0]["msg"]
     message = f"{place}: {reason}" if place else reason
     return APIError(400, message, param=place or None).response()
-
-
-async def _on_defect(request: Request, error: Exception) -> Response:
-    """The error itself goes to the log: callers see nothing of the machine."""
-    return _DEFECT.response()

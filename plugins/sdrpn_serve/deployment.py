@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -17,7 +18,6 @@ from sdrpn_core.util.dataclass_reader import read_dataclass
 from sdrpn_serve.app import make_app
 from sdrpn_serve.calls import Ask, Located, Look, Refusal, Reply, Unavailable
 from sdrpn_serve.runner import ModelRunner
-from sdrpn_serve.served_model import ServedModel
 from sdrpn_serve.settings import ServerSettings
 
 __all__ = ["GATEWAY", "REPLICA", "application", "build"]
@@ -45,6 +45,8 @@ class ModelReplica:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
+        from sdrpn_serve.served_model import ServedModel  # torch, which the gateway does without
+
         model = ServedModel.load(settings.model, settings.limits.max_pixels)
         self._runner = ModelRunner(model, settings.replicas.n_singles)
         batched: Any = self.answer
@@ -58,8 +60,9 @@ class ModelReplica:
 
     async def stream(self, ask: Ask) -> AsyncGenerator[str | Reply | Refusal, None]:
         """Answer a question piece by piece."""
-        async for event in self._runner.stream(ask):
-            yield event
+        async with aclosing(self._runner.stream(ask)) as events:
+            async for event in events:
+                yield event
 
     async def locate(self, look: Look) -> Located | Refusal:
         """Find the region that a question is about."""
@@ -73,7 +76,7 @@ class RayEngine:
         replicas: the deployment of the replicas.
     """
 
-    def __init__(self, replicas: DeploymentHandle) -> None:
+    def __init__(self, replicas: DeploymentHandle[Any]) -> None:
         self._replicas = replicas
 
     async def answer(self, ask: Ask) -> Reply | Refusal:
@@ -87,7 +90,7 @@ class RayEngine:
     async def stream(self, ask: Ask) -> AsyncGenerator[str | Reply | Refusal, None]:
         """See :class:`~sdrpn_serve.calls.Engine`. What has begun to arrive is not begun again."""
         for attempt in range(1, _ATTEMPTS + 1):
-            events = self._replicas.options(stream=True).stream.remote(ask)
+            events: Any = self._replicas.options(stream=True).stream.remote(ask)
             begun = False
             try:
                 async for event in events:
@@ -104,8 +107,8 @@ class RayEngine:
         """See :class:`~sdrpn_serve.calls.Engine`."""
         name = serve.get_replica_context().app_name
         status = await asyncio.to_thread(serve.status)
-        states = status.applications[name].deployments[REPLICA].replica_states
-        return int(states.get("RUNNING", 0))
+        states: Mapping[Any, int] = status.applications[name].deployments[REPLICA].replica_states
+        return states.get("RUNNING", 0)
 
 
 class Gateway:
@@ -116,7 +119,7 @@ class Gateway:
         settings: of the server.
     """
 
-    def __init__(self, replicas: DeploymentHandle, settings: ServerSettings) -> None:
+    def __init__(self, replicas: DeploymentHandle[Any], settings: ServerSettings) -> None:
         self._replicas = replicas
         self._settings = settings
 
@@ -141,7 +144,7 @@ def application(settings: ServerSettings) -> serve.Application:
                 target_ongoing_requests=plan.batch_size,
             )
         }
-    replicas = serve.deployment(
+    replicas: Any = serve.deployment(
         ModelReplica,
         name=REPLICA,
         # While one batch runs the next one gathers.
@@ -150,7 +153,7 @@ def application(settings: ServerSettings) -> serve.Application:
         ray_actor_options={"num_cpus": plan.cpus, "num_gpus": plan.gpus},
         **scale,
     )
-    gateway = serve.deployment(
+    gateway: Any = serve.deployment(
         serve.ingress()(Gateway),
         name=GATEWAY,
         max_ongoing_requests=settings.limits.max_queue + _N_SPARE,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
+from typing import Any
 
 import ray
 import typer
@@ -20,6 +21,7 @@ from ray.serve.config import HTTPOptions
 
 from sdrpn_core.errors import ConfigError, SdrpnError
 from sdrpn_core.rpn.checkpoint import read_rpn_config
+from sdrpn_ray.address import check_reachable
 from sdrpn_serve.deployment import application
 from sdrpn_serve.settings import ModelSettings, ReplicaSettings, ServerSettings
 
@@ -52,6 +54,8 @@ def run_server(
     _check_model(settings.model)
     if address is None:
         _check_free(host, port)
+    else:
+        check_reachable(address)
     with _ended_once() as install_handlers, _cluster(address):
         install_handlers()  # Ray has put in its own
         if gpus is None:
@@ -71,7 +75,8 @@ def _check_model(settings: ModelSettings) -> None:
     Raises:
         SdrpnError: there is no such RPN, or no such policy.
     """
-    config, _ = read_rpn_config(settings.rpn or settings.model)
+    revision = settings.load_options.get("revision") if settings.rpn is None else None
+    config, _ = read_rpn_config(settings.rpn or settings.model, revision=revision)
     config.crop_policy(settings.policy, dict(settings.policy_options))
 
 
@@ -97,15 +102,12 @@ def _cluster(address: str | None) -> Iterator[None]:
     Raises:
         SdrpnError: there is no such cluster.
     """
-    alone = {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address is None:
+        options |= {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
     try:
-        ray.init(
-            # Without "local", Ray would join a cluster that it finds.
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            **({} if address else alone),
-        )
+        # Without "local", Ray would join a cluster that it finds.
+        ray.init(address or "local", **options)
     except (ConnectionError, ValueError) as error:
         raise SdrpnError(f"cannot join the Ray cluster: {error}") from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

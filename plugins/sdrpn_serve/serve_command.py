@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +25,7 @@ __all__ = ["serve"]
 _LIMITS = Limits()
 _REPLICAS = ReplicaSettings()
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_HEADER_TEXT = re.compile(r"[!-~]+")
 _REPLICA_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -112,14 +113,14 @@ def serve(
     revision: Revision = None,
 ) -> None:
     """Serve a model and its RPN over HTTP, as OpenAI's API, until Ctrl-C."""
-    if api_key is not None and not api_key.strip():
-        raise ConfigError("the API key is empty")
+    if api_key is not None and not _HEADER_TEXT.fullmatch(api_key):
+        raise ConfigError("the API key must be visible ASCII characters without spaces")
     least, most = _replica_range(replicas)
     options = parse_options(policy_option or [], "--policy-option")
     if threshold is not None:
         options = {"threshold": threshold, **options}
     settings = ServerSettings(
-        name or Path(model).name,
+        name or os.path.basename(os.path.abspath(model)),
         ModelSettings(
             model,
             rpn,

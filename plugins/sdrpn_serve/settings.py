@@ -118,7 +118,7 @@ class ServerSettings:
 
 def key_digest(key: str) -> str:
     """What a server keeps of its API key: it can tell the right one, and give none away."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _check_positive(settings: Any, but: tuple[str, ...] = ()) -> None:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdrpn_core.answering.proposer import Proposal, Proposer
-from sdrpn_core.crops.policy import CropPlan, CropPolicy, Outcome
+from sdrpn_core.answering.proposer import MapProposer
 from sdrpn_core.grid.roi_map import RoIMap
 from sdrpn_core.taps.response_attention import Map, read_own_responses, recipe_heads, recipe_maps
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.crops.policy import CropPolicy
     from sdrpn_core.labels.recipe import LabelRecipe
 
 
-class AttentionProposer(Proposer):
+class AttentionProposer(MapProposer):
     """Crops where the model's grounding heads look while it gives the plain answer.
 
     The sinks are dropped as in labeling. The map is attention, so the policy's threshold should be
@@ -28,19 +28,21 @@ class AttentionProposer(Proposer):
         max_new_tokens: upper limit of the plain answer's length.
     """
 
+    no_map = "the plain answer is empty"
+
     def __init__(self, recipe: LabelRecipe, policy: CropPolicy, *, max_new_tokens: int) -> None:
         self.recipe = recipe
         self.policy = policy
         self.max_new_tokens = max_new_tokens
 
-    def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Crop what the plain answer attends to; ``no_roi`` if that answer is empty."""
-        found: dict[int, list[Proposal]] = {}
+    def maps(self, state: Prefill) -> list[RoIMap | None]:
+        """The maps of all images, prompt by prompt; ``None`` where the plain answer is empty."""
+        found: dict[int, list[RoIMap | None]] = {}
         for indices, part in state.parts():
-            found.update(zip(indices, self._propose(part), strict=True))
-        return [found[index] for index in range(len(state.prompts))]
+            found.update(zip(indices, self._part_maps(part), strict=True))
+        return [roi for index in range(len(state.prompts)) for roi in found[index]]
 
-    def _propose(self, state: Prefill) -> list[list[Proposal]]:
+    def _part_maps(self, state: Prefill) -> list[list[RoIMap | None]]:
         responses = read_own_responses(
             state.backbone,
             state.prompts,
@@ -50,18 +52,12 @@ class AttentionProposer(Proposer):
             prefix=state.prefix,
             cache=state.cache(),
         )
-        proposals = []
-        for prompt, response in zip(state.prompts, responses, strict=True):
-            if response.n_rows == 0:
-                plan = CropPlan(Outcome.NO_ROI, reason="the plain answer is empty")
-                proposals.append([Proposal(plan) for _ in prompt.images])
-                continue
-            row = []
-            for geometry, maps in zip(prompt.geometries, response.maps, strict=True):
-                roi = self._roi(*recipe_maps(self.recipe, maps))
-                row.append(Proposal(self.policy.plan(roi, geometry), roi))
-            proposals.append(row)
-        return proposals
+        return [
+            [self._roi(*recipe_maps(self.recipe, maps)) for maps in response.maps]
+            if response.n_rows
+            else [None for _ in prompt.images]
+            for prompt, response in zip(state.prompts, responses, strict=True)
+        ]
 
     def _roi(self, grounding: Map, sink: Map) -> RoIMap:
         if self.recipe.sink:

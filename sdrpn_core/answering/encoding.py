@@ -103,9 +103,9 @@ def encode_questions(
     backbone.check_whole("answering")
     if store is not None:
         store.bind(backbone)
-    split_ids = [_split_ids(backbone, question) for question in questions]
+    parts = [split_ids(backbone, question) for question in questions]
     keys = prefix_keys(
-        [ids for ids, _ in split_ids], [q.images for q in questions], stored=store is not None
+        [ids for ids, _ in parts], [q.images for q in questions], stored=store is not None
     )
     first: dict[PrefixKey | int, int] = {}
     owners = [
@@ -117,13 +117,16 @@ def encode_questions(
     if missing:
         with clock.stage("vision"):
             prompts = backbone.encode_ids(
-                [split_ids[owner][0] for owner in missing],
-                [Question("", questions[owner].images) for owner in missing],
+                [parts[owner][0] for owner in missing],
+                [
+                    Question("", questions[owner].images, inputs=questions[owner].inputs)
+                    for owner in missing
+                ],
             )
     return EncodedQuestions(
         backbone,
         questions,
-        split_ids,
+        parts,
         keys,
         owners,
         {owner: prefix for owner, prefix in found.items() if prefix is not None},
@@ -131,8 +134,12 @@ def encode_questions(
     )
 
 
-def _split_ids(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, ...]]:
-    """The prompt's ids up to the last image (the first id if there is none), and the rest."""
+def split_ids(backbone: Backbone, question: Question) -> tuple[list[int], tuple[int, ...]]:
+    """The prompt's ids up to the last image (the first id if there is none), and the rest.
+
+    Raises:
+        InputError: the question is empty, or comes with a response.
+    """
     if question.response_ids:
         raise InputError("a question that comes with a response cannot be answered")
     ids = backbone.tokenize(

@@ -13,6 +13,7 @@ from sdrpn_core.answering.encoding import encode_questions
 from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
 from sdrpn_core.answering.prefill import run_encoded
 from sdrpn_core.answering.prefix import prefix_block, prefix_cache
+from sdrpn_core.answering.pruning import n_unchanged, without_costly_pruning
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.generation import STATIC, generate, prompt_block, reads_prompts
@@ -209,22 +210,17 @@ def _insert_crops(
             tuple(part for segment in segments for part in backbone.frame_crop(segment))
             for _, segments in results
         )
-        pruned = prompt.pruned(tuple(plan.keep for plan, _ in results))
-        kept = [replace(old, plan=plan) for old, (plan, _) in zip(row, results, strict=True)]
+        plans = without_costly_pruning(prompt, [plan for plan, _ in results], backbone.n_layers)
+        pruned = prompt.pruned(tuple(plan.keep for plan in plans))
+        kept = [replace(old, plan=plan) for old, plan in zip(row, plans, strict=True)]
         cropped.append((pruned.with_crops(crops), kept))
     return cropped
 
 
 def _n_reused(prompt: Prompt, prefix: Prefix, proposals: Sequence[Proposal]) -> int:
-    """How many of a prompt's first tokens keep their keys and values in the second pass.
-
-    Tokens behind a crop attend to it, so images that follow one run again. A pruned image runs
-    again itself, because its tokens attended to those that are dropped.
-    """
-    for (start, stop), proposal in zip(prompt.image_spans, proposals, strict=True):
-        if proposal.plan.keep is not None:
-            return start
-        if proposal.plan.crops:
-            return stop
+    """How many of a prompt's first tokens keep their keys and values in the second pass."""
+    plans = [proposal.plan for proposal in proposals]
+    if any(plan.crops or plan.keep is not None for plan in plans):
+        return n_unchanged(prompt, plans)
     # The last token always runs: its logits choose the first token of the response.
     return min(len(prefix), len(prompt) - 1)

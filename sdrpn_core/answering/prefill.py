@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions
+from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions, split_ids
 from sdrpn_core.answering.prefix import Prefix, PrefixReader, prefix_block, run_prefixes
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import ImagePlace, image_places
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 from sdrpn_core.runtime.clock import StageClock
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from transformers import Cache
 
     from sdrpn_core.answering.prefix_store import PrefixStore
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
-    from sdrpn_core.runtime.block import Block
+    from sdrpn_core.runtime.block import Block, WantsQuestion
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,26 @@ class Prefill:
         """Largest number of tokens behind a prefix; 0 if all prompts have run completely."""
         pairs = zip(self.prompts, self.prefixes, strict=True)
         return max(len(prompt) - len(prefix) for prompt, prefix in pairs)
+
+    def prompt_asking(self, index: int, text: str) -> Prompt:
+        """The prompt of another question about the same images, which begins with the same prefix.
+
+        Args:
+            index: of the question whose images and prefix they are.
+            text: what is asked instead.
+
+        Raises:
+            InputError: the text is empty.
+            ConfigError: the prompt puts the text before an image, so that prefixes depend on it.
+        """
+        own = self.questions[index]
+        before, behind = split_ids(self.backbone, Question(text, own.images))
+        if before != split_ids(self.backbone, own)[0]:
+            raise ConfigError(
+                f"the prompt of {self.backbone.name} puts text of the question before an image: "
+                "questions about the same images cannot share their prefix"
+            )
+        return self.prefixes[index].prompt.followed_by(behind)
 
     def rest(self) -> Block:
         """The tokens behind each prefix, left-padded.
@@ -123,9 +145,7 @@ class Prefill:
             rest = self.rest()
             return tap.run(**rest.model_inputs(self.cache(branch), prefix=self.prefix))
 
-    def places(
-        self, wants_question: Callable[[tuple[int, int]], bool] | None = None
-    ) -> list[ImagePlace]:
+    def places(self, wants_question: WantsQuestion | None = None) -> list[ImagePlace]:
         """Where the images lie in the prefixes and what follows them, prompt by prompt.
 
         Args:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from sdrpn_core.crops.policy import CropPlan
+from sdrpn_core.crops.policy import CropPlan, CropPolicy, Outcome
 from sdrpn_core.data.images import open_image
 from sdrpn_core.errors import InputError
 from sdrpn_core.grid.roi_map import RoIMap
@@ -82,3 +82,35 @@ class Proposer(ABC):
     @abstractmethod
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """Return for every question one proposal per image."""
+
+
+class MapProposer(Proposer):
+    """Scores every visual token, and has a policy crop what the map shows.
+
+    The two steps are apart so that several policies can share the maps, which cost most.
+
+    Attributes:
+        policy: turns the maps into crops.
+    """
+
+    policy: CropPolicy
+    #: Why an image has no map, as a short phrase.
+    no_map: ClassVar[str] = "no map could be read"
+
+    @abstractmethod
+    def maps(self, state: Prefill) -> Sequence[RoIMap | None]:
+        """The maps of all images, prompt by prompt; ``None`` where nothing could be read."""
+
+    def proposal(self, roi: RoIMap | None, geometry: Geometry) -> Proposal:
+        """What to crop from an image with this map."""
+        if roi is None:
+            return Proposal(CropPlan(Outcome.NO_ROI, reason=self.no_map))
+        return Proposal(self.policy.plan(roi, geometry), roi)
+
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """Score all images, and plan the crops of each."""
+        maps = iter(self.maps(state))
+        return [
+            [self.proposal(next(maps), geometry) for geometry in prompt.geometries]
+            for prompt in state.prompts
+        ]

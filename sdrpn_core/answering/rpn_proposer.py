@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.answering.proposer import Proposal, Proposer
+from sdrpn_core.answering.proposer import MapProposer
+from sdrpn_core.answering.pruning import may_be_pruned
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
     from sdrpn_core.crops.policy import CropPolicy
-    from sdrpn_core.grid.geometry import Geometry
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
 
 
-class RPNProposer(Proposer):
+class RPNProposer(MapProposer):
     """Crops the regions that an RPN predicts: the paper's method.
 
     Args:
@@ -29,14 +29,6 @@ class RPNProposer(Proposer):
         self.reader = rpn
         self.policy = policy or rpn.config.crop_policy()
 
-    def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Score all images in one pass, and plan the crops of each."""
-        maps = iter(self.maps(state))
-        return [
-            [self._proposal(next(maps), geometry) for geometry in prompt.geometries]
-            for prompt in state.prompts
-        ]
-
     @torch.no_grad()
     def maps(self, state: Prefill) -> list[RoIMap]:
         """The RoI maps of all images, prompt by prompt."""
@@ -48,12 +40,9 @@ class RPNProposer(Proposer):
         return [roi for index in sorted(found) for roi in found[index]]
 
     def _part_maps(self, state: Prefill) -> list[RoIMap]:
-        places = state.places(wants_question=self.policy.needs_question_scores)
+        places = state.places(wants_question=may_be_pruned(self.policy))
         if not places:
             return []
         readings = state.readings(self.rpn)
         features = state.question_features(self.rpn.branch)
         return self.rpn.score_after(readings, features, places).maps()
-
-    def _proposal(self, roi: RoIMap, geometry: Geometry) -> Proposal:
-        return Proposal(self.policy.plan(roi, geometry), roi)

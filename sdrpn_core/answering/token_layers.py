@@ -13,6 +13,7 @@ from sdrpn_core.backbone.decoder import part
 from sdrpn_core.taps.thread_hooks import ThreadHook
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from sdrpn_core.backbone.adapter import Backbone
@@ -28,12 +29,15 @@ class AnswerShape:
         question: all that follows it in the prompt.
         crop: what is inserted for the second pass, framing included; 0 without a region.
         response: generated tokens that are fed back, i.e. all but the last.
+        rerun: tokens of the prefix that run again for the second pass, because tokens before them
+            were inserted or dropped: see :mod:`~sdrpn_core.answering.pruning`.
     """
 
     prefix: int
     question: int
     crop: int = 0
     response: int = 0
+    rerun: int = 0
 
     def baseline(self, n_layers: int) -> int:
         """Token-layers of the plain answer."""
@@ -45,15 +49,19 @@ class AnswerShape:
         The prefix runs once through all L layers, the question up to the branch layer and then,
         behind the crop, through all layers.
         """
-        second = self.crop + self.question + self.response
-        return self.prefix * n_layers + self.question * branch + second * n_layers
+        first = self.prefix * n_layers + self.question * branch
+        return first + self.second_pass(n_layers)
+
+    def second_pass(self, n_layers: int) -> int:
+        """Token-layers of the decoder behind the first pass, the response included."""
+        return (self.rerun + self.crop + self.question + self.response) * n_layers
 
     def in_one_pass(self, n_layers: int) -> int:
         """Token-layers of the decoder when the question runs together with the prefix.
 
         The question then takes all L layers. Without a crop this is the plain answer.
         """
-        again = self.crop + self.question if self.crop else 0
+        again = self.rerun + self.crop + self.question if self.crop else 0
         return self.baseline(n_layers) + again * n_layers
 
     def recomputed(self, n_layers: int, branch: int) -> int:
@@ -75,12 +83,18 @@ class TokenLayerCounter:
         rpn: an RPN whose trunk is counted as well.
 
     Attributes:
-        token_layers: of the decoder.
+        token_layers: of the decoder, forward.
+        backward_token_layers: of the decoder, backward: tokens in layers that gradients went
+            through.
+        sequences: rows of the passes through the decoder that took more than one token each; steps
+            of decoding are left out.
         rpn_token_layers: of the RPN's trunk.
     """
 
     def __init__(self, backbone: Backbone, rpn: RPN | None = None) -> None:
         self.token_layers = 0
+        self.backward_token_layers = 0
+        self.sequences = 0
         self.rpn_token_layers = 0
         self._layers: list[nn.Module] = list(backbone.layers)
         self._trunk: list[nn.Module] = [] if rpn is None else list(rpn.layers)
@@ -90,6 +104,7 @@ class TokenLayerCounter:
         for modules, count in ((self._layers, self._decoder), (self._trunk, self._rpn)):
             # Not at the layer: one at which a tap ends the pass is called, too, but does not run.
             self._hooks += [ThreadHook(part(m, "self_attn"), count) for m in modules]
+        self._hooks.append(ThreadHook(part(self._layers[0], "self_attn"), self._sequences))
         return self
 
     def __exit__(
@@ -103,12 +118,25 @@ class TokenLayerCounter:
         self._hooks.clear()
 
     def _decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.token_layers += _n_tokens(args, kwargs)
+        hidden = _hidden(args, kwargs)
+        n_tokens = hidden.shape[0] * hidden.shape[1]
+        self.token_layers += n_tokens
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: self._count_backward(n_tokens))
+
+    def _count_backward(self, n_tokens: int) -> None:
+        self.backward_token_layers += n_tokens
+
+    def _sequences(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows, length, _ = _hidden(args, kwargs).shape
+        if length > 1:
+            self.sequences += rows
 
     def _rpn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.rpn_token_layers += _n_tokens(args, kwargs)
+        hidden = _hidden(args, kwargs)
+        self.rpn_token_layers += hidden.shape[0] * hidden.shape[1]
 
 
-def _n_tokens(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    hidden = args[0] if args else kwargs["hidden_states"]
-    return int(hidden.shape[0] * hidden.shape[1])
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdrpn_core.cli.data_options import (
+    DATA_HELP,
+    AllowUrls,
+    Columns,
+    ImageRoot,
+    Split,
+    read_options,
+)
 from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import check_folder
 from sdrpn_core.cli.model_options import (
@@ -42,7 +50,7 @@ def heads(
         str,
         typer.Argument(
             metavar="DATA",
-            help="Records with boxes: JSONL file, Parquet file or folder, or registered dataset.",
+            help=f"Questions with boxes: {DATA_HELP}",
         ),
     ],
     model: ModelPath,
@@ -72,6 +80,10 @@ def heads(
             "--map", help="Figure of all layers and heads (.png); default: next to the recipe."
         ),
     ] = None,
+    column: Columns = None,
+    image_root: ImageRoot = None,
+    split: Split = None,
+    allow_urls: AllowUrls = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
@@ -90,6 +102,11 @@ def heads(
         check_folder(path)
     options = parse_options(recipe_option or [], "--recipe-option")
 
+    from sdrpn_core.data.read import read_records
+
+    how = read_options(column, image_root, split, allow_urls)
+    records = read_records(data, n=n, seed=seed, **vars(how))  # first: it is quick to fail
+
     from sdrpn_core.backbone.loading import load_backbone
     from sdrpn_core.head_finding.figure import draw_head_map
     from sdrpn_core.head_finding.finder import find_heads
@@ -97,7 +114,7 @@ def heads(
     backbone = load_backbone(model, **load_options(dtype, device, attn_implementation, revision))
     report = find_heads(
         backbone,
-        data,
+        records,
         n=n,
         seed=seed,
         batch_size=batch_size,
@@ -115,13 +132,8 @@ def heads(
         )
     else:
         _print(report, out, map_path)
-    if not report.better_than_chance:
-        typer.echo(
-            f"warning: the chosen heads point no better than chance ({report.chance:.1%}): labels "
-            "made with them would be noise; use more records, or questions whose answer depends on "
-            "a single region",
-            err=True,
-        )
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _print(report: HeadReport, out: Path, map_path: Path) -> None:
@@ -155,15 +167,22 @@ def _print(report: HeadReport, out: Path, map_path: Path) -> None:
     recipe = report.recipe
     rows = "all response rows" if recipe.response_rows is None else "the first response row"
     sinks = "none" if not recipe.sink else f"{recipe.sink} from {recipe.sink_threshold:g}"
-    precision = "no cell" if joint.precision is None else f"{joint.precision:.1%} of their cells"
+    labels, effect = report.labels, report.question_effect
+    precision = "no cell" if labels.precision is None else f"{labels.precision:.1%} of their cells"
     together = (
         f"combined, on the {joint.n} confirmation samples: pointing {joint.pointing:.1%} "
-        f"[{low:.1%}, {high:.1%}], chance {report.chance:.1%}, AUC {joint.auc:.3f}"
+        f"[{low:.1%}, {high:.1%}], AUC {joint.auc:.3f}"
+    )
+    other = "n/a" if effect.pointing is None else f"{effect.pointing:.1%}"
+    control = (
+        f"with another record's question: pointing {other}, p = {effect.p_value:.2g} "
+        f"(n = {effect.n}); random cells: {report.chance:.1%}"
     )
     lines = [
         f"grounding: {recipe.grounding}, over {rows}; sinks: {sinks}",
         together,
-        f"labels: {joint.labeled:.1%} of the samples, {precision} in a box",
+        control,
+        f"labels: {labels.labeled:.1%} of the samples, {precision} in a box",
         f"branch layer B = {report.branch}, RPN layers R = {report.n_layers}",
         *(f"skipped {record.id}: {record.reason}" for record in report.skipped[:_MAX_LISTED]),
         *([f"{len(report.skipped)} records skipped in total"] if report.skipped else []),

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.data_options import (
+    DATA_HELP,
+    AllowUrls,
+    Columns,
+    ImageRoot,
+    Split,
+    read_options,
+)
 from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -37,9 +45,7 @@ _MAX_LISTED = 20
 def label(
     data: Annotated[
         str,
-        typer.Argument(
-            metavar="DATA", help="JSONL file, Parquet file or folder, or registered dataset."
-        ),
+        typer.Argument(metavar="DATA", help=f"Questions: {DATA_HELP}"),
     ],
     model: ModelPath,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards.")],
@@ -65,6 +71,10 @@ def label(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Set an option of the engine; repeatable."),
     ] = None,
+    column: Columns = None,
+    image_root: ImageRoot = None,
+    split: Split = None,
+    allow_urls: AllowUrls = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     dtype: DType = None,
     device: Device = None,
@@ -100,6 +110,7 @@ def label(
         shard_size=shard_size,
         max_new_tokens=max_new_tokens,
         max_pixels=max_pixels,
+        read=read_options(column, image_root, split, allow_urls),
     )
     summary = chosen.run(job, overwrite=overwrite, progress=not as_json)
     if not is_main_process():

@@ -31,7 +31,7 @@ EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # The commands that show failed plugins themselves.
-_REPORTS_FAILURES = frozenset({"plugins"})
+_REPORTS_FAILURES = frozenset({"plugins", "doctor"})
 
 
 class LazyCommand(TyperCommand):

@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.cli.data_options import (
+    AllowUrls,
+    Columns,
+    ImageRoot,
+    Split,
+    read_options,
+)
 from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.model_options import (
     AttnImplementation,
@@ -20,7 +27,11 @@ from sdrpn_core.cli.model_options import (
 )
 from sdrpn_core.cli.option_values import parse_options
 from sdrpn_core.data.limits import MAX_PIXELS
+from sdrpn_core.errors import ConfigError
 from sdrpn_core.util.formatting import readable_bytes
+
+if TYPE_CHECKING:
+    from sdrpn_core.data.options import ReadOptions
 
 __all__ = ["train"]
 
@@ -93,6 +104,10 @@ def train(
             help="float32, bfloat16 or float16; default: the backbone's, which is lossless."
         ),
     ] = None,
+    column: Columns = None,
+    image_root: ImageRoot = None,
+    split: Split = None,
+    allow_urls: AllowUrls = False,
     tracker: Annotated[
         list[str] | None,
         typer.Option(
@@ -135,7 +150,10 @@ def train(
     }
     shape = {"branch": branch, "n_layers": layers, "head": head, "loss": loss}
     head_options = parse_options(head_option or [], "--head-option")
-    records = _records(data, n, seed) if lazy else data
+    how = read_options(column, image_root, split, allow_urls)
+    if how.given() and not lazy:
+        raise ConfigError(f"a label run has no option {how.given()[0]!r}: it is for --lazy")
+    records = _records(data, n, seed, how) if lazy else data
 
     from sdrpn_core.training.trackers import check_trackers
 
@@ -192,7 +210,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _records(data: str, n: int | None, seed: int | None) -> Any:
+def _records(data: str, n: int | None, seed: int | None, how: ReadOptions) -> Any:
     from sdrpn_core.data.read import read_records
 
-    return read_records(data, n=n, seed=seed or 0)
+    return read_records(data, n=n, seed=seed or 0, **vars(how))

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from sdrpn_core.errors import InputError, UnknownNameError
 
-__all__ = ["FIELDS", "Fields", "Row"]
+__all__ = ["FIELDS", "LETTERS", "Fields", "Row"]
 
 Row: TypeAlias = dict[str, Any]
 """Values by column."""
@@ -36,6 +36,9 @@ _LIKELY: Mapping[str, tuple[str, ...]] = {
 }
 """Columns of other names that are likely to hold a field, in lower case."""
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Names of the options of a multiple-choice question, in order."""
+
 _SEPARATOR = ","
 """Between the columns of a field that is spread over several, such as options A, B, C and D."""
 
@@ -44,7 +47,8 @@ class Fields:
     """Finds the fields of a record among the columns of a row.
 
     Args:
-        columns: column by field; several columns are separated by commas.
+        columns: column by field; several columns are separated by commas, and an empty name stands
+            for none.
 
     Raises:
         UnknownNameError: A record has no such field.
@@ -67,6 +71,8 @@ class Fields:
             InputError: A column that was named is missing.
         """
         columns = self._columns(row, field)
+        if not self._named.get(field, field):
+            return None
         if field not in self._named:
             return next((row[name] for name in columns if row[name] is not None), None)
         if not columns:
@@ -74,6 +80,12 @@ class Fields:
             raise InputError(f"column {missing!r} is missing (columns: {', '.join(row)})")
         values = [row[name] for name in columns]
         return values if _SEPARATOR in self._named[field] and len(values) > 1 else values[0]
+
+    @property
+    def has_lettered_options(self) -> bool:
+        """Whether the options stand in columns A, B, ..., so that the answer is such a letter."""
+        columns = [part.strip() for part in self._named.get("options", "").split(_SEPARATOR)]
+        return len(columns) > 1 and columns == list(LETTERS[: len(columns)])
 
     def extra(self, row: Mapping[str, Any], *, but: str = "") -> Row:
         """The columns that hold no field, and those of the field ``but``."""
@@ -94,8 +106,8 @@ class Fields:
         """
         found = dict.fromkeys(names)
         listed = f"(columns: {', '.join(found)})"
-        for field in self._named:
-            if not self._columns(found, field):
+        for field, column in self._named.items():
+            if column and not self._columns(found, field):
                 raise InputError(f"column {self._missing(field, found)!r} is missing {listed}")
         if self._columns(found, "conversations"):
             return
@@ -125,6 +137,8 @@ class Fields:
         if field not in self._named:
             return [name for name in FIELDS[field] if name in names]
         named = self._named[field]
+        if not named:
+            return []
         if named in names:
             return [named]
         parts = [part.strip() for part in named.split(_SEPARATOR)]

@@ -83,7 +83,7 @@ def hub_records(
     """
     library = _library(str(where))
     name = name or str(where)
-    with _one_line(where):
+    with _one_line(library, where):
         builder = library.load_dataset_builder(where.repo, where.config)
         files = builder.config.data_files
         if files is None:
@@ -213,15 +213,16 @@ def _library(what: str) -> Any:
 
 
 @contextmanager
-def _one_line(where: HubSplit) -> Iterator[None]:
-    """Turn what the library raises into one line, and keep its retries quiet.
+def _one_line(library: Any, where: HubSplit) -> Iterator[None]:
+    """Turn what the library raises into one line, and keep its own lines quiet.
 
     Raises:
         InputError: Names the data set, and how to use a copy where the Hub cannot be reached.
     """
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     except InputError:
@@ -232,7 +233,8 @@ def _one_line(where: HubSplit) -> Iterator[None]:
             f"hf download {where.repo} --repo-type dataset --local-dir DIR, and give the copy: "
             f"NAME=DIR for a registered data set, else {HUB_PREFIX}DIR:SPLIT"
         ) from error
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (library.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: cannot be loaded: {error}") from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -16,7 +16,7 @@ from sdrpn_core.util.formatting import readable_bytes
 
 __all__ = ["JsonTable"]
 
-MAX_JSON_BYTES = 2**32
+MAX_JSON_BYTES = 2**31
 """The file is parsed as a whole; a larger one belongs into JSONL, which is read line by line."""
 
 _ROWS_WITH_COLUMNS = 1000

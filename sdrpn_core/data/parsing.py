@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.data.fields import LETTERS, Fields
 from sdrpn_core.data.record import Record
 from sdrpn_core.data.text import check_text
 from sdrpn_core.errors import InputError
@@ -19,12 +20,10 @@ from sdrpn_core.util.formatting import short_repr
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sdrpn_core.data.fields import Fields
     from sdrpn_core.data.record import ImageSource
     from sdrpn_core.grid.geometry import Box
 
 __all__ = [
-    "LETTERS",
     "UniqueIds",
     "UsableRows",
     "make_record",
@@ -34,9 +33,6 @@ __all__ = [
     "unreadable",
     "unusable_record",
 ]
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""Names of the options of a multiple-choice question, in order."""
 
 DEFAULT_ID_DIGITS = 8
 """Width of the zero-padded index that stands in for a missing id: sorts well up to 100 million."""
@@ -159,7 +155,7 @@ def make_record(
         images=images,
         question=_text(value("question"), "question", where) or "",
         response=_text(only_element(value("response")), "response", where),
-        answers=_answers(value("answer"), options, where),
+        answers=_answers(value("answer"), options, fields.has_lettered_options, where),
         options=options,
         category=_number_or_text(category, "category", where) if is_name else None,
         boxes=_boxes(value("boxes"), where),
@@ -191,7 +187,9 @@ def only_element(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def _answers(value: Any, options: tuple[str, ...], where: str) -> tuple[str, ...]:
+def _answers(
+    value: Any, options: tuple[str, ...], are_letters: bool, where: str
+) -> tuple[str, ...]:
     """All accepted answers; of a multiple-choice question, as letters."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         value = value["text"]  # as SQuAD has them
@@ -200,22 +198,22 @@ def _answers(value: Any, options: tuple[str, ...], where: str) -> tuple[str, ...
         one = item.get("answer") if isinstance(item, Mapping) else item  # as VQAv2 has them
         text = _number_or_text(one, "answer", where)
         if text is not None:
-            answers.append(_letter(text, one, options, where) if options else text)
+            answers.append(_letter(text, one, options, are_letters, where) if options else text)
     return tuple(answers)
 
 
-def _letter(text: str, value: Any, options: tuple[str, ...], where: str) -> str:
+def _letter(text: str, value: Any, options: tuple[str, ...], is_letter: bool, where: str) -> str:
     """The letter of the option that an answer means.
 
     Raises:
         InputError: It means none of them, or several.
     """
-    meant = {
-        i for i, letter in enumerate(LETTERS[: len(options)]) if text.strip().upper() == letter
-    }
-    meant |= {i for i, option in enumerate(options) if option == text}
-    if isinstance(value, int) and 0 <= value < len(options):
-        meant.add(value)
+    named = text.strip().upper()
+    meant = {i for i in range(len(options)) if LETTERS[i] == named}
+    if not is_letter:
+        meant |= {i for i, option in enumerate(options) if option == text}
+        if isinstance(value, int) and 0 <= value < len(options):
+            meant.add(value)
     if len(meant) != 1:
         problem = "means several" if meant else "is none"
         raise InputError(f"{where}: answer {short_repr(text)} {problem} of the options")
@@ -229,13 +227,14 @@ def _options(value: Any, where: str) -> tuple[str, ...]:
         value = list(value.values())
     if not isinstance(value, list):
         raise InputError(f"{where}: 'options' must be a list of texts, got {short_repr(value)}")
-    # Tables pad the options of questions that have fewer.
-    texts = [
-        _number_or_text(one, "options", where) for one in value if one is not None and one == one
-    ]
+    texts = [None if one != one else _number_or_text(one, "options", where) for one in value]
+    while texts and texts[-1] is None:  # tables pad the options of questions that have fewer
+        texts.pop()
+    if None in texts:
+        raise InputError(f"{where}: option {LETTERS[texts.index(None)]} is missing")
     if len(texts) > len(LETTERS):
         raise InputError(f"{where}: {len(texts)} options, but only {len(LETTERS)} have a letter")
-    return tuple(text or "" for text in texts)
+    return tuple(text for text in texts if text is not None)
 
 
 def _number_or_text(value: Any, column: str, where: str) -> str | None:

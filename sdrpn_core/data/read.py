@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sdrpn_core.data.table import Table
 
-__all__ = ["dataset_name", "read_records"]
+__all__ = ["absolute_source", "dataset_name", "read_records"]
 
 _FILES = (*JSONL_SUFFIXES, JSON_SUFFIX, PARQUET_SUFFIX)
 
@@ -72,7 +72,7 @@ def read_records(
         seed: Selects the sample, or the content of a generated dataset.
         columns: Which column holds a field, if it has another name: ``{"question": "query"}``;
             several columns that are one field are separated by commas:
-            ``{"options": "A,B,C,D"}``.
+            ``{"options": "A,B,C,D"}``; an empty name stands for no column.
         image_root: Folder of relative image paths; default: that of the file.
         split: Which split of a folder; needed if it holds several.
         allow_urls: Download images that are given as URLs; by default they are refused.
@@ -126,6 +126,19 @@ def dataset_name(source: str) -> str | None:
     if Path(source).suffix.lower() in _FILES or os.path.isfile(source):
         return None
     return source if source in get_plugins().datasets else None
+
+
+def absolute_source(source: str) -> str:
+    """The same source as a process that runs in another folder names it: its path is absolute."""
+    name, has_copy, copy = source.partition(_COPY)
+    if dataset_name(source) is not None:
+        return f"{name}{has_copy}{os.path.abspath(copy)}" if has_copy else source
+    if source.startswith(HUB_PREFIX):
+        repo, colon, rest = source.removeprefix(HUB_PREFIX).partition(":")
+        return (
+            f"{HUB_PREFIX}{os.path.abspath(repo)}{colon}{rest}" if os.path.isdir(repo) else source
+        )
+    return os.path.abspath(source) if os.path.exists(source) else source
 
 
 def _refuse(given: Iterable[str], what: str) -> None:

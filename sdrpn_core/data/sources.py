@@ -93,6 +93,7 @@ class SampledRecords(RecordSource):
 
     def __init__(self, source: RecordSource, n: int, seed: int) -> None:
         self.name = source.name
+        self.dataset = source.dataset
         self._source = source
         self._made_with = f"n={n} seed={seed}"
         self._indices = sample_indices(len(source), n, seed)

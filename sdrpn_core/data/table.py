@@ -107,7 +107,6 @@ class TableRecords(RecordSource):
         self._positions = array("Q")
         self._turns = array("L")
         self._repeated: dict[int, str] = {}
-        self._n_rows = 0
         digest = hashlib.sha256()
         ids = UniqueIds(self.name, table.unit)
         rows = UsableRows(self.name)

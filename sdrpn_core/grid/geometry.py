@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import ceil, floor
 from typing import Any, ClassVar
 
 import numpy as np
@@ -112,6 +113,16 @@ class Geometry(ABC):
         rows, columns = self.grid
         x0, y0, x1, y1 = self.to_grid([box])[0]
         return np.outer(_overlaps(y0, y1, rows), _overlaps(x0, x1, columns))
+
+    def covering_cells(self, box: Sequence[float]) -> Box:
+        """The smallest half-open box of whole cells that covers a source box, within the grid.
+
+        Args:
+            box: (x0, y0, x1, y1) in source pixels.
+        """
+        rows, columns = self.grid
+        x0, y0, x1, y1 = self.to_grid([box])[0].tolist()
+        return max(0, floor(x0)), max(0, floor(y0)), min(columns, ceil(x1)), min(rows, ceil(y1))
 
     def content(self) -> npt.NDArray[np.bool_]:
         """The cells that show any of the image, i.e. do not lie entirely in the padding.

@@ -85,6 +85,10 @@ class CandidateMaps:
             group = SampleGroup(targets, inside, np.stack([maps[i] for i in indices]))
             self._groups.setdefault(half, []).append(group)
 
+    def size(self, half: int) -> int:
+        """Number of samples of one half."""
+        return sum(len(group.targets) for group in self._groups.get(half, ()))
+
     def scores(
         self, heads: Sequence[Head], row_choice: int, half: int, sinks: SinkChoice = NO_SINKS
     ) -> JointScores:

@@ -56,9 +56,10 @@ def draw_head_map(report: HeadReport, path: str | Path) -> None:
     low, high = report.joint.interval
     _draw(left, report.table.pointing, "highest cell in a box")
     _mark(left, report.recipe.grounding, _GROUNDING_COLOR)
+    other = report.question_effect.pointing
+    control = "" if other is None else f", other questions {other:.0%}"
     left.set_title(
-        f"pointing; chosen: {report.joint.pointing:.0%} [{low:.0%}, {high:.0%}], "
-        f"chance {report.chance:.0%}",
+        f"pointing; chosen: {report.joint.pointing:.0%} [{low:.0%}, {high:.0%}]{control}",
         fontsize=9,
         pad=_TITLE_PAD,
     )

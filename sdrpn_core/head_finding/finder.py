@@ -1,13 +1,15 @@
 """Find a backbone's grounding heads, its sinks and its branch layer, on images with known boxes.
 
-Two passes over a small calibration set. The first answers the questions and measures every head of
-every layer while the rows go by, see :mod:`sdrpn_core.head_finding.statistics`. The second reads
-the same responses again for the few candidate heads, whose maps fit in memory.
+Three passes over a small calibration set. The first answers the questions and measures every head
+of every layer while the rows go by, see :mod:`sdrpn_core.head_finding.statistics`. The second reads
+the same responses again for the few candidate heads, whose maps fit in memory. The third asks half
+of the images the questions of others, see :mod:`sdrpn_core.head_finding.question_effect`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,15 @@ from sdrpn_core.head_finding.defaults import (
     DEFAULT_MAX_NEW_TOKENS,
     DEFAULT_N,
 )
+from sdrpn_core.head_finding.label_trial import try_labels
+from sdrpn_core.head_finding.question_effect import question_effect
 from sdrpn_core.head_finding.report import HeadReport, JointScore
-from sdrpn_core.head_finding.samples import Calibration, CalibrationSample, check_records
+from sdrpn_core.head_finding.samples import (
+    N_HALVES,
+    Calibration,
+    CalibrationSample,
+    check_records,
+)
 from sdrpn_core.head_finding.selection import (
     CONFIRM,
     Selection,
@@ -36,7 +45,7 @@ from sdrpn_core.head_finding.selection import (
     select,
 )
 from sdrpn_core.head_finding.statistics import ROW_CHOICES, HeadStatistics
-from sdrpn_core.labels.pseudo import DEFAULT_LABELER, FOREGROUND, LabelOutcome, PseudoLabeler
+from sdrpn_core.labels.pseudo import DEFAULT_LABELER
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.taps.response_attention import stream_given_responses
@@ -45,6 +54,7 @@ from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.data.record import Record
 
 __all__ = ["find_heads"]
@@ -125,10 +135,24 @@ def find_heads(
         max_new_tokens=max_new_tokens,
         max_pixels=max_pixels,
     )
-    with progress_bar(progress, total=2 * len(source), desc="heads", unit="record") as bar:
+    n_passes = 2 + 1 / N_HALVES
+    total = math.ceil(n_passes * len(source))
+    with progress_bar(progress, total=total, desc="heads", unit="record") as bar:
         statistics = _measure_all_heads(calibration, bar.update)
-        maps = _candidate_maps(calibration, candidate_heads(statistics), bar.update)
+        candidates = candidate_heads(statistics)
+        samples, kept = _read_maps(backbone, calibration.repeat(), candidates, bar.update)
+        exchanged, other = _read_maps(
+            backbone, calibration.exchange_questions(CONFIRM, seed), candidates, bar.update
+        )
+    maps = CandidateMaps(candidates, samples, kept)
     chosen = select(statistics, maps, max_heads)
+    own = dict(zip((sample.index for sample in samples), kept, strict=True))
+    effect = question_effect(
+        CandidateMaps(candidates, exchanged, [own[sample.index] for sample in exchanged]),
+        CandidateMaps(candidates, exchanged, other),
+        chosen,
+        seed,
+    )
     branch, n_layers = choose_branch(maps, chosen, backbone.n_layers)
     branch = backbone.fitting_branch(branch, n_layers)
     n_layers = min(n_layers, backbone.n_layers - branch)
@@ -137,10 +161,12 @@ def find_heads(
         recipe=recipe,
         branch=branch,
         n_layers=n_layers,
-        joint=_joint_score(maps, chosen, labeler_class(recipe)),
-        chance=float(np.mean([sample.target.inside.mean() for sample in calibration.samples])),
+        joint=_joint_score(chosen),
+        question_effect=effect,
+        labels=try_labels(maps, chosen, recipe, labeler_class),
+        chance=float(np.mean([sample.target.inside.mean() for sample in samples])),
         table=statistics.table(chosen.row_choice),
-        n=len(calibration.samples),
+        n=len(samples),
         skipped=tuple(calibration.skipped),
         backbone=backbone_identity(backbone, branch=0),
         provenance={
@@ -198,25 +224,32 @@ def _add_batch(
     stream_given_responses(backbone, prompts, dict.fromkeys(range(backbone.n_layers)), visit)
 
 
-def _candidate_maps(
-    calibration: Calibration, heads: tuple[Head, ...], advance: Callable[[int], Any]
-) -> CandidateMaps:
-    """Second pass: the maps of some heads."""
+def _read_maps(
+    backbone: Backbone,
+    batches: Iterable[tuple[list[CalibrationSample], list[Prompt]]],
+    heads: tuple[Head, ...],
+    advance: Callable[[int], Any],
+) -> tuple[list[CalibrationSample], list[Map]]:
+    """A later pass: the samples, and the maps of some heads for each."""
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, []).append(head)
+    read: list[CalibrationSample] = []
     kept: list[Map] = []
-    for samples, prompts in calibration.repeat():
+    for samples, prompts in batches:
+        if not samples:
+            continue
         layers: list[list[Map]] = [[] for _ in samples]
 
         def visit(layer: int, rows: list[torch.Tensor], layers: Any = layers) -> None:
             for collected, own in zip(layers, rows, strict=True):
                 collected.append(_row_means(own))
 
-        stream_given_responses(calibration.backbone, prompts, by_layer, visit)
+        stream_given_responses(backbone, prompts, by_layer, visit)
+        read += samples
         kept += [np.concatenate(collected, axis=1) for collected in layers]
         advance(len(samples))
-    return CandidateMaps(heads, calibration.samples, kept)
+    return read, kept
 
 
 def _row_means(rows: torch.Tensor) -> Map:
@@ -247,24 +280,12 @@ def _preset_labeler(backbone: Backbone) -> str:
     return str(preset.training.get("labeler", DEFAULT_LABELER)) if preset else DEFAULT_LABELER
 
 
-def _joint_score(maps: CandidateMaps, chosen: Selection, labeler: PseudoLabeler) -> JointScore:
+def _joint_score(chosen: Selection) -> JointScore:
     pointing = chosen.confirmed.pointing
-    n_labeled, shares = 0, []
-    joint = list(maps.joint_maps(chosen.grounding, chosen.row_choice, CONFIRM))
-    sinks: list[Map | None] = [None] * len(joint)
-    if chosen.sinks.heads:
-        sinks = [m for _, m in maps.joint_maps(chosen.sinks.heads, chosen.row_choice, CONFIRM)]
-    for (target, grounding), sink in zip(joint, sinks, strict=True):
-        made = labeler(grounding, sink, target.geometry.content())
-        if made.outcome is LabelOutcome.OK:
-            n_labeled += 1
-            shares.append(target.inside[made.labels.ravel() == FOREGROUND].mean())
     n = len(pointing)
     return JointScore(
         n=n,
         pointing=float(pointing.mean()),
         interval=wilson(float(pointing.sum()), n),
         auc=float(chosen.confirmed.auc.mean()),
-        labeled=n_labeled / n,
-        precision=float(np.mean(shares)) if shares else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.backbone.recipe_file import RecipeFile
 from sdrpn_core.head_finding.samples import SkippedRecord
+from sdrpn_core.labels.pseudo import LabelOutcome
 from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
+    from sdrpn_core.head_finding.label_trial import LabelTrial
+    from sdrpn_core.head_finding.question_effect import QuestionEffect
     from sdrpn_core.head_finding.statistics import HeadTable
     from sdrpn_core.labels.recipe import LabelRecipe
+
+#: Level of the test whether the chosen heads follow the question.
+SIGNIFICANCE = 0.01
+#: Gain in quality (0 to 1) by the question, below which heads are of no use however certain it is.
+MIN_QUESTION_GAIN = 0.05
+
+#: What a recipe file keeps of the report.
+_SCORES = ("n", "skipped", "chance", "joint", "question_effect", "labels", "heads")
 
 
 @dataclass(frozen=True)
@@ -50,16 +62,12 @@ class JointScore:
         pointing: how often the highest cell of the mean map lies in a box.
         interval: 95% interval of ``pointing`` (Wilson).
         auc: probability that a cell in a box is higher than one outside.
-        labeled: share of the samples that the recipe gives labels.
-        precision: of their foreground cells, the share that lies in a box; ``None`` without any.
     """
 
     n: int
     pointing: float
     interval: tuple[float, float]
     auc: float
-    labeled: float
-    precision: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +79,8 @@ class HeadReport:
         branch: B.
         n_layers: R.
         joint: how the recipe does.
+        question_effect: how much of that is owed to the question.
+        labels: what the recipe labels.
         chance: how often a random cell lies in a box.
         table: means of every head, for the response rows that the recipe reads.
         n: samples that were measured.
@@ -83,6 +93,8 @@ class HeadReport:
     branch: int
     n_layers: int
     joint: JointScore
+    question_effect: QuestionEffect
+    labels: LabelTrial
     chance: float
     table: HeadTable
     n: int
@@ -92,8 +104,22 @@ class HeadReport:
 
     @property
     def better_than_chance(self) -> bool:
-        """Whether the chosen heads point at boxes more often than random cells would."""
-        return self.joint.interval[0] > self.chance
+        """Whether the question directs the chosen heads to the boxes.
+
+        Attention to whatever stands out in an image is chance: it does not depend on the question.
+        """
+        effect = self.question_effect
+        return effect.p_value <= SIGNIFICANCE and effect.gain >= MIN_QUESTION_GAIN
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why labels made with the recipe would be of no use, and what to change; mostly empty."""
+        found = []
+        if not self.better_than_chance:
+            found.append(self._chance_warning())
+        if self.labels.is_sparse:
+            found.append(self._labels_warning())
+        return tuple(found)
 
     @property
     def scores(self) -> tuple[HeadScore, ...]:
@@ -107,7 +133,7 @@ class HeadReport:
     def recipe_file(self) -> RecipeFile:
         """What ``sdrpn label`` and ``sdrpn train`` read."""
         values = self.to_dict()
-        scores = {name: values[name] for name in ("n", "skipped", "chance", "joint", "heads")}
+        scores = {name: values[name] for name in _SCORES}
         return RecipeFile(
             recipe=self.recipe,
             branch=self.branch,
@@ -133,6 +159,8 @@ class HeadReport:
             "better_than_chance": self.better_than_chance,
             "chance": self.chance,
             "joint": asdict(self.joint),
+            "question_effect": asdict(self.question_effect),
+            "labels": asdict(self.labels),
             "heads": [
                 {**asdict(score), "role": self.role(score)}
                 for score in self.scores
@@ -148,6 +176,39 @@ class HeadReport:
         if score.head in self.recipe.grounding.get(score.layer, ()):
             return "grounding"
         return "sink" if score.head in self.recipe.sink.get(score.layer, ()) else ""
+
+    def _chance_warning(self) -> str:
+        effect = self.question_effect
+        if effect.pointing is None:
+            return (
+                "no two records ask different questions, so nothing shows that the chosen heads "
+                "follow the question: use records that ask for different things"
+            )
+        return (
+            f"the chosen heads follow the question no better than chance (pointing "
+            f"{self.joint.pointing:.1%}, with another record's question {effect.pointing:.1%}; "
+            f"p = {effect.p_value:.2g}, n = {effect.n}): labels made with them would be noise; use "
+            "more records, or questions whose answer depends on a single region"
+        )
+
+    def _labels_warning(self) -> str:
+        trial, recipe = self.labels, self.recipe
+        reason = {
+            LabelOutcome.NO_FOREGROUND: "nothing is left of the map once sinks are removed",
+            LabelOutcome.WEAK: f"the highest cell is below min_peak = {recipe.min_peak:g}",
+            LabelOutcome.BOX_TOO_LARGE: (
+                f"the cells above foreground = {recipe.foreground:g} of the maximum spread over "
+                f"max_box_fraction = {recipe.max_box_fraction:g} of the grid or more"
+            ),
+        }[trial.main_obstacle]
+        remedy = trial.remedy
+        advice = (
+            "no single recipe option would label half of them: use other records, or another model"
+            if remedy is None
+            else f"with the recipe option {remedy.name}={json.dumps(remedy.value)}, "
+            f"{remedy.labeled:.1%} would be"
+        )
+        return f"only {trial.labeled:.1%} of the samples are labeled, mostly as {reason}; {advice}"
 
     def _score(self, layer: int, head: int) -> HeadScore:
         pointing = float(self.table.pointing[layer, head])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,12 +57,16 @@ class CalibrationSample:
     Attributes:
         index: of the record in its source.
         half: which half of the samples it belongs to.
+        question: of the record.
+        given: the record's own response; ``None``: the backbone answered.
         response_ids: the tokens whose attention counts, one or more.
         target: where it should go.
     """
 
     index: int
     half: int
+    question: str
+    given: str | None
     response_ids: tuple[int, ...]
     target: Target
 
@@ -168,6 +173,34 @@ class Calibration:
                 )
             yield batch, self.backbone.encode(questions)
 
+    def exchange_questions(
+        self, half: int, seed: int
+    ) -> Iterator[tuple[list[CalibrationSample], list[Prompt]]]:
+        """A later pass: images of one half, each asked the question of another sample of that half.
+
+        The backbone answers anew, given responses come with their question. Samples are left out
+        where no other one asks anything else, and where the other question cannot be asked of the
+        image or is answered by nothing.
+
+        Args:
+            half: whose samples.
+            seed: of the order in which questions are passed on.
+        """
+        pairs = _exchanged([s for s in self.samples if s.half == half], seed)
+        for start in range(0, len(pairs), self.batch_size):
+            batch, opened = [], []
+            for sample, other in pairs[start : start + self.batch_size]:
+                record = replace(
+                    self.records[sample.index], question=other.question, response=other.given
+                )
+                # Only the other question's length can be at fault: the rest has been measured.
+                with suppress(InputError):
+                    opened.append(self._open(sample.index, record))
+                    batch.append(sample)
+            prompts = self._prompts(opened)
+            readable = [i for i, prompt in enumerate(prompts) if not self._skip_reason(prompt)]
+            yield [batch[i] for i in readable], [prompts[i] for i in readable]
+
     def _open(self, index: int, record: Record) -> _OpenRecord:
         """Open a record's image, find its boxes, and make sure that it can be asked.
 
@@ -199,9 +232,8 @@ class Calibration:
             else self.recipe.labeling_question(record.question)
         )
 
-    def _answer(
-        self, opened: Sequence[_OpenRecord]
-    ) -> tuple[list[CalibrationSample], list[Prompt]]:
+    def _prompts(self, opened: Sequence[_OpenRecord]) -> list[Prompt]:
+        """Prompts with responses: those given, and for the other records the backbone's own."""
         prompts = self.backbone.encode_ids(
             [one.ids for one in opened], [one.question for one in opened]
         )
@@ -209,13 +241,26 @@ class Calibration:
         responses = self._generated_responses([prompts[i] for i in unanswered])
         for i, ids in zip(unanswered, responses, strict=True):
             prompts[i] = prompts[i].with_response(ids)
+        return prompts
+
+    def _answer(
+        self, opened: Sequence[_OpenRecord]
+    ) -> tuple[list[CalibrationSample], list[Prompt]]:
         samples, answered = [], []
-        for one, prompt in zip(opened, prompts, strict=True):
+        for one, prompt in zip(opened, self._prompts(opened), strict=True):
             if reason := self._skip_reason(prompt):
                 self.skipped.append(SkippedRecord(one.record.id, reason))
                 continue
-            half = len(self.samples) % N_HALVES
-            samples.append(CalibrationSample(one.index, half, prompt.response_ids, one.target))
+            samples.append(
+                CalibrationSample(
+                    index=one.index,
+                    half=len(self.samples) % N_HALVES,
+                    question=one.record.question,
+                    given=one.record.response,
+                    response_ids=prompt.response_ids,
+                    target=one.target,
+                )
+            )
             self.samples.append(samples[-1])
             answered.append(prompt)
         return samples, answered
@@ -236,6 +281,26 @@ class Calibration:
         block = prompt_block(self.backbone, prompts)
         responses = generate(self.backbone, block, max_new_tokens=self.max_new_tokens)
         return [ids[: self.max_new_tokens - 1] for ids in responses]
+
+
+def _exchanged(
+    samples: Sequence[CalibrationSample], seed: int
+) -> list[tuple[CalibrationSample, CalibrationSample]]:
+    """Each sample with the next one, in a random circle, that asks and answers otherwise.
+
+    Samples with a given response exchange questions among themselves, and so do the others.
+    """
+    order = np.random.default_rng(seed).permutation(len(samples))
+    circle = [samples[place] for place in order]
+    pairs = []
+    for place, sample in enumerate(circle):
+        for step in range(1, len(circle)):
+            other = circle[(place + step) % len(circle)]
+            alike = (other.given is None) == (sample.given is None)
+            if alike and other.question != sample.question:
+                pairs.append((sample, other))
+                break
+    return pairs
 
 
 def _check_record(record: Record) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.backbone.recipe_option import read_recipe
 from sdrpn_core.data.limits import MAX_PIXELS
-from sdrpn_core.data.read import dataset_name, read_records
+from sdrpn_core.data.options import ReadOptions
+from sdrpn_core.data.read import absolute_source, read_records
 from sdrpn_core.data.record import RecordSource
 from sdrpn_core.labeling.defaults import (
     DEFAULT_BATCH_SIZE,
@@ -42,6 +43,7 @@ class LabelJob:
         max_new_tokens: max new tokens per generated response.
         max_pixels: images with more pixels count as unreadable.
         dataset: what the manifest calls the data; ``None``: as it is spelled in ``data``.
+        read: how the data is read.
     """
 
     data: str
@@ -56,17 +58,20 @@ class LabelJob:
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     max_pixels: int = MAX_PIXELS
     dataset: str | None = None
+    read: ReadOptions = field(default_factory=ReadOptions)
 
     def with_absolute_paths(self) -> LabelJob:
         """The same job for a process that runs in another folder: paths are absolute.
 
         It writes the same manifest: the data keeps the name that the user gave it.
         """
-        is_path = dataset_name(self.data) is None and Path(self.data).exists()
+        data = absolute_source(self.data)
+        root = self.read.image_root
         return replace(
             self,
-            dataset=self.dataset or (str(Path(self.data)) if is_path else self.data),
-            data=_absolute(self.data) if is_path else self.data,
+            dataset=self.dataset or (self.data if data == self.data else str(Path(self.data))),
+            data=data,
+            read=replace(self.read, image_root=None if root is None else os.path.abspath(root)),
             model=_absolute(self.model),
             folder=Path(os.path.abspath(self.folder)),
             recipe=None if self.recipe is None else _absolute(self.recipe),
@@ -78,7 +83,7 @@ class LabelJob:
         Raises:
             InputError: they cannot be read.
         """
-        return read_records(self.data, n=self.n, seed=self.seed)
+        return read_records(self.data, n=self.n, seed=self.seed, **vars(self.read))
 
     def maker(self) -> ShardMaker:
         """Open the records and load the backbone, in this process.

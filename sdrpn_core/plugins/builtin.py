@@ -81,6 +81,11 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
         help="List plugins, their status, and what each one registers.",
     )
     registry.add(
+        "doctor",
+        "sdrpn_core.cli.doctor_command:doctor",
+        help="Check this installation: what works here, and what to install for the rest.",
+    )
+    registry.add(
         "heads",
         "sdrpn_core.cli.heads_command:heads",
         help="Find a backbone's grounding heads and branch layer, on images with known boxes.",

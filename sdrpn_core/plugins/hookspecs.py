@@ -65,7 +65,11 @@ def sdrpn_register_pseudo_labelers(registry: Registry[Any]) -> None:
 
 @hookspec
 def sdrpn_register_datasets(registry: Registry[Any]) -> None:
-    """Add datasets: ``(n: int | None, seed: int) -> Sequence[Record]``."""
+    """Add datasets: ``(n: int | None, seed: int) -> Sequence[Record]``.
+
+    Metadata for the benchmark, all optional: ``metric``, ``total``, ``max_new_tokens`` and
+    ``published``; see :mod:`sdrpn_bench.published`.
+    """
 
 
 @hookspec

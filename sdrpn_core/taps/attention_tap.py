@@ -90,15 +90,21 @@ class AttentionTap:
         keys: ``(batch, n)`` or ``(n,)`` positions of the wanted columns; ``None`` for all. The
             softmax always runs over all keys.
         consume: called with layer and rows as soon as these are computed, which are then not kept:
-            all layers can be read without holding more than one of them.
+            all layers can be read without holding more than one of them. Each layer's rows are
+            checked before they are handed over.
+        differentiable: make :meth:`gradients` possible, for a single layer. The graph begins at
+            that layer's attention, so that nothing before it is differentiated. Run the model with
+            gradients enabled.
 
     Attributes:
         rows: ``{layer: [AttentionRows, ...]}``, one entry per forward call that had wanted rows;
             empty with ``consume``.
 
     Raises:
-        ConfigError: a layer or head that the decoder does not have.
-        AttentionError: a row is NaN or infinite; says which layer.
+        ConfigError: a layer or head that the decoder does not have, or several layers to
+            differentiate.
+        AttentionError: a row is NaN or infinite; says which layer. Raised when the block ends:
+            asking at each layer and token would make a GPU wait each time.
     """
 
     def __init__(
@@ -109,17 +115,25 @@ class AttentionTap:
         queries: slice = slice(None),
         keys: torch.Tensor | None = None,
         consume: Callable[[int, AttentionRows], None] | None = None,
+        differentiable: bool = False,
     ) -> None:
         if queries.step not in (None, 1):
             raise ConfigError("queries must be a contiguous slice")
         _check_heads(decoder, heads)
+        if differentiable and len(heads) > 1:
+            raise ConfigError(f"only one layer can be differentiated, not {sorted(heads)}")
         self.decoder = decoder
         self.heads = {layer: None if h is None else list(h) for layer, h in heads.items()}
         self.queries = queries
         self.keys = keys
         self.consume = consume
+        self.differentiable = differentiable
+        self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None
         self.rows: dict[int, list[AttentionRows]] = defaultdict(list)
         self._tapped: dict[nn.Module, tuple[AttentionTap, int]] = {}
+        self._keys_on: dict[torch.device, torch.Tensor] = {}
+        #: Per layer whether all its rows were finite so far, on the layer's device.
+        self._finite: dict[int, torch.Tensor] = {}
 
     def __enter__(self) -> AttentionTap:
         layers = decoder_layers(self.decoder)
@@ -143,6 +157,9 @@ class AttentionTap:
         for module in [module for module, (tap, _) in self._tapped.items() if tap is self]:
             del self._tapped[module]
         _switch_off(self)
+        finite, self._finite = self._finite, {}
+        if exc is None and finite:
+            _check_finite(finite)
 
     def weights(self, layer: int) -> torch.Tensor:
         """All collected rows of a layer, ``(batch, heads, queries, keys)``, in order.
@@ -160,6 +177,43 @@ class AttentionTap:
                 "the tap"
             )
         return torch.cat([rows.weights for rows in self.rows[layer]], dim=2)
+
+    def gradients(self, scalar: torch.Tensor) -> torch.Tensor:
+        """Derivatives of a scalar by the rows of the last call, ``(batch, heads, queries, keys)``.
+
+        Attention mixes values: ``output = weights @ values``. So the derivative by a weight is the
+        product of the output's gradient and the value, whatever implementation ran, and however
+        little of the weights it ever held.
+
+        Args:
+            scalar: depends on the output of the decoder; its graph is kept.
+
+        Raises:
+            ConfigError: the tap is not ``differentiable``, or no wanted row was run.
+        """
+        (layer,) = self.heads
+        if self._mixed is None or not self.rows[layer]:
+            raise ConfigError(
+                f"no differentiable attention row was computed in layer {layer}: open the tap with "
+                "differentiable=True, and run the model within it"
+            )
+        output, values = self._mixed
+        (gradient,) = torch.autograd.grad(scalar, output, retain_graph=True)
+        first, last = self.rows[layer][-1].queries
+        offset = values.shape[2] - output.shape[1]
+        rows = gradient[:, first - offset : last - offset].transpose(1, 2)
+        products = _products(rows, values, self.heads[layer])
+        return (
+            products
+            if self.keys is None
+            else _take_columns(products, self.keys.to(products.device))
+        )
+
+    def _begin_graph(self, output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """The output ``(batch, queries, heads, d)`` as the beginning of a graph."""
+        leaf = output.detach().requires_grad_()
+        self._mixed = leaf, values.detach()
+        return leaf
 
     def _collect(
         self,
@@ -187,16 +241,33 @@ class AttentionTap:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
         weights = scores.softmax(dim=-1)
         if self.keys is not None:
-            weights = _take_columns(weights, self.keys.to(weights.device))
-        if not torch.isfinite(weights).all():
-            raise AttentionError(
-                f"attention of layer {layer} is NaN or infinite: the model or its input is broken"
-            )
+            weights = _take_columns(weights, self._on(weights.device, self.keys))
+        finite = torch.isfinite(weights).all()
         collected = AttentionRows((first + offset, last + offset), weights)
         if self.consume is None:
+            before = self._finite.get(layer)
+            self._finite[layer] = finite if before is None else before & finite
             self.rows[layer].append(collected)
         else:
+            _check_finite({layer: finite})
             self.consume(layer, collected)
+
+    def _on(self, device: torch.device, keys: torch.Tensor) -> torch.Tensor:
+        """The wanted columns, copied to each device once and not at every token."""
+        if device not in self._keys_on:
+            self._keys_on[device] = keys.to(device)
+        return self._keys_on[device]
+
+
+def _check_finite(layers: Mapping[int, torch.Tensor]) -> None:
+    """Raise where a layer's flag is False; reads all flags in one copy to the host."""
+    device = next(iter(layers.values())).device
+    flags = torch.stack([flag.to(device) for flag in layers.values()]).tolist()
+    broken = [layer for layer, is_finite in zip(layers, flags, strict=True) if not is_finite]
+    if broken:
+        raise AttentionError(
+            f"attention of layer {min(broken)} is NaN or infinite: the model or its input is broken"
+        )
 
 
 def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | None]) -> None:
@@ -277,7 +348,10 @@ def _make_wrapper(base: str) -> Callable[..., Any]:
                     kwargs.get("sliding_window"),
                     kwargs.get("softcap"),
                 )
-        return _implementation(base, module)(module, query, key, value, attention_mask, **kwargs)
+        result = _implementation(base, module)(module, query, key, value, attention_mask, **kwargs)
+        if tapped is not None and tapped[0].differentiable:
+            return tapped[0]._begin_graph(result[0], value), *result[1:]
+        return result
 
     return attention
 
@@ -292,7 +366,8 @@ def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
 def _products(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int] | None) -> torch.Tensor:
     """``(batch, heads, queries, keys)`` float32 of the chosen heads, or of all.
 
-    The keys are never copied in single precision: they are all there is of the past, at each token.
+    Never are all keys copied in single precision: they are all there is of the past, at each token.
+    Those of one key head at a time are.
 
     Args:
         query: ``(batch, heads, queries, d)``.
@@ -303,7 +378,11 @@ def _products(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int] | Non
     if heads is None:
         # The heads of a group are so many more queries of its key head.
         rows = query.unflatten(1, (-1, group)).flatten(2, 3).float()
-        products = rows @ key.float().transpose(2, 3)
+        if key.dtype == torch.float32:
+            products = rows @ key.transpose(2, 3)
+        else:
+            one_by_one = zip(rows.unbind(1), key.unbind(1), strict=True)
+            products = torch.stack([r @ k.float().transpose(1, 2) for r, k in one_by_one], dim=1)
         return products.unflatten(2, (group, -1)).flatten(1, 2)
     pairs = [(query[:, head].float(), key[:, head // group].float()) for head in heads]
     return torch.stack([rows @ columns.transpose(1, 2) for rows, columns in pairs], dim=1)

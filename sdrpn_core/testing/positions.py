@@ -8,10 +8,10 @@ import torch
 from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt
 from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.logits import block_logits
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.images import block_image
-from sdrpn_core.testing.logits import block_logits
 from sdrpn_core.testing.subject import ContractSubject
 
 _TOLERANCE = 1e-3

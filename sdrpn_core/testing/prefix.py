@@ -10,10 +10,10 @@ from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.backbone.adapter import Backbone, Question
 from sdrpn_core.backbone.prompt import ImageSegment, TextSegment
 from sdrpn_core.runtime.generation import end_token_ids, prompt_block
+from sdrpn_core.runtime.logits import block_logits
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.images import block_image
-from sdrpn_core.testing.logits import block_logits
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 

@@ -18,10 +18,10 @@ from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, TextSegment
 from sdrpn_core.runtime.generation import end_token_ids, prompt_block
+from sdrpn_core.runtime.logits import block_logits
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.images import block_image
-from sdrpn_core.testing.logits import block_logits
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.subject import ContractSubject
 

@@ -20,11 +20,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from sdrpn_core.data.hub import HubSplit
 from sdrpn_core.data.read import dataset_name, read_records
-from sdrpn_core.data.record import Record, RecordSource
+from sdrpn_core.data.record import HUB_PREFIX, Record, RecordSource
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labeling.run import LabelDataset
+from sdrpn_core.rpn.backbone_source import is_hub_id
 from sdrpn_core.rpn.card import CardFacts
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
@@ -192,9 +194,7 @@ def train(
                 tracker.finish()
         rpn.eval()
         if accelerator.is_main_process:
-            known = dataset_name(source.dataset)
-            card = CardFacts(datasets=() if known is None else (known,))
-            rpn.save_pretrained(run.rpn, card=card)
+            rpn.save_pretrained(run.rpn, card=CardFacts(datasets=_public_names(source.dataset)))
             facts = {"settings": settings.to_dict(), "data": source.facts}
             write_json(run.rpn / SETTINGS_NAME, facts, sort_keys=True)
         wait_for_everyone(state)
@@ -223,6 +223,15 @@ def _source(
         return stored_labels(backbone, data, branch, settings, recipe)
     records = data if isinstance(data, RecordSource) else read_records(data)
     return answered_records(backbone, records, branch, settings, recipe)
+
+
+def _public_names(source: str) -> tuple[str, ...]:
+    """What a model card may call the data: a registered name or a Hub id, and no path."""
+    if source.startswith(HUB_PREFIX):
+        repo = HubSplit.parse(source).repo
+        return (repo,) if is_hub_id(repo) and not Path(repo).exists() else ()
+    name = dataset_name(source)
+    return () if name is None else (name,)
 
 
 def _new_rpn(backbone: Backbone, config: RPNConfig, settings: TrainingSettings) -> RPN:

@@ -1,4 +1,4 @@
-"""The most memory that this process has used so far."""
+"""The most memory that this process has used so far, or since a moment that it chose."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 
 _STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+"""What makes Linux count the peak of the resident memory anew."""
 _PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 
@@ -26,3 +29,22 @@ def peak_memory(device: torch.device) -> int | None:
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Count the peak anew, from what is in use now.
+
+    Args:
+        device: see :func:`peak_memory`.
+
+    Returns:
+        Whether that worked; elsewhere than on Linux or CUDA, peaks are those of the whole process.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
+    except OSError:
+        return False
+    return True

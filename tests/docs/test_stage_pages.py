@@ -50,7 +50,7 @@ def test_the_training_page_runs_on_the_command_line(
 ) -> None:
     sdrpn(LABEL, capsys)
     lines = [line for line in shell_lines(TRAINING) if line.startswith("sdrpn train ")]
-    assert len(lines) == 3
+    assert len(lines) == 4
     data = folder / "DATA.jsonl"
     answered = data.read_text().replace('"answer"', '"response"')
     data.with_name("answered.jsonl").write_text(answered)
@@ -59,6 +59,7 @@ def test_the_training_page_runs_on_the_command_line(
         line = line.replace("DATA.jsonl", "answered.jsonl")  # --lazy needs responses
         sdrpn(line.replace("/scratch/features", str(folder / "features")), capsys)
         assert (folder / f"runs/rpn{number}/rpn/model.safetensors").is_file()
+        assert (folder / f"runs/rpn{number}/trackers").exists() == ("--tracker" in line)
     assert (folder / "features" / "features.json").is_file()
 
 

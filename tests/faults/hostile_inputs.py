@@ -188,9 +188,15 @@ VALUES = (
     None, True, False, 0, -1, 3, 10**30, 1.5, 3.0, float("nan"), float("inf"), -0.0, 1e308, [], {},
     [1], ["a"], ["a", "b"], [[1, 2, 3, 4]], [1, 2, 3, 4], [[0.5, 1.5, 2.5, 3.5]], [[9, 9, 1, 1]],
     [[None] * 4], [[1, 2, 3, 1e300]], [["1", "2", "3", "4"]], {"bytes": "x"}, [[[[[[]]]]]],
-    [[10**400, 0, 1, 1]], "iVBORw0KGgo" * 100_000, *TEXTS,
+    [[10**400, 0, 1, 1]], "iVBORw0KGgo" * 100_000, "/9j/" * 40, "data:image/png;base64,=",
+    "data:", "http://", "https://[::1", {"bytes": "x", "path": None}, {"path": {"path": []}},
+    [{"from": "gpt", "value": "x"}], [{"from": "human", "value": "\ud800"}], [{"answer": []}],
+    {"A": "x", "B": float("nan")}, {"text": [{}]}, ["x"] * 30, *TEXTS,
 )  # fmt: skip
-COLUMNS = ("image", "question", "id", "response", "answer", "boxes", "extra")
+COLUMNS = (
+    "image", "images", "question", "id", "response", "answer", "answers", "options", "category",
+    "boxes", "conversations", "extra",
+)  # fmt: skip
 
 
 def hostile_line(rng: random.Random) -> bytes:
@@ -251,8 +257,17 @@ def jsonl_file(rng: random.Random, folder: Path) -> Try:
     return run
 
 
+def json_file(rng: random.Random, folder: Path) -> Try:
+    """A good object between hostile ones is read, if the file is JSON at all."""
+    objects = [hostile_line(rng) for _ in range(rng.randint(1, 4))]
+    path = folder / "a.json"
+    inner = b", ".join([*objects, b'{"id": "good", "image": "a.png", "question": "what?"}'])
+    path.write_bytes(rng.choice((b"[%s]", b'{"data": [%s]}', b"%s")) % inner)
+    return go_through(path)
+
+
 def other_file(rng: random.Random, folder: Path) -> Try:
-    name = rng.choice(("a.jsonl", "a.ndjson", "a.parquet", "a.csv", "a", "b.jsonl"))
+    name = rng.choice(("a.jsonl", "a.json", "a.ndjson", "a.parquet", "a.csv", "a", "b.jsonl"))
     path = folder / name
     how = rng.randrange(4)
     if how == 0:
@@ -348,6 +363,7 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "image": (image_bytes, 10),
     "odd file": (odd_files, 2),
     "jsonl": (jsonl_file, 6),
+    "json": (json_file, 3),
     "other file": (other_file, 2),
     "parquet": (parquet_file, 3),
     "records": (given_records, 2),

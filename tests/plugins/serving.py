@@ -1,14 +1,20 @@
-"""A server in this process, as the tests of the HTTP layer use it: real sockets, no Ray."""
+"""Servers for tests: the HTTP layer in this process, and the whole one as users start it."""
 
 from __future__ import annotations
 
 import base64
 import io
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +69,84 @@ def listening(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server in processes of its own.
+
+    Attributes:
+        process: runs the command.
+        url: of the API.
+    """
+
+    process: subprocess.Popen[str]
+    url: str
+
+    def replicas(self) -> list[int]:
+        """Process ids of the replicas that hold a model."""
+        names = {pid: command(pid) for pid in descendants(self.process.pid)}
+        return [
+            pid for pid, name in names.items() if name.startswith("ray::ServeReplica:sdrpn:mod")
+        ]
+
+    def end(self) -> int:
+        """Press Ctrl-C; returns the exit code once all processes are gone."""
+        all_of_them = descendants(self.process.pid)
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(60)
+        deadline = time.monotonic() + 30
+        while any(command(pid) for pid in all_of_them) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = {pid: command(pid) for pid in all_of_them if command(pid)}
+        assert not left, left
+        return code
+
+
+@contextmanager
+def started(*words: str) -> Iterator[Server]:
+    """Run ``sdrpn serve`` with these words, until it says that it serves."""
+    port = free_port()
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", "sdrpn_core", "serve", *words, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        line = process.stdout.readline()
+        assert "is served at" in line, f"exit code {process.wait(60)}"
+        yield Server(process, f"http://127.0.0.1:{port}")
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        process.stdout.close()
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all below it, by ``/proc``."""
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in parents().items() if its == parent]
+    return found
+
+
+def parents() -> dict[int, int]:
+    """Process id -> that of its parent."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            _, _, rest = path.read_text().rpartition(")")
+        except OSError:  # it has just ended
+            continue
+        found[int(path.parent.name)] = int(rest.split()[1])
+    return found
+
+
+def command(pid: int) -> str:
+    """The command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        return ""
 
 
 def data_uri(image: Image.Image, file_format: str = "PNG") -> str:

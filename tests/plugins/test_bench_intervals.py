@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, t
 
-from sdrpn_bench.intervals import paired_difference
+from sdrpn_bench.intervals import mean_interval, paired_difference
+from sdrpn_bench.metrics.yes_no import YesNo
+from sdrpn_bench.totals import metric_totals
+from sdrpn_core.data.record import Record
 from sdrpn_core.util.wilson import wilson
 
 counts = st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -127,3 +130,92 @@ def test_paired_difference_needs_the_same_items():
         paired_difference([True], [True, False])
     with pytest.raises(ValueError, match="not a proportion"):
         paired_difference([], [])
+
+
+GRADES = np.array([0, 0.3, 0.6, 0.9, 1])
+"""What VQA accuracy can be."""
+
+
+def grades(rng, n, weights=(0.3, 0.2, 0.1, 0.1, 0.3)):
+    return rng.choice(GRADES, size=n, p=weights).tolist()
+
+
+def test_scores_of_0_and_1_keep_their_closed_intervals():
+    assert mean_interval([1.0, 0.0, 1.0, True]) == wilson(3, 4)
+    assert paired_difference([1.0, 0.0], [0.0, 0.0]) == paired_difference(
+        [True, False], [False, False]
+    )
+    assert paired_difference([1.0, 0.0], [0.0, 0.0]).p_value is not None
+
+
+def test_a_graded_score_is_no_win_of_1():
+    """What bool() would make of the scores: 3 of 3 right, and no difference at all."""
+    found = paired_difference([0.3, 0.9, 0.6], [0.1, 0.6, 0.6])
+    assert found.value == pytest.approx(0.5 / 3)
+    assert (found.wins, found.losses, found.p_value) == (2, 0, None)
+    assert found.interval[0] < found.value < found.interval[1]
+    assert mean_interval([0.3, 0.9, 0.6])[1] < 1
+
+
+def test_a_bootstrap_of_many_items_is_as_the_t_distribution_says():
+    rng = np.random.default_rng(0)
+    method, reference = grades(rng, 4000), grades(rng, 4000, (0.5, 0.2, 0.1, 0.1, 0.1))
+    differences = np.array(method) - reference
+    for found, values in (
+        (mean_interval(method), np.array(method)),
+        (paired_difference(method, reference).interval, differences),
+    ):
+        error = values.std(ddof=1) / len(values) ** 0.5
+        expected = t.interval(0.95, len(values) - 1, values.mean(), error)
+        assert found == pytest.approx(expected, abs=0.05 * error * 2)
+    assert mean_interval(method) == mean_interval(method), "another seed each time"
+
+
+def test_pairing_tightens_graded_scores_too():
+    rng = np.random.default_rng(0)
+    reference = np.array(grades(rng, 200)) * 0.8
+    method = reference + 0.1
+    low, high = paired_difference(method.tolist(), reference.tolist()).interval
+    assert high - low < 1e-9
+    shuffled = rng.permutation(reference).tolist()
+    low, high = paired_difference(method.tolist(), shuffled).interval
+    assert high - low > 0.1
+
+
+def test_coverage_of_the_bootstrap():
+    rng = np.random.default_rng(0)
+    true = float(GRADES @ (0.3, 0.2, 0.1, 0.1, 0.3))
+    intervals = [mean_interval(grades(rng, 40)) for _ in range(150)]
+    assert 0.89 < np.mean([low <= true <= high for low, high in intervals]) < 0.99
+
+
+def test_one_graded_item_says_nothing():
+    assert mean_interval([0.3]) == (0, 1)
+    assert paired_difference([0.3], [0.0]).interval == (-1, 1)
+
+
+def counts(pairs):
+    metric = YesNo()
+    records = {answer: Record("1", (), "q", answers=answer) for answer in ("yes", "no")}
+    return [metric.counts(said, records[answer]) for said, answer in pairs]
+
+
+def test_totals_have_paired_intervals():
+    """F1 of a method that is right three times of four, and of one that always says yes."""
+    asked = [("yes", "yes"), ("no", "yes"), ("no", "no"), ("no", "no")] * 50
+    always = [("yes", answer) for _, answer in asked]
+    found = metric_totals(YesNo(), counts(asked), counts(always))
+    assert {name: total["value"] for name, total in found.items()} == pytest.approx(
+        {"precision": 1, "recall": 0.5, "f1": 2 / 3}
+    )
+    assert found["precision"]["interval"] == [1, 1]
+    low, high = found["recall"]["interval"]
+    error = (0.25 / 100) ** 0.5
+    assert (low, high) == pytest.approx((0.5 - 1.96 * error, 0.5 + 1.96 * error), abs=0.02)
+    assert found["f1"]["difference"]["value"] == pytest.approx(0)
+    low, high = found["f1"]["difference"]["interval"]
+    assert low < 0 < high
+    assert found["precision"]["difference"]["value"] == pytest.approx(0.5)
+    itself = metric_totals(YesNo(), counts(asked), counts(asked))
+    assert all(total["difference"]["interval"] == [0, 0] for total in itself.values())
+    assert metric_totals(YesNo(), counts(asked[:1]))["f1"]["interval"] == [0, 1]

@@ -8,17 +8,21 @@ import subprocess
 import sys
 import types
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
-from sdrpn_bench import BenchModel, Method, run_benchmark
+from sdrpn_bench import BenchModel, Method, Metric, run_benchmark
 from sdrpn_bench.runner import DEFAULT_METHODS
+from sdrpn_bench.suite import run_suite
 from sdrpn_core import RPN, LabelRecipe, hookimpl
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.cli.main import app
+from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError, UnknownNameError
 from sdrpn_core.runtime.clock import ANSWER_STAGES
@@ -73,7 +77,7 @@ def rows(out):
     found = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
     for row in found:
         for result in row.get("methods", {}).values():
-            del result["seconds"]
+            del result["seconds"], result["cost"]
             result.pop("stages", None)  # of those that failed there are none
     return found
 
@@ -240,6 +244,7 @@ def test_methods_that_need_boxes_run_on_the_records_that_have_them(
     assert f"method 'oracle' runs on the {N - 2} of {N} records that have boxes" in caplog.text
     methods = results["methods"]
     assert (methods["baseline"]["n"], methods["oracle"]["n"]) == (N, N - 2)
+    assert f"`oracle` needs boxes: {N - 2} items have some" in (tmp_path / "report.md").read_text()
     both = [row["methods"] for row in rows(tmp_path) if "oracle" in row["methods"]]
     assert len(both) == N - 2
     gain = sum(one["oracle"]["score"] - one["baseline"]["score"] for one in both) / (N - 2)
@@ -409,6 +414,82 @@ def test_the_report_says_what_the_results_say(whole):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@dataclass(frozen=True)
+class Graded(Metric):
+    """Scores between 0 and 1 that depend on the response, and a total beside their mean."""
+
+    name: ClassVar[str] = "graded"
+
+    least: float = 0.25
+
+    def score(self, prediction, record):
+        return self.least if odd_length(prediction, record) else 0.9999
+
+    def counts(self, prediction, record):
+        return {"odd": float(odd_length(prediction, record)), "all": 1.0}
+
+    def aggregate(self, sums):
+        return {"odd share": sums["odd"] / sums["all"]}
+
+
+def test_graded_scores_from_the_item_to_the_report(model, records, tmp_path):
+    kinds = [replace(record, category="ab"[i % 2]) for i, record in enumerate(records)]
+    kinds[-1] = replace(kinds[-1], category=None)
+    results = run_benchmark(
+        model, ["baseline", "oracle"], kinds, out=tmp_path, metric=Graded(0.5), **ANSWERS
+    )
+    assert results["metric"] == {"name": "graded", "options": {"least": 0.5}}
+    found = rows(tmp_path)
+    scores = {m: [row["methods"][m]["score"] for row in found] for m in ("baseline", "oracle")}
+    assert {*scores["baseline"], *scores["oracle"]} == {0.5, 0.9999}
+    report = (tmp_path / "report.md").read_text()
+    assert "Metric: `graded` (least = 0.5)" in report
+    for name, values in results["methods"].items():
+        mean = sum(scores[name]) / N
+        assert values["accuracy"] == pytest.approx(mean)
+        assert values["graded"]
+        assert values["correct"] == 0
+        low, high = values["interval"]
+        assert low <= mean <= high < 1
+        odd = scores[name].count(0.5)
+        assert values["totals"]["odd share"]["value"] == pytest.approx(odd / N)
+        categories = values["categories"]
+        assert {c: v["n"] for c, v in categories.items()} == {"a": 3, "b": 3}
+        own = [s for s, r in zip(scores[name], found, strict=True) if r["category"] == "b"]
+        assert categories["b"]["accuracy"] == pytest.approx(sum(own) / 3)
+    difference = results["methods"]["oracle"]["difference"]
+    pairs = list(zip(scores["oracle"], scores["baseline"], strict=True))
+    assert difference["value"] == pytest.approx(sum(a - b for a, b in pairs) / N)
+    assert difference["wins"] == sum(a > b for a, b in pairs)
+    assert difference["p_value"] is None
+    assert results["methods"]["oracle"]["categories"]["a"]["difference"]["interval"]
+    assert "| category | items | baseline | oracle |" in report
+    assert "| method | odd share (95%) |" in report
+    for name in ("accuracy", "accuracy_by_object_size", "gain_and_cost"):
+        assert (tmp_path / "figures" / f"{name}.png").is_file()
+    with pytest.raises(ConfigError, match=r"metric\.options\.least is 0\.5 there and 0\.25 here"):
+        run_benchmark(
+            model, ["baseline", "oracle"], kinds, out=tmp_path, metric=Graded(), **ANSWERS
+        )
+
+
+def test_nearly_all_is_not_shown_as_all(model, records, tmp_path):
+    results = run_benchmark(
+        model, ["baseline"], records, out=tmp_path, metric=lambda p, r: 0.99999, **ANSWERS
+    )
+    assert results["methods"]["baseline"]["correct"] == 0
+    assert "99.9% (99.9% to 99.9%)" in (tmp_path / "report.md").read_text()
+
+
+def test_records_that_the_metric_cannot_score_are_skipped(model, records, tmp_path):
+    mixed = [replace(records[0], answers=("yes",)), *records[1:3]]
+    results = run_benchmark(model, ["baseline"], mixed, out=tmp_path, metric="yes_no", **ANSWERS)
+    skipped = results["models"]["tiny-llava-0"]["skipped"]
+    assert skipped["n"] == 2
+    assert "is yes or no, not 'red'" in skipped["items"][0]["error"]
+    assert results["methods"]["baseline"]["totals"]["f1"]["interval"] == [0, 1]
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The same model and data as files, for the command."""
@@ -438,6 +519,7 @@ def test_command(files, tmp_path):
     for name in DEFAULT_METHODS:
         assert f" {name} " in result.stdout
     assert str(tmp_path / "report.md") in result.stdout
+    assert "exact_match" in result.stdout
     again = words(files, tmp_path, "--n", "3", "--json")
     results = json.loads(CliRunner().invoke(app, again).stdout)
     assert results == json.loads((tmp_path / "results.json").read_text())
@@ -451,6 +533,9 @@ def test_command(files, tmp_path):
         (["--method-option", "oracle.margin"], "write KEY=VALUE"),
         (["--method-option", "margin=1"], "write METHOD.KEY=VALUE"),
         (["--data", "glyphs/smal"], "glyphs/small"),
+        (["--metric", "exact"], "exact_match"),
+        (["--metric-option", "threshold=1"], "--metric NAME"),
+        (["--metric", "anls", "--metric-option", "treshold=1"], "mean 'threshold'"),
         (["--models", "nowhere="], "write PATH or PATH=RPN"),
     ],
 )
@@ -483,3 +568,66 @@ def test_two_processes_give_the_same_scores(files, tmp_path):
             assert first[key] == second[key]
     assert not list(two.glob("items-*.jsonl"))
     assert done.stdout.count("report.md") == 1, "only one process speaks"
+
+
+@dataclass(frozen=True)
+class ManyRegions:
+    """A data set of generated records that registers like one of a benchmark."""
+
+    records: tuple[Record, ...]
+
+    def __call__(self, n, seed):
+        return self.records
+
+
+def test_published_thresholds_are_used_and_can_be_overridden(
+    fresh_plugins, model, records, tmp_path
+):
+    @hookimpl
+    def sdrpn_register_presets(registry):
+        preset = Preset("tiny", {"text_config.num_hidden_layers": 6}, branch=3, n_layers=2)
+        registry.add("tiny", preset, model_types=("llava",))
+
+    @hookimpl
+    def sdrpn_register_datasets(registry):
+        published = {
+            "tiny": {"threshold": 0.5, "scores": {"baseline": 12.5, "sdrpn": 34.5}},
+            "other": {"threshold": 0.1},
+        }
+        for name in ("mine", "theirs"):
+            registry.add(name, ManyRegions(tuple(records)), published=published, max_new_tokens=2)
+
+    plugin = types.ModuleType("published_numbers")
+    plugin.SDRPN_API = 1
+    plugin.sdrpn_register_presets = sdrpn_register_presets
+    plugin.sdrpn_register_datasets = sdrpn_register_datasets
+    fresh_plugins.register(plugin, "published_numbers")
+    assert model.source.find_preset().name == "tiny"
+
+    def boxes(out, **options):
+        results = run_benchmark(model, ["baseline", "sdrpn"], "mine", out=out, **options)
+        return results, [row["methods"]["sdrpn"].get("boxes") for row in rows(out)]
+
+    results, published = boxes(tmp_path / "published")
+    chosen = {"method_options": {"sdrpn": {"threshold": 0.5}}}
+    assert boxes(tmp_path / "same", **chosen)[1] == published
+    chosen = {"method_options": {"sdrpn": {"threshold": 0.6}}}  # the RPN's own
+    overridden, own = boxes(tmp_path / "own", **chosen)
+    assert own != published
+    facts = results["models"]["tiny-llava-0"]
+    assert facts["published_options"] == {"sdrpn": {"threshold": 0.5}}
+    assert overridden["models"]["tiny-llava-0"]["published_options"] == {}
+    report = (tmp_path / "published" / "report.md").read_text()
+    assert "`sdrpn` runs with threshold 0.5, as published for tiny on this dataset" in report
+    assert results["max_new_tokens"] == 2
+
+    sources = [read_records(name) for name in ("mine", "theirs")]
+    run_suite(model, ["baseline", "sdrpn"], sources, out=tmp_path / "suite")
+    table = (tmp_path / "suite" / "report.md").read_text()
+    accuracy = 100 * results["methods"]["sdrpn"]["accuracy"]
+    assert f"| tiny-llava-0 | sdrpn | {accuracy:.1f} | {accuracy:.1f} |" in table
+    assert "|  | sdrpn, published | 34.5 | 34.5 |" in table
+    assert "|  | baseline, published | 12.5 | 12.5 |" in table
+    # A suite goes on where it stopped, and what it has is that of single runs.
+    again = run_suite(model, ["baseline", "sdrpn"], sources, out=tmp_path / "suite")
+    assert again == json.loads((tmp_path / "suite" / "results.json").read_text())

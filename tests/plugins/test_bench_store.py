@@ -69,3 +69,13 @@ def test_results_without_settings_are_refused(tmp_path):
     store.append([row(0)])
     with pytest.raises(ConfigError, match=r"no config.json"):
         store.write_config(CONFIG)
+
+
+@pytest.mark.parametrize("score", [1.5, -0.1, "1", None, True])
+def test_a_score_is_a_number_from_0_to_1(tmp_path, score):
+    result = {"score": score, "outcome": "plain", "seconds": 0.1}
+    line = {**row(0), "methods": {"baseline": result}}
+    del line["error"]
+    (tmp_path / "items.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(InputError, match=r"line 1 is not an item result: .*score"):
+        ItemStore(tmp_path).read()

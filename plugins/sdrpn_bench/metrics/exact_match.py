@@ -53,10 +53,9 @@ def _folded(text: str) -> str:
 
 def _unwrapped(text: str) -> str:
     """The text without quotes, brackets or emphasis around all of it."""
-    for opening, closing in _PAIRS:
-        inner = text[1:-1]
-        if text[:1] == opening and text[-1:] == closing and inner.strip(_OPENING + _CLOSING + "*_"):
-            return inner.strip()
+    inner = text[1:-1]
+    if len(text) > 1 and text[0] + text[-1] in _PAIRS and inner.strip(_OPENING + _CLOSING + "*_"):
+        return inner.strip()
     return text
 
 

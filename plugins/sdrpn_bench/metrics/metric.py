@@ -71,7 +71,8 @@ class Metric(ABC):
         """Totals beside the mean score, each from 0 to 1.
 
         Args:
-            sums: of :meth:`counts` over items; arrays of any one shape.
+            sums: of :meth:`counts` over items; arrays of any one shape. Any may be 0, since items
+                are resampled.
 
         Returns:
             Total by name, each an array of that shape.

@@ -13,13 +13,17 @@ import sdrpn_core.head_finding.finder as finder
 from sdrpn_core import find_heads
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.preset import Preset
+from sdrpn_core.backbone.prompt import TextSegment
 from sdrpn_core.backbone.recipe_file import RecipeFile
+from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import AttentionError, ConfigError, InputError, UnknownNameError
 from sdrpn_core.head_finding.figure import draw_head_map
 from sdrpn_core.head_finding.measures import box_auc, pointing
-from sdrpn_core.head_finding.selection import CHOOSE
+from sdrpn_core.head_finding.samples import Calibration
+from sdrpn_core.head_finding.selection import CHOOSE, CONFIRM
 from sdrpn_core.labels.pseudo import ThresholdLabeler
+from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.runtime.generation import prompt_block
 from tests.tiny import tiny_image, tiny_llava
 
@@ -35,8 +39,14 @@ def backbone():
     return tiny_llava(grid=GRID[0])
 
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
 def boxed_records(n: int, seed: int = 0, response: str | None = "red dot yes") -> list[Record]:
-    """Square images, each with a box over two cells of the 6 x 6 grid."""
+    """Square images, each with a box over two cells of the 6 x 6 grid; each question has a number.
+
+    The number is that of the record, digit by digit, in words that the tokenizer knows.
+    """
     rng = np.random.default_rng(seed)
     records = []
     for index in range(n):
@@ -45,7 +55,7 @@ def boxed_records(n: int, seed: int = 0, response: str | None = "red dot yes") -
             Record(
                 f"r{index}",
                 tiny_image(index, (SIDE, SIDE)),
-                "what color is the dot?",
+                f"what color is the dot {' '.join(DIGITS[int(d)] for d in str(index))}?",
                 response=response,
                 boxes=((x, y, x + 28, y + 14),),
             )
@@ -145,7 +155,7 @@ class Planted:
     """Attention by rule instead of the model's: noise, but for the heads that a rule is given for.
 
     A rule turns a sample's number, its box cells and noise into ``(response tokens, cells)`` rows.
-    Samples are told apart by their order, which is the same in every pass.
+    The number is read from the question: asked another one, a head looks where that one's box is.
     """
 
     n_tokens = 3
@@ -155,15 +165,19 @@ class Planted:
         self.rules = rules
         self.n_heads = n_heads
         self.seed = seed
-        self.place = 0
 
     def stream(self, backbone, prompts, heads, visit):
-        places = [(self.place + i) % len(self.targets) for i in range(len(prompts))]
-        self.place += len(prompts)
+        places = [self.place(backbone, prompt) for prompt in prompts]
         for layer, chosen in sorted(heads.items()):
             chosen = range(self.n_heads) if chosen is None else chosen
             rows = [[self.rows(place, layer, head) for head in chosen] for place in places]
             visit(layer, [torch.from_numpy(np.stack(own)) for own in rows])
+
+    def place(self, backbone, prompt):
+        ids = [i for s in prompt.segments if isinstance(s, TextSegment) for i in s.ids]
+        question = ids[: len(ids) - prompt.response_length]
+        words = backbone.processor.tokenizer.decode(question).split()
+        return int("".join(str(DIGITS.index(word)) for word in words if word in DIGITS))
 
     def rows(self, place, layer, head):
         rng = np.random.default_rng((self.seed, place, layer, head))
@@ -222,8 +236,10 @@ def test_exactly_the_planted_head_is_found(plant, seed):
     assert report.better_than_chance
     best = report.scores[0]
     assert (best.layer, best.head, best.pointing) == (3, 2, 1.0)
-    assert report.joint.pointing == report.joint.labeled == report.joint.precision == 1.0
-    assert report.joint.n == 30
+    assert report.joint.pointing == report.labels.labeled == report.labels.precision == 1.0
+    assert report.joint.n == report.question_effect.n == 30
+    assert report.question_effect.pointing < 0.3
+    assert report.warnings == ()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -292,7 +308,7 @@ def test_the_recipe_is_tried_with_the_registered_labeler(plant, backbone, fresh_
 
     fresh_plugins.pseudo_labelers.add("nothing", Nothing)
     published, chosen = plant({(3, 2): looks()}), plant({(3, 2): looks()}, labeler="nothing")
-    assert (published.joint.labeled, chosen.joint.labeled) == (1.0, 0.0)
+    assert (published.labels.labeled, chosen.labels.labeled) == (1.0, 0.0)
     assert published.provenance["settings"]["labeler"] == "threshold"
     assert chosen.provenance["settings"]["labeler"] == "nothing"
     assert chosen.recipe == published.recipe
@@ -352,9 +368,106 @@ def test_the_branch_is_behind_the_last_layer_that_is_needed_and_leaves_room(plan
     assert (first.branch, first.n_layers) == (1, 3)
 
 
-def test_noise_is_told_from_heads(plant):
-    chances = [plant({}, seed=seed).better_than_chance for seed in range(4)]
-    assert chances.count(True) <= 1
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_is_told_from_heads(plant, seed):
+    report = plant({}, seed=seed)
+    assert not report.better_than_chance
+    (warning, *_) = report.warnings
+    assert "follow the question no better than chance" in warning
+
+
+class Salient(Planted):
+    """The image draws attention to its box, whatever is asked: no head follows the question."""
+
+    def place(self, backbone, prompt):
+        (place,) = [
+            i for i, own in enumerate(self.features) if torch.equal(own, prompt.images[0].features)
+        ]
+        return place
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_stands_out_in_an_image_is_no_better_than_chance(monkeypatch, backbone, seed):
+    """All boxes are hit, at many times the rate of random cells; the question does not matter."""
+    records = boxed_records(40, seed)
+    planted = Salient(records, {(3, 2): looks()}, seed=seed)
+    planted.features = [
+        backbone.image_features([backbone.preprocess(record.images[0])])[0] for record in records
+    ]
+    monkeypatch.setattr(finder, "stream_given_responses", planted.stream)
+    report = find_heads(backbone, records, **{**SIZES, "batch_size": 1})
+    assert report.joint.pointing == report.question_effect.pointing == 1.0
+    assert report.joint.interval[0] > 0.8 > report.chance
+    assert not report.better_than_chance
+    assert "pointing 100.0%, with another record's question 100.0%" in report.warnings[0]
+
+
+def test_one_question_for_all_cannot_show_that_heads_follow_it(backbone):
+    records = [replace(record, question="what is it?") for record in boxed_records(8)]
+    report = find_heads(backbone, records, **SIZES)
+    assert (report.question_effect.n, report.question_effect.pointing) == (0, None)
+    assert not report.better_than_chance
+    assert "no two records ask different questions" in report.warnings[0]
+
+
+def test_questions_are_exchanged_with_their_responses_within_a_half(backbone, monkeypatch):
+    own, answered = boxed_records(12, response=None), boxed_records(12)
+    records = [(own if i % 4 < 2 else answered)[i] for i in range(12)]
+    recipe = LabelRecipe({0: (0,)})
+    calibration = Calibration(
+        backbone, read_records(records), recipe, batch_size=5, max_new_tokens=4
+    )
+    list(calibration.collect())
+    by_index = {sample.index: sample for sample in calibration.samples}
+    pairs = [
+        (sample, prompt)
+        for samples, prompts in calibration.exchange_questions(CONFIRM, seed=3)
+        for sample, prompt in zip(samples, prompts, strict=True)
+    ]
+    assert sorted(sample.index for sample, _ in pairs) == [
+        index for index, sample in by_index.items() if sample.half == CONFIRM
+    ]
+    place = Planted(records, {}).place
+    for sample, prompt in pairs:
+        other = by_index[place(backbone, prompt)]
+        assert other.index != sample.index
+        assert other.half == CONFIRM
+        assert (other.given is None) == (sample.given is None)
+        torch.testing.assert_close(
+            prompt.images[0].features,
+            backbone.image_features([backbone.preprocess(records[sample.index].images[0])])[0],
+        )
+        if other.given is not None:
+            assert prompt.response_ids == other.response_ids
+
+    def refuse(length):
+        raise InputError("too long")
+
+    monkeypatch.setattr(backbone, "check_context", refuse)
+    assert all(batch == ([], []) for batch in calibration.exchange_questions(CONFIRM, seed=3))
+
+
+def test_sparse_labels_say_which_field_to_change(plant):
+    """The advice is what labeling with it gives."""
+
+    def spread(place, inside, noise):
+        return np.full_like(noise, 0.5) + 0.5 * inside
+
+    for rule, options, obstacle, field in (
+        (looks(), {"min_peak": 0.9}, "the highest cell is below min_peak = 0.9", "min_peak"),
+        (spread, {}, "spread over max_box_fraction = 0.5 of the grid or more", "foreground"),
+    ):
+        report = plant({(3, 2): rule}, recipe_options=options)
+        assert report.labels.labeled == 0
+        (warning,) = report.warnings
+        remedy = report.labels.remedy
+        assert remedy.name == field
+        assert "only 0.0% of the samples are labeled" in warning
+        assert obstacle in warning
+        assert f"recipe option {field}={remedy.value:g}" in warning
+        changed = plant({(3, 2): rule}, recipe_options={**options, field: remedy.value})
+        assert changed.labels.labeled == remedy.labeled >= 0.5
+        assert changed.warnings == ()
 
 
 def test_the_same_heads_on_other_samples(plant):

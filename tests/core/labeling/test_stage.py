@@ -113,6 +113,7 @@ def test_records_that_cannot_be_used_are_counted_and_spare_the_others(
         Record("gone", tmp_path / "gone.png", "what?"),
         Record("blank", tiny_image(), "  "),
         Record("blind", None, "what?"),
+        Record("two", (tiny_image(), tiny_image()), "what?"),
         Record("surrogate \udcd5", tiny_image(), "what is \ud800?"),
         Record("silent", tiny_image(), "what?", response=""),
         Record("nan", WHITE, "what?", response="red"),
@@ -123,13 +124,14 @@ def test_records_that_cannot_be_used_are_counted_and_spare_the_others(
     assert summary.counts == {
         LabelStatus.OK: 2,
         LabelStatus.UNREADABLE: 2,
-        LabelStatus.INVALID: 4,
+        LabelStatus.INVALID: 5,
         LabelStatus.NO_RESPONSE: 1,
         LabelStatus.NAN_ATTENTION: 1,
     }
     names = [record.id.replace("\udcd5", "\\udcd5") for record in broken]
     assert [skipped.id for skipped in summary.skipped] == names
     assert all(skipped.reason for skipped in summary.skipped)
+    assert "labeling takes records of one image, this one has 2" in summary.skipped[4].reason
     label(backbone, good, tmp_path / "b", recipe=RECIPE)
     for row, alone in zip(LabelDataset(tmp_path / "a"), LabelDataset(tmp_path / "b"), strict=True):
         assert row.response_ids == alone.response_ids

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from sdrpn_core.rpn.backbone_source import is_hub_id
+from sdrpn_core.training.stage import _public_names
 from tests.hub_stand_in import TOKEN, hub_stand_in
 from tests.tiny import tiny_image, write_tiny_llava
 
@@ -162,3 +163,18 @@ def test_ids_of_the_hub(name):
 @pytest.mark.parametrize("name", ["model", "/a/b", "a/b/c", "../b", "-a/b", "a/..", "", "a b/c"])
 def test_no_ids_of_the_hub(name):
     assert not is_hub_id(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("glyphs/train", ("glyphs/train",)),
+        ("hf:org/questions:train", ("org/questions",)),
+        ("hf:org/questions:text:train", ("org/questions",)),
+        ("hf:/secret/questions:train", ()),
+        ("/secret/data.jsonl", ()),
+        ("records", ()),
+    ],
+)
+def test_a_card_names_public_data_sets_and_no_path(source, names):
+    assert _public_names(source) == names

@@ -17,15 +17,21 @@ if TYPE_CHECKING:
 
 
 def block_logits(
-    backbone: Backbone, block: Block, prefix: Block | None = None, cache: Cache | None = None
+    backbone: Backbone,
+    block: Block,
+    prefix: Block | None = None,
+    cache: Cache | None = None,
+    *,
+    last_only: bool = False,
 ) -> torch.Tensor:
-    """Logits ``(batch, length, vocabulary)`` of a block.
+    """Logits ``(batch, length, vocabulary)`` of a block, by the stock model's own forward pass.
 
     Args:
         backbone: the adapter.
         block: prompts, or what follows ``prefix``.
         prefix: tokens that ``cache`` holds already.
         cache: their KV cache; extended in place.
+        last_only: those of the last column alone, ``(batch, 1, vocabulary)``.
     """
     mask = block.mask if prefix is None else join(prefix, block).mask
     with rows_of_prompts(backbone, block, mask):
@@ -34,6 +40,7 @@ def block_logits(
             attention_mask=mask,
             position_ids=block.positions,
             **cache_argument(cache),
+            **({"logits_to_keep": 1} if last_only else {}),
         )
     logits: torch.Tensor = output.logits
     return logits

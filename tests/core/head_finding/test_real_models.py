@@ -1,0 +1,31 @@
+"""Real models: random weights never follow the question, the models that ship always do.
+
+``docs/heads.md`` has the figures for 20 seeds and 200 records.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from sdrpn_core import find_heads, load_backbone
+from sdrpn_glyphs import backbone_dir
+from tests.tiny import randomize, tiny_llava
+
+SIZES = {"n": 28, "max_new_tokens": 3, "progress": False}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_random_weights_are_no_better_than_chance(seed):
+    report = find_heads(tiny_llava(seed, grid=8), "glyphs/train", seed=seed, **SIZES)
+    assert report.question_effect.n > 8
+    assert not report.better_than_chance
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "deepseek_vl"])
+def test_trained_heads_follow_the_question_and_random_ones_do_not(family):
+    backbone = load_backbone(backbone_dir(family))
+    trained = find_heads(backbone, "glyphs/train", **SIZES)
+    assert trained.better_than_chance
+    assert trained.warnings == ()
+    randomize(backbone.model)
+    assert not find_heads(backbone, "glyphs/train", **SIZES).better_than_chance
