@@ -29,8 +29,9 @@ attention costs more with every token before it is not in the floor.
 name, ``spread`` the quartiles of the first over the rounds. ``least`` is the floor's time over the
 plain answer's, ``over_least`` the measured time over the floor's. ``per_token_to_longer`` divides
 the time of a token behind the first by that of the plain answer that is as long. Medians of rounds
-that take the cases in turns. One JSON line per case, one with the seconds of each stage; full size
-takes about eight minutes on two cores.
+that take the cases in turns. One JSON line per case, one with the seconds of each stage.
+
+Full size takes about eight minutes on two cores.
 """
 
 from __future__ import annotations

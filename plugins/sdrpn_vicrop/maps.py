@@ -76,7 +76,7 @@ def gradient_attention(state: Prefill, layer: int) -> list[list[Map]]:
     """
     rest = state.rest()
     with torch.enable_grad(), _last_row_tap(state, rest.length, layer, differentiable=True) as tap:
-        logits = block_logits(state.backbone, rest, state.prefix, state.cache(), last_only=True)
+        logits = block_logits(state.backbone, rest, state.prefix, state.cache(), keep=1)
         gradients = tap.gradients(_certainty(logits))
     rows = tap.weights(layer) * gradients.relu()
     return _split(state.prompts, rows.mean(dim=1)[:, 0])
@@ -187,7 +187,7 @@ def _pixel_gradients(
             )
         )
         block = prompt_block(backbone, [_with_features(prompt, features) for prompt in prompts])
-        certainty = _certainty(block_logits(backbone, block, last_only=True))
+        certainty = _certainty(block_logits(backbone, block, keep=1))
         gradients = torch.autograd.grad(certainty, leaves)
     planes = (
         backbone.pixel_plane(gradient, item.geometry.grid)

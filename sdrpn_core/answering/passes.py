@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.crop_insertion import insert_crops, n_reused
 from sdrpn_core.answering.encoding import encode_questions
 from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
 from sdrpn_core.answering.prefill import run_encoded
 from sdrpn_core.answering.prefix import prefix_block, prefix_cache
-from sdrpn_core.answering.pruning import n_unchanged, without_costly_pruning
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.generation import STATIC, generate, prompt_block, reads_prompts
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
-    from sdrpn_core.answering.prefix import Prefix
     from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.proposer import Proposal, Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
-    from sdrpn_core.backbone.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -137,11 +134,11 @@ def _with_crops(
     """Encode the crops and insert them into the prompts."""
     clock = state.clock
     with clock.stage("crop"):
-        cropped = _insert_crops(backbone, state, proposals)
+        cropped = insert_crops(backbone, state.questions, state.prompts, proposals)
     seconds = clock.shares(len(state.questions))
     return [
         PendingAnswer(
-            prompt, prefix, _n_reused(plain, prefix, row), tuple(row), "roi_prefill", seconds
+            prompt, prefix, n_reused(plain, prefix, row), tuple(row), "roi_prefill", seconds
         )
         for (prompt, row), plain, prefix in zip(cropped, state.prompts, state.prefixes, strict=True)
     ]
@@ -191,36 +188,3 @@ def second_pass(
         Answer.from_ids(backbone, one.prompt, ids, one.proposals, {**one.seconds, **seconds})
         for one, ids in zip(pending, responses, strict=True)
     ]
-
-
-def _insert_crops(
-    backbone: Backbone, state: Prefill, proposals: Sequence[Sequence[Proposal]]
-) -> list[tuple[Prompt, list[Proposal]]]:
-    """Prompts with the tokens of crops and without pruned ones, and the remaining proposals."""
-    jobs = [
-        (image, proposal.plan)
-        for question, row in zip(state.questions, proposals, strict=True)
-        for image, proposal in zip(question.images, row, strict=True)
-    ]
-    encoded = iter(encode_crops(backbone, jobs))
-    cropped = []
-    for prompt, row in zip(state.prompts, proposals, strict=True):
-        results = [next(encoded) for _ in row]
-        crops = tuple(
-            tuple(part for segment in segments for part in backbone.frame_crop(segment))
-            for _, segments in results
-        )
-        plans = without_costly_pruning(prompt, [plan for plan, _ in results], backbone.n_layers)
-        pruned = prompt.pruned(tuple(plan.keep for plan in plans))
-        kept = [replace(old, plan=plan) for old, plan in zip(row, plans, strict=True)]
-        cropped.append((pruned.with_crops(crops), kept))
-    return cropped
-
-
-def _n_reused(prompt: Prompt, prefix: Prefix, proposals: Sequence[Proposal]) -> int:
-    """How many of a prompt's first tokens keep their keys and values in the second pass."""
-    plans = [proposal.plan for proposal in proposals]
-    if any(plan.crops or plan.keep is not None for plan in plans):
-        return n_unchanged(prompt, plans)
-    # The last token always runs: its logits choose the first token of the response.
-    return min(len(prefix), len(prompt) - 1)

@@ -33,6 +33,9 @@ class Outcome(str, Enum):
     """Every region is an isolated cell, contains no source pixel (it lies in the padding), or gives
     a crop that the backbone cannot encode."""
 
+    NOT_NEEDED = "not_needed"
+    """The gate says that the question needs no closer look, and nothing was proposed."""
+
     def __str__(self) -> str:
         """The value, as ``str`` of an ``enum.StrEnum`` (Python 3.11) is."""
         return self.value

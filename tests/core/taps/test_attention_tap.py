@@ -369,7 +369,7 @@ def test_gradients_are_those_of_autograd_by_stock_eager_weights(backbone, eager)
     """Whatever ran: of the last rows, of chosen heads and columns, in a padded batch."""
     layer, heads = 2, (0, 3)
     block = prompt_block(backbone, backbone.encode(QUESTIONS))
-    keys = block.starts[:, None] + torch.tensor([1, 5, 9])
+    keys = torch.tensor(block.starts)[:, None] + torch.tensor([1, 5, 9])
     inputs = block.model_inputs()
     weight = torch.randn(eager.hidden_size, generator=torch.Generator().manual_seed(0))
     with torch.enable_grad():
