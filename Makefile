@@ -9,7 +9,7 @@ BENCH ?=
 QUALITY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults peers bench bench-quality lint format wheel extras clean
+.PHONY: help quickstart test docs faults peers bench bench-quality lint format wheel extras clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,6 +19,10 @@ quickstart: $(VENV)/.installed-test  ## Label, train and compare on the model th
 
 test: $(VENV)/.installed-test  ## Run the test suite (PYTEST="-k geometry" passes options)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# the variable silences an advertisement of another generator, which no option does
+docs: $(VENV)/.installed-docs  ## Build the documentation site into site/, strictly and without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 faults: $(VENV)/.installed-test  ## Run the long part of the fault campaign and print its figures
 	$(BIN)/python -m pytest -m faults -s tests/faults $(PYTEST)
@@ -49,7 +53,7 @@ extras:  ## Check that all extras can be installed side by side (PYTHON=python3.
 	$(PYTHON) -m pip install --dry-run --quiet --ignore-installed --disable-pip-version-check '.[all]'
 
 clean:  ## Remove the environment, builds, runs and caches
-	rm -rf $(VENV) $(PEERS_VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) build dist runs site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One stamp per extra: pip runs again only after pyproject.toml has changed.
 $(VENV)/.installed-%: pyproject.toml

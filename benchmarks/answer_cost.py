@@ -29,8 +29,9 @@ attention costs more with every token before it is not in the floor.
 name, ``spread`` the quartiles of the first over the rounds. ``least`` is the floor's time over the
 plain answer's, ``over_least`` the measured time over the floor's. ``per_token_to_longer`` divides
 the time of a token behind the first by that of the plain answer that is as long. Medians of rounds
-that take the cases in turns. One JSON line per case, one with the seconds of each stage; full size
-takes about eight minutes on two cores.
+that take the cases in turns. One JSON line per case, one with the seconds of each stage.
+
+Full size takes about eight minutes on two cores.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
 from sdrpn_core.rpn.prediction import predict_prompt_roi
-from sdrpn_core.runtime.clock import StageClock
+from sdrpn_core.runtime.clock import StageClock, synchronized_stages
 from sdrpn_core.runtime.generation import generate, prompt_block
 
 BENCHMARK = "answer_cost"
@@ -218,7 +219,8 @@ def measure_length(backbone: Backbone, rpn: RPN, shape: Shape, size: Size, n_new
         proposer: FixedCrop | None, *, about: Question = question, apart: bool = False
     ) -> Answer:
         store = PrefixStore() if apart else None
-        return answer_batch(backbone, [about], proposer, store=store, **options)[0]
+        with synchronized_stages():
+            return answer_batch(backbone, [about], proposer, store=store, **options)[0]
 
     def seconds(*args: Any, **kwargs: Any) -> Mapping[str, float]:
         return ask(*args, **kwargs).seconds

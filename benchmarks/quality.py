@@ -47,8 +47,10 @@ BATCH_SIZE = 20
 _INTRODUCTION = (
     "All methods on the three backbones that ship with the project, which are small and know only "
     "the questions of `glyphs/small`: what color a small dot has. `make bench-quality` writes this "
-    "page. `zoomeye` is run with `confidence=answer`, as these models cannot say Yes or No. What a "
-    "method does is in [docs/methods.md](../docs/methods.md)."
+    "page. These models know few words: `zoomeye` is run with `confidence=answer`, as they cannot "
+    "say Yes or No, and the generic prompts of `vicrop` and `vicrop_pure_grad` say little to them. "
+    "What a method does is in [docs/methods.md](../docs/methods.md). Token-layers do not depend on "
+    "the machine; seconds do, and on what else it does."
 )
 
 

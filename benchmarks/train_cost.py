@@ -36,6 +36,7 @@ from side_by_side import (
 )
 
 from sdrpn_core import RPN, Backbone, FeatureTap, RPNConfig, TrainingSettings, load_backbone
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.runtime.block import Block
 from sdrpn_core.taps.feature_tap import Features
 from sdrpn_core.training.batches import Batcher, StoredLabelBatcher
@@ -97,12 +98,15 @@ def load(folder: Path, case: str, size: Size) -> Backbone:
     return load_backbone(folder, device="cpu", n_layers=n_layers)
 
 
-def samples(size: Size) -> list[TrainingSample]:
-    """Images of noise with labels of noise."""
+def samples(size: Size, backbone: Backbone) -> list[TrainingSample]:
+    """Images of noise with labels of noise, as a worker prepares them."""
+    preprocess = Preprocessor(backbone)
     draw = np.random.default_rng(0)
     side = PATCH * size.grid
     return [
-        TrainingSample(str(index), QUESTION, image, draw.integers(0, 2, (size.grid, size.grid)))
+        TrainingSample(
+            str(index), QUESTION, preprocess(image), draw.integers(0, 2, (size.grid, size.grid))
+        )
         for index, image in enumerate(noise_images(size.batch, (side, side)))
     ]
 
@@ -111,7 +115,7 @@ def write_inputs(folder: Path, size: Size) -> None:
     """Save the model, and the features of the samples as a training run would."""
     write_random_llava(folder, n_layers=size.n_layers, width=size.width, grid=size.grid)
     backbone = load(folder, PART, size)
-    chosen = samples(size)
+    chosen = samples(size, backbone)
     batch = StoredLabelBatcher(backbone, size.branch)(chosen)
     write_shard(folder, 0, BENCHMARK, list(to_cached(batch, chosen, backbone.model.dtype)))
 
@@ -136,7 +140,7 @@ def make_step(folder: Path, case: str, size: Size) -> Step:
         max_grad_norm=1.0,
     )
     stored = CachedSamples(folder, BENCHMARK, size.batch)
-    given = samples(size)
+    given = samples(size, backbone)
 
     def run() -> object:
         items: list[Item] = [stored[index] for index in range(size.batch)]

@@ -47,14 +47,17 @@ ARROWS = {
     "taps": "runtime backbone labels grid util",
     "labeling": "taps runtime backbone labels data grid plugins util distributed",
     "head_finding": "taps runtime backbone labels data grid plugins util distributed",
-    "rpn": "taps runtime backbone crops labels grid plugins util",
-    "training": "rpn labeling taps runtime backbone labels data grid plugins util distributed",
-    "answering": "rpn taps runtime backbone crops labels data grid plugins util",
+    "gate": "taps runtime backbone labels grid plugins util",
+    "rpn": "gate taps runtime backbone crops labels grid plugins util",
+    "training": "rpn gate labeling taps runtime backbone labels data grid plugins util distributed",
+    "answering": "rpn gate taps runtime backbone crops labels data grid plugins util",
     "cli": (
-        "answering training rpn head_finding labeling taps runtime backbone crops labels data grid "
-        "plugins util distributed"
+        "answering training rpn gate head_finding labeling taps runtime backbone crops labels data "
+        "grid plugins util distributed"
     ),
-    "testing": ("answering training rpn taps runtime backbone crops labels data grid plugins util"),
+    "testing": (
+        "answering training rpn gate taps runtime backbone crops labels data grid plugins util"
+    ),
 }
 MAX_TOP_MODULES = 6
 

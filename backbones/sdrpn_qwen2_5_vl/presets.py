@@ -11,7 +11,8 @@ _SOURCE = "arXiv:2509.16944 and its published code"
 
 #: The published rules for images of many visual tokens, as options of a crop policy: above 768
 #: tokens, attention sinks in the top left corner are ignored; above 1,024, the image's own tokens
-#: are kept only where they matter to some token of the question.
+#: are kept only where they matter to some token of the question. Published is that they are dropped
+#: whatever that costs (``prune_rule="published"``); here, only where it makes the answer cheaper.
 HIGH_RESOLUTION: dict[str, Any] = {
     "corner_sink_above": 768,
     "prune_above": 1024,

@@ -18,6 +18,7 @@ from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
 from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import InputError, SdrpnError
+from sdrpn_core.runtime.clock import synchronized_stages
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _answers(
         # Of a batch that fails as a whole, each item pays for its own attempt alone.
         meter = CostMeter(context, part)
         try:
-            with meter:
+            with synchronized_stages(), meter:
                 return answer_alike(
                     own, alike, [item.record for item in part], [item.images for item in part]
                 )

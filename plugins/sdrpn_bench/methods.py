@@ -29,11 +29,14 @@ class TrainedRPN(Method):
     Attributes:
         threshold: overrides the threshold of the RPN's crop policy, and the one that was published
             for the model and the dataset.
+        gate_threshold: probability from which on an RPN with a gate looks for a region; 0: always.
+            Default: the gate's own.
     """
 
     needs_rpn: ClassVar[bool] = True
 
     threshold: float | None = None
+    gate_threshold: float | None = None
 
     def tuned(self, threshold: float, context: MethodContext) -> TrainedRPN:
         """The published threshold, unless one was chosen or the policy's are of another kind."""
@@ -48,14 +51,15 @@ class TrainedRPN(Method):
         """Propose by the RPN, with the crop policy of its configuration.
 
         Raises:
-            ConfigError: the model has no RPN.
+            ConfigError: the model has no RPN, or a threshold is given for a gate that it lacks.
         """
         if context.rpn is None:
             raise ConfigError("method 'sdrpn' needs an RPN")
         name, options = context.policy
         if self.threshold is not None:
             options["threshold"] = self.threshold
-        return RPNProposer(context.rpn, make_policy(name, options))
+        policy = make_policy(name, options)
+        return RPNProposer(context.rpn, policy, gate_threshold=self.gate_threshold)
 
 
 @dataclass(frozen=True)

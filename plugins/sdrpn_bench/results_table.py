@@ -35,7 +35,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for name, model in results["models"].items():
         table.add_row(Text(name, style="bold"))
         for number, (method, values) in enumerate(model["methods"].items(), start=1):
-            cells = map(Text, (f"  {method}", *_cells(values)))
+            part = "" if values["n"] == model["n"] else f" (n = {values['n']})"
+            cells = map(Text, (f"  {method}{part}", *_cells(values)))
             table.add_row(*cells, end_section=number == len(model["methods"]))
     return table
 

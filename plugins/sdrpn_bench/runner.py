@@ -16,7 +16,7 @@ from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.environment import environment
 from sdrpn_bench.figures import write_figures
 from sdrpn_bench.item_store import CONFIG, ItemStore, Row
-from sdrpn_bench.measure import measure, open_items
+from sdrpn_bench.measure import OpenedItem, measure, open_items
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_bench.published import TOKENS_KEY, TOTAL_KEY, Published, read_published
 from sdrpn_bench.report import write_report
@@ -31,6 +31,7 @@ from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.util.folder_lock import hold_folder
 from sdrpn_core.util.json_files import write_json
+from sdrpn_core.util.prefetch import prefetched
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -417,9 +418,15 @@ def _answer(
         del methods[name]
     marks = {"refused": refused} if refused else {}
     label = model.label if alone else f"{model.label}, {run.records.name}"
-    for number, batch in enumerate(_chunks(mine, run.batch_size)):
-        items = [(index, run.records[index]) for index in batch]
-        opened, rows = open_items(backbone, items, run.metric, run.max_pixels)
+
+    def batches() -> Iterator[tuple[list[OpenedItem], list[dict[str, Any]]]]:
+        for batch in _chunks(mine, run.batch_size):
+            items = [(index, run.records[index]) for index in batch]
+            yield open_items(backbone, items, run.metric, run.max_pixels)
+
+    # On a CPU, opening the next images would take time from the methods that are being measured.
+    on_cpu = backbone.device.type == "cpu"
+    for number, (opened, rows) in enumerate(batches() if on_cpu else prefetched(batches(), 1)):
         if opened:
             if number == 0:  # the first pass includes one-time setup, which is no method's cost
                 measure(context, methods, opened[:1], run.metric)

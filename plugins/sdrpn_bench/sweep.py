@@ -11,6 +11,7 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import Prefill, prefill
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.proposer import MapProposer, Proposal, Proposer
+from sdrpn_core.answering.pruning import may_be_pruned
 from sdrpn_core.cli.option_values import parse_options
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.clock import StageClock
@@ -172,10 +173,11 @@ def _share_maps(
 
 def _n_wanted(proposer: MapProposer, state: Prefill) -> int:
     """For how many images the policy reads the scores by all tokens of the question."""
+    wanted = may_be_pruned(proposer.policy)
     return sum(
-        proposer.policy.needs_question_scores(geometry.grid)
+        wanted(number, geometry.grid)
         for prompt in state.prompts
-        for geometry in prompt.geometries
+        for number, geometry in enumerate(prompt.geometries)
     )
 
 

@@ -66,7 +66,6 @@ def demo(
         page = make_page(
             loaded,
             examples,
-            loaded.rpn.config.policy,
             max_new_tokens=max_new_tokens,
             max_pixels=max_pixels,
             max_bytes=MAX_FILE_BYTES,

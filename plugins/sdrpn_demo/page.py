@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import typer
 
-from sdrpn_core import RoIModel, SdrpnError, get_plugins
+from sdrpn_core import RoIModel, SdrpnError, get_plugins, open_image
 from sdrpn_demo.session import ask
 
 __all__ = ["make_page", "run_page"]
@@ -18,32 +18,54 @@ _MAX_CLIENTS = 2
 """Questions that are answered at a time; others wait."""
 
 
+_DELETE_UPLOADS = (600, 3600)
+"""Every so many seconds, uploads and images older than so many seconds are deleted."""
+
+
 def make_page(
-    model: RoIModel, examples: Sequence[tuple[str, str]], policy: str, **limits: int
+    model: RoIModel,
+    examples: Sequence[tuple[str, str]],
+    *,
+    max_new_tokens: int,
+    max_pixels: int,
+    max_bytes: int,
 ) -> gr.Blocks:
     """Lay out the demo.
 
     Args:
         model: backbone, RPN and crop policy.
         examples: path of an image, and a question.
-        policy: name of the model's crop policy.
-        limits: ``max_new_tokens``, ``max_pixels`` and ``max_bytes``.
+        max_new_tokens: upper limit of each response.
+        max_pixels: images with more are refused.
+        max_bytes: likewise, files with more bytes.
     """
+    limits = {"max_new_tokens": max_new_tokens, "max_pixels": max_pixels, "max_bytes": max_bytes}
+
+    def show(image: str | None) -> Any:
+        if image is None:
+            return None
+        try:
+            return open_image(image, max_pixels=max_pixels, max_bytes=max_bytes)
+        except SdrpnError as error:
+            raise _shown(error) from error
 
     def answer(image: str | None, question: str, name: str, threshold: float) -> Iterator[Any]:
         try:
             for view in ask(model, image, question, policy=name, threshold=threshold, **limits):
                 yield view.plain, view.found, view.overlay, list(view.crops), dict(view.facts)
         except SdrpnError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise _shown(error) from error
 
-    with gr.Blocks(title="sdrpn", analytics_enabled=False) as page:
+    with gr.Blocks(title="sdrpn", analytics_enabled=False, delete_cache=_DELETE_UPLOADS) as page:
         with gr.Row():
-            image = gr.Image(type="filepath", sources=["upload"], label="Image", height=360)
+            with gr.Column():
+                # Not gr.Image: it decodes uploads itself, with neither our limits nor our messages.
+                image = gr.File(type="filepath", file_count="single", label="Image")
+                preview = gr.Image(interactive=False, show_label=False, height=320)
             with gr.Column():
                 question = gr.Textbox(label="Question")
                 name = gr.Dropdown(
-                    get_plugins().crop_policies.names(), value=policy, label="Policy"
+                    get_plugins().crop_policies.names(), value=model.rpn.config.policy, label="Policy"
                 )
                 threshold = gr.Slider(
                     0, 0.99, model.policy.options().get("threshold"), label="Threshold"
@@ -55,6 +77,7 @@ def make_page(
         overlay = gr.Image(label="Heatmap and boxes", interactive=False)
         crops = gr.Gallery(label="Crops", height=240)
         facts = gr.JSON(label="Outcome, boxes and seconds per stage")
+        image.change(show, [image], [preview])
         button.click(
             answer,
             [image, question, name, threshold],
@@ -92,3 +115,8 @@ def run_page(page: gr.Blocks, *, host: str, port: int, max_bytes: int) -> None:
         threading.Event().wait()
     finally:
         page.close(verbose=False)
+
+
+def _shown(error: SdrpnError) -> gr.Error:
+    """The error as a message on the page; the log stays free of tracebacks."""
+    return gr.Error(str(error), print_exception=False)

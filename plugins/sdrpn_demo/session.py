@@ -28,7 +28,8 @@ class View:
         found: the answer with a closer look.
         overlay: heatmap and boxes on the image; ``None`` until the end.
         crops: what was looked at.
-        facts: outcome, boxes, and seconds per stage of both answers.
+        facts: outcome, the gate's probability per image (null without a gate), boxes, and seconds
+            per stage of both answers.
     """
 
     plain: str = ""
@@ -98,6 +99,7 @@ def ask(
             crops=tuple(image.crop(box) for box in found.boxes),
             facts={
                 "outcome": str(found.outcome),
+                "gate": [proposal.gate for proposal in found.proposals],
                 "boxes": [list(box) for box in found.boxes],
                 "seconds": {"plain": dict(plain.seconds), "region": dict(found.seconds)},
             },

@@ -130,9 +130,8 @@ class SdrpnSimple(lmms):
             on_error=refuse,
             **generation.options,
         ):
-            yield GenerationResult(
-                generation.cut(found.text), TokenCounts(output_tokens=len(found.ids))
-            )
+            counts = TokenCounts(input_tokens=found.n_prompt_tokens, output_tokens=len(found.ids))
+            yield GenerationResult(generation.cut(found.text), counts)
 
     def _document_data(self, place: _Document) -> Any:
         return self.task_dict[place.task][place.split][place.id]

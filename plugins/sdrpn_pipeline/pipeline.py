@@ -40,10 +40,10 @@ class RoIImageTextToTextPipeline(Pipeline):
 
     # Optional: of a model that is loaded already, the processor is found by the model's name.
     _load_processor = None
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
+    _load_tokenizer = False  # type: ignore[assignment]  # declared as None, which is the default
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -71,7 +71,10 @@ class RoIImageTextToTextPipeline(Pipeline):
         )
         self.processor = self.roi_model.backbone.processor
 
-    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+    # As transformers' own pipeline for images and text, which takes two inputs as well.
+    def __call__(  # type: ignore[override]
+        self, images: Any = None, text: Any = None, **kwargs: Any
+    ) -> Any:
         """Answer one question, several, or a stream of them.
 
         Args:
@@ -105,16 +108,16 @@ class RoIImageTextToTextPipeline(Pipeline):
             raise ConfigError(f"{', '.join(clash)} is given twice, also in generate_kwargs")
         return {}, {**(generate_kwargs or {}), **options}, {}
 
-    def preprocess(self, input_: Any) -> dict[str, Any]:
+    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:
         """Open the images of one input."""
         return {"question": as_question(input_)}
 
-    def _forward(self, input_tensors: dict[str, Any], **options: Any) -> dict[str, Any]:
+    def _forward(self, input_tensors: dict[str, Any], **options: Any) -> Any:
         question = input_tensors["question"]
         (answer,) = self.roi_model.answer_batch([question], **options)
         return {"question": question, "answer": answer}
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
+    def postprocess(self, model_outputs: Any, **postprocess_parameters: Any) -> dict[str, Any]:
         """The result of one input."""
         question: Question = model_outputs["question"]
         answer: Answer = model_outputs["answer"]
@@ -162,9 +165,10 @@ class RoIImageTextToTextPipeline(Pipeline):
             kwargs: further arguments of the model's ``save_pretrained``.
         """
         # Left there by transformers, which loads the processor with the model's options.
-        self.processor.tokenizer.init_kwargs.pop("dtype", None)
+        processor = self.roi_model.backbone.processor
+        processor.tokenizer.init_kwargs.pop("dtype", None)
         self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
+        processor.save_pretrained(save_directory)
         self.roi_model.rpn.save_pretrained(Path(save_directory) / _RPN_FOLDER)
 
 

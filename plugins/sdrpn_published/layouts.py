@@ -36,6 +36,8 @@ class Layout:
             that exists is used; the first published prefix that matches a name counts.
         branch_prefix: what stands before the names of the branch's parts.
         head: the RPN head.
+        gated: whether the gate of a checkpoint that has one is read. Otherwise it stays where it
+            is: its answers follow rules for crops that this family's answers here do not.
     """
 
     model_type: str
@@ -46,6 +48,7 @@ class Layout:
     base_names: Mapping[str, tuple[str, ...]]
     branch_prefix: str = "model."
     head: str = "qk"
+    gated: bool = False
 
     def stock_name(self, published: str, known: Container[str]) -> str | None:
         """Translate a base tensor's name to the stock model's, one of ``known``; else ``None``."""
@@ -87,6 +90,7 @@ LAYOUTS = (
             "corner_sink_above": 768,
             "prune_above": 1024,
             "prune_threshold": 0.01,
+            "prune_rule": "published",
         },
         base_names={
             "visual.": ("model.visual.",),
@@ -103,6 +107,7 @@ LAYOUTS = (
         base_names={"model.": ("model.",), "lm_head.": ("lm_head.",)},
         branch_prefix="model.language_model.",
         head="qk_sinks",
+        gated=True,
     ),
 )
 
@@ -136,6 +141,8 @@ def published_name(rpn_name: str, n_layers: int, prefix: str = "model.") -> str:
         "head.attention.": f"{last}self_attn.",
         "layers.": f"{prefix}twig_layers.",
         "norm.": f"{prefix}twig_norm.",
+        "gate.layers.": f"{prefix}high_res_layers.",
+        "gate.head.": f"{prefix}high_res_head.",
     }
     for own, published in prefixes.items():
         if rpn_name.startswith(own):

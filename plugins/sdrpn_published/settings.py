@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sdrpn_core.errors import CheckpointError, ConfigError
+from sdrpn_core.gate.config import DEFAULT_THRESHOLD, GateConfig
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.util.dataclass_reader import read_dataclass
 from sdrpn_published.layouts import Layout
@@ -61,6 +62,12 @@ def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNC
         raise CheckpointError(
             f"{where}: unknown roi_source {found.roi_source!r}; known: {', '.join(_SOURCES)}"
         )
+    gate = None
+    if layout.gated and published.get("enable_high_res"):
+        # The trainer never sets a depth of the gate's own, so that it is the branch's.
+        gate = GateConfig(
+            "decoder", {"n_layers": found.twig_T}, _gate_threshold(published, where), "budget"
+        )
     config = RPNConfig(
         branch=found.twig_K,
         n_layers=found.twig_T,
@@ -74,7 +81,15 @@ def rpn_config(published: Mapping[str, Any], layout: Layout, where: str) -> RPNC
         loss=found.roi_loss,
         policy="mask",
         policy_options=layout.policy_options,
+        gate=gate,
     )
     if not config.is_distribution:
         return config
     return replace(config, policy_options={**layout.policy_options, **_DISTRIBUTION_POLICY})
+
+
+def _gate_threshold(published: Mapping[str, Any], where: str) -> float:
+    threshold = published.get("high_res_thresh", DEFAULT_THRESHOLD)
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise CheckpointError(f"{where}: high_res_thresh must be a number, not {threshold!r}")
+    return float(threshold)

@@ -76,7 +76,7 @@ def gradient_attention(state: Prefill, layer: int) -> list[list[Map]]:
     """
     rest = state.rest()
     with torch.enable_grad(), _last_row_tap(state, rest.length, layer, differentiable=True) as tap:
-        logits = block_logits(state.backbone, rest, state.prefix, state.cache(), last_only=True)
+        logits = block_logits(state.backbone, rest, state.prefix, state.cache(), keep=1)
         gradients = tap.gradients(_certainty(logits))
     rows = tap.weights(layer) * gradients.relu()
     return _split(state.prompts, rows.mean(dim=1)[:, 0])
@@ -129,7 +129,7 @@ def _last_row_tap(
 
 
 def _columns(state: Prefill) -> Iterator[list[int]]:
-    for prompt, offset in zip(state.prompts, state.prefix.starts.tolist(), strict=True):
+    for prompt, offset in zip(state.prompts, state.prefix.starts, strict=True):
         yield [offset + i for start, stop in prompt.image_spans for i in range(start, stop)]
 
 
@@ -187,7 +187,7 @@ def _pixel_gradients(
             )
         )
         block = prompt_block(backbone, [_with_features(prompt, features) for prompt in prompts])
-        certainty = _certainty(block_logits(backbone, block, last_only=True))
+        certainty = _certainty(block_logits(backbone, block, keep=1))
         gradients = torch.autograd.grad(certainty, leaves)
     planes = (
         backbone.pixel_plane(gradient, item.geometry.grid)

@@ -77,7 +77,8 @@ def find_window(
         (x, y), sharpness = _sharpest(shown, rows, columns)
         if sharpness > best:
             best = sharpness
-            center = origin + (np.array([x, y]) + np.array([columns, rows]) / 2) * cell
+            # In the published order: at whole pixels, rounding decides.
+            center = np.array([x, y]) * cell + cell * np.array([columns, rows]) / 2 + origin
             window = _around(center, int(side * ratio // 2), (width, height))
     return (0, 0, width, height) if window is None else window
 

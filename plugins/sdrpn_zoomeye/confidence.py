@@ -149,7 +149,7 @@ class Viewer:
         cache = join_cache([prefix.keys_values for prefix in prefixes])
         before = prefix_block(prefixes)
         if self._kind == "yes_no":
-            logits = block_logits(backbone, rest, before, cache, last_only=True)[:, -1]
+            logits = block_logits(backbone, rest, before, cache, keep=1)[:, -1]
             likely = logits[:, list(yes_no_ids(backbone))].float().softmax(dim=-1)[:, 0]
         else:
             likely = self._certainty_of_answers(rest, before, cache)

@@ -118,7 +118,10 @@ def encode_questions(
         with clock.stage("vision"):
             prompts = backbone.encode_ids(
                 [parts[owner][0] for owner in missing],
-                [Question("", questions[owner].images) for owner in missing],
+                [
+                    Question("", questions[owner].images, inputs=questions[owner].inputs)
+                    for owner in missing
+                ],
             )
     return EncodedQuestions(
         backbone,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.crop_insertion import insert_crops, n_reused
 from sdrpn_core.answering.encoding import encode_questions
 from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
 from sdrpn_core.answering.prefill import run_encoded
@@ -19,11 +19,9 @@ from sdrpn_core.runtime.generation import STATIC, generate, prompt_block, reads_
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
-    from sdrpn_core.answering.prefix import Prefix
     from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.proposer import Proposal, Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
-    from sdrpn_core.backbone.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -136,11 +134,11 @@ def _with_crops(
     """Encode the crops and insert them into the prompts."""
     clock = state.clock
     with clock.stage("crop"):
-        cropped = _insert_crops(backbone, state, proposals)
+        cropped = insert_crops(backbone, state.questions, state.prompts, proposals)
     seconds = clock.shares(len(state.questions))
     return [
         PendingAnswer(
-            prompt, prefix, _n_reused(plain, prefix, row), tuple(row), "roi_prefill", seconds
+            prompt, prefix, n_reused(plain, prefix, row), tuple(row), "roi_prefill", seconds
         )
         for (prompt, row), plain, prefix in zip(cropped, state.prompts, state.prefixes, strict=True)
     ]
@@ -190,41 +188,3 @@ def second_pass(
         Answer.from_ids(backbone, one.prompt, ids, one.proposals, {**one.seconds, **seconds})
         for one, ids in zip(pending, responses, strict=True)
     ]
-
-
-def _insert_crops(
-    backbone: Backbone, state: Prefill, proposals: Sequence[Sequence[Proposal]]
-) -> list[tuple[Prompt, list[Proposal]]]:
-    """Prompts with the tokens of crops and without pruned ones, and the remaining proposals."""
-    jobs = [
-        (image, proposal.plan)
-        for question, row in zip(state.questions, proposals, strict=True)
-        for image, proposal in zip(question.images, row, strict=True)
-    ]
-    encoded = iter(encode_crops(backbone, jobs))
-    cropped = []
-    for prompt, row in zip(state.prompts, proposals, strict=True):
-        results = [next(encoded) for _ in row]
-        crops = tuple(
-            tuple(part for segment in segments for part in backbone.frame_crop(segment))
-            for _, segments in results
-        )
-        pruned = prompt.pruned(tuple(plan.keep for plan, _ in results))
-        kept = [replace(old, plan=plan) for old, (plan, _) in zip(row, results, strict=True)]
-        cropped.append((pruned.with_crops(crops), kept))
-    return cropped
-
-
-def _n_reused(prompt: Prompt, prefix: Prefix, proposals: Sequence[Proposal]) -> int:
-    """How many of a prompt's first tokens keep their keys and values in the second pass.
-
-    Tokens behind a crop attend to it, so images that follow one run again. A pruned image runs
-    again itself, because its tokens attended to those that are dropped.
-    """
-    for (start, stop), proposal in zip(prompt.image_spans, proposals, strict=True):
-        if proposal.plan.keep is not None:
-            return start
-        if proposal.plan.crops:
-            return stop
-    # The last token always runs: its logits choose the first token of the response.
-    return min(len(prefix), len(prompt) - 1)

@@ -87,7 +87,7 @@ def try_plain_answer(
     def propose() -> None:
         features = tap.take()
         with clock.stage("proposal"):
-            readings = reader.read_prefix(features, block.starts.tolist())
+            readings = reader.read_prefix(features, block.starts)
             prefixes = keep_prefixes(backbone, prompts, block, cache, reader, readings)
             state = Prefill(backbone, questions, prompts, prefixes, block, clock)
             proposals.extend(proposer.propose(state))

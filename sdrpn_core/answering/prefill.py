@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
-    from sdrpn_core.runtime.block import Block
+    from sdrpn_core.runtime.block import Block, WantsQuestion
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +145,7 @@ class Prefill:
             rest = self.rest()
             return tap.run(**rest.model_inputs(self.cache(branch), prefix=self.prefix))
 
-    def places(
-        self, wants_question: Callable[[tuple[int, int]], bool] | None = None
-    ) -> list[ImagePlace]:
+    def places(self, wants_question: WantsQuestion | None = None) -> list[ImagePlace]:
         """Where the images lie in the prefixes and what follows them, prompt by prompt.
 
         Args:

@@ -141,7 +141,7 @@ def _run(
     with FeatureTap(backbone.decoder, reader.branch, stop=False) as tap:
         features = tap.run(**inputs)
     with clock.stage("proposal"):
-        readings = reader.read_prefix(features, block.starts.tolist())
+        readings = reader.read_prefix(features, block.starts)
     return keep_prefixes(backbone, prompts, block, cache, reader, readings, is_shared=is_shared)
 
 
@@ -179,7 +179,7 @@ def keep_prefixes(
         is_shared: whether several answers may use a prefix.
     """
     own = cache if len(prompts) == 1 and not is_shared else None
-    starts = block.starts.tolist()
+    starts = block.starts
     kept = split_cache(cache, starts)
     prefixes = []
     for row, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):

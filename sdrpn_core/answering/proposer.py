@@ -31,11 +31,13 @@ class Proposal:
         roi: the map that the plan is based on; ``None`` if there is none.
         geometry: where the map's cells lie in the image. A proposer may leave it out: an answer
             has it.
+        gate: the gate's probability that the question needs a region; ``None`` if none was asked.
     """
 
     plan: CropPlan
     roi: RoIMap | None = None
     geometry: Geometry | None = None
+    gate: float | None = None
 
     @property
     def boxes(self) -> list[Box]:

@@ -38,7 +38,10 @@ class Answer:
             policy), ``crop`` (cut and encoded), ``roi_prefill`` (crops and question, all layers),
             ``decode``. An answer from a batch gets an equal share of the time of each batch that
             it was part of; a prefix from a
-            :class:`~sdrpn_core.answering.prefix_store.PrefixStore` takes no time.
+            :class:`~sdrpn_core.answering.prefix_store.PrefixStore` takes no time. On an
+            accelerator a stage ends when its work is queued, so that its time may show up in a
+            later one: see :func:`~sdrpn_core.runtime.clock.synchronized_stages`. The sum is right
+            either way.
     """
 
     text: str

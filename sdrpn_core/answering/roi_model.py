@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposal
+from sdrpn_core.answering.pruning import may_be_pruned, without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.backbone.adapter import Question
@@ -154,7 +155,7 @@ class RoIModel:
         """Answer any number: :func:`~sdrpn_core.answering.stream.answer_stream`, likewise.
 
         Args:
-            questions: any number; read as they are needed.
+            questions: any number; read a batch ahead of need.
             options: ``batch_size``, ``on_error``, and those of :meth:`answer_batch`.
         """
         return answer_stream(self.backbone, questions, self.proposer, **options)
@@ -192,13 +193,16 @@ class RoIModel:
         prompts = self.backbone.encode(questions)
         maps = iter(
             predict_prompt_roi(
-                self.backbone, prompts, self.rpn, wants_question=self.policy.needs_question_scores
+                self.backbone, prompts, self.rpn, wants_question=may_be_pruned(self.policy)
             )
         )
-        return [
-            [
-                Proposal(self.policy.plan(roi, geometry), roi, geometry)
-                for geometry, roi in zip(prompt.geometries, maps, strict=False)
-            ]
-            for prompt in prompts
-        ]
+        proposals = []
+        for prompt in prompts:
+            rois = [next(maps) for _ in prompt.images]
+            plans = without_costly_pruning(
+                prompt,
+                [self.policy.plan(*pair) for pair in zip(rois, prompt.geometries, strict=True)],
+                self.backbone.n_layers,
+            )
+            proposals.append(list(map(Proposal, plans, rois, prompt.geometries)))
+        return proposals

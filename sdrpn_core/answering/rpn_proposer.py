@@ -2,46 +2,105 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import repeat
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from sdrpn_core.answering.proposer import MapProposer
+from sdrpn_core.answering.proposer import MapProposer, Proposal
+from sdrpn_core.answering.pruning import may_be_pruned
+from sdrpn_core.crops.policy import CropPlan, Outcome
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.gate.config import check_threshold
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
     from sdrpn_core.crops.policy import CropPolicy
+    from sdrpn_core.grid.geometry import Geometry
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
+
+
+_NOT_NEEDED = CropPlan(
+    Outcome.NOT_NEEDED, reason="the question needs no closer look, says the gate"
+)
+
+_Reading: TypeAlias = "tuple[float | None, list[RoIMap | None]]"
+"""Of one question the gate's probability, and the maps of its images."""
 
 
 class RPNProposer(MapProposer):
     """Crops the regions that an RPN predicts: the paper's method.
 
+    Where the RPN has a gate, each question is put to it first. A question that needs no region
+    costs the gate's layers and nothing else: neither the trunk nor the policy runs for a batch of
+    such questions, and the plain answer goes on.
+
     Args:
         rpn: a trained RPN, attached to the backbone of the prefills it will see.
         policy: turns its maps into crops; default: the policy in its configuration.
+        gate_threshold: probability from which on the region is looked for; 0 does not ask the gate;
+            default: the gate's own.
+
+    Raises:
+        ConfigError: a threshold that is no probability, or one above 0 for an RPN without a gate.
     """
 
-    def __init__(self, rpn: RPN, policy: CropPolicy | None = None) -> None:
+    def __init__(
+        self, rpn: RPN, policy: CropPolicy | None = None, *, gate_threshold: float | None = None
+    ) -> None:
         self.rpn = rpn.eval()
         self.reader = rpn
         self.policy = policy or rpn.config.crop_policy()
+        own = 0.0 if rpn.config.gate is None else rpn.config.gate.threshold
+        self.gate_threshold = own if gate_threshold is None else gate_threshold
+        check_threshold(self.gate_threshold)
+        if self.gate_threshold and rpn.gate is None:
+            raise ConfigError("a threshold of the gate is given, but this RPN has no gate")
+
+    def maps(self, state: Prefill) -> list[RoIMap | None]:
+        """The RoI maps of all images, prompt by prompt; ``None`` where the gate is closed."""
+        return [roi for _, row in self._read(state) for roi in row]
+
+    def proposal(self, roi: RoIMap | None, geometry: Geometry) -> Proposal:
+        """What to crop from an image with this map."""
+        return Proposal(_NOT_NEEDED) if roi is None else super().proposal(roi, geometry)
+
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """Ask the gate, score all images, and plan the crops of each."""
+        return [
+            [
+                replace(self.proposal(roi, geometry), gate=need)
+                for roi, geometry in zip(row, prompt.geometries, strict=True)
+            ]
+            for prompt, (need, row) in zip(state.prompts, self._read(state), strict=True)
+        ]
 
     @torch.no_grad()
-    def maps(self, state: Prefill) -> list[RoIMap]:
-        """The RoI maps of all images, prompt by prompt."""
-        found: dict[int, list[RoIMap]] = {}
+    def _read(self, state: Prefill) -> list[_Reading]:
+        found: dict[int, _Reading] = {}
         for indices, part in state.parts():
-            maps = iter(self._part_maps(part))
-            for index, prompt in zip(indices, part.prompts, strict=True):
-                found[index] = [next(maps) for _ in prompt.images]
-        return [roi for index in sorted(found) for roi in found[index]]
+            found.update(zip(indices, self._read_part(part), strict=True))
+        return [found[index] for index in sorted(found)]
 
-    def _part_maps(self, state: Prefill) -> list[RoIMap]:
-        places = state.places(wants_question=self.policy.needs_question_scores)
+    def _read_part(self, state: Prefill) -> list[_Reading]:
+        places = state.places(wants_question=may_be_pruned(self.policy))
         if not places:
-            return []
+            return [(None, []) for _ in state.prompts]
         readings = state.readings(self.rpn)
         features = state.question_features(self.rpn.branch)
-        return self.rpn.score_after(readings, features, places).maps()
+        needs: Sequence[float | None] = [None] * len(state.prompts)
+        if self.gate_threshold:
+            needs = self.rpn.gate_after(readings, features)
+        closed = [need is not None and need < self.gate_threshold for need in needs]
+        maps: Iterator[RoIMap | None] = repeat(None)
+        if not all(closed):
+            maps = iter(self.rpn.score_after(readings, features, places).maps())
+        rows: list[_Reading] = []
+        for prompt, need, is_closed in zip(state.prompts, needs, closed, strict=True):
+            # Those of closed questions, which share a pass with others, are not used.
+            row = [next(maps) for _ in prompt.images]
+            rows.append((need, [None for _ in row] if is_closed else row))
+        return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
 from sdrpn_core.runtime.generation import check_generate_options
 from sdrpn_core.util.isolate_failures import isolate_failures
+from sdrpn_core.util.prefetch import prefetched
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix_store import PrefixStore
@@ -54,11 +57,12 @@ def answer_stream(
     The questions of a batch take the first pass together. After it, some have crops, some have
     none, some are pruned: each waits for the second pass until there are enough others of similar
     length. So batches have little padding, and the keys and values of at most three batches (and of
-    the store) are held in memory.
+    the store) are held in memory. While a batch is answered, the questions of the next are read and
+    their images prepared, in a thread of its own.
 
     Args:
         backbone: the model.
-        questions: any number; read as they are needed.
+        questions: any number; read a batch ahead of need, by another thread than the caller's.
         proposer: where crops come from; ``None`` for plain answers. It gets the questions in
             batches.
         batch_size: largest number of questions that go through the model together.
@@ -117,16 +121,23 @@ class _Stream:
 
     def run(self, questions: Iterable[Question], on_error: OnError) -> Iterator[tuple[int, Answer]]:
         """Answer all questions."""
-        source = enumerate(questions)
-        while batch := list(islice(source, self.batch_size)):
-            self._first_pass(batch, on_error)
-            while ready := self._next_batch(last=False):
-                self._second_pass(ready)
-                yield from self._yield_in_order()
-            yield from self._yield_in_order()  # skipped questions hold up no others
+        with closing(prefetched(self._prepared(questions), self.batch_size)) as source:
+            while batch := list(islice(source, self.batch_size)):
+                self._first_pass(batch, on_error)
+                while ready := self._next_batch(last=False):
+                    self._second_pass(ready)
+                    yield from self._yield_in_order()
+                yield from self._yield_in_order()  # skipped questions hold up no others
         while ready := self._next_batch(last=True):
             self._second_pass(ready)
             yield from self._yield_in_order()
+
+    def _prepared(self, questions: Iterable[Question]) -> Iterator[tuple[int, Question]]:
+        """The questions, their images ready for the encoder."""
+        preprocessor = Preprocessor(self.backbone)
+        for index, question in enumerate(questions):
+            # Of images in a store, nothing is encoded.
+            yield index, question if self.store is not None else preprocessor.prepared(question)
 
     def _first_pass(self, batch: list[tuple[int, Question]], on_error: OnError) -> None:
         """Take a batch through the first pass; a question that fails leaves the others alone."""

@@ -29,12 +29,15 @@ class AnswerShape:
         question: all that follows it in the prompt.
         crop: what is inserted for the second pass, framing included; 0 without a region.
         response: generated tokens that are fed back, i.e. all but the last.
+        rerun: tokens of the prefix that run again for the second pass, because tokens before them
+            were inserted or dropped: see :mod:`~sdrpn_core.answering.pruning`.
     """
 
     prefix: int
     question: int
     crop: int = 0
     response: int = 0
+    rerun: int = 0
 
     def baseline(self, n_layers: int) -> int:
         """Token-layers of the plain answer."""
@@ -46,15 +49,19 @@ class AnswerShape:
         The prefix runs once through all L layers, the question up to the branch layer and then,
         behind the crop, through all layers.
         """
-        second = self.crop + self.question + self.response
-        return self.prefix * n_layers + self.question * branch + second * n_layers
+        first = self.prefix * n_layers + self.question * branch
+        return first + self.second_pass(n_layers)
+
+    def second_pass(self, n_layers: int) -> int:
+        """Token-layers of the decoder behind the first pass, the response included."""
+        return (self.rerun + self.crop + self.question + self.response) * n_layers
 
     def in_one_pass(self, n_layers: int) -> int:
         """Token-layers of the decoder when the question runs together with the prefix.
 
         The question then takes all L layers. Without a crop this is the plain answer.
         """
-        again = self.crop + self.question if self.crop else 0
+        again = self.rerun + self.crop + self.question if self.crop else 0
         return self.baseline(n_layers) + again * n_layers
 
     def recomputed(self, n_layers: int, branch: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -56,16 +56,25 @@ class Question:
 
     Attributes:
         text: the question.
-        images: images, in the order in which the prompt shows them.
+        images: images, in the order in which the prompt shows them. Where nothing will be cropped,
+            they may be left out for their ``inputs``.
         response_ids: a given response, appended to the prompt (teacher forcing).
         special_tokens: whether special tokens that the text spells, such as an end-of-turn token,
             are meant as such; else they are text.
+        inputs: what ``preprocess`` makes of the images, where that was done ahead by a
+            :class:`~sdrpn_core.backbone.preprocessing.Preprocessor`; empty where it was not.
     """
 
     text: str
     images: tuple[Image.Image, ...] = ()
     response_ids: tuple[int, ...] = field(default=())
     special_tokens: bool = False
+    inputs: tuple[ImageInput, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def n_images(self) -> int:
+        """How many images the prompt shows."""
+        return len(self.images or self.inputs)
 
     @classmethod
     def about(cls, image: str | Path | bytes | Image.Image | Sequence[Any], text: str) -> Question:
@@ -121,6 +130,10 @@ class Backbone(ABC):
     @abstractmethod
     def preprocess(self, image: Image.Image) -> ImageInput:
         """Turn an upright RGB image into the vision encoder's input and its geometry.
+
+        Images are also prepared ahead, in threads and processes without the model's weights: of
+        ``self.model``, only ``config``, ``dtype`` and ``device`` may be read, as
+        :meth:`to_model` does.
 
         Raises:
             ImageError: the family cannot encode an image of this size or shape. Of a crop, the
@@ -382,7 +395,7 @@ class Backbone(ABC):
             InputError: see :meth:`tokenize`.
         """
         ids = [
-            self.tokenize(q.text, len(q.images), special_tokens=q.special_tokens) for q in questions
+            self.tokenize(q.text, q.n_images, special_tokens=q.special_tokens) for q in questions
         ]
         return self.encode_ids(ids, questions)
 
@@ -397,12 +410,12 @@ class Backbone(ABC):
         """
         for row, question in zip(ids, questions, strict=True):
             found = [*row, *question.response_ids].count(self.image_token_id)
-            if found != len(question.images):
+            if found != question.n_images:
                 raise InputError(
-                    f"the prompt holds {found} image placeholders for {len(question.images)} "
+                    f"the prompt holds {found} image placeholders for {question.n_images} "
                     "images (a response must hold none)"
                 )
-        inputs = [self.preprocess(image) for q in questions for image in q.images]
+        inputs = [item for question in questions for item in self._inputs(question)]
         features = iter(self.image_features(inputs) if inputs else [])
         segments = iter(
             ImageSegment(next(features), item.geometry.grid, item.geometry) for item in inputs
@@ -537,6 +550,15 @@ class Backbone(ABC):
         if rows is None or rows.shape[-1] != self.token_width:
             return None
         return args, {**kwargs, **self.decoder_inputs(rows, kwargs)}
+
+    def _inputs(self, question: Question) -> list[ImageInput]:
+        """What the vision encoder gets, on the model's device."""
+        if not question.inputs:
+            return [self.preprocess(image) for image in question.images]
+        return [
+            replace(item, tensors={k: self.to_model(part) for k, part in item.tensors.items()})
+            for item in question.inputs
+        ]
 
     def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:
         segments: list[Segment] = []

@@ -33,6 +33,9 @@ class Outcome(str, Enum):
     """Every region is an isolated cell, contains no source pixel (it lies in the padding), or gives
     a crop that the backbone cannot encode."""
 
+    NOT_NEEDED = "not_needed"
+    """The gate says that the question needs no closer look, and nothing was proposed."""
+
     def __str__(self) -> str:
         """The value, as ``str`` of an ``enum.StrEnum`` (Python 3.11) is."""
         return self.value
@@ -67,12 +70,15 @@ class CropPlan:
         reason: why there are no crops, as a short phrase for messages; empty if there are.
         keep: ``(h, w)`` bool, the tokens of the whole image that are kept beside the crops;
             ``None`` keeps all. Always ``None`` without crops.
+        prunes_at_any_cost: whether the other tokens are dropped even where their image then has to
+            run again; if not, only where that saves more than it costs.
     """
 
     outcome: Outcome
     crops: tuple[Crop, ...] = ()
     reason: str = ""
     keep: npt.NDArray[np.bool_] | None = None
+    prunes_at_any_cost: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,11 @@ class CropPolicy(ABC):
         """``(h, w)`` bool: the tokens of a cropped image that are kept; ``None`` keeps all."""
         return None
 
+    @property
+    def prunes_at_any_cost(self) -> bool:
+        """See ``CropPlan.prunes_at_any_cost``."""
+        return False
+
     def plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
         """Choose the crops for one image.
 
@@ -104,7 +115,9 @@ class CropPolicy(ABC):
         if roi.grid != geometry.grid:
             raise InputError(f"RoI map has grid {roi.grid}, but its geometry has {geometry.grid}")
         plan = self._plan(roi, geometry)
-        return replace(plan, keep=self.kept_tokens(roi)) if plan.crops else plan
+        if not plan.crops:
+            return plan
+        return replace(plan, keep=self.kept_tokens(roi), prunes_at_any_cost=self.prunes_at_any_cost)
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values, from which ``from_options`` restores the policy."""

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.grid.roi_map import RoIMap
 
+PRUNE_RULES = ("cheaper", "published")
+
 
 @dataclass(frozen=True)
 class PruneRule:
@@ -24,6 +26,9 @@ class PruneRule:
             resolution: 1024); ``None`` prunes none.
         prune_threshold: a token is kept if the highest probability that any token of the question
             gives it is strictly above this; the default is the published value.
+        prune_rule: ``cheaper``: images are pruned only where that saves more token-layers than it
+            costs, see :mod:`sdrpn_core.answering.pruning`. ``published``: always; the image then
+            runs again, even if a handful of its tokens is dropped.
 
     Raises:
         ConfigError: a value is out of range.
@@ -32,6 +37,7 @@ class PruneRule:
     _: KW_ONLY
     prune_above: int | None = None
     prune_threshold: float = 0.01
+    prune_rule: str = PRUNE_RULES[0]
 
     def __post_init__(self) -> None:
         if self.prune_above is not None and self.prune_above < 0:
@@ -42,11 +48,21 @@ class PruneRule:
             raise ConfigError(
                 f"crop policy: prune_threshold must lie between 0 and 1, not {self.prune_threshold}"
             )
+        if self.prune_rule not in PRUNE_RULES:
+            raise ConfigError(
+                f"crop policy: unknown prune_rule {self.prune_rule!r}; "
+                f"known: {', '.join(PRUNE_RULES)}"
+            )
 
     def needs_question_scores(self, grid: tuple[int, int]) -> bool:
         """Whether an image with this grid is pruned; see ``CropPolicy.needs_question_scores``."""
         rows, columns = grid
         return self.prune_above is not None and rows * columns > self.prune_above
+
+    @property
+    def prunes_at_any_cost(self) -> bool:
+        """As published; see ``CropPolicy.prunes_at_any_cost``."""
+        return self.prune_rule == "published"
 
     def kept_tokens(self, roi: RoIMap) -> npt.NDArray[np.bool_] | None:
         """The tokens to keep; ``None`` for all, or if the map has no scores by question."""

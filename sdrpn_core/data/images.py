@@ -291,6 +291,8 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _rotated(image: Image.Image) -> Image.Image:
+    # At its full size. Pillow's draft mode decodes a large JPEG at a half or a quarter of it, which
+    # is faster, but scales in the frequency domain. Whatever filter follows, pixels differ.
     image.load()
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
@@ -43,6 +46,7 @@ from sdrpn_core.taps.response_attention import (
 )
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 from sdrpn_core.util.package_versions import package_versions
+from sdrpn_core.util.prefetch import prefetched
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -237,19 +241,20 @@ class ShardMaker:
         """
         indices = run.manifest.shard_records(shard)
         rows: list[LabelRow] = []
-        for start in range(0, len(indices), self.batch_size):
-            places = indices[start : start + self.batch_size]
-            batch = [(index, self.source[index]) for index in places]
-            rows += label_records(
-                self.backbone,
-                batch,
-                self.recipe,
-                max_new_tokens=self.max_new_tokens,
-                max_pixels=self.max_pixels,
-            )
-            if advance is not None:
-                advance(len(batch))
+        preprocessor = Preprocessor(self.backbone)
+        ready = prefetched(
+            (self._prepared(index, preprocessor) for index in indices), self.batch_size
+        )
+        with closing(ready):
+            while batch := list(islice(ready, self.batch_size)):
+                rows += _label_prepared(self.backbone, batch, self.recipe, self.max_new_tokens)
+                if advance is not None:
+                    advance(len(batch))
         run.write_shard(shard, rows)
+
+    def _prepared(self, index: int, preprocessor: Preprocessor) -> _PreparedRecord | LabelRow:
+        record = self.source[index]
+        return _prepare(self.backbone, index, record, self.recipe, self.max_pixels, preprocessor)
 
 
 def label_records(
@@ -272,32 +277,57 @@ def label_records(
     Returns:
         One row per record, those that were skipped with a reason.
     """
-    rows: list[LabelRow] = []
+    preprocessor = Preprocessor(backbone)
+    prepared = [
+        _prepare(backbone, index, record, recipe, max_pixels, preprocessor)
+        for index, record in records
+    ]
+    return _label_prepared(backbone, prepared, recipe, max_new_tokens)
+
+
+def _label_prepared(
+    backbone: Backbone,
+    batch: Sequence[_PreparedRecord | LabelRow],
+    recipe: LabelRecipe,
+    max_new_tokens: int,
+) -> list[LabelRow]:
+    """Label what can be asked; what is a row already, that of a skipped record, stays."""
+    rows = [one for one in batch if isinstance(one, LabelRow)]
     given: list[_PreparedRecord] = []
     unanswered: list[_PreparedRecord] = []
-    for index, record in records:
-        try:
-            prepared = _prepare(backbone, index, record, recipe, max_pixels)
-        except ImageError as error:
-            rows.append(LabelRow.skip(index, record, LabelStatus.UNREADABLE, str(error)))
-        except InputError as error:
-            rows.append(LabelRow.skip(index, record, LabelStatus.INVALID, str(error)))
-        else:
-            (unanswered if record.response is None else given).append(prepared)
+    for one in batch:
+        if isinstance(one, _PreparedRecord):
+            (unanswered if one.record.response is None else given).append(one)
     for group in filter(None, (given, unanswered)):
         rows += _label_group(backbone, group, recipe, max_new_tokens)
     return rows
 
 
 def _prepare(
-    backbone: Backbone, index: int, record: Record, recipe: LabelRecipe, max_pixels: int
-) -> _PreparedRecord:
-    """Check a record, open its image and tokenize it.
+    backbone: Backbone,
+    index: int,
+    record: Record,
+    recipe: LabelRecipe,
+    max_pixels: int,
+    preprocessor: Preprocessor,
+) -> _PreparedRecord | LabelRow:
+    """Check a record, open its image, tokenize and preprocess it; a row if it cannot be used."""
+    try:
+        return _open(backbone, index, record, recipe, max_pixels, preprocessor)
+    except ImageError as error:
+        return LabelRow.skip(index, record, LabelStatus.UNREADABLE, str(error))
+    except InputError as error:
+        return LabelRow.skip(index, record, LabelStatus.INVALID, str(error))
 
-    Raises:
-        ImageError: the image cannot be used.
-        InputError: the question cannot.
-    """
+
+def _open(
+    backbone: Backbone,
+    index: int,
+    record: Record,
+    recipe: LabelRecipe,
+    max_pixels: int,
+    preprocessor: Preprocessor,
+) -> _PreparedRecord:
     validate_record(record)
     source = only_image(record, "labeling")
     text = record.question
@@ -307,7 +337,10 @@ def _prepare(
     else:
         response_ids = backbone.tokenize_response(record.response)
     image = open_image(source, max_pixels=max_pixels)
-    question = Question(text, (image,), response_ids)
+    question = preprocessor.prepared(Question(text, (image,), response_ids))
+    if question.inputs:
+        # The image itself is not looked at again, and may be large.
+        question = replace(question, images=())
     return _PreparedRecord(index, record, question, backbone.tokenize(text, 1))
 
 

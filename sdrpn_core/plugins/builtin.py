@@ -28,6 +28,21 @@ def sdrpn_register_rpn_heads(registry: Registry[Any]) -> None:
 
 
 @hookimpl
+def sdrpn_register_gates(registry: Registry[Any]) -> None:
+    """The published gate, and one that costs next to nothing."""
+    registry.add(
+        "decoder",
+        "sdrpn_core.gate.gate:DecoderGate",
+        help="decoder layers of its own and a linear layer, before the RPN (Q-Zoom's)",
+    )
+    registry.add(
+        "linear",
+        "sdrpn_core.gate.gate:LinearGate",
+        help="a linear layer on what leaves the RPN's trunk",
+    )
+
+
+@hookimpl
 def sdrpn_register_geometries(registry: Registry[Any]) -> None:
     """The ways to preprocess an image that several families share."""
     module = "sdrpn_core.grid.geometry"

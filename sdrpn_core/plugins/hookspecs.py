@@ -49,6 +49,11 @@ def sdrpn_register_rpn_heads(registry: Registry[Any]) -> None:
 
 
 @hookspec
+def sdrpn_register_gates(registry: Registry[Any]) -> None:
+    """Add gates: ``Gate`` subclasses, which say whether a question needs a region."""
+
+
+@hookspec
 def sdrpn_register_geometries(registry: Registry[Any]) -> None:
     """Add geometries: ``Geometry`` subclasses, each under its ``kind``."""
 

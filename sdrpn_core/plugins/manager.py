@@ -39,6 +39,7 @@ ENTRY_POINT_GROUP = "sdrpn"
 KINDS = {
     "backbones": Kind("backbone", has=("preprocess", "encode"), by_model_type=True),
     "presets": Kind("preset", has=("matches", "recipe"), called=False, by_model_type=True),
+    "gates": Kind("gate", has=("defaults", "n_own_layers", "forward")),
     "rpn_heads": Kind("RPN head", has=("defaults", "forward")),
     "geometries": Kind("geometry", has=("to_source", "to_grid")),
     "crop_policies": Kind("crop policy", has=("from_options", "plan")),
@@ -83,6 +84,7 @@ class Plugins:
         }
         self.backbones = self._registries["backbones"]
         self.presets = self._registries["presets"]
+        self.gates = self._registries["gates"]
         self.rpn_heads = self._registries["rpn_heads"]
         self.geometries = self._registries["geometries"]
         self.crop_policies = self._registries["crop_policies"]

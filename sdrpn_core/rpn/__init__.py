@@ -1,5 +1,5 @@
 """The Region Proposal Network: configuration, trunk, heads, losses, checkpoints, prediction.
 
-May import ``taps``, ``runtime``, ``backbone``, ``crops``, ``labels``, ``grid``, ``plugins``,
-``util``, ``errors``.
+May import ``gate``, ``taps``, ``runtime``, ``backbone``, ``crops``, ``labels``, ``grid``,
+``plugins``, ``util``, ``errors``.
 """

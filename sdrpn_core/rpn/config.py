@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import CheckpointError, ConfigError
+from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class RPNConfig:
         policy: crop policy that the RPN's thresholds were chosen for.
         policy_options: its options.
         recipe: the label recipe that it was trained with, as a dict; ``None`` if unknown.
+        gate: of the gate that says which questions need a region; ``None`` if there is none.
         backbone: facts about the backbone that must agree when attaching (see ``identity.py``).
         versions: package versions that wrote the checkpoint.
         format_version: version of the checkpoint layout.
@@ -53,6 +55,7 @@ class RPNConfig:
     policy: str = "bbox"
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] | None = None
+    gate: GateConfig | None = None
     backbone: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION

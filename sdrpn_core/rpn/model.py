@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.hooks import remove_hook_from_module
 from accelerate.utils import send_to_device
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache
 
 from sdrpn_core.backbone.decoder import part
 from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.errors import CheckpointError, ConfigError
+from sdrpn_core.gate.gate import Gate, new_gate
+from sdrpn_core.gate.reading import Later, last_states, read_rows
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.rpn.checkpoint import (
     load_rpn_weights,
@@ -27,12 +28,13 @@ from sdrpn_core.rpn.checkpoint import (
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
 from sdrpn_core.rpn.scores import RoIScores
-from sdrpn_core.rpn.trunk_states import TrunkRow, TrunkStates
-from sdrpn_core.runtime.kv_cache import cache_argument, join_cache, split_cache
-from sdrpn_core.taps.thread_hooks import hooks_at_rest
+from sdrpn_core.rpn.trunk_states import PrefixReading, TrunkRow, TrunkStates
+from sdrpn_core.runtime.kv_cache import join_cache, split_cache
+from sdrpn_core.taps.copied_layers import copy_layers, run_layers
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.gate.config import GateConfig
     from sdrpn_core.rpn.card import CardFacts
     from sdrpn_core.runtime.block import ImagePlace
     from sdrpn_core.taps.feature_tap import Features
@@ -46,6 +48,7 @@ class RPN(nn.Module):
         layers: the copied decoder layers of the trunk.
         head: scorer of visual tokens.
         norm: norm between trunk and head, or ``None``.
+        gate: says which questions need a region; ``None``: all are looked at.
 
     Use :meth:`from_backbone` for a new RPN and ``RPN.from_pretrained(folder, backbone=...)`` for a
     trained one.
@@ -57,12 +60,14 @@ class RPN(nn.Module):
         layers: nn.ModuleList,
         head: RPNHead,
         norm: nn.Module | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.layers = layers
         self.norm = norm
         self.head = head
+        self.gate = gate
         self.gradient_checkpointing = False
 
     @classmethod
@@ -86,18 +91,10 @@ class RPN(nn.Module):
         elif overrides:
             config = RPNConfig.from_dict({**config.to_dict(), **overrides})
         _check_place(config, backbone)
-        stop = config.branch + config.n_layers
         backbone.check_branch(config.branch, config.n_layers)
         head_class = get_plugins().rpn_heads.get(config.head)
         options = _head_options(config, head_class)
-        # The copies share the decoder's config, so that they follow its attention implementation.
-        shared = {id(backbone.text_config): backbone.text_config}
-        with hooks_at_rest():  # other threads may be tapping the layers
-            layers = [
-                # A model spread by a device map carries hooks that a trainable copy must not run.
-                remove_hook_from_module(copy.deepcopy(layer, dict(shared)), recurse=True)
-                for layer in backbone.layers[config.branch : stop]
-            ]
+        layers = copy_layers(backbone, config.branch, config.n_layers)
         device = next(layers[0].parameters()).device
         n_trunk = len(layers) - head_class.n_own_layers(options)
         head = head_class(layers[n_trunk:], backbone.text_config, options)
@@ -106,7 +103,8 @@ class RPN(nn.Module):
         config = RPNConfig.from_dict(
             {**config.to_dict(), "head_options": options, "backbone": identity}
         )
-        rpn = cls(config, nn.ModuleList(layers[:n_trunk]), head, norm)
+        gate = None if config.gate is None else new_gate(config.gate, backbone, config.branch)
+        rpn = cls(config, nn.ModuleList(layers[:n_trunk]), head, norm, gate)
         rpn.to(device=device, dtype=backbone.model.dtype)
         return rpn.requires_grad_(True).eval()
 
@@ -176,14 +174,7 @@ class RPN(nn.Module):
         if checkpointing and cache is not None:
             raise ConfigError("gradient checkpointing needs the features in one piece")
         weight = next(self.parameters())
-        own = {**cache_argument(cache), "use_cache": cache is not None}
-        hidden = features.hidden.to(weight)
-        for offset, layer in enumerate(self.layers):
-            kwargs = {**send_to_device(features.kwargs_of(offset), weight.device), **own}
-            if checkpointing:
-                hidden = checkpoint(layer, hidden, use_reentrant=False, **kwargs)
-            else:
-                hidden = layer(hidden, **kwargs)
+        hidden = run_layers(list(self.layers), features, weight, cache, checkpointing=checkpointing)
         # The head is the last of the copied layers, whose rotary embeddings may be other ones.
         last = features.kwargs_of(self.config.n_layers - 1)
         return TrunkStates(
@@ -214,40 +205,117 @@ class RPN(nn.Module):
         """B, the layer whose input the trunk reads."""
         return self.config.branch
 
+    def add_gate(self, backbone: Backbone, config: GateConfig) -> Gate:
+        """Attach a new gate, whose layers start as copies of the backbone's; replaces any other.
+
+        Args:
+            backbone: the one that the RPN belongs to.
+            config: which gate.
+
+        Raises:
+            ConfigError: an unknown option, or more layers than the decoder has.
+            UnknownNameError: no gate of that name.
+        """
+        gate = new_gate(config, backbone, self.branch)
+        self.gate = gate.to(next(self.parameters()))
+        self.config = replace(self.config, gate=config)
+        return gate
+
+    def gate_logits(self, features: Features) -> torch.Tensor:
+        """``(batch,)``: the gate's logits for left-padded prompts that end with their query.
+
+        Args:
+            features: tapped features of the whole prompts.
+
+        Raises:
+            ConfigError: the RPN has no gate.
+        """
+        if self.gate is None:
+            raise ConfigError("this RPN has no gate: add one with add_gate()")
+        if not self.gate.layers:
+            return self.gate(self.trunk(features).hidden[:, -1])
+        weight = next(self.gate.parameters())
+        checkpointing = self.gradient_checkpointing and self.training
+        hidden = run_layers(list(self.gate.layers), features, weight, checkpointing=checkpointing)
+        return self.gate(hidden[:, -1])
+
     @torch.no_grad()
-    def read_prefix(self, features: Features, starts: Sequence[int]) -> list[TrunkRow]:
+    def read_prefix(self, features: Features, starts: Sequence[int]) -> list[PrefixReading]:
         """What scoring needs of the prefixes, whatever is asked: see :class:`PrefixReader`.
+
+        Behind a gate with layers of its own, the trunk runs once the gate lets a question through.
 
         Args:
             features: of left-padded prefixes.
             starts: per row the column of its first token.
         """
-        cache = DynamicCache()
-        states = self.trunk(features, cache)
-        return [
-            TrunkRow(states.row(row, start), keys_values)
-            for row, (start, keys_values) in enumerate(
-                zip(starts, split_cache(cache, starts), strict=True)
-            )
-        ]
+
+        @torch.no_grad()
+        def run_trunk() -> list[TrunkRow]:
+            cache = DynamicCache()
+            states = self.trunk(features, cache)
+            return [
+                TrunkRow(states.row(row, start), keys_values)
+                for row, (start, keys_values) in enumerate(
+                    zip(starts, split_cache(cache, starts), strict=True)
+                )
+            ]
+
+        if self.gate is not None and self.gate.layers:
+            trunk = Later(run_trunk)
+            gated = read_rows(self.gate, features, starts)
+            return [PrefixReading(trunk, row, gate) for row, gate in enumerate(gated)]
+        rows = run_trunk()
+        return [PrefixReading(Later.done(rows), row) for row in range(len(rows))]
+
+    @torch.no_grad()
+    def gate_after(
+        self, readings: Sequence[PrefixReading], features: Features | None
+    ) -> list[float]:
+        """Probabilities that the questions behind prefixes need a region.
+
+        Args:
+            readings: per sequence what :meth:`read_prefix` kept.
+            features: of what follows the prefixes, left-padded on its own; ``None``: nothing.
+
+        Raises:
+            ConfigError: the RPN has no gate.
+        """
+        if self.gate is None:
+            raise ConfigError("this RPN has no gate: add one with add_gate()")
+        rows = [reading.gate for reading in readings if reading.gate is not None]
+        if rows:
+            last = last_states(self.gate, rows, features)
+        else:
+            last = self._states_after(readings, features).hidden[:, -1]
+        return self.gate(last).float().sigmoid().tolist()
 
     @torch.no_grad()
     def score_after(
-        self, rows: Sequence[TrunkRow], features: Features | None, places: Sequence[ImagePlace]
+        self,
+        readings: Sequence[PrefixReading],
+        features: Features | None,
+        places: Sequence[ImagePlace],
     ) -> RoIScores:
         """Score the images of prefixes that were read already; equals one pass over everything.
 
         Args:
-            rows: per sequence what :meth:`read_prefix` kept.
+            readings: per sequence what :meth:`read_prefix` kept.
             features: of what follows the prefixes, left-padded on its own; ``None``: nothing.
             places: one entry per image; columns of the left-padded prefixes and, behind these, of
                 what follows.
         """
+        return self.score(self._states_after(readings, features), places)
+
+    def _states_after(
+        self, readings: Sequence[PrefixReading], features: Features | None
+    ) -> TrunkStates:
+        rows = [reading.trunk for reading in readings]
         states = TrunkStates.padded([row.states for row in rows])
-        if features is not None:
-            cache = join_cache([row.keys_values for row in rows])
-            states = states.followed_by(self.trunk(features, cache))
-        return self.score(states, places)
+        if features is None:
+            return states
+        cache = join_cache([row.keys_values for row in rows])
+        return states.followed_by(self.trunk(features, cache))
 
     def _question_scores(self, states: TrunkStates, place: ImagePlace) -> torch.Tensor:
         """``(n,)``: the highest score that any token of the question gives each cell."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.grid.roi_map import RoIMap
     from sdrpn_core.rpn.model import RPN
-    from sdrpn_core.runtime.block import ImagePlace
+    from sdrpn_core.runtime.block import ImagePlace, WantsQuestion
     from sdrpn_core.taps.feature_tap import Features
 
 
@@ -55,7 +55,7 @@ def predict_prompt_roi(
     prompts: Sequence[Prompt],
     rpn: RPN,
     *,
-    wants_question: Callable[[tuple[int, int]], bool] | None = None,
+    wants_question: WantsQuestion | None = None,
 ) -> list[RoIMap]:
     """As :func:`predict_roi` for a batch of encoded prompts without responses.
 
@@ -85,7 +85,7 @@ def prompt_features(
     prompts: Sequence[Prompt],
     branch: int,
     *,
-    wants_question: Callable[[tuple[int, int]], bool] | None = None,
+    wants_question: WantsQuestion | None = None,
 ) -> tuple[Features, list[ImagePlace]]:
     """Branch features of whole prompts in one pass, and where the images lie in them.
 

@@ -52,7 +52,7 @@ class RoIScores:
         lengths = torch.tensor([len(row) for row in rows], device=self.valid.device)
         return RoIScores(
             pad_sequence(rows, batch_first=True),
-            torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None],
+            torch.arange(max(map(len, rows)), device=lengths.device) < lengths[:, None],
             tuple(grids),
             self.is_distribution,
         )
@@ -63,14 +63,17 @@ class RoIScores:
 
         def plane(scores: torch.Tensor, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
             h, w = grid
-            values: npt.NDArray[np.float32] = scores[: h * w].detach().float().cpu().numpy()
+            values: npt.NDArray[np.float32] = scores[: h * w].numpy()
             return values.reshape(h, w)
 
+        # One copy to the host for all images, and one for each with scores by question.
+        scores = self.scores.detach().float().cpu()
+        questions = {index: row.detach().float().cpu() for index, row in self.by_question.items()}
         return [
             RoIMap(
-                plane(self.scores[index], grid),
+                plane(scores[index], grid),
                 kind,
-                plane(self.by_question[index], grid) if index in self.by_question else None,
+                plane(questions[index], grid) if index in questions else None,
             )
             for index, grid in enumerate(self.grids)
         ]

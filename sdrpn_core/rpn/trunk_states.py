@@ -11,6 +11,7 @@ import torch
 from sdrpn_core.runtime.kv_cache import SequenceKV, left_padded, n_bytes, unpadded
 
 if TYPE_CHECKING:
+    from sdrpn_core.gate.reading import GateRow, Later
     from sdrpn_core.rpn.head import PositionEmbeddings
 
 
@@ -93,3 +94,28 @@ class TrunkRow:
         """Memory of its tensors."""
         tensors = [self.states.hidden, *(self.states.rotary or ())]
         return n_bytes(self.keys_values) + sum(tensor.nbytes for tensor in tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixReading:
+    """What an RPN keeps of one prefix.
+
+    Attributes:
+        later: the trunk's rows of the prefix's batch, which need not have been computed.
+        row: which of them is the prefix's.
+        gate: what a gate with layers of its own keeps; ``None`` without one.
+    """
+
+    later: Later[TrunkRow]
+    row: int
+    gate: GateRow | None = None
+
+    @property
+    def trunk(self) -> TrunkRow:
+        """What leaves the trunk."""
+        return self.later.row(self.row)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its tensors, which is asked for to keep them: so the trunk has to run."""
+        return self.trunk.nbytes + (0 if self.gate is None else self.gate.nbytes)

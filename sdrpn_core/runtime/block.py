@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -31,6 +31,8 @@ class Block:
         mask: ``(batch, length)`` int64, 1 where a token is.
         positions: ``(batch, length)`` or ``(axes, batch, length)`` int64, or float32 where tokens
             lie between whole positions; 0 at padding.
+        lengths: per row its number of tokens. The mask says so as well, but on a GPU one would have
+            to wait for it.
         ids: ``(batch, length)`` int64, the placeholder's at visual tokens, 0 at padding; ``None``
             where they are unknown, as of hidden states from a file.
     """
@@ -38,6 +40,7 @@ class Block:
     embeds: torch.Tensor
     mask: torch.Tensor
     positions: torch.Tensor
+    lengths: tuple[int, ...]
     ids: torch.Tensor | None = None
 
     @property
@@ -46,9 +49,9 @@ class Block:
         return int(self.mask.shape[1])
 
     @property
-    def starts(self) -> torch.Tensor:
-        """``(batch,)`` column of each row's first token."""
-        return self.length - self.mask.sum(dim=1)
+    def starts(self) -> list[int]:
+        """Column of each row's first token, in a block without holes."""
+        return [self.length - n for n in self.lengths]
 
     def model_inputs(
         self, cache: Cache | None = None, *, prefix: Block | None = None
@@ -97,7 +100,8 @@ def left_pad(
         padded_positions[..., row, start:] = places.to(first.device)
         if ids is not None and padded_ids is not None:
             padded_ids[row, start:] = ids[row].to(first.device)
-    return Block(padded, mask, padded_positions, padded_ids)
+    lengths = tuple(int(row.shape[0]) for row in embeds)
+    return Block(padded, mask, padded_positions, lengths, padded_ids)
 
 
 def join(*blocks: Block) -> Block:
@@ -107,6 +111,7 @@ def join(*blocks: Block) -> Block:
         torch.cat([b.embeds for b in blocks], dim=1),
         torch.cat([b.mask for b in blocks], dim=1),
         torch.cat([b.positions for b in blocks], dim=-1),
+        tuple(map(sum, zip(*(b.lengths for b in blocks), strict=True))),
         torch.cat(ids, dim=1) if len(ids) == len(blocks) else None,
     )
 
@@ -139,12 +144,16 @@ class ImagePlace:
         return self.grid[0] * self.grid[1]
 
 
+WantsQuestion: TypeAlias = Callable[[int, tuple[int, int]], bool]
+"""Called with the number of an image in its prompt, from 0, and its grid."""
+
+
 def image_places(
     prompts: Sequence[Prompt],
     block: Block,
     *,
     n_following: int = 0,
-    wants_question: Callable[[tuple[int, int]], bool] | None = None,
+    wants_question: WantsQuestion | None = None,
 ) -> list[ImagePlace]:
     """Where the images of a batch lie, prompt by prompt.
 
@@ -152,17 +161,18 @@ def image_places(
         prompts: the sequences; a response may follow a prompt, but no crop is inserted.
         block: the sequences, or as much of them as holds the images.
         n_following: columns behind ``block``, where the remainder of the sequences lies.
-        wants_question: tells for which grids all tokens of the question score the image, rather
+        wants_question: tells for which images all tokens of the question score the image, rather
             than the last one alone; default: for none.
     """
     length = block.length + n_following
     places = []
-    for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True)):
+    for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True)):
         # Blocks are left-padded: counted from the right, columns and tokens agree.
         query = length - len(prompt) + prompt.query_index
         question = length - len(prompt) + prompt.prefix_length
-        for (start, _), image in zip(prompt.image_spans, prompt.images, strict=True):
-            wanted = wants_question is not None and wants_question(image.grid)
+        spans = zip(prompt.image_spans, prompt.images, strict=True)
+        for number, ((start, _), image) in enumerate(spans):
+            wanted = wants_question is not None and wants_question(number, image.grid)
             places.append(
                 ImagePlace(
                     row,

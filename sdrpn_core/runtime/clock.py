@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -15,19 +16,39 @@ ANSWER_STAGES = (
 )  # fmt: skip
 
 
+_synchronized: ContextVar[bool] = ContextVar("synchronized_stages", default=False)
+
+
+@contextmanager
+def synchronized_stages() -> Iterator[None]:
+    """Let clocks that begin within the block wait for the device at the end of every stage.
+
+    For benchmarks on an accelerator: without it, kernels that are still queued when a stage ends
+    count for the later stage that first waits for them. Waiting costs time itself: the device then
+    has nothing to do while the next stage is being prepared.
+    """
+    token = _synchronized.set(True)
+    try:
+        yield
+    finally:
+        _synchronized.reset(token)
+
+
 class StageClock:
     """Accumulates seconds per stage. Stages nest: time in an inner stage is not the outer one's.
 
+    The seconds are those of the calling thread; it waits for the device only where results are
+    read, unless the clock begins within :func:`synchronized_stages`.
+
     Args:
-        device: where the work runs; on CUDA every stage ends with a synchronization, so that
-            queued kernels are not attributed to a later stage.
+        device: where the work runs.
 
     Attributes:
         seconds: by stage, in the order in which the stages began.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self._waits_for = device if _synchronized.get() and device.type == "cuda" else None
         self.seconds: dict[str, float] = {}
         self._open: list[tuple[str, torch.profiler.record_function]] = []
         self._since = 0.0
@@ -65,8 +86,8 @@ class StageClock:
 
     def _book(self) -> None:
         """Add the time since the last change to the innermost stage."""
-        if self.device.type == "cuda" and self._open:
-            torch.cuda.synchronize(self.device)
+        if self._waits_for is not None and self._open:
+            torch.cuda.synchronize(self._waits_for)
         now = time.perf_counter()
         if self._open:
             self.seconds[self._open[-1][0]] += now - self._since

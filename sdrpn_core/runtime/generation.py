@@ -193,8 +193,7 @@ def generate(
     whole = block if prefix is None else join(prefix, block)
     if whole.ids is None:
         raise ValueError("the ids of the prompts are unknown")
-    longest = int(whole.mask.sum(dim=1).max())
-    backbone.check_context(longest + max_new_tokens)
+    backbone.check_context(max(whole.lengths) + max_new_tokens)
     clock = clock or StageClock(backbone.device)
 
     def between() -> None:

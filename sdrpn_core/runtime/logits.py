@@ -22,7 +22,7 @@ def block_logits(
     prefix: Block | None = None,
     cache: Cache | None = None,
     *,
-    last_only: bool = False,
+    keep: int | None = None,
 ) -> torch.Tensor:
     """Logits ``(batch, length, vocabulary)`` of a block, by the stock model's own forward pass.
 
@@ -31,7 +31,7 @@ def block_logits(
         block: prompts, or what follows ``prefix``.
         prefix: tokens that ``cache`` holds already.
         cache: their KV cache; extended in place.
-        last_only: those of the last column alone, ``(batch, 1, vocabulary)``.
+        keep: those of so many of the last columns alone; default: all.
     """
     mask = block.mask if prefix is None else join(prefix, block).mask
     with rows_of_prompts(backbone, block, mask):
@@ -40,7 +40,7 @@ def block_logits(
             attention_mask=mask,
             position_ids=block.positions,
             **cache_argument(cache),
-            **({"logits_to_keep": 1} if last_only else {}),
+            **({} if keep is None else {"logits_to_keep": keep}),
         )
     logits: torch.Tensor = output.logits
     return logits

@@ -90,7 +90,8 @@ class AttentionTap:
         keys: ``(batch, n)`` or ``(n,)`` positions of the wanted columns; ``None`` for all. The
             softmax always runs over all keys.
         consume: called with layer and rows as soon as these are computed, which are then not kept:
-            all layers can be read without holding more than one of them.
+            all layers can be read without holding more than one of them. Each layer's rows are
+            checked before they are handed over.
         differentiable: make :meth:`gradients` possible, for a single layer. The graph begins at
             that layer's attention, so that nothing before it is differentiated. Run the model with
             gradients enabled.
@@ -102,7 +103,8 @@ class AttentionTap:
     Raises:
         ConfigError: a layer or head that the decoder does not have, or several layers to
             differentiate.
-        AttentionError: a row is NaN or infinite; says which layer.
+        AttentionError: a row is NaN or infinite; says which layer. Raised when the block ends:
+            asking at each layer and token would make a GPU wait each time.
     """
 
     def __init__(
@@ -129,6 +131,9 @@ class AttentionTap:
         self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None
         self.rows: dict[int, list[AttentionRows]] = defaultdict(list)
         self._tapped: dict[nn.Module, tuple[AttentionTap, int]] = {}
+        self._keys_on: dict[torch.device, torch.Tensor] = {}
+        #: Per layer whether all its rows were finite so far, on the layer's device.
+        self._finite: dict[int, torch.Tensor] = {}
 
     def __enter__(self) -> AttentionTap:
         layers = decoder_layers(self.decoder)
@@ -152,6 +157,9 @@ class AttentionTap:
         for module in [module for module, (tap, _) in self._tapped.items() if tap is self]:
             del self._tapped[module]
         _switch_off(self)
+        finite, self._finite = self._finite, {}
+        if exc is None and finite:
+            _check_finite(finite)
 
     def weights(self, layer: int) -> torch.Tensor:
         """All collected rows of a layer, ``(batch, heads, queries, keys)``, in order.
@@ -233,16 +241,33 @@ class AttentionTap:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
         weights = scores.softmax(dim=-1)
         if self.keys is not None:
-            weights = _take_columns(weights, self.keys.to(weights.device))
-        if not torch.isfinite(weights).all():
-            raise AttentionError(
-                f"attention of layer {layer} is NaN or infinite: the model or its input is broken"
-            )
+            weights = _take_columns(weights, self._on(weights.device, self.keys))
+        finite = torch.isfinite(weights).all()
         collected = AttentionRows((first + offset, last + offset), weights)
         if self.consume is None:
+            before = self._finite.get(layer)
+            self._finite[layer] = finite if before is None else before & finite
             self.rows[layer].append(collected)
         else:
+            _check_finite({layer: finite})
             self.consume(layer, collected)
+
+    def _on(self, device: torch.device, keys: torch.Tensor) -> torch.Tensor:
+        """The wanted columns, copied to each device once and not at every token."""
+        if device not in self._keys_on:
+            self._keys_on[device] = keys.to(device)
+        return self._keys_on[device]
+
+
+def _check_finite(layers: Mapping[int, torch.Tensor]) -> None:
+    """Raise where a layer's flag is False; reads all flags in one copy to the host."""
+    device = next(iter(layers.values())).device
+    flags = torch.stack([flag.to(device) for flag in layers.values()]).tolist()
+    broken = [layer for layer, is_finite in zip(layers, flags, strict=True) if not is_finite]
+    if broken:
+        raise AttentionError(
+            f"attention of layer {min(broken)} is NaN or infinite: the model or its input is broken"
+        )
 
 
 def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | None]) -> None:
@@ -341,7 +366,8 @@ def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
 def _products(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int] | None) -> torch.Tensor:
     """``(batch, heads, queries, keys)`` float32 of the chosen heads, or of all.
 
-    The keys are never copied in single precision: they are all there is of the past, at each token.
+    Never are all keys copied in single precision: they are all there is of the past, at each token.
+    Those of one key head at a time are.
 
     Args:
         query: ``(batch, heads, queries, d)``.
@@ -352,7 +378,11 @@ def _products(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int] | Non
     if heads is None:
         # The heads of a group are so many more queries of its key head.
         rows = query.unflatten(1, (-1, group)).flatten(2, 3).float()
-        products = rows @ key.float().transpose(2, 3)
+        if key.dtype == torch.float32:
+            products = rows @ key.transpose(2, 3)
+        else:
+            one_by_one = zip(rows.unbind(1), key.unbind(1), strict=True)
+            products = torch.stack([r @ k.float().transpose(1, 2) for r, k in one_by_one], dim=1)
         return products.unflatten(2, (group, -1)).flatten(1, 2)
     pairs = [(query[:, head].float(), key[:, head // group].float()) for head in heads]
     return torch.stack([rows @ columns.transpose(1, 2) for rows, columns in pairs], dim=1)

@@ -137,6 +137,7 @@ class FeatureTap:
             raise RuntimeError("use the tap as a context manager: with FeatureTap(...) as tap")
         if not self._hooks[-1].is_of_this_thread:
             raise RuntimeError("the tap serves the thread that opened it: open one in this thread")
+        self._by_kind.clear()
         self._recorded.clear()
         with suppress(_BranchReached):
             self.decoder(**inputs)

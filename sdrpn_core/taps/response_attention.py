@@ -287,7 +287,7 @@ def _tap(
     """A tap on the columns of all visual tokens; ``block`` is the one that holds the images."""
     n = max(prompt.n_visual_tokens for prompt in prompts)
     keys = torch.zeros(len(prompts), max(n, 1), dtype=torch.long)
-    for row, (prompt, offset) in enumerate(zip(prompts, block.starts.tolist(), strict=True)):
+    for row, (prompt, offset) in enumerate(zip(prompts, block.starts, strict=True)):
         columns = [offset + i for start, stop in prompt.image_spans for i in range(start, stop)]
         keys[row, : len(columns)] = torch.tensor(columns, dtype=torch.long)
     return AttentionTap(backbone.decoder, heads, queries=queries, keys=keys, consume=consume)
@@ -305,9 +305,11 @@ def _average(
     n_rows = max(last - first, 0)
     if n_rows == 0:
         return ResponseAttention(response, 0, ())
-    means = {
-        layer: tap.weights(layer)[row, :, first:last].mean(dim=1).cpu().numpy() for layer in heads
-    }
+    # One copy to the host for all layers: each would wait for the device.
+    rows = [tap.weights(layer)[row, :, first:last].mean(dim=1) for layer in heads]
+    stacked = torch.cat([part.to(rows[0].device) for part in rows]).cpu()
+    parts = stacked.split([len(part) for part in rows])
+    means = {layer: part.numpy() for layer, part in zip(heads, parts, strict=True)}
     maps, start = [], 0
     for image in prompt.images:
         h, w = image.grid

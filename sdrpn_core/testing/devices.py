@@ -12,6 +12,7 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.decoder import decoder_layers
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.taps.attention_tap import AttentionTap
@@ -68,6 +69,24 @@ class DeviceChecks(ContractSubject):
                 not wrong,
                 f"{method}: {wrong} are not in the model's dtype: pass them through to_model",
             )
+
+    def test_images_are_prepared_without_the_weights(self, backbone: Backbone) -> None:
+        """In threads and processes of their own, ahead of need: see ``Preprocessor``."""
+        image = block_image(0, self.sizes[0])
+        expected = backbone.preprocess(image)
+        try:
+            found = Preprocessor(backbone)(image)
+        except AttributeError as error:
+            raise AssertionError(
+                "preprocess: of the model, only config, dtype and device may be read, as to_model "
+                f"does: {error}"
+            ) from error
+        check(
+            found.geometry == expected.geometry
+            and found.tensors.keys() == expected.tensors.keys()
+            and all(torch.equal(found.tensors[k], part) for k, part in expected.tensors.items()),
+            "preprocess: without the model's weights, it makes something else of an image",
+        )
 
     @torch.no_grad()
     def test_the_taps_work_in_bfloat16_on_cuda(self, cuda_backbone: Backbone) -> None:

@@ -77,7 +77,7 @@ class StoredLabelBatcher:
             InputError: a sample comes without labels, or the backbone cannot take its image, its
                 question or their length.
         """
-        prompts = self.backbone.encode([Question(s.question, (s.image,)) for s in samples])
+        prompts = self.backbone.encode([Question(s.question, inputs=(s.image,)) for s in samples])
         self.backbone.check_context(max(map(len, prompts)))
         block = prompt_block(self.backbone, prompts)
         features = self.branch_features(block)
@@ -117,7 +117,11 @@ class AnsweredRecordBatcher:
             AttentionError: the attention of a sample is NaN or infinite.
         """
         questions = [
-            Question(s.question, (s.image,), self.backbone.tokenize_response(s.response or ""))
+            Question(
+                s.question,
+                response_ids=self.backbone.tokenize_response(s.response or ""),
+                inputs=(s.image,),
+            )
             for s in samples
         ]
         prompts = self.backbone.encode(questions)

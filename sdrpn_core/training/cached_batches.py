@@ -29,7 +29,7 @@ def to_cached(
         dtype: of the hidden states.
     """
     block = batch.block
-    rows = zip(samples, batch.places, block.starts.tolist(), batch.grids, strict=True)
+    rows = zip(samples, batch.places, block.starts, batch.grids, strict=True)
     for row, (sample, place, first, (h, w)) in enumerate(rows):
         tokens = slice(first, place.query + 1)
         yield CachedSample(
@@ -67,7 +67,7 @@ class CachedFeatureBatcher:
             tapped = tap.run(**block.model_inputs())
         places = [
             ImagePlace(row, first + sample.start, sample.grid, block.length - 1)
-            for row, (sample, first) in enumerate(zip(samples, block.starts.tolist(), strict=True))
+            for row, (sample, first) in enumerate(zip(samples, block.starts, strict=True))
         ]
         # Not the tapped states: some decoders scale their inputs before the first layer.
         features = replace(tapped, hidden=block.embeds)

@@ -164,7 +164,9 @@ class FeatureCache:
         total = sum(len(self._indices(shard)) for shard in share)
         with progress_bar(progress, total=total, desc="features", unit="sample") as bar:
             for shard in share:
-                write_shard(self.folder, shard, self._digest, self._compute(shard))
+                write_shard(
+                    self.folder, shard, self._digest, self._compute(shard, state.num_processes)
+                )
                 bar.update(len(self._indices(shard)))
         wait_for_everyone(state)
 
@@ -172,11 +174,12 @@ class FeatureCache:
         end = min((shard + 1) * SHARD_SAMPLES, len(self._uncached.samples))
         return range(shard * SHARD_SAMPLES, end)
 
-    def _compute(self, shard: int) -> list[CachedSample | SkippedSample]:
+    def _compute(self, shard: int, n_processes: int) -> list[CachedSample | SkippedSample]:
         indices, size = self._indices(shard), self._settings.micro_batch_size
         batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
         results: list[CachedSample | SkippedSample] = []
-        for items in load_batches(self._uncached.samples, batches, self._settings.num_workers):
+        workers = self._settings.workers(n_processes)
+        for items in load_batches(self._uncached.samples, batches, workers):
             samples = [item for item in items if isinstance(item, TrainingSample)]
             computed = self._cached(samples)
             results += [
@@ -246,7 +249,7 @@ class FeatureCache:
 def _n_tokens(backbone: Backbone, sample: TrainingSample) -> int:
     """Tokens of a sample's prompt, response left out; none of one that the backbone refuses."""
     try:
-        h, w = backbone.preprocess(sample.image).geometry.grid
+        h, w = sample.image.geometry.grid
         return len(backbone.tokenize(sample.question, 1)) - 1 + h * w
     except InputError:
         return 0

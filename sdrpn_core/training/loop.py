@@ -69,7 +69,8 @@ class TrainingLoop:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        batches = load_batches(self.samples, plan, self.settings.num_workers)
+        workers = self.settings.workers(self.accelerator.num_processes)
+        batches = load_batches(self.samples, plan, workers)
         totals = StepSums()
         # An optimizer has a state once it made a step, for which it takes a label.
         had_labels = bool(self.step.optimizer.state)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,13 +21,15 @@ from sdrpn_core.data.record import only_image, validate_record
 from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from sdrpn_core.backbone.adapter import ImageInput
+    from sdrpn_core.backbone.preprocessing import Preprocessor
     from sdrpn_core.data.record import RecordSource
     from sdrpn_core.labeling.run import LabelDataset
     from sdrpn_core.labels.pseudo import PseudoLabeler
 
 logger = logging.getLogger(__name__)
+
+_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +39,14 @@ class TrainingSample:
     Attributes:
         id: of the record.
         question: what is asked.
-        image: RGB, upright.
+        image: what the vision encoder gets, on the CPU.
         labels: ``(h, w)`` int64 in {-100, 0, 1}; ``None`` if they are made while training.
         response: whose attention the labels are made from; ``None`` where ``labels`` are given.
     """
 
     id: str
     question: str
-    image: Image.Image
+    image: ImageInput
     labels: npt.NDArray[np.int64] | None = None
     response: str | None = None
 
@@ -90,14 +95,20 @@ class StoredLabels(Dataset[Item]):
     Args:
         rows: the label run.
         labeler: makes labels from maps; its recipe may have other thresholds than the run's.
+        preprocess: makes the encoder's input of an image.
         max_pixels: images with more pixels are skipped.
     """
 
     def __init__(
-        self, rows: LabelDataset, labeler: PseudoLabeler, max_pixels: int = MAX_PIXELS
+        self,
+        rows: LabelDataset,
+        labeler: PseudoLabeler,
+        preprocess: Preprocessor,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.rows = rows
         self.labeler = labeler
+        self.preprocess = preprocess
         self.max_pixels = max_pixels
 
     def __len__(self) -> int:
@@ -116,9 +127,10 @@ class StoredLabels(Dataset[Item]):
                     f"{found}: the image changed, label again"
                 )
             labels = self.labeler(row.grounding, row.sink, row.geometry.content()).labels
+            prepared = self.preprocess(image)
         except (InputError, AttentionError) as error:
             return SkippedSample(row.id, str(error))
-        return TrainingSample(row.id, row.question, image, labels)
+        return TrainingSample(row.id, row.question, prepared, labels)
 
 
 class AnsweredRecords(Dataset[Item]):
@@ -126,11 +138,15 @@ class AnsweredRecords(Dataset[Item]):
 
     Args:
         records: where they are.
+        preprocess: makes the encoder's input of an image.
         max_pixels: images with more pixels are skipped.
     """
 
-    def __init__(self, records: RecordSource, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, records: RecordSource, preprocess: Preprocessor, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.records = records
+        self.preprocess = preprocess
         self.max_pixels = max_pixels
 
     def __len__(self) -> int:
@@ -143,16 +159,18 @@ class AnsweredRecords(Dataset[Item]):
             source = only_image(record, "training")
             if not (record.response or "").strip():
                 raise InputError(f"record {record.id!r} comes without a response")
-            image = open_image(source, max_pixels=self.max_pixels)
+            prepared = self.preprocess(open_image(source, max_pixels=self.max_pixels))
         except InputError as error:
             return SkippedSample(record.id, str(error))
-        return TrainingSample(record.id, record.question, image, response=record.response)
+        return TrainingSample(record.id, record.question, prepared, response=record.response)
 
 
 def load_batches(
     samples: Dataset[Item], batches: Iterable[list[int]], num_workers: int
 ) -> Iterator[list[Item]]:
     """Load batches of samples in the given order; skipped records are named in the log.
+
+    Each worker is two batches ahead at most, which bounds the memory.
 
     Args:
         samples: the data set.
@@ -167,6 +185,7 @@ def load_batches(
         batch_sampler=batches,
         collate_fn=_unchanged,
         num_workers=num_workers,
+        worker_init_fn=_end_with_parent if num_workers else None,
     )
     for items in loader:
         good: list[Item] = []
@@ -177,6 +196,37 @@ def load_batches(
                 log_skipped(item)
             good.append(item)
         yield good
+
+
+def worker_processes(n_processes: int) -> int:
+    """How many workers a process of a run has by default.
+
+    One CPU is left to each process. More than a few workers do not make a run faster where the
+    model is the bottleneck, and each takes the memory of two batches.
+
+    Args:
+        n_processes: of the run, on this machine.
+    """
+    try:
+        n_cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        n_cpus = os.cpu_count() or 1
+    return max(0, min(_MAX_WORKERS, n_cpus // n_processes - 1))
+
+
+def _end_with_parent(worker: int) -> None:
+    """End a worker at once when the training process is killed.
+
+    Torch's own check comes every few seconds. Until then the worker would hold whatever it has
+    inherited, the lock of the run's folder among it, and a run that is resumed would be refused.
+    """
+
+    def watch() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _unchanged(items: list[Item | SdrpnError]) -> list[Item | SdrpnError]:

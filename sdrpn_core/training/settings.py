@@ -58,7 +58,8 @@ class TrainingSettings:
         mixed_precision: ``bf16`` (CUDA only), ``no``, or ``auto``: bf16 where the device has it.
             The trained weights are float32 either way.
         max_pixels: images with more pixels are skipped.
-        num_workers: processes that read labels and decode images; 0: the training process itself.
+        num_workers: processes that read labels and prepare images ahead, for each process of the
+            run; 0: the training process itself; ``None``: one per CPU that is left to it, up to 8.
         checkpoint_every: optimizer steps between checkpoints; ``None``: only at the end.
         keep_checkpoints: how many checkpoints stay on disk.
         log_every: optimizer steps between log entries.
@@ -82,7 +83,7 @@ class TrainingSettings:
     gradient_checkpointing: bool = False
     mixed_precision: str = "auto"
     max_pixels: int = MAX_PIXELS
-    num_workers: int = 0
+    num_workers: int | None = None
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     log_every: int = 10
@@ -112,7 +113,7 @@ class TrainingSettings:
             raise ConfigError(
                 f"training: warmup_fraction must lie in [0, 1), not {self.warmup_fraction}"
             )
-        if self.weight_decay < 0 or self.num_workers < 0:
+        if self.weight_decay < 0 or (self.num_workers or 0) < 0:
             raise ConfigError("training: weight_decay and num_workers must not be negative")
         if self.mixed_precision not in PRECISIONS:
             raise ConfigError(
@@ -142,6 +143,12 @@ class TrainingSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "betas": list(self.betas)}
+
+    def workers(self, n_processes: int) -> int:
+        """How many processes prepare images for each of so many that train."""
+        from sdrpn_core.training.samples import worker_processes  # needs torch
+
+        return worker_processes(n_processes) if self.num_workers is None else self.num_workers
 
     def resume_fields(self) -> dict[str, Any]:
         """The fields that decide the trained weights, and so must agree when a run is resumed."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.backbone.identity import backbone_identity, differences
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.errors import ConfigError, ShardError
 from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labels.recipe import LabelRecipe
@@ -81,7 +82,7 @@ def stored_labels(
         )
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
-        samples=StoredLabels(rows, labeler, settings.max_pixels),
+        samples=StoredLabels(rows, labeler, Preprocessor(backbone), settings.max_pixels),
         batcher=StoredLabelBatcher(backbone, branch),
         recipe=recipe,
         n_layers=branch,
@@ -113,7 +114,7 @@ def answered_records(
     recipe.check_fits(backbone.n_layers, backbone.n_heads)
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
-        samples=AnsweredRecords(records, settings.max_pixels),
+        samples=AnsweredRecords(records, Preprocessor(backbone), settings.max_pixels),
         batcher=AnsweredRecordBatcher(backbone, branch, labeler),
         recipe=recipe,
         n_layers=max(branch, max(recipe.layers) + 1),

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from sdrpn_core.errors import ConfigError, MissingExtraError, SdrpnError, UnknownNameError
+from sdrpn_core.training.run_folder import TRACKER_FOLDER
 
 NO_TRACKER = "none"
 """Stands for no tracker on the command line."""
@@ -74,14 +75,21 @@ def start_trackers(
     Raises:
         SdrpnError: a tracker cannot be started, for example without a login.
     """
-    name = {"name": out_dir.absolute().name}
-    options = {"tensorboard": {"purge_step": first_step + 1}, "wandb": name, "trackio": name}
+    name = out_dir.absolute().name
+    folder = out_dir / TRACKER_FOLDER
+    options = {
+        "tensorboard": {"purge_step": first_step + 1},
+        "trackio": {"name": name},
+        "wandb": {"name": name, "dir": str(folder)},
+    }
     # Trackers take scalars alone.
     config = {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in settings.items()
     }
     try:
+        if accelerator.log_with and accelerator.is_main_process:
+            folder.mkdir(exist_ok=True)  # some trackers write elsewhere if it is not there
         accelerator.init_trackers(PROJECT, config=config, init_kwargs=options)
     except Exception as error:  # of any of the packages
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

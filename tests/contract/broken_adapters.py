@@ -884,6 +884,19 @@ class TestDoublePrecision(Broken):
     noticed: ClassVar = {"test_it_runs_in_float32_on_the_cpu": "make: the model is torch.float64"}
 
 
+class ReadsWeights(LlavaBackbone):
+    def preprocess(self, image: Image.Image) -> ImageInput:
+        assert self.embedding.weight.ndim == 2
+        return super().preprocess(image)
+
+
+class TestReadsWeights(Broken):
+    adapter = ReadsWeights
+    noticed: ClassVar = {
+        "test_images_are_prepared_without_the_weights": "preprocess: of the model, only config"
+    }
+
+
 class PixelsAsTheyCome(LlavaBackbone):
     def to_model(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor

@@ -21,10 +21,10 @@ def python_blocks(name: str) -> list[tuple[int, str]]:
 
 
 def shown_files(name: str) -> dict[str, str]:
-    """Path and content of every fenced block whose info string ends in ``file=PATH``."""
+    """Path and content of every fenced block that has a ``title="PATH"``."""
     tokens = MarkdownIt().parse((ROOT / name).read_text(encoding="utf-8"))
-    labels = [(t.info.partition(" file=")[2], t.content) for t in tokens if t.type == "fence"]
-    return {path: content for path, content in labels if path}
+    labels = [(t.info.partition(" title=")[2], t.content) for t in tokens if t.type == "fence"]
+    return {path.strip('"'): content for path, content in labels if path}
 
 
 def run_blocks(

@@ -674,7 +674,7 @@ def record_lines() -> Iterator[Case]:
     path = "data/questions.jsonl"
     for name, content in RAW.items():
         yield Case(f"record line {name}", RELABEL, "success", replace_line(path, 1, content))
-    for field in ("image", "question", "answer", "boxes", "id"):
+    for field in ("image", "question", "answer", "boxes", "id", "options", "conversations"):
         for name, value in ODD.items():
             edit = change_line(path, 1, field, value)
             yield Case(f"record {field} {name}", RELABEL, "success", edit)

@@ -13,7 +13,7 @@ from tests.faults.kills import Command, Ended
 FAMILY = "llava"
 DATA = "glyphs/small"
 #: Fields of results that tell of the run and not of what it computed.
-_OF_THE_RUN = ("seconds", "per_second", "stages")
+_OF_THE_RUN = ("seconds", "per_second", "stages", "peak_memory")
 
 
 def commands(folder: Path, run: Callable[[list[str]], Ended]) -> dict[str, Command]:

@@ -59,7 +59,7 @@ class Case:
 
 def published_policy(threshold: float) -> MaskPolicy:
     """The settings of the published evaluation."""
-    return MaskPolicy(threshold=threshold, min_regions=1, **HIGH_RESOLUTION)
+    return MaskPolicy(threshold=threshold, min_regions=1, prune_rule="published", **HIGH_RESOLUTION)
 
 
 def load_qwen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sdrpn_core import RPN, FeatureTap
 from sdrpn_core.answering.crop_encoding import encode_crops
@@ -58,6 +60,11 @@ def case(golden_file: Path, load: Callable[[Path], dict[str, Any]], any_qwen3: A
 @pytest.fixture
 def rpn(case: Case, golden_file: Path) -> RPN:
     return golden_rpn(golden_file.parent, case.backbone)
+
+
+def published_gate_threshold(folder: Path) -> float:
+    """What the gate of the golden model was made with."""
+    return float(json.loads((folder / "gate/gate.json").read_text())["default_threshold"])
 
 
 def close(found: Any, expected: np.ndarray, tolerance: float) -> None:
@@ -186,16 +193,20 @@ def test_without_an_image(golden_file, load, any_qwen3):
 
 @cases
 def test_the_released_checkpoint(golden_file, load):
-    """The published names beside the base; the gate's layers are left where they are."""
+    """The published names beside the base, the gate's among them."""
     folder = golden_file.parent
     released = load_qwen3(folder, "sdpa", "model_released_style")
     case = read_case(folder, golden_file, load(golden_file), released)
     rpn = import_rpn(folder / "model_released_style", case.backbone)
     golden = golden_rpn(folder, case.backbone)
-    assert rpn.state_dict().keys() == golden.state_dict().keys()
-    for name, tensor in golden.state_dict().items():
+    gate = load_file(folder / "gate/gate.safetensors")
+    expected = {**golden.state_dict(), **{f"gate.{name}": gate[name] for name in gate}}
+    assert rpn.state_dict().keys() == expected.keys()
+    for name, tensor in expected.items():
         assert torch.equal(rpn.state_dict()[name], tensor), name
-    proposer = RPNProposer(rpn)
+    assert rpn.config.gate is not None
+    assert rpn.config.gate.threshold == published_gate_threshold(folder)
+    proposer = RPNProposer(rpn, gate_threshold=0)
     (roi,) = proposer.maps(prefill(case.backbone, [case.question], rpn))
     close(roi.probabilities(), case.data["roi_prob"], PROBABILITIES)
     assert proposer.policy == published_policy(0.15)

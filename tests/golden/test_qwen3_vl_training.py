@@ -45,7 +45,7 @@ def test_losses_and_gradients(golden_file, load, attn_implementation):
         response = tuple(row[first : int(real.sum())].tolist())
         prompts += backbone.encode([Question(text, (image,), response)])
     block = prompt_block(backbone, prompts)
-    starts = block.starts.tolist()
+    starts = block.starts
     places = [
         ImagePlace(
             row,

@@ -57,7 +57,10 @@ def evaluate(folder, *words, launch=()):
     rows = [json.loads(line) for line in files[0].read_text().splitlines()]
     rows.sort(key=lambda row: row["doc_id"])
     assert [row["doc_id"] for row in rows] == list(range(N))
-    assert all(row["token_counts"][0]["output_tokens"] > 0 for row in rows)
+    counts = [row["token_counts"][0] for row in rows]
+    assert all(0 < count["output_tokens"] <= 4 for count in counts)
+    # The image alone has 100 tokens; regions add theirs.
+    assert (max(count["input_tokens"] for count in counts) > 200) == ("rpn=" in " ".join(words))
     return [(row["filtered_resps"], row["accuracy"]) for row in rows], output
 
 

@@ -244,6 +244,7 @@ def test_methods_that_need_boxes_run_on_the_records_that_have_them(
     assert f"method 'oracle' runs on the {N - 2} of {N} records that have boxes" in caplog.text
     methods = results["methods"]
     assert (methods["baseline"]["n"], methods["oracle"]["n"]) == (N, N - 2)
+    assert f"`oracle` needs boxes: {N - 2} items have some" in (tmp_path / "report.md").read_text()
     both = [row["methods"] for row in rows(tmp_path) if "oracle" in row["methods"]]
     assert len(both) == N - 2
     gain = sum(one["oracle"]["score"] - one["baseline"]["score"] for one in both) / (N - 2)

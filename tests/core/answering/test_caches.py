@@ -63,9 +63,13 @@ def test_the_second_pass_writes_behind_the_prefix(backbone, questions, name):
     assert found.ids == again.ids
 
 
-def test_a_stored_prefix_has_no_room_and_is_only_read(backbone):
+@pytest.mark.parametrize("name", ["ok", "first only"])
+def test_a_stored_prefix_has_no_room_and_is_only_read(backbone, name):
+    """Also where the second pass keeps only its beginning."""
     store = PrefixStore()
-    (one,) = pending_of(backbone, [QUESTIONS["ok"]], store)
+    (one,) = pending_of(backbone, [QUESTIONS[name]], store)
+    assert (one.n_reused < len(one.prefix)) == (name == "first only")
+    assert one.prefix.cache is None  # the next answer, in another thread, may come at any time
     before = [part.clone() for pair in one.prefix.keys_values.values() for part in pair]
     second_pass(backbone, [one], **OPTIONS)
     after = [part for pair in one.prefix.keys_values.values() for part in pair]

@@ -11,11 +11,14 @@ import torch
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.prefix_store import PrefixStore
+from sdrpn_core.answering.pruning import without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
-from sdrpn_core.crops.policy import Outcome
+from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
 from sdrpn_core.crops.regions import without_corner
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.grid.geometry import Resized
@@ -108,7 +111,9 @@ def test_nothing_is_pruned(policy):
 
 
 def test_options_survive_a_checkpoint_and_keep_their_order():
-    policy = MaskPolicy(prune_above=1024, corner_sink_above=768, min_regions=1)
+    policy = MaskPolicy(
+        prune_above=1024, corner_sink_above=768, min_regions=1, prune_rule="published"
+    )
     assert MaskPolicy.from_options(policy.options()) == policy
     assert BboxPolicy(0.3).threshold == 0.3
 
@@ -120,6 +125,7 @@ def test_options_survive_a_checkpoint_and_keep_their_order():
         {"prune_threshold": 0},
         {"prune_threshold": 1},
         {"corner_sink_above": -1},
+        {"prune_rule": "sometimes"},
     ],
 )
 @pytest.mark.parametrize("policy", POLICIES)
@@ -174,7 +180,7 @@ def test_the_highest_score_of_any_token_behind_the_last_image(backbone, settings
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, **settings)
     state = prefill(backbone, QUESTIONS, rpn)
     features, readings = state.question_features(2), state.readings(rpn)
-    places = state.places(wants_question=lambda grid: grid[0] * grid[1] > LIMIT)
+    places = state.places(wants_question=lambda _, grid: grid[0] * grid[1] > LIMIT)
     found = rpn.score_after(readings, features, places).maps()
     seen = 0
     for place, roi in zip(places, found, strict=True):
@@ -201,9 +207,8 @@ def test_the_highest_score_of_any_token_behind_the_last_image(backbone, settings
 
 
 def policy_for(**options) -> MaskPolicy:
-    return MaskPolicy(
-        threshold=0.5, min_regions=1, prune_above=LIMIT, prune_threshold=0.9, **options
-    )
+    values = {"threshold": 0.5, "prune_threshold": 0.9, "prune_rule": "published", **options}
+    return MaskPolicy(min_regions=1, prune_above=LIMIT, **values)
 
 
 def recompute(backbone, question, answer, max_new_tokens):
@@ -271,3 +276,83 @@ def test_an_image_of_which_nothing_stays(backbone, rpn, question):
     (found,) = answer_batch(backbone, [question], RPNProposer(rpn, policy), max_new_tokens=6)
     assert not found.proposals[0].plan.keep.any()
     assert found.ids == recompute(backbone, question, found, 6)
+
+
+# -- where pruning pays --------------------------------------------------------------------------
+
+TWO_IMAGES = Question("which letter is on the left of the small circle ?", (LARGE, LARGE))
+
+
+def counted(backbone, rpn, question, **options):
+    """An answer of one token, and the token-layers of the decoder."""
+    proposer = RPNProposer(rpn, policy_for(**options))
+    store = PrefixStore()  # the question runs apart, however short it is
+    with TokenLayerCounter(backbone) as counter:
+        (found,) = answer_batch(backbone, [question], proposer, store=store, max_new_tokens=1)
+    assert found.boxes
+    return found, counter.token_layers
+
+
+@torch.no_grad()
+def shape_of(backbone, question, answer, rerun):
+    (prompt,) = backbone.encode([question])
+    plans = [one.plan for one in answer.proposals]
+    dropped = sum(int((~plan.keep).sum()) for plan in plans if plan.keep is not None)
+    visual = answer.n_visual_tokens - prompt.n_visual_tokens + dropped
+    frame = backbone.frame_crop(prompt.images[0])
+    n_text = len(answer.boxes) * (sum(map(len, frame)) - len(prompt.images[0]))
+    prefix = prompt.prefix_length
+    return AnswerShape(prefix, len(prompt) - prefix, crop=visual + n_text, rerun=rerun - dropped)
+
+
+@pytest.mark.parametrize("threshold", [1e-9, 0.5, 0.9, 0.9999999])
+def test_one_image_never_runs_again(backbone, rpn, threshold):
+    """Whether nothing, something or all of it would be dropped; as published, it always does."""
+    question = Question(TWO_IMAGES.text, (LARGE,))
+    kept, work = counted(backbone, rpn, question, prune_rule="cheaper", prune_threshold=threshold)
+    assert kept.proposals[0].plan.keep is None
+    assert kept.proposals[0].roi.question_scores is None  # nor are they computed
+    n_layers = backbone.n_layers
+    assert work == shape_of(backbone, question, kept, 0).floor(n_layers, rpn.branch)
+    assert kept.ids == recompute(backbone, question, kept, 1)
+    pruned, more = counted(backbone, rpn, question, prune_threshold=threshold)
+    n_image = pruned.proposals[0].plan.keep.size
+    assert more == shape_of(backbone, question, pruned, n_image).floor(n_layers, rpn.branch)
+    assert more - work == int(pruned.proposals[0].plan.keep.sum()) * n_layers
+
+
+def test_an_image_behind_a_crop_is_pruned(backbone, rpn):
+    """It runs again as it is: every token that is dropped is saved."""
+    options = {"threshold": 0.3, "prune_threshold": 0.85}
+    cheaper = {**options, "prune_rule": "cheaper"}
+    found, work = counted(backbone, rpn, TWO_IMAGES, **cheaper)
+    first, second = (one.plan.keep for one in found.proposals)
+    assert first is None
+    assert second is not None
+    assert 0 < second.sum() < second.size
+    assert found.ids == recompute(backbone, TWO_IMAGES, found, 1)
+    _, unpruned = counted(backbone, rpn, TWO_IMAGES, **{**cheaper, "prune_threshold": 1e-9})
+    assert unpruned - work == int((~second).sum()) * backbone.n_layers
+    _, published = counted(backbone, rpn, TWO_IMAGES, **options)
+    assert published > work
+
+
+@torch.no_grad()
+def test_nothing_is_pruned_for_nothing(backbone):
+    """A second image of which every token stays, and one whose neighbor has no crop."""
+    (prompt,) = backbone.encode([TWO_IMAGES])
+    keep = np.ones(prompt.images[0].grid, dtype=bool)
+    crop = (Crop((0, 0, 9, 9), (0, 0, 1, 1)),)
+    some = keep.copy()
+    some.flat[0] = False
+    nothing = CropPlan(Outcome.NO_ROI)
+    for plans, expected in (
+        ([CropPlan(Outcome.OK, crop, keep=some), CropPlan(Outcome.OK, crop, keep=keep)], [0, 0]),
+        ([CropPlan(Outcome.OK, crop, keep=some), CropPlan(Outcome.OK, crop, keep=some)], [0, 1]),
+        ([nothing, CropPlan(Outcome.OK, crop, keep=some)], [0, 0]),
+        ([CropPlan(Outcome.OK, crop), CropPlan(Outcome.OK, crop, keep=~keep)], [0, 1]),
+    ):
+        chosen = without_costly_pruning(prompt, plans, backbone.n_layers)
+        assert [plan.keep is not None for plan in chosen] == expected
+        always = [replace(plan, prunes_at_any_cost=True) for plan in plans]
+        assert without_costly_pruning(prompt, always, backbone.n_layers) == always

@@ -13,6 +13,7 @@ from sdrpn_core import RPN, Outcome, Question, RoIModel, load_backbone
 from sdrpn_core.answering.answer import answer, answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.crops.pruning import PRUNE_RULES
 from sdrpn_core.errors import (
     CheckpointError,
     ConfigError,
@@ -235,11 +236,13 @@ def test_it_proposes_what_it_crops(model, questions):
     assert model.propose_batch([Question("what ?"), questions[0]])[0] == []
 
 
-def test_proposals_are_pruned_as_answers_are(model, questions):
-    pruning = model.with_policy(policy_options={"prune_above": 16, "prune_threshold": 0.5})
+@pytest.mark.parametrize("rule", PRUNE_RULES)
+def test_proposals_are_pruned_as_answers_are(model, questions, rule):
+    options = {"prune_above": 16, "prune_threshold": 0.5, "prune_rule": rule}
+    pruning = model.with_policy(policy_options=options)
     (proposal,) = pruning.propose_batch(questions[:1])[0]
     (expected,) = pruning.answer_batch(questions[:1], max_new_tokens=1)[0].proposals
-    assert proposal.plan.keep is not None
+    assert (proposal.plan.keep is None) == (rule == "cheaper")
     np.testing.assert_array_equal(proposal.plan.keep, expected.plan.keep)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import closing
+
 import pytest
 
 import sdrpn_core
@@ -119,8 +122,55 @@ def test_few_questions_wait_however_different_they_are(backbone, monkeypatch):
     )
     assert [index for index, _ in stream] == list(range(n))
     assert [len(batch) for batch in batches] == [1] * n
-    # One batch's worth between two first passes, and the batch that is about to take one.
-    assert max(waiting) + 1 == 2 * batch_size
+    # One batch's worth between two first passes, the batch that takes one, and the one behind it,
+    # which is read meanwhile.
+    assert 2 * batch_size <= max(waiting) + 1 <= 3 * batch_size
+
+
+def test_the_next_batch_is_prepared_while_one_is_answered(backbone, proposer, monkeypatch):
+    batch_size = 3
+    ready = threading.Semaphore(0)
+    original = backbone.preprocess
+
+    def preprocess(image):
+        found = original(image)
+        ready.release()
+        return found
+
+    monkeypatch.setattr(backbone, "preprocess", preprocess)
+    first_pass = sdrpn_core.answering.stream.first_pass
+
+    def watched(backbone, questions, *args, **options):
+        # Those of this batch and, though nobody asked for them yet, those of the next.
+        n_images = sum(len(question.images) for question in questions)
+        for _ in range(2 * n_images if not answered else 0):
+            assert ready.acquire(timeout=30)
+        answered.append(len(questions))
+        assert all(len(question.inputs) == len(question.images) for question in questions)
+        return first_pass(backbone, questions, *args, **options)
+
+    monkeypatch.setattr(sdrpn_core.answering.stream, "first_pass", watched)
+    answered = []
+    questions = [Question("how many ?", (tiny_image(seed),)) for seed in range(3 * batch_size)]
+    found = list(answer_stream(backbone, questions, proposer, batch_size=batch_size))
+    assert [index for index, _ in found] == list(range(len(questions)))
+    assert answered == [batch_size] * 3
+
+
+def test_a_stream_that_is_left_reads_no_further(backbone):
+    read = []
+
+    def questions():
+        for index in range(100):
+            read.append(index)
+            yield Question("how many ?", (tiny_image(0),))
+
+    with closing(answer_stream(backbone, questions(), batch_size=2, max_new_tokens=1)) as stream:
+        next(stream)
+    n_read = len(read)
+    assert n_read < 10
+    assert not [one for one in threading.enumerate() if one.name == "sdrpn-prefetch"]
+    assert len(read) == n_read
 
 
 @pytest.mark.parametrize(

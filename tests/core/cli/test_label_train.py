@@ -88,7 +88,7 @@ BAD_LINES = (
     b'{"question": "what?"}\n'
     b'[1]\n'
     b'{"image": "r0.png", "question": "\xff"}\n'
-    b'{"image": "r0.png", "question": "what?", "answer": [1, 2]}\n'
+    b'{"image": "r0.png", "question": "what?", "boxes": "all"}\n'
 )  # fmt: skip
 
 

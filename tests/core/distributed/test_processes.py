@@ -141,7 +141,8 @@ def items(run: Path) -> list[dict]:
     found = [json.loads(line) for line in (run / "items.jsonl").read_text().splitlines()]
     for row in found:
         for result in row["methods"].values():
-            del result["seconds"], result["stages"]
+            # An item's share of token-layers includes padding, so it depends on its batch.
+            del result["seconds"], result["stages"], result["cost"]
     return found
 
 

@@ -392,7 +392,7 @@ def test_what_stands_out_in_an_image_is_no_better_than_chance(monkeypatch, backb
     records = boxed_records(40, seed)
     planted = Salient(records, {(3, 2): looks()}, seed=seed)
     planted.features = [
-        backbone.image_features([backbone.preprocess(record.image)])[0] for record in records
+        backbone.image_features([backbone.preprocess(record.images[0])])[0] for record in records
     ]
     monkeypatch.setattr(finder, "stream_given_responses", planted.stream)
     report = find_heads(backbone, records, **{**SIZES, "batch_size": 1})
@@ -435,7 +435,7 @@ def test_questions_are_exchanged_with_their_responses_within_a_half(backbone, mo
         assert (other.given is None) == (sample.given is None)
         torch.testing.assert_close(
             prompt.images[0].features,
-            backbone.image_features([backbone.preprocess(records[sample.index].image)])[0],
+            backbone.image_features([backbone.preprocess(records[sample.index].images[0])])[0],
         )
         if other.given is not None:
             assert prompt.response_ids == other.response_ids

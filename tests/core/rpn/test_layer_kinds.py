@@ -93,7 +93,12 @@ def test_cached_features_are_called_alike():
     backbone = mixed()
     rpn = RPN.from_backbone(backbone, RPNConfig(BRANCH, N_LAYERS))
     samples = [
-        TrainingSample(str(index), question.text, question.images[0], np.zeros((4, 4), np.int64))
+        TrainingSample(
+            str(index),
+            question.text,
+            backbone.preprocess(question.images[0]),
+            np.zeros((4, 4), np.int64),
+        )
         for index, question in enumerate(QUESTIONS)
     ]
     batch = StoredLabelBatcher(backbone, BRANCH)(samples)

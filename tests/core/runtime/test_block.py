@@ -79,7 +79,9 @@ def test_places_of_images_in_whole_prompts_and_in_prefixes():
     ]
     prefixes = left_pad(*rows_of([one.prefix_length, two.prefix_length]))
     # Columns of the prefixes, then four more: what follows the first prompt's is the longer.
-    places = image_places([one, two], prefixes, n_following=4, wants_question=lambda g: g[0] == 1)
+    places = image_places(
+        [one, two], prefixes, n_following=4, wants_question=lambda _, g: g[0] == 1
+    )
     assert places == [
         ImagePlace(0, 6, (1, 2), query=10, question=8),
         ImagePlace(1, 0, (2, 2), query=11),

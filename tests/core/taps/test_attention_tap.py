@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.kv_cache import cache_argument
-from sdrpn_core.taps.attention_tap import AttentionTap
+from sdrpn_core.taps.attention_tap import AttentionTap, _products
 from tests.tiny import tiny_image, tiny_llava
 
 N_LAYERS, N_HEADS = 6, 4
@@ -248,6 +249,38 @@ def test_broken_attention_names_its_layer(backbone, inputs, value):
     assert not backbone.decoder.config._attn_implementation.startswith("sdrpn")
 
 
+@torch.no_grad()
+def test_the_first_broken_layer_of_several_is_named_at_the_end(backbone, inputs):
+    """Of rows that were sound before; what else went wrong in the block comes first."""
+    broken = inputs["inputs_embeds"].clone()
+    broken[0, -1] = float("nan")
+    broken = {**inputs, "inputs_embeds": broken}
+    tap = AttentionTap(backbone.decoder, {4: None, 2: (0,)})
+
+    def run(then=None):
+        with tap:
+            backbone.decoder(**broken)
+            backbone.decoder(**inputs)
+            if then is not None:
+                raise then
+
+    with pytest.raises(AttentionError, match="layer 2"):
+        run()
+    assert [len(tap.rows[layer]) for layer in (2, 4)] == [2, 2]
+    with pytest.raises(KeyError):
+        run(then=KeyError())
+
+
+@torch.no_grad()
+def test_broken_rows_are_not_consumed(backbone, inputs):
+    broken = {**inputs, "inputs_embeds": torch.full_like(inputs["inputs_embeds"], float("nan"))}
+    seen = []
+    tap = AttentionTap(backbone.decoder, {2: None}, consume=lambda layer, rows: seen.append(layer))
+    with pytest.raises(AttentionError, match="layer 2"), tap:
+        backbone.decoder(**broken)
+    assert seen == []
+
+
 @pytest.mark.parametrize(
     ("heads", "message"),
     [
@@ -287,6 +320,33 @@ def test_without_a_mask_the_rows_are_causal(backbone, eager):
     torch.testing.assert_close(tap.weights(0), expected, **CLOSE)
 
 
+class _LargestCopy(TorchDispatchMode):
+    """Notes how many numbers the largest copy in single precision holds."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and found.dtype == torch.float32:
+            self.largest = max(self.largest, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("heads", [None, [0, 3]], ids=["all heads", "some heads"])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_keys_are_not_all_copied_in_single_precision(heads, key_heads):
+    """They are all there is of the past, and would be copied at each token."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 1, 8, generator=generator).bfloat16()
+    key = torch.randn(2, key_heads, 50, 8, generator=generator).bfloat16()
+    with _LargestCopy() as copies:
+        found = _products(query, key, heads)
+    assert copies.largest == key[:, 0].numel()
+    repeated = key.repeat_interleave(4 // key_heads, dim=1)
+    expected = query.float() @ repeated.float().transpose(2, 3)
+    torch.testing.assert_close(found, expected if heads is None else expected[:, heads])
+
+
 @pytest.mark.cuda
 @torch.no_grad()
 def test_rows_under_flash_attention(kv_heads):
@@ -309,7 +369,7 @@ def test_gradients_are_those_of_autograd_by_stock_eager_weights(backbone, eager)
     """Whatever ran: of the last rows, of chosen heads and columns, in a padded batch."""
     layer, heads = 2, (0, 3)
     block = prompt_block(backbone, backbone.encode(QUESTIONS))
-    keys = block.starts[:, None] + torch.tensor([1, 5, 9])
+    keys = torch.tensor(block.starts)[:, None] + torch.tensor([1, 5, 9])
     inputs = block.model_inputs()
     weight = torch.randn(eager.hidden_size, generator=torch.Generator().manual_seed(0))
     with torch.enable_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,6 +130,27 @@ def test_a_tap_beyond_another_one_that_stops_says_so(backbone, inputs):
     too_deep = FeatureTap(backbone.decoder, 4)
     with FeatureTap(backbone.decoder, 1), too_deep, pytest.raises(RuntimeError, match="layer 4"):
         too_deep.run(**inputs)
+
+
+class SkippingDecoder(nn.Module):
+    """Three layers of two kinds; the first one is skipped on request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        self.config = SimpleNamespace(layer_types=kinds)
+        self.layers = nn.ModuleList(nn.Identity() for _ in kinds)
+
+    def forward(self, hidden: torch.Tensor, skip: bool = False) -> None:
+        for layer in self.layers[1 if skip else 0 :]:
+            layer(hidden)
+
+
+def test_a_run_knows_nothing_of_the_run_before():
+    """Neither masks nor rotary embeddings of another batch pass for those of this one."""
+    with FeatureTap(SkippingDecoder(), 1) as tap:
+        assert tap.run(hidden=torch.zeros(1)).following == ({},)
+        assert tap.run(hidden=torch.zeros(1), skip=True).following == (None,)
 
 
 @pytest.mark.parametrize("layer", [-1, N_LAYERS])

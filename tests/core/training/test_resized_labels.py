@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ShardError
 from sdrpn_core.labeling.run import LabelDataset
@@ -53,7 +54,9 @@ def coarse_labels(tmp_path_factory):
     for index, size in enumerate(SIZES):
         path = folder / f"{index}.png"
         tiny_image(index, size).save(path)
-        records.append(Record(id=str(index), question="what is it ?", image=path, response="red"))
+        records.append(
+            Record(id=str(index), question="what is it ?", images=(path,), response="red")
+        )
     label(backbone, records, folder / "run", recipe=RECIPE, progress=False)
     return folder / "run"
 
@@ -62,7 +65,9 @@ def coarse_labels(tmp_path_factory):
 def test_training_compares_on_the_grid_of_the_labels(coarse_labels, loss):
     fine = tiny_qwen2_5_vl()
     rpn = RPN.from_backbone(fine, RPNConfig(branch=2, n_layers=2, loss=loss)).train()
-    samples = StoredLabels(LabelDataset(coarse_labels), ThresholdLabeler(RECIPE))
+    samples = StoredLabels(
+        LabelDataset(coarse_labels), ThresholdLabeler(RECIPE), Preprocessor(fine)
+    )
     items = [samples[index] for index in range(len(SIZES))]
     batcher = StoredLabelBatcher(fine, 2)
     batch = batcher(items)
@@ -81,7 +86,9 @@ def test_training_compares_on_the_grid_of_the_labels(coarse_labels, loss):
 
 
 def test_an_image_that_changed_is_refused(coarse_labels):
-    samples = StoredLabels(LabelDataset(coarse_labels), ThresholdLabeler(RECIPE))
+    samples = StoredLabels(
+        LabelDataset(coarse_labels), ThresholdLabeler(RECIPE), Preprocessor(tiny_qwen2_5_vl())
+    )
     path = samples.rows[1].image
     before = path.read_bytes()
     tiny_image(0, (100, 100)).save(path)

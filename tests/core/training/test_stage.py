@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import sdrpn_core.training.loop
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError, ShardError, UnknownNameError
 from sdrpn_core.labeling.run import LabelDataset
@@ -193,7 +194,7 @@ def test_an_unknown_optimizer_is_refused_with_the_near_names():
 @pytest.mark.parametrize("loss", ["bce", "focal", "mse"])
 def test_the_gradient_is_that_of_the_mean_over_the_global_batch(backbone, labels, loss):
     rpn = RPN.from_backbone(backbone, replace(CONFIG, loss=loss))
-    samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE))
+    samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE), Preprocessor(backbone))
     items = [samples[index] for index in range(5)]
     batcher = StoredLabelBatcher(backbone, CONFIG.branch)
 
@@ -215,7 +216,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(backbone, labels
 
 def test_gradients_are_limited_to_the_norm(backbone, labels):
     rpn = RPN.from_backbone(backbone, CONFIG)
-    samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE))
+    samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE), Preprocessor(backbone))
     optimizer = torch.optim.SGD(rpn.parameters(), lr=0.0)
     batcher = StoredLabelBatcher(backbone, CONFIG.branch)
     step = TrainingStep(Accelerator(cpu=True), rpn, batcher, optimizer, max_grad_norm=1e-3)

@@ -1,0 +1,170 @@
+"""Gate labels from answers at a ladder of token budgets: the rule of Q-Zoom (arXiv:2604.06912).
+
+A question is answered at several resolutions. Where the low ones fail and the high ones agree,
+more pixels would help: the label of a low resolution is 1. Where all agree it is 0. The rule does
+not ask whether *the crop* would help; :mod:`sdrpn_core.answering.utility` does.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from sdrpn_core.errors import InputError
+from sdrpn_core.labels.pseudo import IGNORE
+
+if TYPE_CHECKING:
+    import random
+
+#: The highest budgets are the oracle, if they agree; neither is ever trained on.
+N_ORACLES = 2
+#: Share of the draws that turn a hard question into an example of "more pixels would help".
+POSITIVE_SHARE = 0.9
+#: How many of the highest failing budgets these come from.
+N_HARDEST = 2
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class Difficulty(str, Enum):
+    """What the ladder of answers says about a question."""
+
+    EASY = "easy"
+    """Every budget gives the oracle's answer."""
+    HARD = "hard"
+    """Low budgets fail, and no budget above the first right one does."""
+    DROPPED = "dropped"
+    """The oracle contradicts itself or the ground truth, or right and wrong answers alternate."""
+
+
+@dataclass(frozen=True)
+class GateLabel:
+    """A label for one question at one resolution.
+
+    Attributes:
+        resolution: in visual tokens.
+        label: 1 if more pixels would help, 0 if not, -100 to leave it out.
+    """
+
+    resolution: int
+    label: int
+
+
+@dataclass(frozen=True)
+class AnswerLadder:
+    """One question, answered at several resolutions.
+
+    Attributes:
+        resolutions: in visual tokens, ascending.
+        answers: one for each.
+        ground_truth: the correct answer.
+
+    Raises:
+        InputError: no resolutions, not ascending, or not one answer each.
+    """
+
+    resolutions: Sequence[int]
+    answers: Sequence[str]
+    ground_truth: str
+
+    def __post_init__(self) -> None:
+        if len(self.answers) != len(self.resolutions):
+            raise InputError(f"{len(self.answers)} answers for {len(self.resolutions)} resolutions")
+        if not self.resolutions or list(self.resolutions) != sorted(set(self.resolutions)):
+            raise InputError(f"the resolutions {list(self.resolutions)} do not ascend")
+
+    @property
+    def difficulty(self) -> Difficulty:
+        """Whether the question is worth training on, and as what."""
+        wrong = self._wrong()
+        if not self._stable or not _match(self._oracle, _normalized(self.ground_truth)):
+            return Difficulty.DROPPED
+        if not wrong:
+            return Difficulty.EASY
+        return Difficulty.HARD if self._fails_first(wrong) else Difficulty.DROPPED
+
+    def draw(self, rng: random.Random) -> GateLabel:
+        """A label at a resolution to train at.
+
+        Easy questions give a label of 0 at any budget below the oracles. Hard ones mostly a 1 at
+        one of the two highest failing budgets, and else a 0 at a budget that suffices. An ignored
+        label stands at the lowest.
+
+        Args:
+            rng: decides.
+
+        Raises:
+            InputError: no budget is left below the oracles.
+        """
+        if len(self.answers) <= N_ORACLES:
+            raise InputError(
+                f"a label needs answers at at least {N_ORACLES + 1} resolutions; there "
+                f"are {len(self.answers)}"
+            )
+        nothing = GateLabel(self.resolutions[0], IGNORE)
+        below = range(len(self.answers) - N_ORACLES)
+        wrong = self._wrong()
+        if not self._stable or not self._fails_first(wrong):
+            return nothing
+        right = [place for place in below if place not in wrong]
+        if wrong and rng.random() < POSITIVE_SHARE:
+            if not _match(self._oracle, _normalized(self.ground_truth)):
+                return nothing
+            return GateLabel(self.resolutions[rng.choice(wrong[-N_HARDEST:])], 1)
+        return GateLabel(self.resolutions[rng.choice(right)], 0) if right else nothing
+
+    def draw_against_truth(self, rng: random.Random) -> GateLabel:
+        """The published ablation: one answer below the oracles, judged by the ground truth alone.
+
+        Args:
+            rng: chooses the resolution.
+        """
+        place = rng.choice(range(max(len(self.answers) - N_ORACLES, 1)))
+        answer, truth = _normalized(self.answers[place]), _normalized(self.ground_truth)
+        return GateLabel(self.resolutions[place], int(not answer or not _match(answer, truth)))
+
+    @property
+    def _oracle(self) -> str:
+        return _normalized(self.answers[-1])
+
+    @property
+    def _stable(self) -> bool:
+        return len({_normalized(answer) for answer in self.answers[-N_ORACLES:]}) == 1
+
+    def _wrong(self) -> list[int]:
+        return [
+            place
+            for place, answer in enumerate(self.answers)
+            if not _match(_normalized(answer), self._oracle)
+        ]
+
+    @staticmethod
+    def _fails_first(wrong: Sequence[int]) -> bool:
+        """Whether all failing budgets lie below all others."""
+        return list(wrong) == list(range(len(wrong)))
+
+
+def balanced(ladders: Sequence[AnswerLadder], rng: random.Random) -> list[AnswerLadder]:
+    """All hard questions, and as many easy ones: the published mixture.
+
+    Args:
+        ladders: answered questions.
+        rng: chooses the easy ones, and the order.
+    """
+    hard = [one for one in ladders if one.difficulty is Difficulty.HARD]
+    easy = [one for one in ladders if one.difficulty is Difficulty.EASY]
+    mixed = hard + rng.sample(easy, min(len(hard), len(easy)))
+    rng.shuffle(mixed)
+    return mixed
+
+
+def _normalized(answer: str) -> str:
+    return answer.lower().strip().translate(_PUNCTUATION)
+
+
+def _match(one: str, other: str) -> bool:
+    """Whether one contains the other; the empty answer is in all, as published."""
+    return one in other or other in one

@@ -1,0 +1,120 @@
+"""The base class of gates: each turns the state of the last prompt token into one logit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
+
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.gate.config import GateConfig
+from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.taps.copied_layers import copy_layers
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdrpn_core.backbone.adapter import Backbone
+
+
+class Gate(nn.Module, ABC):
+    """Says from the last prompt token whether a question needs a region.
+
+    A gate with layers of its own reads what leaves them: they start as copies of the decoder's
+    layers from B on, and run before the RPN. A gate without any reads what leaves the RPN's trunk.
+
+    Args:
+        layers: the copies that :meth:`n_own_layers` asks for.
+        hidden_size: width of the decoder.
+        options: the gate's options, complete.
+    """
+
+    #: Names of the options that the gate understands, with their defaults.
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def n_own_layers(cls, options: Mapping[str, Any]) -> int:
+        """How many decoder layers the gate copies, from B on; 0: it reads the RPN's trunk."""
+        return 0
+
+    def __init__(
+        self, layers: Sequence[nn.Module], hidden_size: int, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    @abstractmethod
+    def forward(self, last: torch.Tensor) -> torch.Tensor:
+        """Logits ``(batch,)`` of "the question needs a region".
+
+        Args:
+            last: ``(batch, hidden)`` state of the last prompt token.
+        """
+
+
+class LinearGate(Gate):
+    """A linear layer on what the RPN's trunk makes of the last prompt token: next to no cost."""
+
+    def __init__(
+        self, layers: Sequence[nn.Module], hidden_size: int, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(layers, hidden_size, options)
+        self.head = nn.Linear(hidden_size, 1)
+
+    def forward(self, last: torch.Tensor) -> torch.Tensor:
+        """Logits ``(batch,)``."""
+        return self.head(last)[:, 0]
+
+
+class DecoderGate(LinearGate):
+    """Decoder layers of its own under the linear layer: the gate of Q-Zoom (arXiv:2604.06912).
+
+    Neither a norm nor pooling stands between the last layer and the head, as in its code.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {"n_layers": 3}
+
+    @classmethod
+    def n_own_layers(cls, options: Mapping[str, Any]) -> int:
+        """Option ``n_layers``; 3 as published.
+
+        Raises:
+            ConfigError: it is less than 1.
+        """
+        n_layers = int(options["n_layers"])
+        if n_layers < 1:
+            raise ConfigError(f"n_layers of the decoder gate must be 1 or more, not {n_layers}")
+        return n_layers
+
+
+def new_gate(config: GateConfig, backbone: Backbone, branch: int) -> Gate:
+    """A new gate, whose layers start as copies of the backbone's from ``branch`` on.
+
+    Args:
+        config: which gate.
+        backbone: where the copies come from.
+        branch: B.
+
+    Raises:
+        ConfigError: an unknown option, or more layers than the decoder has from B on.
+        UnknownNameError: no gate of that name.
+    """
+    gate_class = get_plugins().gates.get(config.name)
+    if unknown := sorted(config.options.keys() - gate_class.defaults.keys()):
+        known = ", ".join(sorted(gate_class.defaults)) or "none"
+        raise ConfigError(
+            f"the {config.name} gate has no option {', '.join(unknown)}; its options: {known}"
+        )
+    options = {**gate_class.defaults, **config.options}
+    count = gate_class.n_own_layers(options)
+    if branch + count > len(backbone.layers):
+        raise ConfigError(
+            f"a gate of {count} layers at branch layer {branch} needs decoder layers up to "
+            f"{branch + count - 1}, but the backbone has {len(backbone.layers)} loaded"
+        )
+    backbone.check_branch(branch, max(count, 1))
+    gate: Gate = gate_class(copy_layers(backbone, branch, count), backbone.hidden_size, options)
+    gate.to(device=next(backbone.layers[branch].parameters()).device)
+    return gate.requires_grad_(True)

@@ -1,0 +1,75 @@
+"""What crops are worth, against log-likelihoods of the stock model on ids and pixels."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.proposer import Proposal
+from sdrpn_core.answering.utility import worth_of_crops
+from sdrpn_core.crops.policy import CropPlan, Outcome
+from sdrpn_core.errors import InputError
+from sdrpn_core.testing.regions import FixedRegion
+from sdrpn_core.testing.stock import with_crops
+from sdrpn_core.testing.subject import ContractSubject
+from tests.tiny import CHAT_TEMPLATE, tiny_llava
+from tests.tiny_gemma3 import tiny_gemma3
+from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
+from tests.tiny_qwen3_vl import tiny_qwen3_vl
+
+REGIONS = (FixedRegion(), FixedRegion((0.0, 0.0, 0.5, 0.5)))
+RESPONSES = ("red", "a blue square")
+TOLERANCE = 2e-4
+
+FAMILIES = {
+    "llava": partial(tiny_llava, chat_template=CHAT_TEMPLATE),
+    "qwen2_5_vl": tiny_qwen2_5_vl,
+    "qwen3_vl": tiny_qwen3_vl,
+    "gemma3": tiny_gemma3,
+}
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def backbone(request):
+    return FAMILIES[request.param]()
+
+
+def stock_log_likelihood(backbone, question, region, response):
+    """Of a response behind a prompt with crops, by the stock model on ids and pixels."""
+    prompt, images = with_crops(backbone, question, region)
+    ids = torch.tensor([[*backbone.token_ids(prompt), *response]])
+    inputs = ContractSubject.stock_inputs(backbone, prompt.with_response(response), ids, images)
+    with torch.no_grad():
+        logits = backbone.model(**inputs).logits[0]
+    predicted = logits[len(prompt) - 1 : -1].float().log_softmax(dim=-1)
+    return predicted[torch.arange(len(response)), torch.tensor(response)].sum().item()
+
+
+def test_utilities_equal_those_of_the_stock_model(backbone):
+    """Two questions with responses of different length, two candidates each, one without a crop."""
+    questions = ContractSubject.questions()[:2]
+    responses = [backbone.tokenize_response(text) for text in RESPONSES]
+    state = prefill(backbone, questions)
+    by_region = [region.propose(state) for region in REGIONS]
+    nothing = [Proposal(CropPlan(Outcome.NO_ROI))]
+    candidates = [[*(rows[index] for rows in by_region), nothing] for index in range(2)]
+    found = worth_of_crops(state, candidates, responses, batch_size=3)
+    for question, response, worth in zip(questions, responses, found, strict=True):
+        plain = stock_log_likelihood(backbone, question, None, response)
+        assert worth.plain == pytest.approx(plain, abs=TOLERANCE)
+        cropped = [stock_log_likelihood(backbone, question, r, response) for r in REGIONS]
+        assert worth.cropped == pytest.approx([*cropped, plain], abs=TOLERANCE)
+        assert worth.utilities == pytest.approx(
+            [one - plain for one in (*cropped, plain)], abs=2 * TOLERANCE
+        )
+        assert worth.utilities[2] == 0
+        assert max(map(abs, worth.utilities)) > 10 * TOLERANCE  # the crops do matter
+
+
+def test_an_empty_response_is_refused(backbone):
+    state = prefill(backbone, ContractSubject.questions()[:1])
+    with pytest.raises(InputError, match="one of these is empty"):
+        worth_of_crops(state, [[]], [()])

@@ -1,0 +1,168 @@
+"""The gate of an RPN in answers: alone, in batches, with stores, saved and loaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.prefix_store import PrefixStore
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.crops.policy import Outcome
+from sdrpn_core.errors import CheckpointError, ConfigError, UnknownNameError
+from sdrpn_core.gate.config import GateConfig
+from sdrpn_core.gate.losses import gate_loss
+from sdrpn_core.labels.pseudo import IGNORE
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.taps.feature_tap import FeatureTap
+from tests.tiny import tiny_image, tiny_llava
+
+QUESTIONS = [
+    "what color ?",
+    "where is the red square in this image , and what is near it ?",
+    "why ?",
+]
+POLICY = BboxPolicy(threshold=1e-6, max_area_fraction=1.0)  # crops whatever it sees
+KINDS = {"decoder": {"n_layers": 2}, "linear": {}}
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_llava()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def rpn(request, backbone):
+    torch.manual_seed(0)
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=2)
+    rpn.add_gate(backbone, GateConfig(request.param, KINDS[request.param]))
+    with torch.no_grad():
+        # To random weights, questions differ little beside what they have in common.
+        logits = expected_logits(backbone, rpn)
+        rpn.gate.head.bias.sub_(logits.median())
+        for parameter in rpn.gate.head.parameters():
+            parameter.div_(logits.std())
+    return rpn.eval()
+
+
+def questions():
+    return [Question(text, (tiny_image(seed),)) for seed, text in enumerate(QUESTIONS)]
+
+
+@torch.no_grad()
+def expected_logits(backbone, rpn):
+    """One question at a time, in one pass over its whole prompt."""
+    found = []
+    for prompt in backbone.encode(questions()):
+        block = prompt_block(backbone, [prompt])
+        with FeatureTap(backbone.decoder, rpn.branch) as tap:
+            features = tap.run(**block.model_inputs())
+        hidden = features.hidden
+        for layer in rpn.gate.layers or rpn.layers:
+            hidden = layer(hidden, **features.layer_kwargs)
+        found.append(rpn.gate.head(hidden[:, -1])[0, 0])
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_batch_is_decided_question_by_question(backbone, rpn, stored):
+    probabilities = expected_logits(backbone, rpn).sigmoid().tolist()
+    low, threshold, high = sorted(probabilities)
+    assert low < threshold - 10 * TOLERANCE
+    assert threshold < high - 10 * TOLERANCE
+    proposer = RPNProposer(rpn, POLICY, gate_threshold=threshold - TOLERANCE)
+    always = RPNProposer(rpn, POLICY, gate_threshold=0)
+    options = {"max_new_tokens": 4}
+    store = PrefixStore(2**30) if stored else None
+    for _ in range(2 if stored else 1):  # the second time, all prefixes come from the store
+        found = answer_batch(backbone, questions(), proposer, store=store, **options)
+    plain = answer_batch(backbone, questions(), **options)
+    cropped = answer_batch(backbone, questions(), always, **options)
+    for answer, probability, without, with_crop in zip(
+        found, probabilities, plain, cropped, strict=True
+    ):
+        (proposal,) = answer.proposals
+        assert proposal.gate == pytest.approx(probability, abs=TOLERANCE)
+        if probability == low:
+            assert answer.outcome is Outcome.NOT_NEEDED
+            assert (answer.ids, proposal.roi) == (without.ids, None)
+        else:
+            assert answer.outcome is Outcome.OK
+            assert answer.ids == with_crop.ids
+    assert [p.gate for answer in cropped for p in answer.proposals] == [None] * 3
+
+
+def test_behind_a_closed_gate_with_layers_nothing_of_the_rpn_runs(backbone, rpn):
+    calls = []
+    hook = rpn.layers[0].register_forward_hook(lambda *args: calls.append(1))
+    proposer = RPNProposer(rpn, POLICY, gate_threshold=1.0)
+    found = answer_batch(backbone, questions(), proposer, max_new_tokens=2)
+    hook.remove()
+    assert {answer.outcome for answer in found} == {Outcome.NOT_NEEDED}
+    assert bool(calls) == (not rpn.gate.layers)
+
+
+def test_the_gate_of_the_configuration_decides_unless_another_threshold_is_given(backbone, rpn):
+    assert RPNProposer(rpn).gate_threshold == rpn.config.gate.threshold
+    assert RPNProposer(rpn, gate_threshold=0.7).gate_threshold == 0.7
+    with pytest.raises(ConfigError, match=r"between 0 and 1, not 1\.5"):
+        RPNProposer(rpn, gate_threshold=1.5)
+    bare = RPN.from_backbone(backbone, branch=1, n_layers=2)
+    assert RPNProposer(bare).gate_threshold == 0
+    with pytest.raises(ConfigError, match="this RPN has no gate"):
+        RPNProposer(bare, gate_threshold=0.1)
+
+
+def test_a_gate_is_saved_with_its_rpn(backbone, rpn, tmp_path):
+    rpn.save_pretrained(tmp_path)
+    loaded = RPN.from_pretrained(tmp_path, backbone=backbone)
+    assert loaded.config.gate == rpn.config.gate
+    for name, tensor in rpn.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    bare = RPN.from_backbone(backbone, branch=1, n_layers=2)
+    bare.save_pretrained(tmp_path / "bare")
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "bare/model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError):
+        RPN.from_pretrained(tmp_path / "bare", backbone=backbone)
+
+
+def test_what_a_prefix_keeps_counts_as_memory(backbone, rpn):
+    (prefix,) = prefill(backbone, questions()[:1], rpn).prefixes
+    reading = prefix.reading
+    own = [*reading.trunk.keys_values.values()]
+    if rpn.gate.layers:
+        own += reading.gate.keys_values.values()
+    assert reading.nbytes > sum(part.nbytes for pair in own for part in pair)
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"name": "decodr"}, UnknownNameError, "decoder"),
+        ({"options": {"layers": 2}}, ConfigError, "no option layers; its options: n_layers"),
+        ({"options": {"n_layers": 0}}, ConfigError, "must be 1 or more, not 0"),
+        ({"options": {"n_layers": 99}}, ConfigError, "needs decoder layers up to 99"),
+        ({"name": "linear", "options": {"n_layers": 2}}, ConfigError, "its options: none"),
+    ],
+)
+def test_impossible_gates_are_refused(backbone, config, error, message):
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=2)
+    with pytest.raises(error, match=message):
+        rpn.add_gate(backbone, GateConfig(**config))
+
+
+def test_the_loss_leaves_ignored_questions_out():
+    logits = torch.tensor([0.5, -1.0, 3.0], requires_grad=True)
+    total, count = gate_loss(logits, torch.tensor([1.0, IGNORE, 0.25]))
+    reference = torch.nn.BCEWithLogitsLoss(reduction="sum")
+    expected = reference(logits[[0, 2]], torch.tensor([1.0, 0.25]))
+    assert count == 2
+    assert total.item() == pytest.approx(expected.item())
+    total.backward()
+    assert logits.grad[1] == 0

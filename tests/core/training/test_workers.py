@@ -1,0 +1,69 @@
+"""Worker processes that prepare samples: how many there are, and that they end with the run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import time
+
+import pytest
+from torch.utils.data import Dataset
+
+from sdrpn_core.training.samples import SkippedSample, load_batches, worker_processes
+from sdrpn_core.training.settings import TrainingSettings
+
+#: Longer than anything takes here, shorter than torch's own workers take that are at work.
+DEADLINE = 60.0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "processes", "expected"),
+    [(1, 1, 0), (2, 1, 1), (4, 1, 3), (64, 1, 8), (64, 8, 7), (8, 8, 0), (4, 8, 0)],
+)
+def test_one_cpu_is_left_to_each_process(monkeypatch, cpus, processes, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)), raising=False)
+    assert worker_processes(processes) == expected
+    assert TrainingSettings().workers(processes) == expected
+    assert TrainingSettings(num_workers=5).workers(processes) == 5
+
+
+def test_systems_that_do_not_tell_which_cpus_are_allowed(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert worker_processes(1) == 2
+
+
+class Slow(Dataset):
+    """The first sample is there at once, the next one not for a long time."""
+
+    def __getitem__(self, index):
+        if index:
+            time.sleep(10 * DEADLINE)
+        return SkippedSample(str(os.getpid()), "of this process")
+
+
+def first_sample(sender):
+    """Send what the first batch says, and wait for the second, which does not come."""
+    for (sample,) in load_batches(Slow(), [[0], [1]], 1):
+        sender.send(sample.id)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="what is inherited by a fork")
+def test_a_worker_ends_with_a_run_that_is_killed():
+    """At once, though it is at work: it has inherited the lock of the run's folder."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=first_sample, args=(sender,))
+    process.start()
+    sender.close()
+    assert receiver.poll(DEADLINE)
+    worker = int(receiver.recv())
+    assert worker != process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    # The other end is open for as long as anyone lives who inherited it.
+    ended, _, _ = select.select([receiver], [], [], DEADLINE)
+    assert ended
+    with pytest.raises(EOFError):
+        receiver.recv()
