@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -47,14 +48,14 @@ def make_page(
         try:
             return open_image(image, max_pixels=max_pixels, max_bytes=max_bytes)
         except SdrpnError as error:
-            raise _shown(error) from error
+            raise _shown(error, image) from error
 
     def answer(image: str | None, question: str, name: str, threshold: float) -> Iterator[Any]:
         try:
             for view in ask(model, image, question, policy=name, threshold=threshold, **limits):
                 yield view.plain, view.found, view.overlay, list(view.crops), dict(view.facts)
         except SdrpnError as error:
-            raise _shown(error) from error
+            raise _shown(error, image) from error
 
     with gr.Blocks(title="sdrpn", analytics_enabled=False, delete_cache=_DELETE_UPLOADS) as page:
         with gr.Row():
@@ -65,7 +66,9 @@ def make_page(
             with gr.Column():
                 question = gr.Textbox(label="Question")
                 name = gr.Dropdown(
-                    get_plugins().crop_policies.names(), value=model.rpn.config.policy, label="Policy"
+                    get_plugins().crop_policies.names(),
+                    value=model.rpn.config.policy,
+                    label="Policy",
                 )
                 threshold = gr.Slider(
                     0, 0.99, model.policy.options().get("threshold"), label="Threshold"
@@ -75,7 +78,7 @@ def make_page(
             plain = gr.Textbox(label="Plain answer")
             found = gr.Textbox(label="Answer with a closer look")
         overlay = gr.Image(label="Heatmap and boxes", interactive=False)
-        crops = gr.Gallery(label="Crops", height=240)
+        crops = gr.Gallery(label="Crops", height=240, object_fit="contain")
         facts = gr.JSON(label="Outcome, boxes and seconds per stage")
         image.change(show, [image], [preview])
         button.click(
@@ -117,6 +120,9 @@ def run_page(page: gr.Blocks, *, host: str, port: int, max_bytes: int) -> None:
         page.close(verbose=False)
 
 
-def _shown(error: SdrpnError) -> gr.Error:
-    """The error as a message on the page; the log stays free of tracebacks."""
-    return gr.Error(str(error), print_exception=False)
+def _shown(error: SdrpnError, image: str | None) -> gr.Error:
+    """The error as a message on the page, without the server's folders; the log stays quiet."""
+    message = str(error)
+    if image is not None:
+        message = message.replace(image, Path(image).name)
+    return gr.Error(message, print_exception=False)
