@@ -105,6 +105,13 @@ def test_the_reference_has_every_public_name(site: Path) -> None:
     assert {f"sdrpn_core.{name}" for name in public_names()} - anchors == set()
 
 
+def test_cross_references_of_docstrings_are_not_shown_as_markup(site: Path) -> None:
+    pages = sorted(site.glob("reference/*/index.html"))
+    assert len(pages) > 10
+    for path in pages:
+        assert not re.search(r":(attr|class|data|func|meth|mod):", path.read_text("utf-8")), path
+
+
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 30
