@@ -404,7 +404,7 @@ def _answer(
     run.loaded[model.label] = {
         "preset": None if preset is None else preset.name,
         "published_options": {
-            name: method.options()
+            name: {key: value for key, value in method.options().items() if value is not None}
             for name, method in methods.items()
             if method != run.methods[name]
         },
