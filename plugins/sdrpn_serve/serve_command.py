@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from sdrpn_core.cli.model_options import AttnImplementation, Device, DType, Revision, load_options
+from sdrpn_core.cli.model_options import (
+    AttnImplementation,
+    Device,
+    DType,
+    NamedModelPath,
+    Revision,
+    load_options,
+)
 from sdrpn_core.cli.option_values import parse_options
 from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold
 from sdrpn_core.errors import ConfigError, MissingExtraError
@@ -30,21 +37,17 @@ _REPLICA_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def serve(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="RPN whose configuration names its backbone, or with --rpn the backbone: "
-            "local folder or Hub ID.",
-        ),
-    ],
-    rpn: Annotated[str | None, typer.Option(help="RPN: local folder or Hub ID.")] = None,
+    rpn: Annotated[str, typer.Option(help="RPN: local folder or Hub ID.")],
+    model: NamedModelPath = None,
     policy: PolicyName = None,
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
     name: Annotated[
         str | None,
-        typer.Option(help="What requests call the model; default: the last part of MODEL."),
+        typer.Option(
+            help="What requests call the model; default: the last part of "
+            "--model, or else of --rpn."
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Interface to listen on; 0.0.0.0: all of them.")
@@ -120,10 +123,10 @@ def serve(
     if threshold is not None:
         options = {"threshold": threshold, **options}
     settings = ServerSettings(
-        name or os.path.basename(os.path.abspath(model)),
+        name or os.path.basename(os.path.abspath(model or rpn)),
         ModelSettings(
-            model,
-            rpn,
+            model or rpn,
+            None if model is None else rpn,
             policy,
             options,
             load_options(dtype, device, attn_implementation, revision),

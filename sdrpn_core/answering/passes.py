@@ -162,8 +162,8 @@ def second_pass(
     reused = [one.n_reused for one in pending]
     prefix, cache = None, None
     prefixes = [one.prefix for one in pending if one.prefix is not None]
-    # A cache without a column would be taken for none.
     rest = prompt_block(backbone, [one.prompt for one in pending], starts=reused)
+    # A cache without a column would be taken for none.
     if any(reused):
         prefix = prefix_block(prefixes, reused)
         cache = prefix_cache(

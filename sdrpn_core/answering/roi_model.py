@@ -178,8 +178,8 @@ class RoIModel:
     def propose_batch(self, questions: Sequence[Question]) -> list[list[Proposal]]:
         """As :meth:`propose`, for a batch in one pass; only layers below B and the RPN run.
 
-        Proposals are those of an answer, but for crops that the backbone turns out to be unable to
-        encode: only an answer tries.
+        Proposals are those of an answer, with two exceptions: crops that the backbone turns out to
+        be unable to encode, which only an answer tries, and the RPN's gate, which is not asked.
 
         Args:
             questions: the questions, all with an image.

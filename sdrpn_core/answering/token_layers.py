@@ -80,7 +80,7 @@ class TokenLayerCounter:
 
     Args:
         backbone: the model.
-        rpn: an RPN whose trunk is counted as well.
+        rpn: an RPN whose trunk and gate are counted as well.
 
     Attributes:
         token_layers: of the decoder, forward.
@@ -88,7 +88,7 @@ class TokenLayerCounter:
             through.
         sequences: rows of the passes through the decoder that took more than one token each; steps
             of decoding are left out.
-        rpn_token_layers: of the RPN's trunk.
+        rpn_token_layers: of the RPN's trunk, and of its gate's own layers.
     """
 
     def __init__(self, backbone: Backbone, rpn: RPN | None = None) -> None:
@@ -98,6 +98,8 @@ class TokenLayerCounter:
         self.rpn_token_layers = 0
         self._layers: list[nn.Module] = list(backbone.layers)
         self._trunk: list[nn.Module] = [] if rpn is None else list(rpn.layers)
+        if rpn is not None and rpn.gate is not None:
+            self._trunk += rpn.gate.layers
         self._hooks: list[ThreadHook] = []
 
     def __enter__(self) -> TokenLayerCounter:

@@ -141,6 +141,11 @@ def train(
     trackers = check_trackers(trackers)
     settings = settings or TrainingSettings.for_backbone(backbone)
     config = config or RPNConfig.for_backbone(backbone)
+    if config.gate is not None:
+        raise ConfigError(
+            "training makes regions, not gates: take the gate out of the RPN's configuration; one "
+            "that was never trained would close at random"
+        )
     precision = _precision(settings, backbone.device)
     state = processes(backbone.device)
     source = _source(backbone, data, config.branch, settings, recipe)

@@ -188,7 +188,7 @@ def _cpu_seconds(pid: int) -> float:
 def serving(*words: str) -> AbstractContextManager[Server]:
     """A server of the embedded model whose replicas share the processors of any machine."""
     return started(
-        *(str(backbone_dir(FAMILY)), "--rpn", str(rpn_dir(FAMILY)), "--device", "cpu"),
+        *("--model", str(backbone_dir(FAMILY)), "--rpn", str(rpn_dir(FAMILY)), "--device", "cpu"),
         *("--cpus", "0.5", *words),
     )
 

@@ -31,7 +31,7 @@ N_QUESTIONS = 24
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     words = ["--rpn", str(rpn_dir("llava")), "--replicas", "2", "--cpus", "0.5", "--device", "cpu"]
-    with started(str(backbone_dir("llava")), *words, "--batch-size", "4") as server:
+    with started("--model", str(backbone_dir("llava")), *words, "--batch-size", "4") as server:
         yield server
 
 

@@ -17,7 +17,7 @@ RPN = str(rpn_dir("llava"))
 
 
 def refusal(*words: str, **environment: str) -> str:
-    result = CliRunner(env=environment).invoke(app, ["serve", *words])
+    result = CliRunner(env=environment).invoke(app, ["serve", "--rpn", *words])
     assert result.exit_code == 1, result.output
     assert result.stderr.count("error: ") == 1
     return result.stderr.strip().splitlines()[-1]

@@ -9,6 +9,7 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.answering.token_layers import TokenLayerCounter
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.policy import Outcome
@@ -19,6 +20,7 @@ from sdrpn_core.labels.pseudo import IGNORE
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
+from sdrpn_core.training.stage import train
 from tests.tiny import tiny_image, tiny_llava
 
 QUESTIONS = [
@@ -105,6 +107,23 @@ def test_behind_a_closed_gate_with_layers_nothing_of_the_rpn_runs(backbone, rpn)
     hook.remove()
     assert {answer.outcome for answer in found} == {Outcome.NOT_NEEDED}
     assert bool(calls) == (not rpn.gate.layers)
+
+
+def test_the_layers_of_a_gate_are_counted(backbone, rpn):
+    """As many tokens as the prompts have, in every layer that runs."""
+    proposer = RPNProposer(rpn, POLICY, gate_threshold=1.0)
+    (prompt,) = backbone.encode(questions()[:1])
+    with TokenLayerCounter(backbone, rpn) as counter:
+        answer_batch(backbone, questions()[:1], proposer, max_new_tokens=1)
+    # The trunk is what a gate without layers reads.
+    n_layers = len(rpn.gate.layers) or len(rpn.layers)
+    assert counter.rpn_token_layers == n_layers * len(prompt)
+
+
+def test_training_regions_with_an_untrained_gate_is_refused(backbone, rpn, tmp_path):
+    with pytest.raises(ConfigError, match="take the gate out of the RPN's configuration"):
+        train(backbone, [], tmp_path, config=rpn.config)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_gate_of_the_configuration_decides_unless_another_threshold_is_given(backbone, rpn):
