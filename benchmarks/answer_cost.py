@@ -31,7 +31,7 @@ plain answer's, ``over_least`` the measured time over the floor's. ``per_token_t
 the time of a token behind the first by that of the plain answer that is as long. Medians of rounds
 that take the cases in turns. One JSON line per case, one with the seconds of each stage.
 
-Full size takes about eight minutes on two cores.
+Full size takes about fourteen minutes on two cores.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ __all__ = ["proposal_facts"]
 
 
 def proposal_facts(proposal: Proposal) -> dict[str, Any]:
-    """Outcome, reason, crops in source pixels and cells, and what the map was like.
+    """Outcome, reason, crops in source pixels and cells, and what gate and map were like.
 
     ``kept_tokens`` counts those of the whole image that stay, where others are pruned.
     """
@@ -23,6 +23,8 @@ def proposal_facts(proposal: Proposal) -> dict[str, Any]:
     }
     if plan.keep is not None:
         facts["kept_tokens"] = int(plan.keep.sum())
+    if proposal.gate is not None:
+        facts["gate"] = proposal.gate
     if roi is not None:
         facts |= {"grid": roi.grid, "kind": roi.kind, "peak": float(roi.probabilities().max())}
     return facts
