@@ -11,7 +11,8 @@ from sdrpn_bench.summary import REFERENCE
 if TYPE_CHECKING:
     from rich.table import Table
 
-_COLUMNS = ("accuracy [95%]", "gain, points [95%]", "tokens", "cost", "time")
+#: With intervals at their widest, these and names of up to 12 characters fit into 80 columns.
+_COLUMNS = ("accuracy [95%]", "gain [95%]", "tokens", "cost", "time")
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
@@ -27,9 +28,14 @@ def results_table(results: Mapping[str, Any]) -> Table:
     metric = results["metric"]["name"]
     title = f"{results['data']}, {metric}, n = {results['n']}, seed {results['seed']}"
     table = Table(
-        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=Text(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    table.add_column("model, method", no_wrap=True)
+    # Long names take more lines: a number that is cut short says nothing.
+    table.add_column("method", overflow="fold")
     for column in _COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for name, model in results["models"].items():
@@ -64,6 +70,6 @@ def _cells(values: Mapping[str, Any]) -> list[str]:
         f"{percent(values['accuracy'])} [{low:.1f}, {high:.1f}]",
         gain,
         "" if tokens is None else f"{tokens:.0f}",
-        "" if cost is None else f"x {cost:.2f}",
-        "" if ratio is None else f"x {ratio:.2f}",
+        "" if cost is None else f"{cost:.2f}x",
+        "" if ratio is None else f"{ratio:.2f}x",
     ]

@@ -178,7 +178,7 @@ class FeatureCache:
         indices, size = self._indices(shard), self._settings.micro_batch_size
         batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
         results: list[CachedSample | SkippedSample] = []
-        workers = self._settings.workers(n_processes)
+        workers = self._settings.workers(n_processes, self.backbone.device.type)
         for items in load_batches(self._uncached.samples, batches, workers):
             samples = [item for item in items if isinstance(item, TrainingSample)]
             computed = self._cached(samples)

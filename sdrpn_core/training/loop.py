@@ -69,7 +69,9 @@ class TrainingLoop:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        workers = self.settings.workers(self.accelerator.num_processes)
+        workers = self.settings.workers(
+            self.accelerator.num_processes, self.accelerator.device.type
+        )
         batches = load_batches(self.samples, plan, workers)
         totals = StepSums()
         # An optimizer has a state once it made a step, for which it takes a label.

@@ -199,7 +199,7 @@ def load_batches(
 
 
 def worker_processes(n_processes: int) -> int:
-    """How many workers a process of a run has by default.
+    """How many workers a process of a run has by default, where the CPUs are free for them.
 
     One CPU is left to each process. More than a few workers do not make a run faster where the
     model is the bottleneck, and each takes the memory of two batches.

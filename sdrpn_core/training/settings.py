@@ -59,7 +59,8 @@ class TrainingSettings:
             The trained weights are float32 either way.
         max_pixels: images with more pixels are skipped.
         num_workers: processes that read labels and prepare images ahead, for each process of the
-            run; 0: the training process itself; ``None``: one per CPU that is left to it, up to 8.
+            run; 0: the training process itself; ``None``: none where a CPU trains, else one per CPU
+            that is left, up to 8.
         checkpoint_every: optimizer steps between checkpoints; ``None``: only at the end.
         keep_checkpoints: how many checkpoints stay on disk.
         log_every: optimizer steps between log entries.
@@ -144,11 +145,18 @@ class TrainingSettings:
         """Plain JSON values."""
         return {**asdict(self), "betas": list(self.betas)}
 
-    def workers(self, n_processes: int) -> int:
-        """How many processes prepare images for each of so many that train."""
+    def workers(self, n_processes: int, device_type: str) -> int:
+        """How many processes prepare images for each of those that train.
+
+        Args:
+            n_processes: that train, on this machine.
+            device_type: of the device that they train on.
+        """
         from sdrpn_core.training.samples import worker_processes  # needs torch
 
-        return worker_processes(n_processes) if self.num_workers is None else self.num_workers
+        if self.num_workers is not None:
+            return self.num_workers
+        return 0 if device_type == "cpu" else worker_processes(n_processes)
 
     def resume_fields(self) -> dict[str, Any]:
         """The fields that decide the trained weights, and so must agree when a run is resumed."""

@@ -25,8 +25,9 @@ DEADLINE = 60.0
 def test_one_cpu_is_left_to_each_process(monkeypatch, cpus, processes, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)), raising=False)
     assert worker_processes(processes) == expected
-    assert TrainingSettings().workers(processes) == expected
-    assert TrainingSettings(num_workers=5).workers(processes) == 5
+    assert TrainingSettings().workers(processes, "cuda") == expected
+    assert TrainingSettings().workers(processes, "cpu") == 0
+    assert TrainingSettings(num_workers=5).workers(processes, "cpu") == 5
 
 
 def test_systems_that_do_not_tell_which_cpus_are_allowed(monkeypatch):
