@@ -43,6 +43,20 @@ def sdrpn_register_datasets(registry: Any) -> None:
             help=help_line,
             metric="glyphs_color",
         )
+    for split, help_line in (
+        ("train", "questions of all kinds, for labels and RPN training"),
+        ("visible", "test: details that the whole image shows"),
+        ("small", "test: details that take a crop"),
+        ("mixed", "test: questions of all kinds about objects of all sizes"),
+        ("pairs", "test: two details far apart are compared"),
+        ("absent", "test: what is asked about is not there"),
+    ):
+        registry.add(
+            f"world/{split}",
+            f"sdrpn_glyphs.world.records:{split}",
+            help=help_line,
+            metric="world_answer",
+        )
 
 
 @hookimpl
@@ -52,6 +66,11 @@ def sdrpn_register_metrics(registry: Any) -> None:
         "glyphs_color",
         "sdrpn_glyphs.metric:GlyphsColor",
         help="the color of the dot, whatever else a response says (glyphs)",
+    )
+    registry.add(
+        "world_answer",
+        "sdrpn_glyphs.metric:WorldAnswer",
+        help="the answer to the kind of question, whatever else a response says (world)",
     )
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from .batches import JoinedImages, QuestionBatch, Sample
 
-Measures = dict[str, float]
+Measures = dict[str, list[float]]
+"""What a step is measured by: one value, or one per question."""
 
 PRESENCE_WEIGHT = 3.0
 """Weight of the loss for whether a patch shows a color at all."""
@@ -43,7 +44,7 @@ def patch_loss(
         single = own.sum(-1) == 1
         score, truth = score[single], own[single].argmax(-1)
         loss = loss + F.cross_entropy(score, truth)
-        accuracy[group] = (score.argmax(-1) == truth).float().mean().item()
+        accuracy[group] = [(score.argmax(-1) == truth).float().mean().item()]
     return loss, accuracy
 
 
@@ -55,9 +56,17 @@ def visual_tokens(backbone: Backbone, images: JoinedImages) -> list[torch.Tensor
     return backbone.image_features([joined])
 
 
-def answer_logits(backbone: Backbone, batch: QuestionBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits ``(tokens, vocabulary)`` and labels ``(tokens,)`` of the answer tokens."""
-    features = iter(zip(visual_tokens(backbone, batch.images), batch.images.grids, strict=True))
+def answer_logits(
+    backbone: Backbone, batch: QuestionBatch, tokens: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits ``(tokens, vocabulary)`` and labels ``(tokens,)`` of the answer tokens.
+
+    Args:
+        backbone: the model.
+        batch: questions about images.
+        tokens: these images' visual tokens.
+    """
+    features = iter(zip(tokens, batch.images.grids, strict=True))
     prompts = [_prompt(backbone, sample, features) for sample in batch.samples]
     block = prompt_block(backbone, prompts)
     hidden = backbone.decoder(**block.model_inputs()).last_hidden_state

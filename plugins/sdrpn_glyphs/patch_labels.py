@@ -55,7 +55,7 @@ def patch_labels(
         The dot and the center of a shape are labeled on every cell that the shape covers.
     """
     rows, columns = geometry.grid
-    shown = _sampled(np.asarray(index.crop(box)), geometry)
+    shown = sampled(np.asarray(index.crop(box)), geometry)
     cells = shown.reshape(rows, SAMPLES, columns, SAMPLES)
     labels = np.zeros((rows, columns, LABEL_COUNT), np.uint8)
     known = np.ones_like(labels)
@@ -76,12 +76,13 @@ def patch_labels(
         else:
             known[covered, LABELS["dot"]] = 0
         x0, y0, x1, y1 = in_cells(geometry, shape.box, box)
-        labels[covered, LABELS["column"].start + _bin((x0 + x1) / 2, columns)] = 1
-        labels[covered, LABELS["row"].start + _bin((y0 + y1) / 2, rows)] = 1
+        labels[covered, LABELS["column"].start + bin_of((x0 + x1) / 2, columns)] = 1
+        labels[covered, LABELS["row"].start + bin_of((y0 + y1) / 2, rows)] = 1
     return labels.reshape(rows * columns, -1), known.reshape(rows * columns, -1)
 
 
-def _bin(position: float, cells: int) -> int:
+def bin_of(position: float, cells: int) -> int:
+    """The position bin of a place along an axis of so many cells."""
     return min(POSITION_BINS - 1, max(0, int(position / cells * POSITION_BINS)))
 
 
@@ -92,7 +93,7 @@ def in_cells(geometry: Geometry, box: Box, crop: Box) -> np.ndarray:
     return geometry.to_grid([(x0 - left, y0 - top, x1 - left, y1 - top)])[0]
 
 
-def _sampled(owners: np.ndarray, geometry: Geometry) -> np.ndarray:
+def sampled(owners: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Sample a crop's pixels at ``SAMPLES`` points per side of every cell; 0 in the padding."""
     height, width = owners.shape
     rows, columns = geometry.grid

@@ -80,6 +80,8 @@ class Trainer:
         seed: int,
         budget: Budget,
         on_checkpoint: OnCheckpoint | None,
+        *,
+        n_labels: int = LABEL_COUNT,
     ) -> None:
         self.out_dir, self.seed, self.budget = out_dir, seed, budget
         self.on_checkpoint = on_checkpoint
@@ -90,7 +92,7 @@ class Trainer:
         if family.teacher is not None and family.inherit is not None:
             self.teacher = load_backbone(backbone_dir(family.teacher), device="cpu")
             family.inherit(self.backbone, self.teacher)
-        self.probe = nn.Linear(WIDTH, LABEL_COUNT)
+        self.probe = nn.Linear(WIDTH, n_labels)
         self.trained = nn.ModuleDict({"model": self.model, "probe": self.probe})
         self.state: _State | None = None
         path = out_dir / CHECKPOINT
@@ -163,12 +165,13 @@ class Trainer:
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
             optimizer.step()
-            for name, value in {"loss": loss.item(), **measures}.items():
-                if not math.isnan(value):
-                    averages.setdefault(name, []).append(value)
+            for name, values in {"loss": [loss.item()], **measures}.items():
+                averages.setdefault(name, []).extend(v for v in values if not math.isnan(v))
             done = step + 1
             if done % LOG_EVERY == 0 or done == total:
-                means = "  ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in averages.items())
+                means = "  ".join(
+                    f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(averages.items()) if v
+                )
                 pace = (time.monotonic() - began) / (done - start)
                 print(f"{stage} {done}/{total}  {means}  {pace:.2f} s/step", flush=True)
                 averages = {}
@@ -188,7 +191,7 @@ class Trainer:
             wanted = torch.cat(visual_tokens(self.teacher, batch.teacher_images))
         given = tokens[batch.shared]
         loss = loss + TEACHER_WEIGHT * F.mse_loss(given, wanted) / wanted.square().mean()
-        measures["teacher similarity"] = F.cosine_similarity(given, wanted).mean().item()
+        measures["teacher similarity"] = [F.cosine_similarity(given, wanted).mean().item()]
         return loss, measures
 
     def align_step(self, batch: PatchBatch) -> tuple[torch.Tensor, Measures]:
@@ -210,10 +213,11 @@ class Trainer:
 
     def question_step(self, batch: QuestionBatch) -> tuple[torch.Tensor, Measures]:
         """Next-token loss of the answers."""
-        logits, labels = answer_logits(self.backbone, batch)
+        tokens = visual_tokens(self.backbone, batch.images)
+        logits, labels = answer_logits(self.backbone, batch, tokens)
         right = (logits.argmax(-1) == labels).float().mean().item()
         n_images = len(batch.images.grids) // len(batch.samples)
-        return F.cross_entropy(logits, labels), {f"token accuracy ({n_images} images)": right}
+        return F.cross_entropy(logits, labels), {f"token accuracy ({n_images} images)": [right]}
 
 
 def learning_rate(step: int, total: int) -> float:

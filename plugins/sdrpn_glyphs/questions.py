@@ -86,9 +86,11 @@ def answered_color(prediction: str) -> str | None:
 
 def vocabulary() -> tuple[str, ...]:
     """Every lower-case word of questions and answers, sorted: what a tokenizer must know."""
+    from .world.questions import words_of_world
+
     words: set[str] = {*COLORS, *KINDS, *NOUNS, *DIGITS}
     for forms in FORMS.values():
         for form in forms:
             plain = form.replace("{color}", " ").replace("{noun}", " ")
             words.update(plain.lower().replace("?", " ? ").replace(".", " . ").split())
-    return tuple(sorted(words))
+    return tuple(sorted(words | words_of_world()))

@@ -1,0 +1,157 @@
+"""Training batches of the world, each a pure function of (seed, step), so that a run can resume."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+
+from sdrpn_core.backbone.adapter import Backbone, ImageInput
+
+from ..batches import Batches, JoinedImages, QuestionBatch, Sample
+from ..scenes import Box
+from ..training_crops import kept_tokens
+from .dataset import ANY, HIDDEN, SHOWN
+from .patch_labels import patch_labels
+from .questions import ASKERS, Question
+from .scenes import SceneSpec, render, render_index
+from .training_crops import object_crop, wrong_crop
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One kind of batch: widths of the asked objects, topics with weights, crops per question.
+
+    Attributes:
+        weight: how often it is drawn.
+        widths: one is drawn per question.
+        topics: with weights.
+        crops: per question.
+        drops_tokens: drop tokens of the crop, as region masks do.
+    """
+
+    weight: float
+    widths: tuple[tuple[float, float], ...]
+    topics: MappingProxyType[str, float]
+    crops: int = 0
+    drops_tokens: bool = False
+
+
+def _topics(**weights: float) -> MappingProxyType[str, float]:
+    return MappingProxyType(weights)
+
+
+_DETAILS = {"dot": 0.25, "character": 0.35, "arrow": 0.15, "pips": 0.25}
+
+MODES = (
+    Mode(
+        0.34,
+        (SHOWN, SHOWN, ANY),
+        _topics(
+            dot=0.15,
+            character=0.2,
+            arrow=0.08,
+            pips=0.12,
+            pair=0.1,
+            relation=0.15,
+            exists=0.08,
+            absent=0.12,
+        ),
+    ),
+    Mode(
+        0.36,
+        (HIDDEN, HIDDEN, ANY),
+        _topics(**_DETAILS, relation=0.05, exists=0.03, absent=0.07),
+        crops=1,
+    ),
+    Mode(0.06, (HIDDEN, ANY), _topics(**_DETAILS), crops=1, drops_tokens=True),
+    Mode(
+        0.24,
+        (HIDDEN, HIDDEN, ANY),
+        _topics(pair=0.7, dot=0.06, character=0.08, pips=0.06, relation=0.05, absent=0.05),
+        crops=2,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class WorldBatch:
+    """Questions about images, and the labels of all cells of these images.
+
+    Attributes:
+        questions: with the images and crops.
+        topics: per question.
+        labels: uint8 ``(cells, LABEL_COUNT)``, 0 or 1.
+        known: the same shape: which labels are known.
+    """
+
+    questions: QuestionBatch
+    topics: tuple[str, ...]
+    labels: torch.Tensor
+    known: torch.Tensor
+
+
+class WorldBatches(Batches):
+    """Batches of one mode each."""
+
+    def __getitem__(self, step: int) -> WorldBatch:
+        rng = self.rng(step)
+        (mode,) = rng.choices(MODES, [one.weight for one in MODES])
+        inputs: list[ImageInput] = []
+        samples: list[Sample] = []
+        topics: list[str] = []
+        labels: list[np.ndarray] = []
+        known: list[np.ndarray] = []
+        for _ in range(self.size):
+            (topic,) = rng.choices(list(mode.topics), list(mode.topics.values()))
+            question = ASKERS[topic](rng, SceneSpec(rng.choice(mode.widths)))
+            scene = question.scene
+            image, index = render(scene), render_index(scene)
+            keeps = []
+            crops = _crops(rng, question, mode.crops)
+            for box in (scene.full_box, *crops):
+                given = (
+                    self.backbone.preprocess(image)
+                    if box is scene.full_box or box == scene.full_box
+                    else self.backbone.preprocess_crop(image.crop(box))
+                )
+                inputs.append(given)
+                patch, is_known = patch_labels(scene, index, box, given.geometry)
+                labels.append(patch)
+                known.append(is_known)
+            for box, crop in zip(crops, inputs[len(inputs) - len(crops) :], strict=True):
+                keep = np.ones(crop.geometry.grid, bool)
+                if mode.drops_tokens:
+                    keep = kept_tokens(rng, box, question.objects[0], crop.geometry)
+                keeps.append(torch.from_numpy(keep))
+            samples.append(self._sample(question, keeps))
+            topics.append(question.topic)
+        return WorldBatch(
+            QuestionBatch(JoinedImages.of(inputs), tuple(samples)),
+            tuple(topics),
+            torch.from_numpy(np.concatenate(labels)),
+            torch.from_numpy(np.concatenate(known)),
+        )
+
+    def _sample(self, question: Question, keeps: list[torch.Tensor]) -> Sample:
+        answer = self.backbone.tokenize_response(question.answer)
+        end = self.backbone.tokenizer.eos_token_id
+        prompt = self.backbone.tokenize(question.text, 1)
+        return Sample(tuple(prompt), (*answer, end), tuple(keeps))
+
+
+def _crops(rng: random.Random, question: Question, count: int) -> list[Box]:
+    """Crops of the asked objects, in any order, filled up with wrong ones."""
+    scene = question.scene
+    crops = [object_crop(rng, scene, one) for one in question.objects[:count]]
+    crops += [wrong_crop(rng, scene) for _ in range(count - len(crops))]
+    rng.shuffle(crops)
+    return crops
+
+
+def batches(backbone: Backbone, seed: int, steps: int, size: int) -> WorldBatches:
+    """The batches of the world's stage."""
+    return WorldBatches(backbone, seed, "world", steps, size)

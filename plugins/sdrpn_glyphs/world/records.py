@@ -1,0 +1,83 @@
+"""The splits as records, for all stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+from sdrpn_core.data.record import Record
+
+from .dataset import make_question
+from .questions import answered
+from .scenes import render
+
+#: Number of records of a split if none is given; the stream itself is endless.
+DEFAULT_COUNT = 1000
+
+
+class WorldRecords(Sequence[Record]):
+    """``n`` records of a split; each image is rendered when its record is read."""
+
+    def __init__(self, split: str, n: int | None, seed: int) -> None:
+        self.split = split
+        self.n = DEFAULT_COUNT if n is None else n
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.n
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        """Make one record, or those of a slice."""
+        positions = range(self.n)[index]
+        if isinstance(positions, range):
+            return [self[position] for position in positions]
+        question = make_question(self.split, positions, self.seed)
+        return Record(
+            id=f"world/{self.split}/{self.seed}/{positions}",
+            images=(render(question.scene),),
+            question=question.text,
+            answers=(question.answer,),
+            boxes=tuple(one.box for one in question.objects),
+            category=question.topic,
+        )
+
+
+def train(n: int | None, seed: int) -> WorldRecords:
+    """Questions of all kinds about objects of all sizes, for labels and training."""
+    return WorldRecords("train", n, seed)
+
+
+def visible(n: int | None, seed: int) -> WorldRecords:
+    """Details that the whole image shows."""
+    return WorldRecords("visible", n, seed)
+
+
+def small(n: int | None, seed: int) -> WorldRecords:
+    """Details that take a crop."""
+    return WorldRecords("small", n, seed)
+
+
+def mixed(n: int | None, seed: int) -> WorldRecords:
+    """Questions of all kinds about objects of all sizes."""
+    return WorldRecords("mixed", n, seed)
+
+
+def pairs(n: int | None, seed: int) -> WorldRecords:
+    """Comparisons of two small details far apart."""
+    return WorldRecords("pairs", n, seed)
+
+
+def absent(n: int | None, seed: int) -> WorldRecords:
+    """Questions about an object that is not there."""
+    return WorldRecords("absent", n, seed)
+
+
+def is_correct(prediction: str, record: Record) -> bool:
+    """Whether a prediction gives the right answer, whatever else it says."""
+    topic = record.category or ""
+    answer = record.answer
+    return answer is not None and answered(prediction, topic) == answered(answer, topic)

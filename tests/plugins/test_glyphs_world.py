@@ -1,0 +1,244 @@
+"""The world: deterministic, exact boxes, one right answer, labels that follow the view."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sdrpn_core.grid.geometry import Resized
+from sdrpn_glyphs.families.base import CELL_PIXELS
+from sdrpn_glyphs.questions import vocabulary
+from sdrpn_glyphs.scenes import COLORS, KINDS
+from sdrpn_glyphs.world.dataset import SPLITS, make_question
+from sdrpn_glyphs.world.marks import VALUES
+from sdrpn_glyphs.world.patch_labels import LABELS, WORDS, patch_labels
+from sdrpn_glyphs.world.questions import ANSWERS, NONE, Question, answered
+from sdrpn_glyphs.world.records import WorldRecords, is_correct
+from sdrpn_glyphs.world.scenes import (
+    GAP,
+    LONG_SIDE,
+    MAX_ASPECT,
+    MAX_OBJECTS,
+    MIN_OBJECTS,
+    render,
+    render_index,
+)
+from sdrpn_glyphs.world.training_crops import MIN_CROP, object_crop, wrong_crop
+
+N = 120
+
+
+def _questions(split: str, n: int = N) -> list[Question]:
+    return [make_question(split, index) for index in range(n)]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_records_are_the_same_every_time(split: str) -> None:
+    first, again = WorldRecords(split, 3, 5), WorldRecords(split, 8, 5)
+    for index in range(3):
+        one, other = first[index], again[index]
+        assert (one.id, one.question, one.answers, one.boxes) == (
+            other.id,
+            other.question,
+            other.answers,
+            other.boxes,
+        )
+        assert one.images[0].tobytes() == other.images[0].tobytes()
+    assert first[0].question != WorldRecords(split, 1, 6)[0].question or (
+        first[0].images[0].tobytes() != WorldRecords(split, 1, 6)[0].images[0].tobytes()
+    )
+
+
+def test_splits_and_seeds_share_no_scene() -> None:
+    textures = [
+        make_question(split, index, seed).scene.texture
+        for split in SPLITS
+        for seed in range(2)
+        for index in range(40)
+    ]
+    assert len(set(textures)) == len(textures)
+
+
+def test_scenes_keep_their_promises() -> None:
+    aspects, counts = [], []
+    for question in _questions("mixed"):
+        scene = question.scene
+        everything = [*scene.objects, *scene.clutter]
+        counts.append(len(everything))
+        width, height = scene.size
+        assert max(scene.size) == LONG_SIDE
+        aspects.append(width / height)
+        squares = [(one.x, one.y, one.size) for one in everything]
+        for number, (x, y, side) in enumerate(squares):
+            assert 0 <= x - GAP < x + side + GAP <= width
+            assert 0 <= y - GAP < y + side + GAP <= height
+            for left, top, other in squares[:number]:
+                assert not (
+                    left < x + side and x < left + other and top < y + side and y < top + other
+                )
+        colors = [one.color for one in scene.objects]
+        assert len(set(colors)) == len(colors)
+        assert all(one.mark.value != one.color for one in scene.objects)
+    assert MIN_OBJECTS <= min(counts) < 8
+    assert 14 < max(counts) <= MAX_OBJECTS
+    assert 1 / MAX_ASPECT * 0.99 <= min(aspects) < 0.5
+    assert 2 < max(aspects) <= MAX_ASPECT * 1.01
+
+
+def test_boxes_are_the_extent_of_what_is_drawn() -> None:
+    for question in _questions("mixed", 30):
+        index = np.asarray(render_index(question.scene))
+        for number, one in enumerate(question.scene.objects, start=1):
+            rows, columns = np.nonzero(index == number)
+            x0, y0, x1, y1 = one.box
+            assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == one.box
+            left, top, right, bottom = one.mark_box
+            assert x0 <= left < right <= x1
+            assert y0 <= top < bottom <= y1
+
+
+def test_marks_are_seen_in_the_pixels() -> None:
+    """The same scene with another value differs inside the mark's box and hardly elsewhere."""
+    from dataclasses import replace
+
+    for question in _questions("small", 20):
+        (asked,) = question.objects
+        values = [v for v in VALUES[asked.mark.kind] if v not in (asked.mark.value, asked.color)]
+        rgb = COLORS[values[0]] if asked.mark.kind == "dot" else asked.mark.rgb
+        other = replace(asked, mark=replace(asked.mark, value=values[0], rgb=rgb))
+        rest = question.scene.objects[1:]
+        changed = replace(question.scene, objects=(other, *rest))
+        before, after = (
+            np.asarray(render(scene)).astype(int) for scene in (question.scene, changed)
+        )
+        difference = np.abs(before - after).sum(axis=-1)
+        x0, y0, x1, y1 = asked.mark_box
+        inside = difference[y0:y1, x0:x1].max()
+        assert inside > 100
+        difference[y0 - 8 : y1 + 8, x0 - 8 : x1 + 8] = 0  # JPEG works on blocks of 8 pixels
+        assert difference.max() < inside
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_answers_are_told_by_the_scene(split: str) -> None:
+    for question in _questions(split, 60):
+        words = question.answer.split()
+        assert words[-1] == question.target
+        assert question.target in ANSWERS[question.topic]
+        shown = {one.color: one for one in question.scene.objects}
+        asked = [word for word in question.text.lower().replace("?", " ").split() if word in COLORS]
+        if question.target == NONE or question.target == "no":
+            assert asked[0] not in shown
+            assert question.objects == ()
+        elif question.topic in VALUES:
+            assert shown[asked[0]].mark.kind == question.topic
+            assert words == [asked[0], shown[asked[0]].mark.value]
+        elif question.topic == "pair":
+            one, other = (shown[color] for color in asked)
+            assert words[:4] == [one.color, one.mark.value, other.color, other.mark.value]
+            assert question.target == (
+                "same" if one.mark.value == other.mark.value else "different"
+            )
+        elif question.topic == "relation":
+            one, other = (shown[color].center for color in asked)
+            found = {
+                "left": one[0] < other[0],
+                "right": one[0] > other[0],
+                "above": one[1] < other[1],
+                "below": one[1] > other[1],
+            }
+            assert found[question.target]
+        else:
+            assert question.target == "yes"
+            assert asked[0] in shown
+
+
+def test_the_vocabulary_has_every_word() -> None:
+    known = set(vocabulary())
+    for split in SPLITS:
+        for question in _questions(split, 40):
+            text = question.text.lower()
+            for mark in "?.:,":
+                text = text.replace(mark, f" {mark} ")
+            assert {*text.split(), *question.answer.split()} <= known
+
+
+def test_mixed_has_every_topic_and_hidden_and_visible_details() -> None:
+    found = _questions("mixed", 300)
+    assert {question.topic for question in found} == set(ANSWERS)
+    without = [question for question in found if not question.objects]
+    assert 0.15 < len(without) / len(found) < 0.4
+    assert any(question.target == NONE for question in found)
+    assert {one.kind for question in found for one in question.scene.objects} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "topic", "answer"),
+    [
+        ("red yellow", "dot", "yellow"),
+        ("Yellow.", "dot", "yellow"),
+        ("red", "dot", "red"),
+        ("red none", "character", "none"),
+        ("the red one says K", "character", "k"),
+        ("red yellow blue green different", "pair", "different"),
+        ("no idea", "pair", None),
+        ("", "pips", None),
+    ],
+)
+def test_answers_are_read_from_free_text(prediction: str, topic: str, answer: str | None) -> None:
+    assert answered(prediction, topic) == answer
+
+
+def test_records_are_scored_by_their_topic() -> None:
+    record = WorldRecords("small", 1, 0)[0]
+    assert record.answer is not None
+    assert is_correct(record.answer, record)
+    color, value = record.answer.split()
+    wrong = next(word for word in VALUES[record.category or ""] if word not in (value, color))
+    assert not is_correct(f"{color} {wrong}", record)
+    assert not is_correct("", record)
+
+
+def test_patch_labels_follow_the_view() -> None:
+    """In the whole image a small mark is unknown; a crop of the object labels it."""
+    for question in _questions("small", 20):
+        (asked,) = question.objects
+        scene, index = question.scene, render_index(question.scene)
+        width, height = scene.size
+        grid = (max(1, round(10 * height / LONG_SIDE)), max(1, round(10 * width / LONG_SIDE)))
+        whole = Resized(scene.size, grid, CELL_PIXELS)
+        _, known = patch_labels(scene, index, scene.full_box, whole)
+        assert not known[:, LABELS["mark"]].all()
+        x0, y0, x1, y1 = asked.box
+        crop = Resized((x1 - x0, y1 - y0), (10, 10), CELL_PIXELS)
+        labels, known = patch_labels(scene, index, asked.box, crop)
+        here = labels[:, LABELS["mark here"]]
+        assert set(np.nonzero(here)[1]) == {WORDS.index(asked.mark.value)}
+        assert known.all()
+        middle = labels.reshape(10, 10, -1)[5, 5]
+        assert middle[LABELS["color"]].tolist().index(1) == list(COLORS).index(asked.color)
+
+
+def test_training_crops_lie_in_the_image() -> None:
+    rng = random.Random(0)
+    for question in _questions("mixed", 60):
+        width, height = question.scene.size
+        for box in (
+            object_crop(rng, question.scene, rng.choice(question.scene.objects)),
+            wrong_crop(rng, question.scene),
+        ):
+            x0, y0, x1, y1 = box
+            assert 0 <= x0 <= x1 - MIN_CROP <= width - MIN_CROP
+            assert 0 <= y0 <= y1 - MIN_CROP <= height - MIN_CROP
+
+
+def test_the_world_is_drawn_without_torch() -> None:
+    code = (
+        "import sys, sdrpn_glyphs.world.records;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
