@@ -37,7 +37,7 @@ class KnownBoxes(Proposer):
         self.choices = choices
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Plan the crops of every image; there is always at least one."""
+        """Plan the crops of every image; a record without a region needs none."""
         return [
             [
                 _proposal(choice.boxes(image.geometry.source_size), image.geometry)
@@ -63,7 +63,7 @@ class BoxChoice:
     rng: random.Random | None = None
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
-        """Choose the boxes to crop from an image of ``(width, height)`` pixels; at least one."""
+        """Choose the boxes to crop from an image of ``(width, height)`` pixels."""
         boxes = [_grown(box, self.margin, size) for box in self.true_boxes]
         if self.rng is None:
             return boxes if len(boxes) <= MAX_CROPS else [_enclosing(boxes)]
@@ -100,7 +100,7 @@ class Oracle(Method):
             InputError: a record without boxes.
         """
         for record in records:
-            if not record.boxes:
+            if record.boxes is None:
                 raise InputError(f"record {record.id!r} has no boxes, which method 'oracle' needs")
         return KnownBoxes([BoxChoice(record.boxes or (), self.margin) for record in records])
 
@@ -131,6 +131,8 @@ class RandomBox(Method):
 
 
 def _proposal(boxes: Sequence[Box], geometry: Geometry) -> Proposal:
+    if not boxes:
+        return Proposal(CropPlan(Outcome.NOT_NEEDED, reason="no region holds the answer"))
     crops = tuple(Crop(box, geometry.covering_cells(box)) for box in boxes)
     return Proposal(CropPlan(Outcome.OK, crops))
 
