@@ -61,5 +61,5 @@ def inherit_everything(new: Backbone, old: Backbone) -> None:
     }
     source = dict(old.model.named_parameters())
     for name, parameter in new.model.named_parameters():
-        if id(parameter) not in words:
+        if id(parameter) not in words and parameter.shape == source[name].shape:
             parameter.copy_(source[name])

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from PIL import Image
 
 from sdrpn_core.backbone.adapter import Backbone, ImageInput
 
@@ -16,7 +17,7 @@ from ..scenes import Box
 from ..training_crops import kept_tokens
 from .dataset import ANY, HIDDEN, SHOWN
 from .patch_labels import patch_labels
-from .questions import ASKERS, Question
+from .questions import ASKERS, DETAIL_FORMS, Question
 from .scenes import SceneSpec, render, render_index
 from .training_crops import object_crop, wrong_crop
 
@@ -113,11 +114,7 @@ class WorldBatches(Batches):
             keeps = []
             crops = _crops(rng, question, mode.crops)
             for box in (scene.full_box, *crops):
-                given = (
-                    self.backbone.preprocess(image)
-                    if box is scene.full_box or box == scene.full_box
-                    else self.backbone.preprocess_crop(image.crop(box))
-                )
+                given = view(self.backbone, image, box)
                 inputs.append(given)
                 patch, is_known = patch_labels(scene, index, box, given.geometry)
                 labels.append(patch)
@@ -143,6 +140,47 @@ class WorldBatches(Batches):
         return Sample(tuple(prompt), (*answer, end), tuple(keeps))
 
 
+@dataclass(frozen=True)
+class CellBatch:
+    """Images, and the labels of all their cells; as :class:`WorldBatch` has them."""
+
+    images: JoinedImages
+    labels: torch.Tensor
+    known: torch.Tensor
+
+
+class CellBatches(Batches):
+    """Whole images and crops of them, in turns."""
+
+    def __getitem__(self, step: int) -> CellBatch:
+        rng = self.rng(step)
+        inputs: list[ImageInput] = []
+        labels: list[np.ndarray] = []
+        known: list[np.ndarray] = []
+        while len(inputs) < self.size:
+            topic = rng.choice(list(DETAIL_FORMS))
+            scene = ASKERS[topic](rng, SceneSpec(rng.choice((HIDDEN, SHOWN, ANY)))).scene
+            image, index = render(scene), render_index(scene)
+            for box in (scene.full_box, object_crop(rng, scene, rng.choice(scene.objects))):
+                given = view(self.backbone, image, box)
+                patch, is_known = patch_labels(scene, index, box, given.geometry)
+                inputs.append(given)
+                labels.append(patch)
+                known.append(is_known)
+        return CellBatch(
+            JoinedImages.of(inputs),
+            torch.from_numpy(np.concatenate(labels)),
+            torch.from_numpy(np.concatenate(known)),
+        )
+
+
+def view(backbone: Backbone, image: Image.Image, box: Box) -> ImageInput:
+    """Preprocess the whole image, or one box of it as a crop."""
+    if box == (0, 0, *image.size):
+        return backbone.preprocess(image)
+    return backbone.preprocess_crop(image.crop(box))
+
+
 def _crops(rng: random.Random, question: Question, count: int) -> list[Box]:
     """Crops of the asked objects, in any order, filled up with wrong ones."""
     scene = question.scene
@@ -150,8 +188,3 @@ def _crops(rng: random.Random, question: Question, count: int) -> list[Box]:
     crops += [wrong_crop(rng, scene) for _ in range(count - len(crops))]
     rng.shuffle(crops)
     return crops
-
-
-def batches(backbone: Backbone, seed: int, steps: int, size: int) -> WorldBatches:
-    """The batches of the world's stage."""
-    return WorldBatches(backbone, seed, "world", steps, size)

@@ -18,7 +18,7 @@ from ..families.base import Budget
 from ..families.inheritance import inherit_everything
 from ..losses import Measures, answer_logits, visual_tokens
 from ..pretrain import OnCheckpoint, Trainer
-from .batches import WorldBatch, batches
+from .batches import CellBatch, CellBatches, WorldBatch, WorldBatches
 from .losses import group_losses
 from .patch_labels import LABEL_COUNT, LABELS
 
@@ -28,6 +28,13 @@ PATCH_WEIGHT = 0.15
 
 class WorldTrainer(Trainer):
     """Adds the stage to the trainer."""
+
+    def cells_step(self, batch: CellBatch) -> tuple[torch.Tensor, Measures]:
+        """Loss of the cells' labels."""
+        scores = self.probe(torch.cat(visual_tokens(self.backbone, batch.images)))
+        return group_losses(
+            {group: scores[..., part] for group, part in LABELS.items()}, batch.labels, batch.known
+        )
 
     def world_step(self, batch: WorldBatch) -> tuple[torch.Tensor, Measures]:
         """Loss of the answers and of the cells' labels."""
@@ -52,6 +59,8 @@ def train_world(
     start: Path,
     family: str = "llava",
     seed: int = 0,
+    cell_steps: int = 1500,
+    cell_lr: float = 1.5e-3,
     steps: int = 2500,
     size: int = 32,
     peak_lr: float = 8e-4,
@@ -68,8 +77,12 @@ def train_world(
     if trainer.state is None:
         inherit_everything(trainer.backbone, load_backbone(start, device="cpu"))
     model = trainer.model
+    decoder = trainer.backbone.decoder
+    vision = [child for child in model.base_model.children() if child is not decoder]
+    cells = CellBatches(trainer.backbone, seed, "cells", cell_steps, 2 * size)
+    trainer.run("cells", cells, (*vision, trainer.probe), cell_lr, trainer.cells_step)
     modules = (model.base_model, model.get_output_embeddings(), trainer.probe)
-    data = batches(trainer.backbone, seed, steps, size)
+    data = WorldBatches(trainer.backbone, seed, "world", steps, size)
     trainer.run("world", data, modules, peak_lr, trainer.world_step)
     model.save_pretrained(out_dir)
     trainer.backbone.processor.save_pretrained(out_dir)
