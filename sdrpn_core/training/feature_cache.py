@@ -70,7 +70,7 @@ class FeatureCache:
         backbone: the frozen model.
         branch: B.
         source: what is cached.
-        settings: of the run; names the pseudo-labeler, whose labels are cached, too.
+        settings: of the run.
         dtype: of the stored hidden states, by name; default: the backbone's. In a narrower one the
             RPN differs a little from that of a run without a cache.
 
@@ -122,7 +122,7 @@ class FeatureCache:
             "data": source.facts,
             "backbone": backbone_identity(self.backbone, self.branch),
             "branch": self.branch,
-            "labels": {"recipe": source.recipe.to_dict(), "labeler": self._settings.labeler},
+            "labels": source.labels,
             "preprocessing": _preprocessing(self.backbone),
             "computed_in": str(self.backbone.model.dtype),
             "stored_in": str(self.dtype),

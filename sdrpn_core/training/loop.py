@@ -73,22 +73,23 @@ class TrainingLoop:
             self.accelerator.num_processes, self.accelerator.device.type
         )
         batches = load_batches(self.samples, plan, workers)
-        totals = StepSums()
+        objective = self.step.objective
+        totals = StepSums.zero(objective)
         # An optimizer has a state once it made a step, for which it takes a label.
         had_labels = bool(self.step.optimizer.state)
         with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
             for number in range(first, last):
                 totals += self._run_step(number, last, islice(batches, len(plan.of_step(number))))
                 n_steps = number + 1 - first
-                if not (totals.cells or had_labels) and n_steps >= _MAX_STEPS_WITHOUT_LABELS:
+                if not (totals.n or had_labels) and n_steps >= _MAX_STEPS_WITHOUT_LABELS:
                     break
                 bar.update()
                 bar.set_postfix(loss=f"{self.log.last_loss:.4f}", refresh=False)
-        if not (totals.cells or had_labels) and first < last:
+        if not (totals.n or had_labels) and first < last:
             raise SdrpnError(
-                f"none of the first {int(totals.samples + totals.skipped)} samples has a labeled "
-                f"cell ({int(totals.skipped)} could not be used): check the label recipe and the "
-                "data"
+                f"none of the first {int(totals.samples + totals.skipped)} samples has a "
+                f"{objective.unit} ({int(totals.skipped)} could not be used): check "
+                f"{objective.remedy}"
             )
         return totals
 

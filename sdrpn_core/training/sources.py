@@ -29,7 +29,8 @@ class TrainingSource:
     Attributes:
         samples: the data set.
         batcher: makes batches of its samples.
-        recipe: how the labels are made.
+        labels: how the labels are made, as plain JSON values; a cache of the samples holds the
+            labels as well.
         n_layers: decoder layers that the batcher runs.
         facts: what identifies the data, as plain JSON values.
         dataset: what the data is called, for people.
@@ -37,7 +38,7 @@ class TrainingSource:
 
     samples: StoredLabels | AnsweredRecords | CachedSamples
     batcher: Batcher
-    recipe: LabelRecipe
+    labels: Mapping[str, Any]
     n_layers: int
     facts: Mapping[str, Any]
     dataset: str
@@ -84,7 +85,7 @@ def stored_labels(
     return TrainingSource(
         samples=StoredLabels(rows, labeler, Preprocessor(backbone), settings.max_pixels),
         batcher=StoredLabelBatcher(backbone, branch),
-        recipe=recipe,
+        labels={"recipe": recipe.to_dict(), "labeler": settings.labeler},
         n_layers=branch,
         facts={"kind": "stored", "digest": rows.manifest.digest, "rows": len(rows)},
         dataset=rows.manifest.dataset,
@@ -116,7 +117,7 @@ def answered_records(
     return TrainingSource(
         samples=AnsweredRecords(records, Preprocessor(backbone), settings.max_pixels),
         batcher=AnsweredRecordBatcher(backbone, branch, labeler),
-        recipe=recipe,
+        labels={"recipe": recipe.to_dict(), "labeler": settings.labeler},
         n_layers=max(branch, max(recipe.layers) + 1),
         facts={"kind": "records", "digest": records.fingerprint, "rows": len(records)},
         dataset=records.name,
