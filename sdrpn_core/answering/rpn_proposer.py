@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import repeat
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -35,8 +34,8 @@ class RPNProposer(MapProposer):
     """Crops the regions that an RPN predicts: the paper's method.
 
     Where the RPN has a gate, each question is put to it first. A question that needs no region
-    costs the gate's layers and nothing else: neither the trunk nor the policy runs for a batch of
-    such questions, and the plain answer goes on.
+    costs the gate's layers and nothing else: neither the trunk nor the policy runs for it, whatever
+    the others of its batch need, and the plain answer goes on.
 
     Args:
         rpn: a trained RPN, attached to the backbone of the prefills it will see.
@@ -94,13 +93,13 @@ class RPNProposer(MapProposer):
         needs: Sequence[float | None] = [None] * len(state.prompts)
         if self.gate_threshold:
             needs = self.rpn.gate_after(readings, features)
-        closed = [need is not None and need < self.gate_threshold for need in needs]
-        maps: Iterator[RoIMap | None] = repeat(None)
-        if not all(closed):
-            maps = iter(self.rpn.score_after(readings, features, places).maps())
-        rows: list[_Reading] = []
-        for prompt, need, is_closed in zip(state.prompts, needs, closed, strict=True):
-            # Those of closed questions, which share a pass with others, are not used.
-            row = [next(maps) for _ in prompt.images]
-            rows.append((need, [None for _ in row] if is_closed else row))
-        return rows
+        is_open = [need is None or need >= self.gate_threshold for need in needs]
+        seen = [place for place in places if is_open[place.row]]
+        maps: Iterator[RoIMap] = iter(())
+        if seen:
+            rows = list(dict.fromkeys(place.row for place in seen))
+            maps = iter(self.rpn.score_after(readings, features, seen, rows).maps())
+        return [
+            (need, [next(maps) if opened else None for _ in prompt.images])
+            for prompt, need, opened in zip(state.prompts, needs, is_open, strict=True)
+        ]
