@@ -109,12 +109,20 @@ class RPN(nn.Module):
         return rpn.requires_grad_(True).eval()
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, backbone: Backbone, **download: Any) -> RPN:
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        backbone: Backbone,
+        dtype: torch.dtype | None = None,
+        **download: Any,
+    ) -> RPN:
         """Load a trained RPN and attach it to its backbone.
 
         Args:
             source: a local folder or a hub id.
             backbone: the backbone that it was trained on.
+            dtype: of its parameters; default: the backbone's.
             download: ``revision``, ``token``, ``cache_dir`` ... for a hub id.
 
         Raises:
@@ -130,7 +138,7 @@ class RPN(nn.Module):
             raise CheckpointError(
                 f"{source}: belongs to another backbone than {backbone.name}: {'; '.join(found)}"
             )
-        rpn = cls.from_backbone(backbone, config)
+        rpn = cls.from_backbone(backbone, config).to(dtype or backbone.model.dtype)
         load_rpn_weights(rpn, folder)
         return rpn
 

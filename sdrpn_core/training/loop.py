@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.training.data_order import DataOrder, MicroBatches
-from sdrpn_core.training.samples import Item, load_batches
+from sdrpn_core.training.samples import EveryEpoch, Item, SizedSamples, load_batches
 from sdrpn_core.training.step import StepSums, TrainingStep
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TrainingLoop:
 
     accelerator: Accelerator
     settings: TrainingSettings
-    samples: Any
+    samples: SizedSamples
     order: DataOrder
     step: TrainingStep
     schedule: CosineLRScheduler
@@ -72,7 +72,7 @@ class TrainingLoop:
         workers = self.settings.workers(
             self.accelerator.num_processes, self.accelerator.device.type
         )
-        batches = load_batches(self.samples, plan, workers)
+        batches = load_batches(EveryEpoch(self.samples), plan, workers)
         objective = self.step.objective
         totals = StepSums.zero(objective)
         # An optimizer has a state once it made a step, for which it takes a label.

@@ -108,9 +108,13 @@ class Objective(ABC):
             batch: from the source's batcher.
         """
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self, rpn: RPN) -> Mapping[str, Any]:
         """What decides the trained weights beside data, configuration and settings.
 
-        Plain JSON values for the manifest of the run.
+        Args:
+            rpn: what :meth:`start` made.
+
+        Returns:
+            Plain JSON values for the manifest of the run.
         """
         return {}

@@ -13,8 +13,7 @@ from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.training.batches import AnsweredRecordBatcher, Batcher, StoredLabelBatcher
-from sdrpn_core.training.cache_shards import CachedSamples
-from sdrpn_core.training.samples import AnsweredRecords, StoredLabels
+from sdrpn_core.training.samples import AnsweredRecords, SizedSamples, StoredLabels
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -36,7 +35,7 @@ class TrainingSource:
         dataset: what the data is called, for people.
     """
 
-    samples: StoredLabels | AnsweredRecords | CachedSamples
+    samples: SizedSamples
     batcher: Batcher
     labels: Mapping[str, Any]
     n_layers: int

@@ -166,7 +166,7 @@ def train(
     if free_backbone:
         truncate(backbone, source.n_layers)
 
-    manifest = _manifest(settings, rpn.config, source, objective)
+    manifest = _manifest(settings, rpn, source, objective)
     run = RunFolder(out_dir, manifest, settings.keep_checkpoints)
     with hold_folder(out_dir) if state.is_main_process else nullcontext():
         first = run.check(resume=resume, overwrite=overwrite)
@@ -271,14 +271,14 @@ def _accelerator(
 
 
 def _manifest(
-    settings: TrainingSettings, config: RPNConfig, source: TrainingSource, objective: Objective
+    settings: TrainingSettings, rpn: RPN, source: TrainingSource, objective: Objective
 ) -> dict[str, Any]:
     """Everything that decides the weights of a run."""
-    facts = objective.facts()
+    facts = objective.facts(rpn)
     return {
         **({"objective": {"name": objective.name, **facts}} if facts else {}),
         "data": source.facts,
-        "rpn": {k: v for k, v in config.to_dict().items() if k != "versions"},
+        "rpn": {k: v for k, v in rpn.config.to_dict().items() if k != "versions"},
         "settings": settings.resume_fields(),
         "versions": package_versions("accelerate", "timm"),
     }
