@@ -42,13 +42,20 @@ class RPNProposer(MapProposer):
         policy: turns its maps into crops; default: the policy in its configuration.
         gate_threshold: probability from which on the region is looked for; 0 does not ask the gate;
             default: the gate's own.
+        always_asks: whether the gate is asked for its probability even where a threshold of 0
+            leaves it nothing to decide.
 
     Raises:
         ConfigError: a threshold that is no probability, or one above 0 for an RPN without a gate.
     """
 
     def __init__(
-        self, rpn: RPN, policy: CropPolicy | None = None, *, gate_threshold: float | None = None
+        self,
+        rpn: RPN,
+        policy: CropPolicy | None = None,
+        *,
+        gate_threshold: float | None = None,
+        always_asks: bool = False,
     ) -> None:
         self.rpn = rpn.eval()
         self.reader = rpn
@@ -56,8 +63,9 @@ class RPNProposer(MapProposer):
         own = 0.0 if rpn.config.gate is None else rpn.config.gate.threshold
         self.gate_threshold = own if gate_threshold is None else gate_threshold
         check_threshold(self.gate_threshold)
-        if self.gate_threshold and rpn.gate is None:
-            raise ConfigError("a threshold of the gate is given, but this RPN has no gate")
+        self.asks_gate = always_asks or self.gate_threshold > 0
+        if self.asks_gate and rpn.gate is None:
+            raise ConfigError("the gate is to be asked, but this RPN has no gate")
 
     def maps(self, state: Prefill) -> list[RoIMap | None]:
         """The RoI maps of all images, prompt by prompt; ``None`` where the gate is closed."""
@@ -91,7 +99,7 @@ class RPNProposer(MapProposer):
         readings = state.readings(self.rpn)
         features = state.question_features(self.rpn.branch)
         needs: Sequence[float | None] = [None] * len(state.prompts)
-        if self.gate_threshold:
+        if self.asks_gate:
             needs = self.rpn.gate_after(readings, features)
         is_open = [need is None or need >= self.gate_threshold for need in needs]
         seen = [place for place in places if is_open[place.row]]
