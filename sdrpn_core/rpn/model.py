@@ -243,7 +243,8 @@ class RPN(nn.Module):
         if not self.gate.layers:
             return self.gate(self.trunk(features).hidden[:, -1])
         weight = next(self.gate.parameters())
-        checkpointing = self.gradient_checkpointing and self.training
+        # The gate may be trained alone.
+        checkpointing = self.gradient_checkpointing and self.gate.training
         hidden = run_layers(list(self.gate.layers), features, weight, checkpointing=checkpointing)
         return self.gate(hidden[:, -1])
 

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sdrpn_core.training.settings import TrainingSettings
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.rpn.model import RPN
-    from sdrpn_core.training.settings import TrainingSettings
     from sdrpn_core.training.sources import TrainingSource
 
 
@@ -80,6 +81,18 @@ class Objective(ABC):
         Raises:
             SdrpnError: it cannot be made or read.
         """
+
+    def settings(self, backbone: Backbone, **overrides: Any) -> TrainingSettings:
+        """The settings of a run: overrides, else :attr:`defaults`, else the backbone's preset.
+
+        Args:
+            backbone: the frozen model; an outline will do.
+            overrides: fields.
+
+        Raises:
+            ConfigError: unknown fields, values of the wrong type or out of range.
+        """
+        return TrainingSettings.for_backbone(backbone, **{**self.defaults, **overrides})
 
     def trained(self, rpn: RPN) -> nn.Module:
         """The part of the RPN whose parameters change; all others are frozen and in eval mode.

@@ -148,7 +148,7 @@ def train(
         objective = LabelObjective(config or RPNConfig.for_backbone(backbone), recipe)
     elif config is not None or recipe is not None:
         raise ConfigError("config and recipe are for training on labels: give them or an objective")
-    settings = settings or TrainingSettings.for_backbone(backbone, **objective.defaults)
+    settings = settings or objective.settings(backbone)
     precision = _precision(settings, backbone.device)
     state = processes(backbone.device)
     source = objective.source(backbone, data, settings)
