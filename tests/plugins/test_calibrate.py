@@ -61,7 +61,7 @@ def folder(backbone, records, tmp_path):
     """Of a saved RPN whose gate tells the questions apart."""
     torch.manual_seed(1)
     rpn = RPN.from_backbone(
-        backbone, branch=1, n_layers=2, policy_options={"threshold": 1e-6, "max_crops": 1}
+        backbone, branch=1, n_layers=2, policy_options={"threshold": 1e-6, "max_area_fraction": 1.0}
     )
     gate = rpn.add_gate(backbone, GateConfig("decoder", {"n_layers": 1}))
     proposer = RPNProposer(rpn, gate_threshold=1e-30)
@@ -141,6 +141,9 @@ def test_answers_behind_the_threshold_are_as_accurate_as_it_says(
         scores[name] = sum(odd_length(one.text, records[0]) for one in answers) / N
     assert (facts.never, facts.always, facts.accuracy) == pytest.approx(tuple(scores.values()))
     assert facts.accuracy >= facts.always - max_loss - 1e-9
+    assert facts.always != facts.never
+    assert 0 < facts.skipped < 1
+    assert {one.outcome for one in answers} <= {Outcome.OK, Outcome.NOT_NEEDED}
     skipped = [one.outcome is Outcome.NOT_NEEDED for one in answers]
     assert facts.skipped == sum(skipped) / N
     assert facts.n == N
