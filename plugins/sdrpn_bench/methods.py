@@ -31,12 +31,15 @@ class TrainedRPN(Method):
             for the model and the dataset.
         gate_threshold: probability from which on an RPN with a gate looks for a region; 0: always.
             Default: the gate's own.
+        always_ask_gate: whether the gate is asked for its probability even where its threshold is
+            0; that costs what the gate costs.
     """
 
     needs_rpn: ClassVar[bool] = True
 
     threshold: float | None = None
     gate_threshold: float | None = None
+    always_ask_gate: bool = False
 
     def tuned(self, threshold: float, context: MethodContext) -> TrainedRPN:
         """The published threshold, unless one was chosen or the policy's are of another kind."""
@@ -59,7 +62,12 @@ class TrainedRPN(Method):
         if self.threshold is not None:
             options["threshold"] = self.threshold
         policy = make_policy(name, options)
-        return RPNProposer(context.rpn, policy, gate_threshold=self.gate_threshold)
+        return RPNProposer(
+            context.rpn,
+            policy,
+            gate_threshold=self.gate_threshold,
+            always_asks=self.always_ask_gate,
+        )
 
 
 @dataclass(frozen=True)
