@@ -180,9 +180,11 @@ class Backbone(ABC):
                 its processor's maximum holds as well.
 
         Raises:
-            ConfigError: the family's resolution is fixed.
+            ConfigError: the family's resolution is fixed, or its adapter does not offer this.
             ImageError: as :meth:`preprocess_crop`.
         """
+        if self.dynamic_resolution:
+            raise ConfigError(f"{self.name}: the family's adapter does not offer crop budgets")
         raise self._fixed_resolution(f"a crop budget of {limit}")
 
     def pixel_plane(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
