@@ -29,15 +29,15 @@ from sdrpn_core.training.samples import EveryEpoch, SkippedSample
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.sources import TrainingSource
 from sdrpn_core.training.stage import train
-from sdrpn_core.utility.row import Candidate, UtilityRow, UtilityStatus
+from sdrpn_core.utility.row import UtilityRow, UtilityStatus
 from sdrpn_core.utility.run import UtilityManifest, open_run
+from tests.judged_data import QUESTION, write_judged
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
 #: What the RPN's region is worth; ``None``: it was not judged.
 UTILITIES = [2.0, 0.0, -1.0, 0.4, None, 0.71, 0.09]
 EXPECTED = [1, 0, 0, IGNORE, None, 1, 0]
-QUESTION = "what color ?"
 SETTINGS = TrainingSettings(
     optimizer="sgd", learning_rate=1e-3, global_batch_size=4, micro_batch_size=2, log_every=1
 )
@@ -54,41 +54,9 @@ def backbone():
     return tiny_llava()
 
 
-def judged(backbone, folder: Path, *, utilities=UTILITIES) -> Path:
-    """A utility run whose other candidates are worth the opposite."""
-    images = folder.with_name(f"{folder.name}-images")
-    images.mkdir(parents=True)
-    rows = []
-    for index, utility in enumerate(utilities):
-        path = images / f"{index}.png"
-        image = tiny_image(index)
-        image.save(path)
-        box = ((0, 0, 9, 9),)
-        candidates = [Candidate("sampled", box, box, 4, -3.0 - (utility or 0.0))]
-        if utility is not None:
-            candidates.append(Candidate("rpn", box, box, 4, -3.0 + utility))
-        rows.append(
-            UtilityRow(
-                index=index,
-                id=f"r{index}",
-                question=QUESTION,
-                image=path,
-                response="red",
-                response_ids=(5,),
-                plain=-3.0,
-                candidates=tuple(candidates),
-                geometry=backbone.preprocess(image).geometry,
-            )
-        )
-    provenance = {"backbone": backbone_identity(backbone, branch=0)}
-    manifest = UtilityManifest(len(rows), "fingerprint", len(rows), provenance, "tiny")
-    open_run(folder, manifest).write_shard(0, rows)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def run(backbone, tmp_path_factory):
-    return judged(backbone, tmp_path_factory.mktemp("judged") / "run")
+    return write_judged(backbone, tmp_path_factory.mktemp("judged") / "run", UTILITIES)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +97,7 @@ def test_a_gate_is_trained_on_a_run(backbone, run, start, tmp_path):
 
 
 def test_an_image_that_is_gone_is_skipped(backbone, start, tmp_path):
-    folder = judged(backbone, tmp_path / "run", utilities=[1.0, 0.0])
+    folder = write_judged(backbone, tmp_path / "run", [1.0, 0.0])
     (tmp_path / "run-images/1.png").unlink()
     source = GateObjective(start).source(backbone, folder, SETTINGS)
     assert isinstance(source.samples[1], SkippedSample)
