@@ -131,7 +131,7 @@ def bench(
     sweeps = [parse_sweep(text) for text in sweep or ()]
     how = read_options(column, image_root, split, allow_urls)
     sources = [read_records(one, n=n, seed=seed, **vars(how)) for one in _sources(data)]
-    with _progress_bar(as_json) as progress:
+    with progress_bar(as_json) as progress:
         results = run_suite(
             [BenchModel.parse(text) for text in models],
             names,
@@ -183,7 +183,7 @@ def _budgets(text: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def _progress_bar(quiet: bool) -> Iterator[Progress]:
+def progress_bar(quiet: bool) -> Iterator[Progress]:
     """Show one progress bar per model on stderr, for the main process's share of the items."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn

@@ -101,13 +101,7 @@ def new_gate(config: GateConfig, backbone: Backbone, branch: int) -> Gate:
         ConfigError: an unknown option, or more layers than the decoder has from B on.
         UnknownNameError: no gate of that name.
     """
-    gate_class = get_plugins().gates.get(config.name)
-    if unknown := sorted(config.options.keys() - gate_class.defaults.keys()):
-        known = ", ".join(sorted(gate_class.defaults)) or "none"
-        raise ConfigError(
-            f"the {config.name} gate has no option {', '.join(unknown)}; its options: {known}"
-        )
-    options = {**gate_class.defaults, **config.options}
+    gate_class, options = _class_and_options(config)
     count = gate_class.n_own_layers(options)
     if branch + count > len(backbone.layers):
         raise ConfigError(
@@ -118,3 +112,24 @@ def new_gate(config: GateConfig, backbone: Backbone, branch: int) -> Gate:
     gate: Gate = gate_class(copy_layers(backbone, branch, count), backbone.hidden_size, options)
     gate.to(device=next(backbone.layers[branch].parameters()).device)
     return gate.requires_grad_(True)
+
+
+def n_gate_layers(config: GateConfig) -> int:
+    """How many decoder layers a gate copies, from B on.
+
+    Raises:
+        ConfigError: an unknown option.
+        UnknownNameError: no gate of that name.
+    """
+    gate_class, options = _class_and_options(config)
+    return gate_class.n_own_layers(options)
+
+
+def _class_and_options(config: GateConfig) -> tuple[type[Gate], dict[str, Any]]:
+    gate_class: type[Gate] = get_plugins().gates.get(config.name)
+    if unknown := sorted(config.options.keys() - gate_class.defaults.keys()):
+        known = ", ".join(sorted(gate_class.defaults)) or "none"
+        raise ConfigError(
+            f"the {config.name} gate has no option {', '.join(unknown)}; its options: {known}"
+        )
+    return gate_class, {**gate_class.defaults, **config.options}

@@ -53,8 +53,9 @@ class TrainingBatch:
     grids: list[tuple[int, int]]
 
 
-#: Turns samples, of the one kind that it takes, into a batch; no gradient flows through it.
-Batcher: TypeAlias = Callable[[Sequence[Any]], TrainingBatch]
+#: Turns samples, of the one kind that it takes, into a batch for an objective; no gradient flows
+#: through it.
+Batcher: TypeAlias = Callable[[Sequence[Any]], Any]
 
 
 class StoredLabelBatcher:

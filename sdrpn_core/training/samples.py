@@ -6,9 +6,10 @@ import logging
 import multiprocessing
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +88,49 @@ def log_skipped(skipped: SkippedSample) -> None:
 
 
 Item: TypeAlias = "TrainingSample | CachedSample | SkippedSample"
+
+
+class SizedSamples(Protocol):
+    """A data set of samples that knows how many it has."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int) -> Item:
+        """One of them."""
+
+
+class DrawnSamples(Dataset[Item], ABC):
+    """Samples that are drawn anew in each epoch."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are in an epoch."""
+
+    @abstractmethod
+    def draw(self, index: int, epoch: int) -> Item:
+        """A sample, as it is in an epoch."""
+
+    def __getitem__(self, index: int) -> Item:
+        """A sample of the first epoch."""
+        return self.draw(index, 0)
+
+
+class EveryEpoch(Dataset[Item]):
+    """The samples of all epochs, one epoch behind the other.
+
+    Args:
+        samples: the data set.
+    """
+
+    def __init__(self, samples: SizedSamples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, number: int) -> Item:
+        epoch, index = divmod(number, len(self.samples))
+        if isinstance(self.samples, DrawnSamples):
+            return self.samples.draw(index, epoch)
+        return self.samples[index]
 
 
 class StoredLabels(Dataset[Item]):
