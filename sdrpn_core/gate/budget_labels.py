@@ -147,15 +147,16 @@ class AnswerLadder:
         return list(wrong) == list(range(len(wrong)))
 
 
-def balanced(ladders: Sequence[AnswerLadder], rng: random.Random) -> list[AnswerLadder]:
-    """All hard questions, and as many easy ones: the published mixture.
+def balanced(ladders: Sequence[AnswerLadder], rng: random.Random) -> list[int]:
+    """The indices of all hard questions, and of as many easy ones: the published mixture.
 
     Args:
         ladders: answered questions.
         rng: chooses the easy ones, and the order.
     """
-    hard = [one for one in ladders if one.difficulty is Difficulty.HARD]
-    easy = [one for one in ladders if one.difficulty is Difficulty.EASY]
+    difficulties = [one.difficulty for one in ladders]
+    hard = [i for i, difficulty in enumerate(difficulties) if difficulty is Difficulty.HARD]
+    easy = [i for i, difficulty in enumerate(difficulties) if difficulty is Difficulty.EASY]
     mixed = hard + rng.sample(easy, min(len(hard), len(easy)))
     rng.shuffle(mixed)
     return mixed

@@ -247,6 +247,6 @@ def test_the_mixture(golden_file):
         for kind, answers in kinds.items()
         for _ in range(settings["mix"]["in"][kind])
     ]
-    kept = Counter(one.difficulty for one in balanced(ladders, random.Random(0)))
+    kept = Counter(ladders[place].difficulty for place in balanced(ladders, random.Random(0)))
     expected = settings["mix"]["kept"]
     assert kept == {Difficulty.HARD: expected["_hard"], Difficulty.EASY: expected["_easy"]}

@@ -1,0 +1,80 @@
+"""What ``sdrpn train`` can train an RPN for, and which options belong to what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from sdrpn_core.training.continued import ContinuedObjective
+
+LABELS, GATE = "labels", "gate"
+OBJECTIVES = (LABELS, GATE)
+
+#: Options that not every objective has: those that do.
+_OPTIONS = {
+    "--lazy": (LABELS,),
+    "--recipe": (LABELS,),
+    "--branch": (LABELS,),
+    "--layers": (LABELS,),
+    "--head": (LABELS,),
+    "--head-option": (LABELS,),
+    "--loss": (LABELS,),
+    "--rpn": (GATE,),
+    "--gate": (GATE,),
+    "--gate-option": (GATE,),
+    "--margin": (GATE,),
+    "--indifference": (GATE,),
+}
+
+
+def check_objective(objective: str, options: Mapping[str, Any]) -> None:
+    """Check that the options which were given belong to the objective.
+
+    Args:
+        objective: ``--objective``.
+        options: the values of those that not every objective has; empty ones were not given.
+
+    Raises:
+        UnknownNameError: no such objective.
+        ConfigError: an option of another one, or no RPN to go on from.
+    """
+    if objective not in OBJECTIVES:
+        raise UnknownNameError("objective", objective, OBJECTIVES)
+    given = [name for name, value in options.items() if value not in (None, False, [])]
+    for name in given:
+        if objective not in _OPTIONS[name]:
+            raise ConfigError(f"{name} is for --objective {' or '.join(_OPTIONS[name])}")
+    if objective != LABELS and "--rpn" not in given:
+        raise ConfigError(f"--objective {objective} goes on from a trained RPN: give --rpn")
+
+
+def gate_objective(
+    rpn: str,
+    name: str | None,
+    options: Mapping[str, Any],
+    margin: float | None,
+    indifference: float | None,
+) -> ContinuedObjective:
+    """The objective of a gate.
+
+    Args:
+        rpn: ``--rpn``.
+        name: ``--gate``.
+        options: those of ``--gate-option``.
+        margin: ``--margin``.
+        indifference: ``--indifference``.
+
+    Raises:
+        SdrpnError: no such RPN or gate, or a value is out of range.
+    """
+    from sdrpn_core.gate.config import GateConfig
+    from sdrpn_core.gate.utility_labels import UtilityMargins
+    from sdrpn_core.training.gate_objective import GateObjective  # needs torch
+
+    margins = {"margin": margin, "indifference": indifference}
+    given = {key: value for key, value in margins.items() if value is not None}
+    named = {} if name is None else {"name": name}
+    return GateObjective(rpn, GateConfig(**named, options=options), UtilityMargins(**given))

@@ -1,0 +1,2 @@
+def gate_labels(*args):
+    raise SystemExit
