@@ -37,10 +37,13 @@ class Worth:
     Attributes:
         plain: without a crop.
         cropped: with the crops of each candidate, in order.
+        crop_tokens: visual tokens that each candidate adds to the prompt, less those that pruning
+            drops.
     """
 
     plain: float
     cropped: tuple[float, ...]
+    crop_tokens: tuple[int, ...]
 
     @property
     def utilities(self) -> tuple[float, ...]:
@@ -92,6 +95,7 @@ def worth_of_crops(
         raise InputError("what a region is worth shows in a response, and one of these is empty")
     sequences: list[_Sequence] = []
     places: list[list[int]] = []
+    added: list[list[int]] = []
     for index, (prompt, prefix, ids) in enumerate(
         zip(state.prompts, state.prefixes, responses, strict=True)
     ):
@@ -101,6 +105,7 @@ def worth_of_crops(
             index, prompt.followed_by(shown), prefix, min(len(prefix), len(prompt) - 1)
         )
         places.append([len(sequences)])
+        added.append([])
         sequences.append(plain)
         rows = candidates[index]
         inserted = insert_crops(
@@ -110,6 +115,7 @@ def worth_of_crops(
             rows,
         )
         for cropped, proposals in inserted:
+            added[-1].append(cropped.n_visual_tokens - prompt.n_visual_tokens)
             if any(proposal.plan.crops for proposal in proposals):
                 places[-1].append(len(sequences))
                 kept = n_reused(prompt, prefix, proposals)
@@ -128,7 +134,8 @@ def worth_of_crops(
         )
         found.update(zip(batch, values, strict=True))
     return [
-        Worth(found[first], tuple(found[place] for place in others)) for first, *others in places
+        Worth(found[first], tuple(found[place] for place in others), tuple(tokens))
+        for (first, *others), tokens in zip(places, added, strict=True)
     ]
 
 

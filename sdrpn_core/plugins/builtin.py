@@ -111,6 +111,11 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
         help="Turn questions about images into pseudo-labels, without annotations.",
     )
     registry.add(
+        "utility",
+        "sdrpn_core.cli.utility_command:utility",
+        help="Judge crops by how much more likely they make a reference response.",
+    )
+    registry.add(
         "train",
         "sdrpn_core.cli.train_command:train",
         help="Train an RPN for a frozen backbone.",

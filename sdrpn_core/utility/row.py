@@ -67,7 +67,7 @@ class Candidate:
             (drawn from the RPN's map) or ``given`` (the record's boxes).
         boxes: what is cropped, (x0, y0, x1, y1) half-open in source pixels; empty if nothing is.
         grid_boxes: the same in cells of the geometry's grid.
-        crop_tokens: visual tokens of the crops.
+        crop_tokens: visual tokens that its crops add to the prompt.
         log_likelihood: of the reference response with the crops, in nats, summed over its tokens.
     """
 

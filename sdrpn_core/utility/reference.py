@@ -1,0 +1,120 @@
+"""What a crop is judged by: the reference response of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.utility.defaults import DEFAULT_MAX_NEW_TOKENS
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.data.record import Record
+    from sdrpn_core.rpn.model import RPN
+
+__all__ = ["Reference", "ReferenceKind"]
+
+
+class ReferenceKind(str, Enum):
+    """Where reference responses come from."""
+
+    OWN = "own"
+    """The record's response if it has one, else the backbone's own answer: at
+    ``Reference.n_tokens`` visual tokens, or else with the RPN's crop."""
+    ANSWER = "answer"
+    """The first accepted answer of the record."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How reference responses are made.
+
+    Attributes:
+        kind: where they come from.
+        n_tokens: visual tokens per image for the backbone's own answers, in families of dynamic
+            resolution: more than the run itself gives it. ``None``: its answers with the RPN's
+            crop, the closest look that a fixed resolution allows.
+        max_new_tokens: max new tokens per generated response.
+
+    Raises:
+        ConfigError: ``n_tokens`` for given answers, or a number below 1.
+    """
+
+    kind: ReferenceKind = ReferenceKind.OWN
+    n_tokens: int | None = None
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.n_tokens is not None and self.kind is not ReferenceKind.OWN:
+            raise ConfigError("visual tokens of the reference are for the backbone's own answers")
+        if self.max_new_tokens < 1 or (self.n_tokens is not None and self.n_tokens < 1):
+            raise ConfigError("max_new_tokens and the reference's tokens must be 1 or more")
+
+    def check(self, backbone: Backbone, rpn: RPN | None) -> None:
+        """Refuse what the backbone cannot give.
+
+        Raises:
+            ConfigError: a resolution of a family whose resolution is fixed, or neither that nor an
+                RPN to take a closer look with.
+        """
+        if self.n_tokens is not None:
+            backbone.with_visual_tokens(self.n_tokens)
+        elif self.kind is ReferenceKind.OWN and rpn is None:
+            raise ConfigError(
+                "a reference must know more than the plain answer: give an RPN, more visual tokens "
+                "for the reference, or take the records' answers"
+            )
+
+    def ids(
+        self,
+        backbone: Backbone,
+        rpn: RPN | None,
+        records: Sequence[Record],
+        questions: Sequence[Question],
+    ) -> list[tuple[int, ...] | InputError]:
+        """The token ids of each record's reference response, or why there is none.
+
+        Args:
+            backbone: the model.
+            rpn: for the backbone's own answers with a crop.
+            records: the records.
+            questions: the same, with opened images.
+        """
+        found: dict[int, tuple[int, ...] | InputError] = {}
+        asked: list[int] = []
+        for place, record in enumerate(records):
+            text = record.response if self.kind is ReferenceKind.OWN else record.answer
+            if text is not None:
+                found[place] = tuple(backbone.tokenize_response(text))
+            elif self.kind is ReferenceKind.ANSWER:
+                found[place] = InputError(f"record {record.id!r} has no answer to judge by")
+            else:
+                asked.append(place)
+        if asked:
+            looking = backbone
+            proposer = None
+            if self.n_tokens is not None:
+                looking = backbone.with_visual_tokens(self.n_tokens)
+            elif rpn is not None:
+                proposer = RPNProposer(rpn, gate_threshold=0.0)
+            answers = answer_batch(
+                looking,
+                [questions[place] for place in asked],
+                proposer,
+                max_new_tokens=self.max_new_tokens,
+            )
+            found.update(zip(asked, (answer.ids for answer in answers), strict=True))
+        return [found[place] for place in range(len(records))]
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the references, as plain JSON values for the manifest."""
+        return {
+            "kind": self.kind.value,
+            "n_tokens": self.n_tokens,
+            "max_new_tokens": self.max_new_tokens,
+        }
