@@ -76,5 +76,5 @@ def gate_objective(
 
     margins = {"margin": margin, "indifference": indifference}
     given = {key: value for key, value in margins.items() if value is not None}
-    named = {} if name is None else {"name": name}
-    return GateObjective(rpn, GateConfig(**named, options=options), UtilityMargins(**given))
+    gate = GateConfig(options=options) if name is None else GateConfig(name, options)
+    return GateObjective(rpn, gate, UtilityMargins(**given))

@@ -15,8 +15,9 @@ from sdrpn_core.gate.gate import n_gate_layers
 from sdrpn_core.gate.losses import gate_loss
 from sdrpn_core.gate.utility_labels import UtilityMargins
 from sdrpn_core.training.continued import ContinuedObjective
-from sdrpn_core.training.gate_sources import gate_labels
+from sdrpn_core.training.gate_sources import judged_questions
 from sdrpn_core.training.objective import BatchLoss
+from sdrpn_core.utility.run import UtilityDataset
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -75,7 +76,11 @@ class GateObjective(ContinuedObjective):
             ShardError: data of another kind or another backbone, an incomplete run, or no question
                 that could be labeled.
         """
-        return gate_labels(backbone, data, self.config, settings, self.margins)
+        if isinstance(data, (str, Path)):
+            data = UtilityDataset(data)
+        if not isinstance(data, UtilityDataset):
+            raise ConfigError("a gate is trained on the folder of a utility run")
+        return judged_questions(backbone, data, self.config.branch, settings, self.margins)
 
     def start(self, backbone: Backbone, source: TrainingSource) -> RPN:
         """The RPN with a new gate, whose layers are copies of the decoder's from B on."""

@@ -7,17 +7,75 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from torch.utils.data import Dataset
 
+from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
+from sdrpn_core.errors import InputError
 from sdrpn_core.gate.budget_labels import balanced
-from sdrpn_core.training.samples import DrawnSamples, Item, TrainingSample
+from sdrpn_core.training.samples import DrawnSamples, Item, SkippedSample, TrainingSample
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.preprocessing import Preprocessor
     from sdrpn_core.gate.budget_labels import AnswerLadder
+    from sdrpn_core.gate.utility_labels import UtilityMargins
+    from sdrpn_core.utility.run import UtilityDataset
+
+#: Which of the judged regions the gate decides about: what the RPN's own policy crops.
+JUDGED_SOURCE = "rpn"
+
+
+class AskedRow(Protocol):
+    """A question that can be asked again."""
+
+    @property
+    def id(self) -> str:
+        """Of the record."""
+
+    @property
+    def question(self) -> str:
+        """What is asked."""
+
+    @property
+    def image(self) -> Path | bytes | None:
+        """Where the image is."""
+
+
+class JudgedQuestions(Dataset[Item]):
+    """Questions whose label is what the RPN's region was worth.
+
+    Args:
+        rows: of a utility run.
+        margins: make labels of utilities.
+        preprocess: makes the encoder's input of an image.
+        max_pixels: images with more pixels are skipped.
+    """
+
+    def __init__(
+        self,
+        rows: UtilityDataset,
+        margins: UtilityMargins,
+        preprocess: Preprocessor,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.rows = rows
+        self.margins = margins
+        self.preprocess = preprocess
+        self.max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Item:
+        row = self.rows[index]
+        utility = row.utility(JUDGED_SOURCE)
+        if utility is None:
+            return SkippedSample(row.id, "the RPN's region was not judged")
+        return _sample(row, self.margins.label(utility), self.preprocess, self.max_pixels)
 
 
 class DrawnBudgets(DrawnSamples):
@@ -27,15 +85,16 @@ class DrawnBudgets(DrawnSamples):
 
     Args:
         rows: answered questions.
-        ladders: one for each.
-        preprocess: by resolution, makes the encoder's input of an image at most that large.
+        ladders: the answers to each.
+        preprocess: by resolution in visual tokens, makes the encoder's input of an image that is at
+            most that large.
         seed: of the mixture and the draws.
         max_pixels: images with more pixels are skipped.
     """
 
     def __init__(
         self,
-        rows: Sequence[Any],
+        rows: Sequence[AskedRow],
         ladders: Sequence[AnswerLadder],
         preprocess: Mapping[int, Preprocessor],
         *,
@@ -53,22 +112,19 @@ class DrawnBudgets(DrawnSamples):
         return len(self.chosen)
 
     def draw(self, index: int, epoch: int) -> Item:
-        """A question at the epoch's resolution."""
+        """A question at the resolution of an epoch."""
         place = self.chosen[index]
-        row = self.rows[place]
         # By epoch and record, so that a resumed run draws what an uninterrupted one would.
-        rng = random.Random(f"{self.seed}/{epoch}/{place}")
-        drawn = self.ladders[place].draw(rng)
-        return _sample(row, drawn.label, self.preprocess[drawn.resolution], self.max_pixels)
+        drawn = self.ladders[place].draw(random.Random(f"{self.seed}/{epoch}/{place}"))
+        preprocess = self.preprocess[drawn.resolution]
+        return _sample(self.rows[place], drawn.label, preprocess, self.max_pixels)
 
 
-def question_sample(record_id: str, question: str, image: ImageInput, label: int) -> TrainingSample:
-    """A question with its label, as a grid of one cell.
-
-    Args:
-        record_id: of the record.
-        question: what is asked.
-        image: the encoder's input.
-        label: 1 if a region is needed, 0 if not, -100 to leave it out.
-    """
-    return TrainingSample(record_id, question, image, np.array([[label]], dtype=np.int64))
+def _sample(row: AskedRow, label: int, preprocess: Preprocessor, max_pixels: int) -> Item:
+    try:
+        if row.image is None:
+            raise InputError("the image was not stored")
+        image = preprocess(open_image(row.image, max_pixels=max_pixels))
+    except InputError as error:
+        return SkippedSample(row.id, str(error))
+    return TrainingSample(row.id, row.question, image, np.array([[label]], dtype=np.int64))

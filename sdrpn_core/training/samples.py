@@ -91,14 +91,18 @@ def log_skipped(skipped: SkippedSample) -> None:
 Item: TypeAlias = "TrainingSample | CachedSample | SkippedSample"
 
 
-class SizedSamples(Protocol):
-    """A data set of samples that knows how many it has."""
+class Samples(Protocol):
+    """Samples by number."""
+
+    def __getitem__(self, index: int, /) -> Item:
+        """One of them."""
+
+
+class SizedSamples(Samples, Protocol):
+    """A data set of samples."""
 
     def __len__(self) -> int:
         """How many there are."""
-
-    def __getitem__(self, index: int) -> Item:
-        """One of them."""
 
 
 class DrawnSamples(Dataset[Item], ABC):
@@ -211,7 +215,7 @@ class AnsweredRecords(Dataset[Item]):
 
 
 def load_batches(
-    samples: Dataset[Item], batches: Iterable[list[int]], num_workers: int
+    samples: Samples, batches: Iterable[list[int]], num_workers: int
 ) -> Iterator[list[Item]]:
     """Load batches of samples in the given order; skipped records are named in the log.
 
@@ -288,7 +292,7 @@ class _Guarded(Dataset["Item | SdrpnError"]):
         dataset: the samples.
     """
 
-    def __init__(self, dataset: Dataset[Item]) -> None:
+    def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> Item | SdrpnError:

@@ -1,11 +1,13 @@
-"""Training a gate: the loss written anew, the RPN untouched, exact resume, epochs, what is refused."""
+"""Training a gate: the loss written anew, the RPN untouched, exact resume, what is refused."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -21,19 +23,24 @@ from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.gate_objective import GateObjective
-from sdrpn_core.training.gate_samples import question_sample
-from sdrpn_core.training.samples import SkippedSample
+from sdrpn_core.training.samples import SkippedSample, TrainingSample
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.sources import TrainingSource
 from sdrpn_core.training.stage import train
 from sdrpn_core.training.step import TrainingStep
-from tests.stage_data import LINEAR, SAME_UP_TO_LAST_BITS, records
+from tests.stage_data import SAME_UP_TO_LAST_BITS, records
 from tests.tiny import tiny_llava
 
 N = 7
 LABELS = [1, 0, IGNORE, 1, 0, 0, 1]
 SETTINGS = TrainingSettings(
-    epochs=2, global_batch_size=4, micro_batch_size=2, log_every=1, max_grad_norm=None, **LINEAR
+    optimizer="sgd",
+    learning_rate=1e-3,
+    epochs=2,
+    global_batch_size=4,
+    micro_batch_size=2,
+    log_every=1,
+    max_grad_norm=None,
 )
 KINDS = {"decoder": {"n_layers": 2}, "linear": {}}
 BRANCH = 1
@@ -53,7 +60,8 @@ class Questions(Dataset):
     def __getitem__(self, index):
         record = self.records[index]
         image = self.preprocess(record.images[0])
-        return question_sample(record.id, record.question, image, self.labels[index])
+        label = np.array([[self.labels[index]]])
+        return TrainingSample(record.id, record.question, image, label)
 
 
 class KnownLabels(GateObjective):
@@ -153,7 +161,7 @@ def test_the_gate_starts_as_a_copy_of_the_decoder_and_the_rpn_stays(
         if not torch.equal(after.gate.state_dict()[name], tensor)
     ]
     assert {name.partition(".")[0] for name in moved} >= {"head"}
-    assert bool(moved) and (not new.layers or any(name.startswith("layers.") for name in moved))
+    assert not new.layers or any(name.startswith("layers.") for name in moved)
     entries = log(tmp_path)
     assert [entry["step"] for entry in entries] == [1, 2, 3, 4]
     assert sum(entry["labeled_questions"] for entry in entries) == 2 * 6
@@ -201,15 +209,12 @@ def test_the_optimizer_holds_the_gate_alone(backbone, start, tmp_path):
     chosen = replace(SETTINGS, optimizer="adamw", learning_rate=1e-3, checkpoint_every=2)
     objective = KnownLabels(start, GateConfig("decoder", {"n_layers": 1}))
     whole = train(backbone, LABELS, tmp_path / "whole", chosen, objective=objective)
-    cut = replace(chosen, max_steps=4)
     saved = tmp_path / "whole/checkpoints/step-00000002"
     state = json.loads((saved / "state.json").read_text())
     (group,) = state["optimizer"]["param_groups"]
-    assert group["params"] and all(name.startswith("gate.") for name in group["params"])
-    for later in ("step-00000004",):
-        for path in sorted((tmp_path / "whole/checkpoints" / later).rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        (tmp_path / "whole/checkpoints" / later).rmdir()
+    assert group["params"]
+    assert all(name.startswith("gate.") for name in group["params"])
+    shutil.rmtree(tmp_path / "whole/checkpoints/step-00000004")
     again = train(backbone, LABELS, tmp_path / "whole", chosen, objective=objective)
     assert again.resumed_from == 2
     for name, tensor in whole.rpn.state_dict().items():
