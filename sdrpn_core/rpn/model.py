@@ -229,6 +229,11 @@ class RPN(nn.Module):
         self.config = replace(self.config, gate=config)
         return gate
 
+    def remove_gate(self) -> None:
+        """Take the gate off, if there is one: every question then gets a region."""
+        self.gate = None
+        self.config = replace(self.config, gate=None)
+
     def gate_logits(self, features: Features) -> torch.Tensor:
         """``(batch,)``: the gate's logits for left-padded prompts that end with their query.
 

@@ -6,26 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import RecordSource
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.rpn.config import RPNConfig
-from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
 from sdrpn_core.rpn.model import RPN
-from sdrpn_core.training.objective import BatchLoss, Objective
+from sdrpn_core.training.map_objective import MapObjective
 from sdrpn_core.training.sources import TrainingSource, answered_records, stored_labels
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.labels.recipe import LabelRecipe
-    from sdrpn_core.training.batches import TrainingBatch
     from sdrpn_core.training.settings import TrainingSettings
 
 
-class LabelObjective(Objective):
+class LabelObjective(MapObjective):
     """Trains a new RPN on the labels of a label run, or on records with responses.
 
     Args:
@@ -38,8 +34,6 @@ class LabelObjective(Objective):
     """
 
     name = "labels"
-    counts = ("labeled_cells", "foreground_cells")
-    unit = "labeled cell"
     remedy = "the label recipe and the data"
 
     def __init__(self, config: RPNConfig, recipe: LabelRecipe | None = None) -> None:
@@ -70,12 +64,3 @@ class LabelObjective(Objective):
         """A new RPN: copies of the backbone's layers under a new head."""
         config = replace(self.config, recipe=source.labels["recipe"])
         return RPN.from_backbone(backbone, config).float()
-
-    def predict(self, rpn: RPN, batch: TrainingBatch) -> torch.Tensor:
-        """The scores of all cells, on the grids of the labels."""
-        return rpn(batch.features, batch.places).resized(batch.grids).scores
-
-    def loss(self, rpn: RPN, predicted: torch.Tensor, batch: TrainingBatch) -> BatchLoss:
-        """The RPN's own loss, over the labeled cells."""
-        loss, cells = LOSS_FUNCTIONS[rpn.config.loss](predicted, batch.labels)
-        return BatchLoss(loss, torch.stack([cells, (batch.labels > 0).sum()]))

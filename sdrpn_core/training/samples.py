@@ -9,9 +9,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -41,14 +40,15 @@ class TrainingSample:
         id: of the record.
         question: what is asked.
         image: what the vision encoder gets, on the CPU.
-        labels: ``(h, w)`` int64 in {-100, 0, 1}; ``None`` if they are made while training.
+        labels: ``(h, w)``, -100 where a cell is ignored: int64 in {0, 1} or float32 in [0, 1];
+            ``None`` if they are made while training.
         response: whose attention the labels are made from; ``None`` where ``labels`` are given.
     """
 
     id: str
     question: str
     image: ImageInput
-    labels: npt.NDArray[np.int64] | None = None
+    labels: npt.NDArray[Any] | None = None
     response: str | None = None
 
 
@@ -63,7 +63,7 @@ class CachedSample:
         positions: ``(length,)`` or ``(axes, length)`` integer position ids.
         start: where the visual tokens begin.
         grid: their ``(h, w)``.
-        labels: ``(h', w')`` int64 in {-100, 0, 1}; from another resolution maybe.
+        labels: ``(h', w')``, as of a :class:`TrainingSample`; from another resolution maybe.
     """
 
     id: str
@@ -71,7 +71,7 @@ class CachedSample:
     positions: torch.Tensor
     start: int
     grid: tuple[int, int]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

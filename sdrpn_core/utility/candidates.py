@@ -129,16 +129,18 @@ class RPNCandidates:
         if self.sampler is None or own.roi is None:
             return []
         regions = self.sampler(own.roi.probabilities(), geometry.content(), key)
-        budget = self._proposer.policy.crop_budget
+        policy = self._proposer.policy
+        # A region is judged as it will be cropped once the map shows it.
+        margin = float(policy.options().get("margin", 0.0))
         seen = {tuple(sorted(crop.grid_box for crop in own.plan.crops))}
         proposals = []
         for region in regions:
-            boxes = source_boxes(region, geometry)
+            boxes = source_boxes(region, geometry, margin)
             # The policy's own region is judged already.
             if region in seen or any(map(is_empty, boxes)):
                 continue
             crops = tuple(
-                Crop(box, grid_box, max_tokens=budget)
+                Crop(box, grid_box, max_tokens=policy.crop_budget)
                 for grid_box, box in zip(region, boxes, strict=True)
             )
             proposals.append(replace(own, plan=CropPlan(Outcome.OK, crops)))

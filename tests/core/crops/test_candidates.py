@@ -106,7 +106,8 @@ def test_a_pair_is_disjoint_and_looks_where_the_first_box_does_not():
     for pair in pairs:
         cells = mask(pair, (12, 12))
         assert cells.max() == 1
-        assert cells[1, 1] and cells[10, 10]
+        assert cells[1, 1]
+        assert cells[10, 10]
 
 
 def test_a_map_of_zeros_draws_from_all_of_the_image_and_nothing_of_the_padding():
