@@ -1,8 +1,9 @@
 """The train stage: an RPN learns from the branch features what its objective asks for.
 
 The backbone is frozen and runs its first layers only, without gradients. Labels of regions come
-from a label run ("stored"), or are made in the same forward pass from the responses that records come
-with ("lazy"); other objectives have data of their own, see :mod:`sdrpn_core.training.objective`.
+from a label run ("stored"), or are made in the same forward pass from the responses that records
+come with ("lazy"); other objectives have data of their own, see
+:mod:`sdrpn_core.training.objective`.
 Under ``accelerate launch`` every process calls :func:`train` with the same arguments; neither their
 number nor the micro-batch size changes the result, see :mod:`sdrpn_core.training.step`. With a
 feature cache the backbone runs once per sample, whatever the number of epochs.
