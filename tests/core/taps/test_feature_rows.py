@@ -9,7 +9,7 @@ import torch
 
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.runtime.generation import prompt_block
-from sdrpn_core.taps.feature_tap import FeatureTap
+from sdrpn_core.taps.feature_tap import Features, FeatureTap
 from tests.tiny import tiny_image, tiny_llava
 from tests.tiny_gemma3 import tiny_gemma3
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
@@ -55,3 +55,14 @@ def assert_same(found, expected):
             torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6)
         else:
             assert type(found[key]) is type(value)
+
+
+def test_axes_may_stand_in_front_of_the_batch_in_positions():
+    """As decoders with positions in time and space may hand them to their layers."""
+    positions = torch.arange(3 * 4 * 5).view(3, 4, 5)
+    shared = torch.arange(5)
+    kwargs = {"position_ids": positions, "cache_position": shared, "use_cache": False}
+    found = Features(torch.zeros(4, 5, 2), kwargs).rows([3, 1]).layer_kwargs
+    assert torch.equal(found["position_ids"], positions[:, [3, 1]])
+    assert found["cache_position"] is shared
+    assert found["use_cache"] is False
