@@ -143,7 +143,7 @@ def calibrate_gate(
     best = found.best(max_loss)
     compared = found.compared(best)
     calibration = Calibration(
-        data=results["data"],
+        data=_shared_name(results["data"]),
         fingerprint=results["data_fingerprint"],
         n=len(found),
         metric=results["metric"]["name"],
@@ -158,6 +158,11 @@ def calibrate_gate(
         save_gate_threshold(rpn, best.threshold, calibration)
     wait_for_everyone(state)
     return CalibratedGate(best.threshold, calibration, _shown(found, best))
+
+
+def _shared_name(data: str) -> str:
+    """What the data are called; of a path its end, since the rest says nothing elsewhere."""
+    return Path(data).name if Path(data).exists() else data
 
 
 def _questions(rows: Sequence[Row]) -> GatedQuestions:
