@@ -27,9 +27,11 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.reference_options import ReferenceName, ReferenceTokens, make_reference
 from sdrpn_core.cli.target_options import Form, Temperature, Tolerance
 from sdrpn_core.cli.train_objectives import map_targets
 from sdrpn_core.data.limits import MAX_PIXELS
+from sdrpn_core.training.defaults import DEFAULT_ROUNDS
 from sdrpn_core.utility.defaults import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_CANDIDATES,
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
 
 __all__ = ["refine"]
 
-#: As ``DEFAULT_ROUNDS`` of the stage, whose module needs torch.
-_ROUNDS = 2
-
 
 def refine(
     data: Annotated[str, typer.Argument(metavar="DATA", help=f"Questions: {DATA_HELP}")],
@@ -53,7 +52,9 @@ def refine(
         str, typer.Option(help="The trained RPN to start from: local folder or Hub ID.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the rounds.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, with those already done.")] = _ROUNDS,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds, with those already done.")
+    ] = DEFAULT_ROUNDS,
     form: Form = None,
     margin: Annotated[
         float | None,
@@ -64,21 +65,8 @@ def refine(
     candidates: Annotated[
         int, typer.Option(min=1, help="Regions drawn from the map per record and round.")
     ] = DEFAULT_CANDIDATES,
-    reference: Annotated[
-        str,
-        typer.Option(
-            metavar="own|answer",
-            help="Judge by the model's own response (or the one given), or by the known answer.",
-        ),
-    ] = "own",
-    reference_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Visual tokens per image for the model's own responses; default: its answers "
-            "with the RPN's crop.",
-        ),
-    ] = None,
+    reference: ReferenceName = "own",
+    reference_tokens: ReferenceTokens = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="Use at most this many records.")
     ] = None,
@@ -129,15 +117,14 @@ def refine(
         **parse_options(setting or [], "--setting"),
     }
     targets = map_targets(form, margin, tolerance, temperature)
+    judged_by = make_reference(reference, reference_tokens, max_new_tokens)
 
     from sdrpn_core.backbone.loading import load_for_process
     from sdrpn_core.data.read import read_records
     from sdrpn_core.distributed.processes import is_main_process
     from sdrpn_core.training.refinement import refine as run
     from sdrpn_core.training.utility_objective import UtilityObjective
-    from sdrpn_core.utility.reference import Reference, reference_kind
 
-    judged_by = Reference(reference_kind(reference), reference_tokens, max_new_tokens)
     objective = UtilityObjective(rpn, targets)  # what does not fit is said before anything loads
     records = read_records(
         data, n=n, seed=seed, **vars(read_options(column, image_root, split, allow_urls))

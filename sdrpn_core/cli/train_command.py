@@ -61,8 +61,8 @@ def train(
     objective: Annotated[
         str,
         typer.Option(
-            help="What is trained: a new RPN from labels (labels), the gate of a trained RPN (gate), "
-            "or its map, from judged regions (utility)."
+            help="What is trained: a new RPN from labels (labels), the gate of a trained RPN "
+            "(gate), or its map, from judged regions (utility)."
         ),
     ] = LABELS,
     rpn: Annotated[
@@ -175,8 +175,8 @@ def train(
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train an RPN, refine one, or train its gate, for a frozen backbone. Defaults come from the recipe, the
-    preset or the objective.
+    """Train an RPN, refine one, or train its gate, for a frozen backbone. Defaults come from the
+    recipe, the preset or the objective.
 
     Loads only the backbone layers that training needs. Run the command again to resume an
     interrupted run.
