@@ -200,6 +200,7 @@ def train(
         objective,
         {
             "--lazy": lazy,
+            "--n": n,
             "--recipe": recipe,
             "--branch": branch,
             "--layers": layers,

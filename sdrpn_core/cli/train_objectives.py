@@ -17,6 +17,7 @@ OBJECTIVES = (LABELS, GATE, UTILITY)
 #: Options that not every objective has: those that do.
 _OPTIONS = {
     "--lazy": (LABELS,),
+    "--n": (LABELS,),
     "--recipe": (LABELS,),
     "--branch": (LABELS,),
     "--layers": (LABELS,),
