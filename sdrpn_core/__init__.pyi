@@ -55,6 +55,8 @@ from .labeling.engine import LabelEngine as LabelEngine
 from .labeling.job import LabelJob as LabelJob
 from .labeling.run import LabelDataset as LabelDataset
 from .labeling.stage import label as label
+from .labels.judged import BestRegion as BestRegion
+from .labels.judged import WeightedRegions as WeightedRegions
 from .labels.pseudo import pseudo_labels as pseudo_labels
 from .labels.recipe import LabelRecipe as LabelRecipe
 from .plugins.hookspecs import hookimpl as hookimpl
@@ -75,5 +77,8 @@ from .training.loading import layers_to_load as layers_to_load
 from .training.loading import load_for_training as load_for_training
 from .training.loading import load_to_continue as load_to_continue
 from .training.objective import Objective as Objective
+from .training.refinement import RefinementRound as RefinementRound
+from .training.refinement import refine as refine
 from .training.settings import TrainingSettings as TrainingSettings
 from .training.stage import train as train
+from .training.utility_objective import UtilityObjective as UtilityObjective

@@ -1,7 +1,7 @@
 """Rounds of refinement: regions are drawn from a map and judged, and the map learns from that.
 
     round-1/utility/    regions of the RPN that is given, judged
-    round-1/train/      the map trained on them; round-1/train/rpn is what the next round starts from
+    round-1/train/      the map trained on them; the next round starts from round-1/train/rpn
     round-2/ ...
 
 Both stages of a round resume where they stopped, and do nothing once they are complete, so a killed
@@ -19,6 +19,7 @@ from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.model import RPN
+from sdrpn_core.training.defaults import DEFAULT_ROUNDS
 from sdrpn_core.training.stage import TrainingResult, train
 from sdrpn_core.training.utility_objective import UtilityObjective
 from sdrpn_core.utility.defaults import DEFAULT_CANDIDATES
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
     from sdrpn_core.shards.run import RunSummary
     from sdrpn_core.training.settings import TrainingSettings
 
-__all__ = ["DEFAULT_ROUNDS", "RefinementRound", "refine"]
+__all__ = ["RefinementRound", "refine"]
 
 UTILITY_FOLDER = "utility"
 TRAIN_FOLDER = "train"
-
-DEFAULT_ROUNDS = 2
 
 
 @dataclass(frozen=True, eq=False)
