@@ -55,8 +55,8 @@ ARROWS = {
         "answering shards rpn gate runtime backbone crops labels data grid plugins util distributed"
     ),
     "training": (
-        "utility rpn gate labeling shards taps runtime backbone crops labels data grid plugins util "
-        "distributed"
+        "utility rpn gate labeling shards taps runtime backbone crops labels data grid plugins "
+        "util distributed"
     ),
     "cli": (
         "answering utility training rpn gate head_finding labeling shards taps runtime backbone "

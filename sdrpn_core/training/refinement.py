@@ -1,7 +1,7 @@
 """Rounds of refinement: regions are drawn from a map and judged, and the map learns from that.
 
     round-1/utility/    regions of the RPN that is given, judged
-    round-1/train/      the map trained on them; round-1/train/rpn is what the next round starts from
+    round-1/train/      the map trained on them; the next round starts from round-1/train/rpn
     round-2/ ...
 
 Both stages of a round resume where they stopped, and do nothing once they are complete, so a killed
