@@ -41,6 +41,8 @@ from .errors import PluginError as PluginError
 from .errors import SdrpnError as SdrpnError
 from .errors import ShardError as ShardError
 from .errors import UnknownNameError as UnknownNameError
+from .gate.config import GateConfig as GateConfig
+from .gate.utility_labels import UtilityMargins as UtilityMargins
 from .grid.geometry import Geometry as Geometry
 from .grid.geometry import Letterboxed as Letterboxed
 from .grid.geometry import PaddedSquare as PaddedSquare
@@ -68,7 +70,10 @@ from .runtime.generation import generate as generate
 from .runtime.generation import prompt_block as prompt_block
 from .taps.attention_tap import AttentionTap as AttentionTap
 from .taps.feature_tap import FeatureTap as FeatureTap
+from .training.gate_objective import GateObjective as GateObjective
 from .training.loading import layers_to_load as layers_to_load
 from .training.loading import load_for_training as load_for_training
+from .training.loading import load_to_continue as load_to_continue
+from .training.objective import Objective as Objective
 from .training.settings import TrainingSettings as TrainingSettings
 from .training.stage import train as train

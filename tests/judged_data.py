@@ -7,6 +7,8 @@ from pathlib import Path
 
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.util.checksums import tensor_checksum
 from sdrpn_core.utility.row import Candidate, UtilityRow
 from sdrpn_core.utility.run import UtilityManifest, open_run
 from tests.tiny import tiny_image
@@ -16,11 +18,14 @@ _PLAIN = -3.0
 _BOX = ((0, 0, 9, 9),)
 
 
-def write_judged(backbone: Backbone, folder: Path, utilities: Sequence[float | None]) -> Path:
+def write_judged(
+    backbone: Backbone, rpn: RPN, folder: Path, utilities: Sequence[float | None]
+) -> Path:
     """Write a run of one shard; its images lie beside it.
 
     Args:
         backbone: whose run it is.
+        rpn: whose regions are judged.
         folder: of the run.
         utilities: per record that of the RPN's region; ``None``: it was not judged. Another
             candidate is worth the opposite.
@@ -48,7 +53,11 @@ def write_judged(backbone: Backbone, folder: Path, utilities: Sequence[float | N
                 geometry=backbone.preprocess(image).geometry,
             )
         )
-    provenance = {"backbone": backbone_identity(backbone, branch=0)}
+    provenance = {
+        "backbone": backbone_identity(backbone, branch=0),
+        "rpn": tensor_checksum(rpn.state_dict()),
+        "compute": {"dtype": str(backbone.model.dtype).removeprefix("torch.")},
+    }
     manifest = UtilityManifest(len(rows), "fingerprint", len(rows), provenance, "tiny")
     open_run(folder, manifest).write_shard(0, rows)
     return folder

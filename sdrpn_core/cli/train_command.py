@@ -187,6 +187,7 @@ def train(
         objective,
         {
             "--lazy": lazy,
+            "--n": n,
             "--recipe": recipe,
             "--branch": branch,
             "--layers": layers,

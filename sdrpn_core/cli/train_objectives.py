@@ -16,6 +16,7 @@ OBJECTIVES = (LABELS, GATE)
 #: Options that not every objective has: those that do.
 _OPTIONS = {
     "--lazy": (LABELS,),
+    "--n": (LABELS,),
     "--recipe": (LABELS,),
     "--branch": (LABELS,),
     "--layers": (LABELS,),

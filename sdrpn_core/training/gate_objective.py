@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from sdrpn_core.errors import ConfigError
+from sdrpn_core.errors import ConfigError, ShardError
 from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.gate.gate import n_gate_layers
 from sdrpn_core.gate.losses import gate_loss
 from sdrpn_core.gate.utility_labels import UtilityMargins
+from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training.continued import ContinuedObjective
-from sdrpn_core.training.gate_sources import judged_questions
+from sdrpn_core.training.gate_sources import answered_at_budgets, judged_questions
 from sdrpn_core.training.objective import BatchLoss
+from sdrpn_core.util.checksums import tensor_checksum
+from sdrpn_core.utility.ladder_run import LADDERS, LadderDataset
 from sdrpn_core.utility.run import UtilityDataset
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.gate.gate import Gate
-    from sdrpn_core.rpn.model import RPN
     from sdrpn_core.training.batches import TrainingBatch
     from sdrpn_core.training.settings import TrainingSettings
     from sdrpn_core.training.sources import TrainingSource
@@ -73,14 +75,20 @@ class GateObjective(ContinuedObjective):
         """The questions of a utility run, or of a ladder of resolutions.
 
         Raises:
-            ShardError: data of another kind or another backbone, an incomplete run, or no question
-                that could be labeled.
+            ConfigError: data of another kind, or budgets for a family without any.
+            ShardError: data of another backbone or about another RPN's regions, an incomplete run,
+                or no question that could be labeled.
         """
+        branch = self.config.branch
         if isinstance(data, (str, Path)):
-            data = UtilityDataset(data)
+            is_ladder = LADDERS.manifest.exists(Path(data))
+            data = LadderDataset(data) if is_ladder else UtilityDataset(data)
+        if isinstance(data, LadderDataset):
+            return answered_at_budgets(backbone, data, branch, settings)
         if not isinstance(data, UtilityDataset):
-            raise ConfigError("a gate is trained on the folder of a utility run")
-        return judged_questions(backbone, data, self.config.branch, settings, self.margins)
+            raise ConfigError("a gate is trained on the folder of a utility run or a ladder run")
+        self._check_start(backbone, data)
+        return judged_questions(backbone, data, branch, settings, self.margins)
 
     def start(self, backbone: Backbone, source: TrainingSource) -> RPN:
         """The RPN with a new gate, whose layers are copies of the decoder's from B on."""
@@ -107,3 +115,17 @@ class GateObjective(ContinuedObjective):
     def facts(self, rpn: RPN) -> Mapping[str, Any]:
         """The start, and how labels are made."""
         return {**super().facts(rpn), "margins": asdict(self.margins)}
+
+    def _check_start(self, backbone: Backbone, rows: UtilityDataset) -> None:
+        """Check that the judged regions are those of the RPN that the gate decides about."""
+        provenance = rows.manifest.provenance
+        if provenance.get("rpn") is None:
+            raise ShardError(f"{rows.folder}: no RPN's regions were judged: run it with --rpn")
+        # A run has loaded it in the backbone's dtype of then.
+        dtype = getattr(torch, provenance["compute"]["dtype"])
+        rpn = RPN.from_pretrained(self._folder, backbone=backbone, dtype=dtype)
+        if tensor_checksum(rpn.state_dict()) != provenance["rpn"]:
+            raise ShardError(
+                f"{rows.folder} judges the regions of another RPN than {self._source}: judge this "
+                "one's"
+            )

@@ -18,15 +18,13 @@ from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import InputError
 from sdrpn_core.gate.budget_labels import balanced
 from sdrpn_core.training.samples import DrawnSamples, Item, SkippedSample, TrainingSample
+from sdrpn_core.utility.candidates import RPN_REGION
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.preprocessing import Preprocessor
     from sdrpn_core.gate.budget_labels import AnswerLadder
     from sdrpn_core.gate.utility_labels import UtilityMargins
     from sdrpn_core.utility.run import UtilityDataset
-
-#: Which of the judged regions the gate decides about: what the RPN's own policy crops.
-JUDGED_SOURCE = "rpn"
 
 
 class AskedRow(Protocol):
@@ -72,7 +70,7 @@ class JudgedQuestions(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         row = self.rows[index]
-        utility = row.utility(JUDGED_SOURCE)
+        utility = row.utility(RPN_REGION)
         if utility is None:
             return SkippedSample(row.id, "the RPN's region was not judged")
         return _sample(row, self.margins.label(utility), self.preprocess, self.max_pixels)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.errors import ShardError
+from sdrpn_core.gate.budget_labels import N_ORACLES
 from sdrpn_core.training.batches import StoredLabelBatcher
-from sdrpn_core.training.gate_samples import JudgedQuestions
+from sdrpn_core.training.gate_samples import DrawnBudgets, JudgedQuestions
 from sdrpn_core.training.sources import TrainingSource
-from sdrpn_core.utility.run import UtilityDataset
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.gate.utility_labels import UtilityMargins
     from sdrpn_core.training.settings import TrainingSettings
+    from sdrpn_core.utility.ladder_run import LadderDataset
+    from sdrpn_core.utility.run import UtilityDataset
 
 
 def judged_questions(
@@ -39,7 +39,7 @@ def judged_questions(
     Raises:
         ShardError: the run is another backbone's, or has no usable row.
     """
-    check_backbone(rows.manifest.provenance, backbone, rows.folder)
+    _check_backbone(rows, backbone)
     if not len(rows):
         raise ShardError(f"{rows.folder} holds no judged record: every record was skipped")
     return TrainingSource(
@@ -52,19 +52,54 @@ def judged_questions(
     )
 
 
-def check_backbone(provenance: Mapping[str, Any], backbone: Backbone, folder: Path) -> None:
-    """Check that a run is of this backbone.
+def answered_at_budgets(
+    backbone: Backbone, rows: LadderDataset, branch: int, settings: TrainingSettings
+) -> TrainingSource:
+    """Train on answers at several budgets of visual tokens, by the published rule.
 
     Args:
-        provenance: of the run.
-        backbone: the frozen model.
-        folder: of the run, for the message.
+        backbone: the frozen model, of dynamic resolution.
+        rows: the run.
+        branch: B.
+        settings: of the training run.
 
     Raises:
-        ShardError: it is another one's; says what differs.
+        ConfigError: the family has a fixed number of visual tokens.
+        ShardError: the run is another backbone's, has fewer than three budgets, or none of its
+            questions is a hard one.
     """
-    own = backbone_identity(backbone, branch=0)
-    if different := differences(provenance.get("backbone", {}), own):
+    _check_backbone(rows, backbone)
+    if len(rows.resolutions) <= N_ORACLES:
         raise ShardError(
-            f"{folder} belongs to another backbone than {backbone.name}: {'; '.join(different)}"
+            f"{rows.folder} has answers at {len(rows.resolutions)} budgets: labels need at least "
+            f"{N_ORACLES + 1}"
+        )
+    samples = DrawnBudgets(
+        rows,
+        rows.ladders(),
+        {n: Preprocessor(backbone.with_visual_tokens(n)) for n in rows.resolutions},
+        seed=settings.seed,
+        max_pixels=settings.max_pixels,
+    )
+    if not len(samples):
+        raise ShardError(
+            f"{rows.folder}: none of its {len(rows)} questions fails at low budgets alone: there "
+            "is nothing to learn; use smaller budgets, or other questions"
+        )
+    return TrainingSource(
+        samples=samples,
+        batcher=StoredLabelBatcher(backbone, branch),
+        labels={"kind": "budget"},
+        n_layers=branch,
+        facts={"kind": "budget", "digest": rows.manifest.digest, "rows": len(rows)},
+        dataset=rows.manifest.dataset,
+    )
+
+
+def _check_backbone(rows: UtilityDataset | LadderDataset, backbone: Backbone) -> None:
+    found = rows.manifest.provenance.get("backbone", {})
+    if different := differences(found, backbone_identity(backbone, branch=0)):
+        raise ShardError(
+            f"{rows.folder} belongs to another backbone than {backbone.name}: "
+            f"{'; '.join(different)}"
         )

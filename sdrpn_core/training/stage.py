@@ -1,11 +1,12 @@
-"""The train stage: an RPN learns to predict the pseudo-labels from the branch features.
+"""The train stage: an RPN learns from the branch features what its objective asks for.
 
-The backbone is frozen and runs its first layers only, without gradients. Labels come from a label
-run ("stored"), or are made in the same forward pass from the responses that records come with
-("lazy"). Under ``accelerate launch`` every process calls :func:`train` with the same arguments;
-neither their number nor the micro-batch size changes the result, see
-:mod:`sdrpn_core.training.step`. With a feature cache the backbone runs once per sample, whatever
-the number of epochs.
+The backbone is frozen and runs its first layers only, without gradients. Labels of regions come
+from a label run ("stored"), or are made in the same forward pass from the responses that records
+come with ("lazy"); other objectives have data of their own, see
+:mod:`sdrpn_core.training.objective`.
+Under ``accelerate launch`` every process calls :func:`train` with the same arguments; neither their
+number nor the micro-batch size changes the result, see :mod:`sdrpn_core.training.step`. With a
+feature cache the backbone runs once per sample, whatever the number of epochs.
 """
 
 from __future__ import annotations
@@ -100,12 +101,13 @@ def train(
     trackers: Sequence[str] = (),
     progress: bool = True,
 ) -> TrainingResult:
-    """Train an RPN, or continue an interrupted run.
+    """Train an RPN, or a part of one, or continue an interrupted run.
 
     Args:
         backbone: the frozen model.
-        data: the folder of a label run (or its :class:`LabelDataset`), or records with responses,
-            whose labels are made while training.
+        data: what the objective takes. For labels, the folder of a label run (or its
+            :class:`LabelDataset`), or records with responses, whose labels are made while training;
+            for the others, the folder of a utility run, or of a ladder run.
         out_dir: holds one run: ``rpn/`` (the result), ``checkpoints/``, ``train_log.jsonl``,
             ``run.json``, and ``trackers/`` with what trackers write to disk.
         settings: default: the backbone's preset, with the objective's defaults.

@@ -78,7 +78,7 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     backbone = load_backbone(folder / "model", device="cpu")
     label(backbone, read_records(folder / "data.jsonl"), folder / "one", recipe=RECIPE, **SIZES)
     trained = train(backbone, folder / "one", folder / "alone", SETTINGS, CONFIG)
-    judged = write_judged(backbone, folder / "judged", UTILITIES)
+    judged = write_judged(backbone, trained.rpn, folder / "judged", UTILITIES)
     objective = GateObjective(trained.folder, GateConfig("decoder", {"n_layers": 1}))
     train(backbone, judged, folder / "gate", SETTINGS, objective=objective)
     calibrate_gate(folder / "gate/rpn", folder / "data.jsonl", model=folder / "model", **ANSWERS)

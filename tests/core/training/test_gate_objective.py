@@ -149,6 +149,10 @@ def test_the_gate_starts_as_a_copy_of_the_decoder_and_the_rpn_stays(
     before = RPN.from_pretrained(start, backbone=backbone).state_dict()
     after = RPN.from_pretrained(result.folder, backbone=backbone)
     assert after.config.gate == replace(objective.gate, labels="known")
+    card = (result.folder / "README.md").read_text()
+    assert (
+        f"- gate `{objective.gate.name}`, which learned from labels by known\n- versions: " in card
+    )
     for name, tensor in before.items():
         assert torch.equal(after.state_dict()[name], tensor), name
     new = objective.start(backbone, objective.source(backbone, LABELS, SETTINGS)).gate

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 from sdrpn_core.backbone.identity import backbone_identity
-from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.cli.main import app
 from sdrpn_core.errors import ConfigError, ShardError
-from sdrpn_core.gate.budget_labels import AnswerLadder, Difficulty
+from sdrpn_core.gate.budget_labels import Difficulty
 from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.gate.utility_labels import UtilityMargins
 from sdrpn_core.labels.pseudo import IGNORE
@@ -29,6 +27,9 @@ from sdrpn_core.training.samples import EveryEpoch, SkippedSample
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.sources import TrainingSource
 from sdrpn_core.training.stage import train
+from sdrpn_core.utility.ladder_row import LadderRow
+from sdrpn_core.utility.ladder_run import LadderManifest
+from sdrpn_core.utility.ladder_run import open_run as open_ladder
 from sdrpn_core.utility.row import UtilityRow, UtilityStatus
 from sdrpn_core.utility.run import UtilityManifest, open_run
 from tests.judged_data import QUESTION, write_judged
@@ -55,15 +56,26 @@ def backbone():
 
 
 @pytest.fixture(scope="module")
-def run(backbone, tmp_path_factory):
-    return write_judged(backbone, tmp_path_factory.mktemp("judged") / "run", UTILITIES)
+def rpn(backbone):
+    return new_rpn(backbone)
 
 
 @pytest.fixture(scope="module")
-def start(backbone, tmp_path_factory):
-    torch.manual_seed(0)
-    rpn = RPN.from_backbone(backbone, branch=BRANCH, n_layers=2)
+def run(backbone, rpn, tmp_path_factory):
+    return write_judged(backbone, rpn, tmp_path_factory.mktemp("judged") / "run", UTILITIES)
+
+
+@pytest.fixture(scope="module")
+def start(rpn, tmp_path_factory):
     return rpn.save_pretrained(tmp_path_factory.mktemp("start"))
+
+
+def new_rpn(backbone, seed=0):
+    torch.manual_seed(seed)
+    rpn = RPN.from_backbone(backbone, branch=BRANCH, n_layers=2)
+    with torch.no_grad():
+        rpn.layers[0].mlp.up_proj.weight.add_(torch.randn(1))
+    return rpn
 
 
 # -- utilities -----------------------------------------------------------------------------------
@@ -96,8 +108,8 @@ def test_a_gate_is_trained_on_a_run(backbone, run, start, tmp_path):
     assert sum(entry["needing_region"] for entry in entries) == 2
 
 
-def test_an_image_that_is_gone_is_skipped(backbone, start, tmp_path):
-    folder = write_judged(backbone, tmp_path / "run", [1.0, 0.0])
+def test_an_image_that_is_gone_is_skipped(backbone, rpn, start, tmp_path):
+    folder = write_judged(backbone, rpn, tmp_path / "run", [1.0, 0.0])
     (tmp_path / "run-images/1.png").unlink()
     source = GateObjective(start).source(backbone, folder, SETTINGS)
     assert isinstance(source.samples[1], SkippedSample)
@@ -112,24 +124,42 @@ def test_impossible_margins_are_refused(margins):
         UtilityMargins(**margins)
 
 
-def test_a_run_of_another_backbone_or_without_rows_is_refused(backbone, run, start, tmp_path):
+def test_a_run_of_another_backbone_or_rpn_is_refused(backbone, run, start, tmp_path):
     other = tiny_llava(seed=3)
-    torch.manual_seed(0)
-    RPN.from_backbone(other, branch=BRANCH, n_layers=2).save_pretrained(tmp_path / "rpn")
+    new_rpn(other).save_pretrained(tmp_path / "rpn")
     objective = GateObjective(tmp_path / "rpn")
+    own = write_judged(other, new_rpn(other), tmp_path / "own", UTILITIES)
+    assert len(objective.source(other, own, SETTINGS).samples) == len(UTILITIES)
+    judged = write_judged(backbone, new_rpn(other), tmp_path / "judged", UTILITIES)
     with pytest.raises(ShardError, match="belongs to another backbone"):
-        train(other, run, tmp_path / "run", SETTINGS, objective=objective)
-    row = UtilityRow(0, "r0", QUESTION, None, UtilityStatus.INVALID, "no image")
-    manifest = UtilityManifest(
-        1, "fingerprint", 1, {"backbone": backbone_identity(backbone, branch=0)}, "tiny"
-    )
-    open_run(tmp_path / "empty", manifest).write_shard(0, [row])
+        train(other, judged, tmp_path / "run", SETTINGS, objective=objective)
+    new_rpn(backbone, seed=1).save_pretrained(tmp_path / "second")
+    with pytest.raises(ShardError, match="judges the regions of another RPN than"):
+        GateObjective(tmp_path / "second").source(backbone, run, SETTINGS)
+    manifest = UtilityManifest.read(run)
+    without = replace(manifest, provenance={**manifest.provenance, "rpn": None})
+    with pytest.raises(ShardError, match=r"no RPN's regions were judged: run it with --rpn"):
+        GateObjective(start).source(backbone, skipped(tmp_path / "boxes", without), SETTINGS)
+
+
+def test_a_run_without_rows_and_data_of_another_kind_are_refused(backbone, run, start, tmp_path):
+    empty = skipped(tmp_path / "empty", UtilityManifest.read(run))
     with pytest.raises(ShardError, match="every record was skipped"):
-        GateObjective(start).source(backbone, tmp_path / "empty", SETTINGS)
-    with pytest.raises(ConfigError, match="folder of a utility run"):
+        GateObjective(start).source(backbone, empty, SETTINGS)
+    with pytest.raises(ConfigError, match="folder of a utility run or a ladder run"):
         GateObjective(start).source(backbone, [1, 2], SETTINGS)
-    with pytest.raises(ShardError, match="is not a"):
+    with pytest.raises(ShardError, match="is not a utility run"):
         GateObjective(start).source(backbone, tmp_path, SETTINGS)
+
+
+def skipped(folder, manifest):
+    """A run whose records were all skipped."""
+    rows = [
+        UtilityRow(index, f"r{index}", QUESTION, None, UtilityStatus.INVALID, "no image")
+        for index in range(manifest.records)
+    ]
+    open_run(folder, manifest).write_shard(0, rows)
+    return folder
 
 
 # -- budgets -------------------------------------------------------------------------------------
@@ -143,27 +173,51 @@ ANSWERS = {
 }
 
 
-@dataclass
-class Row:
-    id: str
-    question: str
-    image: Path | bytes | None
-
-
 @pytest.fixture(scope="module")
 def qwen():
     return tiny_qwen2_5_vl()
 
 
-@pytest.fixture(scope="module")
-def drawn(qwen, tmp_path_factory):
-    path = tmp_path_factory.mktemp("images") / "image.png"
+def write_ladder(backbone, folder, kinds, budgets=BUDGETS):
+    """A ladder run of one shard, all about one image."""
+    path = folder.with_suffix(".png")
     tiny_image(0, (400, 400)).save(path)
+    rows = [
+        LadderRow(
+            index=index,
+            id=f"{kind}-{index}",
+            question=QUESTION,
+            image=path,
+            resolutions=budgets,
+            visual_tokens=budgets,
+            answers=ANSWERS[kind][-len(budgets) :],
+            ground_truth="red",
+        )
+        for index, kind in enumerate(kinds)
+    ]
+    provenance = {
+        "backbone": backbone_identity(backbone, branch=0),
+        "resolutions": list(budgets),
+    }
+    manifest = LadderManifest(len(rows), "fingerprint", len(rows), provenance, "tiny")
+    open_ladder(folder, manifest).write_shard(0, rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ladder(qwen, tmp_path_factory):
     kinds = ["easy"] * 5 + ["hard"] * 3 + ["flips"]
-    rows = [Row(f"{kind}-{index}", QUESTION, path) for index, kind in enumerate(kinds)]
-    ladders = [AnswerLadder(BUDGETS, ANSWERS[kind], "red") for kind in kinds]
-    preprocess = {n: Preprocessor(qwen.with_visual_tokens(n)) for n in BUDGETS}
-    return DrawnBudgets(rows, ladders, preprocess, seed=0)
+    return write_ladder(qwen, tmp_path_factory.mktemp("ladder") / "run", kinds)
+
+
+@pytest.fixture(scope="module")
+def qwen_start(qwen, tmp_path_factory):
+    return new_rpn(qwen).save_pretrained(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def drawn(qwen, ladder, qwen_start):
+    return GateObjective(qwen_start).source(qwen, ladder, SETTINGS).samples
 
 
 def test_the_mixture_is_that_of_the_rule(drawn):
@@ -172,6 +226,38 @@ def test_the_mixture_is_that_of_the_rule(drawn):
     assert kinds == {Difficulty.HARD: 3, Difficulty.EASY: 3}
     other = DrawnBudgets(drawn.rows, drawn.ladders, drawn.preprocess, seed=1)
     assert drawn.chosen != other.chosen
+
+
+def test_a_gate_is_trained_on_a_ladder(qwen, ladder, qwen_start, tmp_path):
+    objective = GateObjective(qwen_start, GateConfig("decoder", {"n_layers": 1}))
+    chosen = replace(SETTINGS, epochs=2)
+    whole = train(qwen, ladder, tmp_path / "whole", chosen, objective=objective)
+    assert (whole.steps, whole.samples, whole.skipped) == (4, 12, 0)
+    assert whole.rpn.config.gate.labels == "budget"
+    # The draws of an epoch are those of the step, whoever makes them.
+    once = replace(chosen, micro_batch_size=1, num_workers=1)
+    again = train(qwen, ladder, tmp_path / "again", once, objective=objective)
+    for name, tensor in whole.rpn.state_dict().items():
+        torch.testing.assert_close(again.rpn.state_dict()[name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "budgets", "message"),
+    [
+        (["hard"], BUDGETS[-2:], "answers at 2 budgets: labels need at least 3"),
+        (["easy", "flips"], BUDGETS, "none of its 2 questions fails at low budgets alone"),
+    ],
+)
+def test_ladders_without_labels_are_refused(qwen, qwen_start, tmp_path, kinds, budgets, message):
+    folder = write_ladder(qwen, tmp_path / "run", kinds, budgets)
+    with pytest.raises(ShardError, match=message):
+        GateObjective(qwen_start).source(qwen, folder, SETTINGS)
+
+
+def test_a_family_of_fixed_resolution_has_no_budgets(backbone, start, tmp_path):
+    folder = write_ladder(backbone, tmp_path / "run", ["hard"])
+    with pytest.raises(ConfigError, match="of visual tokens"):
+        GateObjective(start).source(backbone, folder, SETTINGS)
 
 
 def test_each_epoch_draws_a_budget_and_its_label(drawn):
