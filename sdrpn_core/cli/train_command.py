@@ -26,7 +26,15 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
-from sdrpn_core.cli.train_objectives import LABELS, check_objective, gate_objective
+from sdrpn_core.cli.target_options import Form, Temperature, Tolerance
+from sdrpn_core.cli.train_objectives import (
+    GATE,
+    LABELS,
+    check_objective,
+    gate_objective,
+    map_targets,
+    utility_objective,
+)
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.util.formatting import readable_bytes
@@ -53,13 +61,15 @@ def train(
     objective: Annotated[
         str,
         typer.Option(
-            help="What is trained: a new RPN from labels (labels), or the gate of a trained RPN "
-            "(gate)."
+            help="What is trained: a new RPN from labels (labels), the gate of a trained RPN "
+            "(gate), or its map, from judged regions (utility)."
         ),
     ] = LABELS,
     rpn: Annotated[
         str | None,
-        typer.Option(help="With --objective gate, the trained RPN: local folder or Hub ID."),
+        typer.Option(
+            help="With another objective than labels, the trained RPN: local folder or Hub ID."
+        ),
     ] = None,
     gate: Annotated[
         str | None, typer.Option(help="Gate: decoder (default), linear, or that of a plugin.")
@@ -78,6 +88,9 @@ def train(
             help="A crop does not help if it is worth at most this, in nats; default: 0.1."
         ),
     ] = None,
+    form: Form = None,
+    tolerance: Tolerance = None,
+    temperature: Temperature = None,
     lazy: Annotated[
         bool,
         typer.Option("--lazy", help="Compute labels during training, from records with responses."),
@@ -162,8 +175,8 @@ def train(
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train an RPN, or the gate of one, for a frozen backbone. Defaults come from the recipe, the
-    preset or the objective.
+    """Train an RPN, refine one, or train its gate, for a frozen backbone. Defaults come from the
+    recipe, the preset or the objective.
 
     Loads only the backbone layers that training needs. Run the command again to resume an
     interrupted run.
@@ -199,6 +212,9 @@ def train(
             "--gate-option": gate_option,
             "--margin": margin,
             "--indifference": indifference,
+            "--form": form,
+            "--tolerance": tolerance,
+            "--temperature": temperature,
         },
     )
     how = read_options(column, image_root, split, allow_urls)
@@ -230,7 +246,10 @@ def train(
         backbone, settings = inputs.backbone, inputs.settings
         purpose = {"config": inputs.config, "recipe": inputs.recipe}
     else:
-        goal = gate_objective(rpn, gate, gate_options, margin, indifference)
+        if objective == GATE:
+            goal = gate_objective(rpn, gate, gate_options, margin, indifference)
+        else:
+            goal = utility_objective(rpn, map_targets(form, margin, tolerance, temperature))
         backbone, settings = load_to_continue(model, goal, **loading)
         purpose = {"objective": goal}
     result = run(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from sdrpn_core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
+    from sdrpn_core.labels.judged import RegionTargets
     from sdrpn_core.training.continued import ContinuedObjective
 
-LABELS, GATE = "labels", "gate"
-OBJECTIVES = (LABELS, GATE)
+LABELS, GATE, UTILITY = "labels", "gate", "utility"
+OBJECTIVES = (LABELS, GATE, UTILITY)
 
 #: Options that not every objective has: those that do.
 _OPTIONS = {
@@ -23,11 +24,14 @@ _OPTIONS = {
     "--head": (LABELS,),
     "--head-option": (LABELS,),
     "--loss": (LABELS,),
-    "--rpn": (GATE,),
+    "--rpn": (GATE, UTILITY),
     "--gate": (GATE,),
     "--gate-option": (GATE,),
-    "--margin": (GATE,),
+    "--margin": (GATE, UTILITY),
     "--indifference": (GATE,),
+    "--form": (UTILITY,),
+    "--tolerance": (UTILITY,),
+    "--temperature": (UTILITY,),
 }
 
 
@@ -79,3 +83,40 @@ def gate_objective(
     given = {key: value for key, value in margins.items() if value is not None}
     gate = GateConfig(options=options) if name is None else GateConfig(name, options)
     return GateObjective(rpn, gate, UtilityMargins(**given))
+
+
+def utility_objective(rpn: str, targets: RegionTargets) -> ContinuedObjective:
+    """The objective of refinement.
+
+    Args:
+        rpn: ``--rpn``.
+        targets: see :func:`map_targets`.
+
+    Raises:
+        SdrpnError: no such RPN, or targets that its loss cannot learn.
+    """
+    from sdrpn_core.training.utility_objective import UtilityObjective  # needs torch
+
+    return UtilityObjective(rpn, targets)
+
+
+def map_targets(
+    form: str | None, margin: float | None, tolerance: float | None, temperature: float | None
+) -> RegionTargets:
+    """What is made of judged regions.
+
+    Args:
+        form: ``--form``.
+        margin: ``--margin``.
+        tolerance: ``--tolerance``.
+        temperature: ``--temperature``.
+
+    Raises:
+        UnknownNameError: no such form.
+        ConfigError: an option of the other form, or a value out of range.
+    """
+    from sdrpn_core.labels.judged import BestRegion, region_targets
+
+    options = {"margin": margin, "tolerance": tolerance, "temperature": temperature}
+    given = {key: value for key, value in options.items() if value is not None}
+    return region_targets(form or BestRegion.name, **given)

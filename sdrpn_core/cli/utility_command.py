@@ -26,8 +26,9 @@ from sdrpn_core.cli.model_options import (
     Revision,
     load_options,
 )
+from sdrpn_core.cli.reference_options import ReferenceName, ReferenceTokens, make_reference
 from sdrpn_core.data.limits import MAX_PIXELS
-from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.errors import InputError
 from sdrpn_core.utility.defaults import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_CANDIDATES,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["utility"]
 
 _MAX_LISTED = 20
-_KINDS = ("own", "answer")
 
 
 def utility(
@@ -60,21 +60,8 @@ def utility(
     candidates: Annotated[
         int, typer.Option(min=0, help="Regions drawn from the RPN's map per record.")
     ] = DEFAULT_CANDIDATES,
-    reference: Annotated[
-        str,
-        typer.Option(
-            metavar="own|answer",
-            help="Judge by the model's own response (or the one given), or by the known answer.",
-        ),
-    ] = "own",
-    reference_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Visual tokens per image for the model's own responses; default: its answers "
-            "with the RPN's crop.",
-        ),
-    ] = None,
+    reference: ReferenceName = "own",
+    reference_tokens: ReferenceTokens = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="Use at most this many records.")
     ] = None,
@@ -104,19 +91,17 @@ def utility(
     boxes. No annotation is needed. Run the command again to resume an interrupted run. To use
     several processes, run `accelerate launch -m sdrpn_core utility ...`.
     """
-    if reference not in _KINDS:
-        raise ConfigError(f"--reference must be {' or '.join(_KINDS)}, not {reference!r}")
+    judged_by = make_reference(reference, reference_tokens, max_new_tokens)
+
     from sdrpn_core.backbone.loading import load_for_process
     from sdrpn_core.data.read import read_records
     from sdrpn_core.distributed.processes import is_main_process
     from sdrpn_core.rpn.model import RPN
-    from sdrpn_core.utility.reference import Reference, ReferenceKind
     from sdrpn_core.utility.row import UtilityStatus
     from sdrpn_core.utility.run import UtilityDataset
     from sdrpn_core.utility.stage import default_sampler, judge_crops
     from sdrpn_core.utility.summary import summarize
 
-    judged_by = Reference(ReferenceKind(reference), reference_tokens, max_new_tokens)
     records = read_records(
         data, n=n, seed=seed, **vars(read_options(column, image_root, split, allow_urls))
     )

@@ -121,6 +121,11 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
         help="Train an RPN for a frozen backbone.",
     )
     registry.add(
+        "refine",
+        "sdrpn_core.cli.refine_command:refine",
+        help="Refine a trained RPN by what its regions bring.",
+    )
+    registry.add(
         "ask",
         "sdrpn_core.cli.ask_command:ask",
         help="Answer a question about an image, with a closer look at the region that matters.",

@@ -39,7 +39,7 @@ def judged_questions(
     Raises:
         ShardError: the run is another backbone's, or has no usable row.
     """
-    _check_backbone(rows, backbone)
+    check_backbone(rows, backbone)
     if not len(rows):
         raise ShardError(f"{rows.folder} holds no judged record: every record was skipped")
     return TrainingSource(
@@ -68,7 +68,7 @@ def answered_at_budgets(
         ShardError: the run is another backbone's, has fewer than three budgets, or none of its
             questions is a hard one.
     """
-    _check_backbone(rows, backbone)
+    check_backbone(rows, backbone)
     if len(rows.resolutions) <= N_ORACLES:
         raise ShardError(
             f"{rows.folder} has answers at {len(rows.resolutions)} budgets: labels need at least "
@@ -96,7 +96,16 @@ def answered_at_budgets(
     )
 
 
-def _check_backbone(rows: UtilityDataset | LadderDataset, backbone: Backbone) -> None:
+def check_backbone(rows: UtilityDataset | LadderDataset, backbone: Backbone) -> None:
+    """Check that a run is of this backbone.
+
+    Args:
+        rows: the run.
+        backbone: the frozen model.
+
+    Raises:
+        ShardError: it is another one's; says what differs.
+    """
     found = rows.manifest.provenance.get("backbone", {})
     if different := differences(found, backbone_identity(backbone, branch=0)):
         raise ShardError(

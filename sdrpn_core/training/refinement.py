@@ -19,6 +19,7 @@ from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.model import RPN
+from sdrpn_core.training.defaults import DEFAULT_ROUNDS
 from sdrpn_core.training.stage import TrainingResult, train
 from sdrpn_core.training.utility_objective import UtilityObjective
 from sdrpn_core.utility.defaults import DEFAULT_CANDIDATES
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
     from sdrpn_core.shards.run import RunSummary
     from sdrpn_core.training.settings import TrainingSettings
 
-__all__ = ["DEFAULT_ROUNDS", "RefinementRound", "refine"]
+__all__ = ["RefinementRound", "refine"]
 
 UTILITY_FOLDER = "utility"
 TRAIN_FOLDER = "train"
-
-DEFAULT_ROUNDS = 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,7 +61,7 @@ class UtilityObjective(MapObjective, ContinuedObjective):
             data = UtilityDataset(data)
         if not isinstance(data, UtilityDataset):
             raise ConfigError("a map is refined on the folder of a utility run")
-        check_backbone(data.manifest.provenance, backbone, data.folder)
+        check_backbone(data, backbone)
         branch = self.config.branch
         return TrainingSource(
             samples=JudgedRegions(data, self.targets, Preprocessor(backbone), settings.max_pixels),

@@ -1,0 +1,29 @@
+"""Options that say what a map learns from judged regions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Form = Annotated[
+    str | None,
+    typer.Option(
+        metavar="labels|policy",
+        help="What judged regions become: labels of the best one (default), or all of them, "
+        "weighted by worth.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        help="With --form labels, regions this many nats below the best one are as good; "
+        "default: 0.1."
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        help="With --form policy, nats by which a region is worth e times as much; default: 0.5."
+    ),
+]
