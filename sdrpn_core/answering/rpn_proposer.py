@@ -100,7 +100,7 @@ class RPNProposer(MapProposer):
         features = state.question_features(self.rpn.branch)
         needs: Sequence[float | None] = [None] * len(state.prompts)
         if self.asks_gate:
-            needs = self.rpn.gate_after(readings, features)
+            needs = self.rpn.gate_after(readings, features, places)
         is_open = [need is None or need >= self.gate_threshold for need in needs]
         seen = [place for place in places if is_open[place.row]]
         maps: Iterator[RoIMap] = iter(())

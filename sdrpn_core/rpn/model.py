@@ -27,6 +27,7 @@ from sdrpn_core.rpn.checkpoint import (
 )
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
+from sdrpn_core.rpn.region_summary import region_summaries
 from sdrpn_core.rpn.scores import RoIScores
 from sdrpn_core.rpn.trunk_states import PrefixReading, TrunkRow, TrunkStates, trunk_rows
 from sdrpn_core.runtime.kv_cache import join_cache, split_cache
@@ -234,11 +235,12 @@ class RPN(nn.Module):
         self.gate = None
         self.config = replace(self.config, gate=None)
 
-    def gate_logits(self, features: Features) -> torch.Tensor:
+    def gate_logits(self, features: Features, places: Sequence[ImagePlace]) -> torch.Tensor:
         """``(batch,)``: the gate's logits for left-padded prompts that end with their query.
 
         Args:
             features: tapped features of the whole prompts.
+            places: one entry per image; a gate with layers of its own does not look at them.
 
         Raises:
             ConfigError: the RPN has no gate.
@@ -246,7 +248,7 @@ class RPN(nn.Module):
         if self.gate is None:
             raise ConfigError("this RPN has no gate: add one with add_gate()")
         if not self.gate.layers:
-            return self.gate(self.trunk(features).hidden[:, -1])
+            return _behind_rpn(self.gate, self, self.trunk(features), places)
         weight = next(self.gate.parameters())
         # The gate may be trained alone.
         checkpointing = self.gradient_checkpointing and self.gate.training
@@ -291,13 +293,17 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def gate_after(
-        self, readings: Sequence[PrefixReading], features: Features | None
+        self,
+        readings: Sequence[PrefixReading],
+        features: Features | None,
+        places: Sequence[ImagePlace],
     ) -> list[float]:
         """Probabilities that the questions behind prefixes need a region.
 
         Args:
             readings: per sequence what :meth:`read_prefix` kept.
             features: of what follows the prefixes, left-padded on its own; ``None``: nothing.
+            places: one entry per image; a gate with layers of its own does not look at them.
 
         Raises:
             ConfigError: the RPN has no gate.
@@ -306,10 +312,11 @@ class RPN(nn.Module):
             raise ConfigError("this RPN has no gate: add one with add_gate()")
         rows = [reading.gate for reading in readings if reading.gate is not None]
         if rows:
-            last = last_states(self.gate, rows, features)
+            logits = self.gate(last_states(self.gate, rows, features))
         else:
-            last = self._states_after(readings, features).hidden[:, -1]
-        return self.gate(last).float().sigmoid().tolist()
+            states = self._states_after(readings, features)
+            logits = _behind_rpn(self.gate, self, states, places)
+        return logits.float().sigmoid().tolist()
 
     @torch.no_grad()
     def score_after(
@@ -361,6 +368,18 @@ class RPN(nn.Module):
             inputs, asking.hidden, asking.rotary, self.config.is_distribution
         )
         return scores
+
+
+def _behind_rpn(
+    gate: Gate, rpn: RPN, states: TrunkStates, places: Sequence[ImagePlace]
+) -> torch.Tensor:
+    """``(batch,)``: logits of a gate that reads what the RPN found."""
+    last = states.hidden[:, -1]
+    scores = rpn.score(states, [replace(place, question=None) for place in places])
+    visual = _head_inputs(states, places).visual
+    region = region_summaries(visual, scores, [place.row for place in places], len(last))
+    logits: torch.Tensor = gate(last, region)
+    return logits
 
 
 def _check_place(config: RPNConfig, backbone: Backbone) -> None:

@@ -104,7 +104,7 @@ class GateObjective(ContinuedObjective):
 
     def predict(self, rpn: RPN, batch: TrainingBatch) -> torch.Tensor:
         """``(batch,)``: one logit per question."""
-        return rpn.gate_logits(batch.features)
+        return rpn.gate_logits(batch.features, batch.places)
 
     def loss(self, rpn: RPN, predicted: torch.Tensor, batch: TrainingBatch) -> BatchLoss:
         """Binary cross-entropy over the questions whose label is not ignored."""

@@ -30,6 +30,7 @@ from sdrpn_core.training.stage import train
 from sdrpn_core.training.step import TrainingStep
 from tests.stage_data import SAME_UP_TO_LAST_BITS, records
 from tests.tiny import tiny_llava
+from tests.written_out_gate import written_out_logit
 
 N = 7
 LABELS = [1, 0, IGNORE, 1, 0, 0, 1]
@@ -109,11 +110,9 @@ def losses_alone(backbone, rpn, items):
             continue
         (prompt,) = backbone.encode([Question(item.question, inputs=(item.image,))])
         with torch.no_grad(), FeatureTap(backbone.decoder, BRANCH) as tap:
-            features = tap.run(**prompt_block(backbone, [prompt]).model_inputs())
-        hidden = features.hidden
-        for layer in rpn.gate.layers or rpn.layers:
-            hidden = layer(hidden, **features.layer_kwargs)
-        probability = torch.sigmoid(rpn.gate.head(hidden[0, -1])[0])
+            block = prompt_block(backbone, [prompt])
+            features = tap.run(**block.model_inputs())
+        probability = torch.sigmoid(written_out_logit(rpn, prompt, block, features))
         losses.append(-torch.log(probability if label else 1 - probability))
     return losses
 
