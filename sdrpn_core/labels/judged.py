@@ -128,23 +128,23 @@ class BestRegion(RegionTargets):
 
 @dataclass(frozen=True)
 class WeightedRegions(RegionTargets):
-    r"""Soft targets: one step of a policy that is rewarded with utility.
+    """Soft targets: one step of a policy that is rewarded with utility.
 
-    The map is a policy: cell :math:`i` belongs to the region with probability :math:`p_i`,
-    independently, so that a region with cells :math:`m` has the probability
-    :math:`\pi(m) = \prod_i p_i^{m_i} (1 - p_i)^{1 - m_i}`. Among all policies, the one with the
-    highest mean utility :math:`u`, less :math:`T` times the KL divergence from the policy that the
-    candidates were drawn from, is :math:`\pi^*(m) \propto \pi_\text{old}(m) \exp(u(m) / T)`. With
-    candidates :math:`m_1 \dots m_n` and the plain answer in place of :math:`\pi_\text{old}`, the
-    map that is closest to it minimizes :math:`-\sum_c w_c \log \pi(m_c)` with
-    :math:`w = \text{softmax}(u / T)`: that is the binary cross-entropy against
+    The map is a policy. Cell i belongs to the region with probability ``p_i``, independently of the
+    others, so that a region with the cells ``m`` (0 or 1 each) has the probability
+    ``pi(m) = prod_i p_i^m_i * (1 - p_i)^(1 - m_i)``. Of all policies, the one with the highest mean
+    utility ``u``, less ``T`` times its KL divergence from the policy that regions were drawn from,
+    is ``pi_old(m) * exp(u(m) / T)``, normalized. Its samples are the candidates and the plain
+    answer, with the weights ``w = softmax(u / T)``, and the map that is closest to it minimizes
+    ``-sum_c w_c log pi(m_c)`` nats. That is the binary cross-entropy against
 
-    .. math:: t_i = \sum_c w_c m_{c,i}
+        ``t_i = sum_c w_c m_ci``,
 
-    whose gradient by the logit of a cell is :math:`p_i - t_i`. It is known as advantage-weighted
-    regression (Peng et al., arXiv:1910.00177); a baseline, such as the group's mean, cancels in the
-    weights. A map that is a distribution learns :math:`t` divided by its sum, by the squared error
-    in place of the logarithm. As the temperature falls to 0, only the best candidate counts.
+    the target of cell i; the gradient by its logit is ``p_i - t_i``. This is advantage-weighted
+    regression (Peng et al., arXiv:1910.00177). A baseline, such as the mean of the group, cancels
+    in the weights. As the temperature falls to 0, only the best candidate counts.
+
+    A map that is a distribution learns ``t`` divided by its sum, by the squared error instead.
 
     Attributes:
         temperature: T in nats.

@@ -99,7 +99,7 @@ def test_draws_follow_the_map_but_reach_everywhere():
 
 def test_a_pair_is_disjoint_and_looks_where_the_first_box_does_not():
     values, content = np.zeros((12, 12)), np.ones((12, 12), dtype=bool)
-    values[1, 1] = values[10, 10] = 1.0
+    values[1, 1], values[10, 10] = 1.0, 1e-6
     sampler = RegionSampler(n=40, thresholds=(), pairs=1.0, uniform=0.0, max_area_fraction=0.1)
     pairs = [region for region in sampler(values, content, "x") if len(region) == 2]
     assert len(pairs) > 20
