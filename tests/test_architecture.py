@@ -52,7 +52,8 @@ ARROWS = {
     "rpn": "gate taps runtime backbone crops labels grid plugins util",
     "answering": "rpn gate taps runtime backbone crops labels data grid plugins util",
     "utility": (
-        "answering shards rpn gate runtime backbone crops labels data grid plugins util distributed"
+        "answering shards rpn gate taps runtime backbone crops labels data grid plugins util "
+        "distributed"
     ),
     "training": (
         "utility rpn gate labeling shards taps runtime backbone crops labels data grid plugins "

@@ -29,7 +29,7 @@ from sdrpn_core.cli.model_options import (
     Revision,
     load_options,
 )
-from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.option_values import parse_counts, parse_options
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 
@@ -118,7 +118,7 @@ def bench(
 ) -> None:
     """Compare methods on one or more models: accuracy, cost, and a report with figures."""
     options = _method_options(method_option or [])
-    budgets = _budgets(visual_tokens or "")
+    budgets = parse_counts(visual_tokens or "", "--visual-tokens")
     metric_options = parse_options(metric_option or [], "--metric-option")
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
     # Import torch and matplotlib only once the options are known to be valid.
@@ -173,13 +173,6 @@ def _method_options(texts: list[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"--method-option {key!r}: write METHOD.KEY=VALUE")
         options.setdefault(method, {})[name] = value
     return options
-
-
-def _budgets(text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise ConfigError(f"--visual-tokens {text!r}: write positive numbers, N1,N2,...")
-    return [int(word) for word in words]
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,9 +26,17 @@ from sdrpn_core.cli.model_options import (
     Revision,
     load_options,
 )
+from sdrpn_core.cli.policy_options import (
+    FirstLookTokens,
+    PolicyName,
+    PolicyOptions,
+    Threshold,
+    policy_changes,
+)
 from sdrpn_core.cli.reference_options import ReferenceName, ReferenceTokens, make_reference
+from sdrpn_core.cli.run_summary import plain_summary, print_counts, print_skipped
 from sdrpn_core.data.limits import MAX_PIXELS
-from sdrpn_core.errors import InputError
+from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.utility.defaults import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_CANDIDATES,
@@ -39,12 +47,9 @@ from sdrpn_core.utility.defaults import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sdrpn_core.shards.run import RunSummary
     from sdrpn_core.utility.summary import SourceSummary
 
 __all__ = ["utility"]
-
-_MAX_LISTED = 20
 
 
 def utility(
@@ -62,6 +67,10 @@ def utility(
     ] = DEFAULT_CANDIDATES,
     reference: ReferenceName = "own",
     reference_tokens: ReferenceTokens = None,
+    policy: PolicyName = None,
+    threshold: Threshold = None,
+    policy_option: PolicyOptions = None,
+    first_look_tokens: FirstLookTokens = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="Use at most this many records.")
     ] = None,
@@ -92,6 +101,9 @@ def utility(
     several processes, run `accelerate launch -m sdrpn_core utility ...`.
     """
     judged_by = make_reference(reference, reference_tokens, max_new_tokens)
+    changes = policy_changes(threshold, policy_option)
+    if rpn is None and (policy is not None or changes):
+        raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
 
     from sdrpn_core.backbone.loading import load_for_process
     from sdrpn_core.data.read import read_records
@@ -107,17 +119,21 @@ def utility(
     )
     backbone = load_for_process(model, load_options(dtype, device, attn_implementation, revision))
     proposer = None if rpn is None else RPN.from_pretrained(rpn, backbone=backbone)
-    sampler = None
-    if proposer is not None and candidates:
-        sampler = default_sampler(proposer, candidates, seed)
+    sampler, crop_policy = None, None
+    if proposer is not None:
+        crop_policy = proposer.config.crop_policy(policy, changes)
+        if candidates:
+            sampler = default_sampler(proposer, candidates, seed)
     summary = judge_crops(
         backbone,
         records,
         out,
         proposer,
+        policy=crop_policy,
         reference=judged_by,
         sampler=sampler,
         n_candidates=candidates,
+        first_look_tokens=first_look_tokens,
         batch_size=batch_size,
         shard_size=shard_size,
         max_pixels=max_pixels,
@@ -128,37 +144,23 @@ def utility(
         return
     found = summarize(UtilityDataset(out))
     if as_json:
-        typer.echo(json.dumps(_plain(summary, found, out), indent=2))
+        sources = {source: asdict(one) for source, one in found.items()}
+        typer.echo(json.dumps({**plain_summary(summary, out), "sources": sources}, indent=2))
     else:
-        _print(summary, found, out)
+        print_counts(summary, out)
+        _print(found)
+        print_skipped(summary)
     if not summary.counts[UtilityStatus.OK]:
         raise InputError(f"{out}: no record could be judged: {len(summary.skipped)} skipped")
 
 
-def _plain(summary: RunSummary, found: Mapping[str, SourceSummary], out: Path) -> dict[str, Any]:
-    return {
-        "folder": str(out),
-        "counts": {status.value: count for status, count in summary.counts.items()},
-        "sources": {source: asdict(one) for source, one in found.items()},
-        "skipped": [
-            {"index": s.index, "id": s.id, "status": s.status.value, "reason": s.reason}
-            for s in summary.skipped
-        ],
-    }
-
-
-def _print(summary: RunSummary, found: Mapping[str, SourceSummary], out: Path) -> None:
+def _print(found: Mapping[str, SourceSummary]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    counts = ", ".join(f"{n} {status.value}" for status, n in summary.counts.items() if n)
-    typer.echo(f"{out}: {counts}")
-    if found:
-        table = Table("candidates", "records", "helped", "median, nats")
-        for source, one in found.items():
-            table.add_row(source, str(one.records), f"{one.helped:.1%}", f"{one.median:+.2f}")
-        Console().print(table)
-    for skipped in summary.skipped[:_MAX_LISTED]:
-        typer.echo(f"  skipped {skipped.id}: {skipped.status.value}: {skipped.reason}")
-    if len(summary.skipped) > _MAX_LISTED:
-        typer.echo(f"  and {len(summary.skipped) - _MAX_LISTED} more; --json lists them all")
+    if not found:
+        return
+    table = Table("candidates", "records", "helped", "median, nats")
+    for source, one in found.items():
+        table.add_row(source, str(one.records), f"{one.helped:.1%}", f"{one.median:+.2f}")
+    Console().print(table)

@@ -86,6 +86,11 @@ class AnswerLadder:
             return Difficulty.EASY
         return Difficulty.HARD if self._fails_first(wrong) else Difficulty.DROPPED
 
+    @property
+    def agreement(self) -> tuple[bool, ...]:
+        """Per answer, whether it matches that of the highest budget."""
+        return tuple(_match(_normalized(answer), self._oracle) for answer in self.answers)
+
     def draw(self, rng: random.Random) -> GateLabel:
         """A label at a resolution to train at.
 
@@ -135,11 +140,7 @@ class AnswerLadder:
         return len({_normalized(answer) for answer in self.answers[-N_ORACLES:]}) == 1
 
     def _wrong(self) -> list[int]:
-        return [
-            place
-            for place, answer in enumerate(self.answers)
-            if not _match(_normalized(answer), self._oracle)
-        ]
+        return [place for place, agrees in enumerate(self.agreement) if not agrees]
 
     @staticmethod
     def _fails_first(wrong: Sequence[int]) -> bool:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +33,7 @@ from sdrpn_core.labeling.defaults import (
 from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image
 from sdrpn_core.labeling.run import LabelRun, LabelSummary, open_run
-from sdrpn_core.shards.making import Advance, make_missing_shards
+from sdrpn_core.shards.making import Advance, make_missing_shards, make_rows
 from sdrpn_core.taps.attention_tap import attention_implementation
 from sdrpn_core.taps.response_attention import (
     ResponseAttention,
@@ -46,7 +44,6 @@ from sdrpn_core.taps.response_attention import (
 )
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 from sdrpn_core.util.package_versions import package_versions
-from sdrpn_core.util.prefetch import prefetched
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -232,17 +229,14 @@ class ShardMaker:
         Raises:
             SdrpnError: it cannot be written.
         """
-        indices = run.manifest.shard_records(shard)
-        rows: list[LabelRow] = []
         preprocessor = Preprocessor(self.backbone)
-        ready = prefetched(
-            (self._prepared(index, preprocessor) for index in indices), self.batch_size
+        rows = make_rows(
+            run.manifest.shard_records(shard),
+            lambda index: self._prepared(index, preprocessor),
+            lambda batch: _label_prepared(self.backbone, batch, self.recipe, self.max_new_tokens),
+            self.batch_size,
+            advance,
         )
-        with closing(ready):
-            while batch := list(islice(ready, self.batch_size)):
-                rows += _label_prepared(self.backbone, batch, self.recipe, self.max_new_tokens)
-                if advance is not None:
-                    advance(len(batch))
         run.write_shard(shard, rows)
 
     def _prepared(self, index: int, preprocessor: Preprocessor) -> _PreparedRecord | LabelRow:

@@ -116,6 +116,11 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
         help="Judge crops by how much more likely they make a reference response.",
     )
     registry.add(
+        "ladder",
+        "sdrpn_core.cli.ladder_command:ladder",
+        help="Answer questions at several budgets of visual tokens, for the labels of a gate.",
+    )
+    registry.add(
         "train",
         "sdrpn_core.cli.train_command:train",
         help="Train an RPN for a frozen backbone.",

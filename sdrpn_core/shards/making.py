@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from sdrpn_core.distributed.processes import processes, progress_bar, wait_for_everyone
 from sdrpn_core.shards.format import Row
 from sdrpn_core.shards.run import RunSummary, ShardedRun
+from sdrpn_core.util.prefetch import prefetched
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Advance", "make_missing_shards"]
+__all__ = ["Advance", "make_missing_shards", "make_rows"]
 
 Advance: TypeAlias = Callable[[int], object]
 """Called after each batch with the number of its records."""
 
+P = TypeVar("P")
 R = TypeVar("R", bound=Row)
 Run = TypeVar("Run", bound=ShardedRun)  # type: ignore[type-arg]
 
@@ -59,3 +63,29 @@ def make_missing_shards(
             make(run, shard, bar.update)
     wait_for_everyone(state)
     return run.summary()
+
+
+def make_rows(
+    indices: Iterable[int],
+    prepare: Callable[[int], P],
+    work: Callable[[Sequence[P]], Sequence[R]],
+    batch_size: int,
+    advance: Advance | None = None,
+) -> list[R]:
+    """Make the rows of some records, batch by batch.
+
+    Args:
+        indices: of the records.
+        prepare: reads a record and opens its image, for the next batch in a thread of its own.
+        work: makes the rows of a batch.
+        batch_size: records that are worked on together.
+        advance: of a progress bar.
+    """
+    rows: list[R] = []
+    ready = prefetched(map(prepare, indices), batch_size)
+    with closing(ready):
+        while batch := list(islice(ready, batch_size)):
+            rows += work(batch)
+            if advance is not None:
+                advance(len(batch))
+    return rows

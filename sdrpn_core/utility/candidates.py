@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sdrpn_core.answering.proposer import Proposal
-from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.crops.bbox import is_empty, source_boxes
 from sdrpn_core.crops.candidates import RegionSampler
-from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
-from sdrpn_core.utility.defaults import DEFAULT_MARGIN
+from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
+from sdrpn_core.data.boxes import KNOWN_BOX_MARGIN, with_margin
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
-    from sdrpn_core.answering.prefix import PrefixReader
+    from sdrpn_core.answering.rpn_proposer import RPNProposer
     from sdrpn_core.data.record import Record
-    from sdrpn_core.grid.geometry import Box, Geometry
-    from sdrpn_core.rpn.model import RPN
+    from sdrpn_core.grid.geometry import Geometry
 
 __all__ = ["CandidateSource", "Found", "GivenCandidates", "RPNCandidates"]
 
@@ -33,16 +31,15 @@ Found: TypeAlias = "list[tuple[str, Proposal]]"
 class CandidateSource(Protocol):
     """Proposes regions to be judged."""
 
-    @property
-    def reader(self) -> PrefixReader | None:
-        """Reads the branch features of the prefixes; ``None`` if nothing does."""
-
     def propose(self, state: Prefill, records: Sequence[Record]) -> list[Found]:
         """The candidates of each record.
 
         Args:
             state: the records' questions, each about one image, whose prefixes have run.
             records: as many.
+
+        Raises:
+            InputError: a record is at fault.
         """
 
     def facts(self) -> dict[str, Any]:
@@ -55,55 +52,42 @@ class GivenCandidates:
 
     Attributes:
         margin: on every side of a box, relative to its longer side.
+        max_crop_tokens: crop budget, see :class:`~sdrpn_core.crops.budget.BudgetRule`.
     """
 
-    margin: float = DEFAULT_MARGIN
-    reader: PrefixReader | None = None
+    margin: float = KNOWN_BOX_MARGIN
+    max_crop_tokens: int | None = None
 
     def propose(self, state: Prefill, records: Sequence[Record]) -> list[Found]:
         """See :class:`CandidateSource`."""
         found: list[Found] = []
         for prompt, record in zip(state.prompts, records, strict=True):
             (geometry,) = prompt.geometries
-            boxes = [self._grown(box, geometry) for box in record.boxes or ()]
-            crops = tuple(Crop(box, geometry.covering_cells(box)) for box in boxes)
+            size = geometry.source_size
+            boxes = [with_margin(box, self.margin, size) for box in record.boxes or ()]
+            crops = tuple(
+                Crop(box, geometry.covering_cells(box), max_tokens=self.max_crop_tokens)
+                for box in boxes
+            )
             found.append([(GIVEN, Proposal(CropPlan(Outcome.OK, crops)))] if crops else [])
         return found
 
     def facts(self) -> dict[str, Any]:
         """See :class:`CandidateSource`."""
-        return {GIVEN: {"margin": self.margin}}
-
-    def _grown(self, box: Box, geometry: Geometry) -> Box:
-        x0, y0, x1, y1 = box
-        width, height = geometry.source_size
-        extra = round(self.margin * max(x1 - x0, y1 - y0))
-        return (
-            max(0, x0 - extra),
-            max(0, y0 - extra),
-            min(width, x1 + extra),
-            min(height, y1 + extra),
-        )
+        return {GIVEN: asdict(self)}
 
 
 class RPNCandidates:
     """The region that the RPN's policy crops, and regions drawn from its map.
 
-    A gate is not asked: what is judged is the region.
-
     Args:
-        rpn: a trained RPN, attached to the backbone.
+        proposer: what an answer with the RPN crops.
         sampler: draws regions; ``None`` for the policy's alone.
-        policy: default: that of the RPN's configuration.
     """
 
-    def __init__(
-        self, rpn: RPN, sampler: RegionSampler | None = None, policy: CropPolicy | None = None
-    ) -> None:
-        self.rpn = rpn
+    def __init__(self, proposer: RPNProposer, sampler: RegionSampler | None = None) -> None:
+        self._proposer = proposer
         self.sampler = sampler
-        self._proposer = RPNProposer(rpn, policy, gate_threshold=0.0)
-        self.reader: PrefixReader | None = rpn
 
     def propose(self, state: Prefill, records: Sequence[Record]) -> list[Found]:
         """See :class:`CandidateSource`."""
@@ -111,7 +95,7 @@ class RPNCandidates:
         rows = self._proposer.propose(state)
         for prompt, record, (own,) in zip(state.prompts, records, rows, strict=True):
             (geometry,) = prompt.geometries
-            drawn = [] if own.roi is None else self._drawn(own, geometry, record.id)
+            drawn = self._drawn(own, geometry, record.id)
             found.append([(RPN_REGION, own), *((SAMPLED, one) for one in drawn)])
         return found
 
@@ -122,7 +106,7 @@ class RPNCandidates:
             RPN_REGION: {"policy": type(policy).__name__, "options": policy.options()}
         }
         if self.sampler is not None:
-            facts[SAMPLED] = {**vars(self.sampler)}
+            facts[SAMPLED] = asdict(self.sampler)
         return facts
 
     def _drawn(self, own: Proposal, geometry: Geometry, key: str) -> list[Proposal]:

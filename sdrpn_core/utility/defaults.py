@@ -8,6 +8,3 @@ DEFAULT_SHARD_SIZE = 64
 """Records per shard: the work that a kill can lose. A record costs about as much as ten labels."""
 DEFAULT_CANDIDATES = 8
 """Regions drawn from the RPN's map per record."""
-DEFAULT_MARGIN = 0.5
-"""Margin around known boxes on every side, relative to the longer side, as the benchmark's oracle
-has it."""

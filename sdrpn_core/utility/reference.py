@@ -8,14 +8,13 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.utility.defaults import DEFAULT_MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
+    from sdrpn_core.answering.proposer import Proposer
     from sdrpn_core.backbone.adapter import Backbone, Question
     from sdrpn_core.data.record import Record
-    from sdrpn_core.rpn.model import RPN
 
 __all__ = ["Reference", "ReferenceKind"]
 
@@ -55,16 +54,19 @@ class Reference:
         if self.max_new_tokens < 1 or (self.n_tokens is not None and self.n_tokens < 1):
             raise ConfigError("max_new_tokens and the reference's tokens must be 1 or more")
 
-    def check(self, backbone: Backbone, rpn: RPN | None) -> None:
+    def check(self, backbone: Backbone, proposer: Proposer | None) -> None:
         """Refuse what the backbone cannot give.
 
+        Args:
+            backbone: the model.
+            proposer: as for :meth:`ids`.
+
         Raises:
-            ConfigError: a resolution of a family whose resolution is fixed, or neither that nor an
-                RPN to take a closer look with.
+            ConfigError: a resolution of a family whose resolution is fixed, or neither that nor a
+                proposer to take a closer look with.
         """
-        if self.n_tokens is not None:
-            backbone.with_visual_tokens(self.n_tokens)
-        elif self.kind is ReferenceKind.OWN and rpn is None:
+        backbone.check_dynamic_resolution("reference tokens", self.n_tokens)
+        if self.kind is ReferenceKind.OWN and self.n_tokens is None and proposer is None:
             raise ConfigError(
                 "a reference must know more than the plain answer: give an RPN, more visual tokens "
                 "for the reference, or take the records' answers"
@@ -73,7 +75,7 @@ class Reference:
     def ids(
         self,
         backbone: Backbone,
-        rpn: RPN | None,
+        proposer: Proposer | None,
         records: Sequence[Record],
         questions: Sequence[Question],
     ) -> list[tuple[int, ...] | InputError]:
@@ -81,7 +83,7 @@ class Reference:
 
         Args:
             backbone: the model.
-            rpn: for the backbone's own answers with a crop.
+            proposer: for the backbone's own answers with a crop; ``None`` without an RPN.
             records: the records.
             questions: the same, with opened images.
         """
@@ -92,23 +94,17 @@ class Reference:
             if text is not None:
                 found[place] = tuple(backbone.tokenize_response(text))
             elif self.kind is ReferenceKind.ANSWER:
-                found[place] = InputError(f"record {record.id!r} has no answer to judge by")
+                found[place] = InputError("the record has no answer to judge by")
             else:
                 asked.append(place)
-        if asked:
-            looking = backbone
-            proposer = None
-            if self.n_tokens is not None:
-                looking = backbone.with_visual_tokens(self.n_tokens)
-            elif rpn is not None:
-                proposer = RPNProposer(rpn, gate_threshold=0.0)
-            answers = answer_batch(
-                looking,
-                [questions[place] for place in asked],
-                proposer,
-                max_new_tokens=self.max_new_tokens,
-            )
-            found.update(zip(asked, (answer.ids for answer in answers), strict=True))
+        answers = answer_batch(
+            backbone,
+            [questions[place] for place in asked],
+            proposer if self.n_tokens is None else None,
+            first_look_tokens=self.n_tokens,
+            max_new_tokens=self.max_new_tokens,
+        )
+        found.update(zip(asked, (answer.ids for answer in answers), strict=True))
         return [found[place] for place in range(len(records))]
 
     def facts(self) -> dict[str, Any]:
