@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["utility"]
 
 
-
 def utility(
     data: Annotated[str, typer.Argument(metavar="DATA", help=f"Questions: {DATA_HELP}")],
     model: ModelPath,
@@ -105,6 +104,7 @@ def utility(
     changes = policy_changes(threshold, policy_option)
     if rpn is None and (policy is not None or changes):
         raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
+
     from sdrpn_core.backbone.loading import load_for_process
     from sdrpn_core.data.read import read_records
     from sdrpn_core.distributed.processes import is_main_process

@@ -62,7 +62,7 @@ def stock_pixels(name, backbone, image):
     [
         ((3, 2), 60, (2, 3)),  # whole tokens
         ((2.2, 3.5), 60, (4, 3)),  # a token that is partly filled is a token
-        ((10, 5), 21, (3, 6)),  # over the budget
+        ((10, 5), 20, (3, 6)),  # over the budget
         ((1, 1), 60, None),  # the family's minimum
         ((6, 3), 1, None),  # and it outranks the budget
     ],
@@ -77,8 +77,9 @@ def test_a_native_crop_is_what_the_stock_processor_makes_of_its_pixels(family, c
     if grid is None:
         assert found[0] * found[1] >= LEAST[name]
         assert found[0] * found[1] <= 2 * LEAST[name]
-    elif name != "mistral3" or limit > 21:
-        assert found == grid
+    else:
+        assert np.prod(item.geometry.grid) <= limit, "row breaks count as well"
+        assert found == grid or (name == "mistral3" and limit == 20)
     assert item.geometry.source_size == size
     whole = item.geometry.to_source([[0, 0, *found[::-1]]])
     assert whole.tolist() == [[0, 0, *size]]
