@@ -19,7 +19,11 @@ _BOX = ((0, 0, 9, 9),)
 
 
 def write_judged(
-    backbone: Backbone, rpn: RPN, folder: Path, utilities: Sequence[float | None]
+    backbone: Backbone,
+    rpn: RPN,
+    folder: Path,
+    utilities: Sequence[float | None],
+    first_look_tokens: int | None = None,
 ) -> Path:
     """Write a run of one shard; its images lie beside it.
 
@@ -29,6 +33,7 @@ def write_judged(
         folder: of the run.
         utilities: per record that of the RPN's region; ``None``: it was not judged. Another
             candidate is worth the opposite.
+        first_look_tokens: of whole images.
     """
     images = folder.with_name(f"{folder.name}-images")
     images.mkdir(parents=True)
@@ -56,6 +61,7 @@ def write_judged(
     provenance = {
         "backbone": backbone_identity(backbone, branch=0),
         "rpn": tensor_checksum(rpn.state_dict()),
+        "first_look_tokens": first_look_tokens,
         "compute": {"dtype": str(backbone.model.dtype).removeprefix("torch.")},
     }
     manifest = UtilityManifest(len(rows), "fingerprint", len(rows), provenance, "tiny")

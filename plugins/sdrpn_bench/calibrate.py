@@ -14,6 +14,7 @@ from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_LOSS
 from sdrpn_bench.item_store import ItemStore, Row
 from sdrpn_bench.operating_points import GatedQuestions, OperatingPoint
 from sdrpn_bench.runner import Progress, run_benchmark
+from sdrpn_bench.sweep import Sweep
 from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from sdrpn_bench.scoring import MetricChoice
     from sdrpn_core.data.record import Record
 
-_PLAIN, _CROPPED = "baseline", "sdrpn"
+#: Behind a gate that is always closed an answer is plain, after the same first look.
+_CLOSED = Sweep("sdrpn", "gate_threshold", (1.0,))
+_CROPPED, (_PLAIN,) = _CLOSED.method, _CLOSED.variants({})
 #: Shares of skipped questions whose thresholds are shown beside the chosen one.
 _SHOWN_SHARES = (0.25, 0.5, 0.75)
 
@@ -59,6 +62,7 @@ def calibrate_gate(
     *,
     model: str | Path | None = None,
     max_loss: float = DEFAULT_MAX_LOSS,
+    first_look_tokens: int | None = None,
     out: str | Path | None = None,
     n: int | None = None,
     seed: int = 0,
@@ -82,6 +86,8 @@ def calibrate_gate(
             ``read_records`` accepts.
         model: the backbone; default: the one that the RPN names.
         max_loss: how far accuracy may lie below that of always cropping.
+        first_look_tokens: as the answers are to have it, see
+            :func:`~sdrpn_core.answering.answer.answer_batch`.
         out: folder of the benchmark run behind it, which goes on where it stopped; another
             ``max_loss`` then takes no answers. Default: none is kept.
         n: number of questions; default: all.
@@ -125,14 +131,21 @@ def calibrate_gate(
         folder = Path(out or held.enter_context(TemporaryDirectory()))
         results = run_benchmark(
             BenchModel(backbone, loaded, name=Path(source[0]).name),
-            [_PLAIN, _CROPPED],
+            [_CROPPED],
             records,
             out=folder,
             seed=seed,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             max_pixels=max_pixels,
-            method_options={_CROPPED: {"gate_threshold": 0.0, "always_ask_gate": True}},
+            method_options={
+                _CROPPED: {
+                    "gate_threshold": 0.0,
+                    "always_ask_gate": True,
+                    "first_look_tokens": first_look_tokens,
+                }
+            },
+            sweeps=[_CLOSED],
             metric=metric,
             metric_options=metric_options,
             load_options=load_options,
@@ -153,6 +166,7 @@ def calibrate_gate(
         accuracy=best.accuracy,
         difference=compared.interval,
         skipped=best.n_skipped / len(found),
+        first_look_tokens=first_look_tokens,
     )
     if state.is_main_process:
         save_gate_threshold(rpn, best.threshold, calibration)

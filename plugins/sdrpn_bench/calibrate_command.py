@@ -29,6 +29,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.policy_options import FirstLookTokens
 from sdrpn_core.data.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def calibrate(
         float,
         typer.Option(help="Accuracy that may be lost against always cropping, from 0 to 1."),
     ] = DEFAULT_MAX_LOSS,
+    first_look_tokens: FirstLookTokens = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder to keep the answers in, and to resume from."),
@@ -97,6 +99,7 @@ def calibrate(
             data,
             model=model,
             max_loss=max_loss,
+            first_look_tokens=first_look_tokens,
             out=out,
             n=n,
             seed=seed,

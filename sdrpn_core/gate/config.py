@@ -28,6 +28,8 @@ class Calibration:
         accuracy: accuracy with the threshold.
         difference: 95% interval of ``accuracy - always``, paired by question.
         skipped: share of the questions for which no region is looked for.
+        first_look_tokens: largest number of visual tokens of a whole image; ``None`` if not
+            limited.
     """
 
     data: str
@@ -40,6 +42,7 @@ class Calibration:
     accuracy: float
     difference: tuple[float, float]
     skipped: float
+    first_look_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,27 @@ def judged_questions(
     if not len(rows):
         raise ShardError(f"{rows.folder} holds no judged record: every record was skipped")
     return TrainingSource(
-        samples=JudgedQuestions(rows, margins, Preprocessor(backbone), settings.max_pixels),
+        samples=JudgedQuestions(rows, margins, first_look(rows, backbone), settings.max_pixels),
         batcher=StoredLabelBatcher(backbone, branch),
         labels={"kind": "utility", "margins": [margins.indifference, margins.margin]},
         n_layers=branch,
         facts={"kind": "utility", "digest": rows.manifest.digest, "rows": len(rows)},
         dataset=rows.manifest.dataset,
     )
+
+
+def first_look(rows: UtilityDataset, backbone: Backbone) -> Preprocessor:
+    """Prepares images as the run looked at them first, with as many visual tokens.
+
+    Args:
+        rows: the run.
+        backbone: the frozen model.
+
+    Raises:
+        ConfigError: the run had a budget, and the family's resolution is fixed.
+    """
+    n_tokens = rows.manifest.provenance.get("first_look_tokens")
+    return Preprocessor(backbone if n_tokens is None else backbone.with_visual_tokens(n_tokens))
 
 
 def answered_at_budgets(

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labels.judged import BestRegion, RegionTargets
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.continued import ContinuedObjective
-from sdrpn_core.training.gate_sources import check_backbone
+from sdrpn_core.training.gate_sources import check_backbone, first_look
 from sdrpn_core.training.judged_samples import JudgedRegions
 from sdrpn_core.training.map_objective import MapObjective
 from sdrpn_core.training.sources import TrainingSource
@@ -64,7 +63,9 @@ class UtilityObjective(MapObjective, ContinuedObjective):
         check_backbone(data, backbone)
         branch = self.config.branch
         return TrainingSource(
-            samples=JudgedRegions(data, self.targets, Preprocessor(backbone), settings.max_pixels),
+            samples=JudgedRegions(
+                data, self.targets, first_look(data, backbone), settings.max_pixels
+            ),
             batcher=StoredLabelBatcher(backbone, branch),
             labels={"kind": "utility", "targets": self.targets.to_dict()},
             n_layers=branch,

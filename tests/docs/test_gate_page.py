@@ -25,6 +25,7 @@ SHORT = "--max-new-tokens 4"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with ``MODEL``, an RPN and records, as on the page."""
     (tmp_path / "MODEL").symlink_to(backbone_dir())
+    (tmp_path / "DYNAMIC").symlink_to(backbone_dir("qwen2_5_vl"))
     records = export(tmp_path, "glyphs/small", N_RECORDS).rename(tmp_path / "DATA.jsonl")
     (tmp_path / "HELDOUT.jsonl").symlink_to(records)
     RPN.from_backbone(load_backbone(backbone_dir())).save_pretrained(tmp_path / "runs/rpn/rpn")
@@ -33,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_page_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    utility, train, calibrate, bench = shell_lines(PAGE)
+    utility, train, calibrate, bench, ladder, by_budget = shell_lines(PAGE)
     for line in (f"{utility} {SHORT} --candidates 0", train, f"{calibrate} {SHORT}", bench):
         with pytest.raises(SystemExit) as end:
             main(shlex.split(line)[1:])
@@ -43,6 +44,17 @@ def test_the_page_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "region skipped" in (folder / "runs/bench/report.md").read_text()
     names = run_blocks(PAGE, {}, {"runs/gate": "runs/other"})
     assert names["result"].rpn.config.gate.options == {"n_layers": 1}
+
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(f"{ladder} {SHORT}")[1:])
+    assert not end.value.code
+    dynamic = RPN.from_backbone(load_backbone("DYNAMIC"))
+    dynamic.save_pretrained("runs/dynamic/rpn")
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(by_budget)[1:])
+    # So few questions need not hold one that fails at low budgets alone.
+    errors = capsys.readouterr().err
+    assert not end.value.code or "fails at low budgets alone" in errors, errors
 
 
 def test_the_defaults_are_those_of_the_code() -> None:

@@ -23,6 +23,7 @@ from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.rpn.checkpoint import save_gate_threshold
 from sdrpn_core.util import atomic_files
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
+from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl, write_tiny_qwen2_5_vl
 
 N = 12
 ANSWERS = {"max_new_tokens": 3, "batch_size": 5}
@@ -148,6 +149,40 @@ def test_answers_behind_the_threshold_are_as_accurate_as_it_says(
     assert facts.skipped == sum(skipped) / N
     assert facts.n == N
     assert facts.difference[0] <= facts.accuracy - facts.always <= facts.difference[1]
+
+
+def test_both_answers_have_the_same_first_look(tmp_path):
+    """Where the gate is closed, the coarse look alone is what the answer comes from."""
+    backbone = tiny_qwen2_5_vl()
+    torch.manual_seed(1)
+    policy = {"threshold": 1e-6, "max_area_fraction": 1.0}
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=2, policy_options=policy)
+    rpn.add_gate(backbone, GateConfig("decoder", {"n_layers": 1}))
+    folder = rpn.save_pretrained(tmp_path / "rpn")
+    records = [
+        Record(f"r{i}", tiny_image(i, (200, 200)), text, answers=("red",))
+        for i, text in enumerate(QUESTIONS * 2)
+    ]
+    seen = {}
+
+    def remembered(prediction, record):
+        seen.setdefault(record.id, []).append(prediction)
+        return odd_length(prediction, record)
+
+    found = calibrate_gate(
+        folder,
+        records,
+        model=write_tiny_qwen2_5_vl(tmp_path / "qwen"),
+        metric=remembered,
+        first_look_tokens=9,
+        **ANSWERS,
+    )
+    assert found.calibration.first_look_tokens == 9
+    asked = [question.with_first_look(9) for question in questions(records)]
+    plain = answer_batch(backbone, asked, max_new_tokens=3)
+    scores = [odd_length(one.text, records[0]) for one in plain]
+    assert found.calibration.never == pytest.approx(sum(scores) / len(scores))
+    assert all(one.text in seen[record.id] for one, record in zip(plain, records, strict=True))
 
 
 def test_another_loss_takes_no_answers(model, records, folder, tmp_path, monkeypatch):

@@ -108,6 +108,17 @@ def test_a_gate_is_trained_on_a_run(backbone, run, start, tmp_path):
     assert sum(entry["needing_region"] for entry in entries) == 2
 
 
+def test_a_gate_sees_what_its_regions_were_judged_beside(qwen, qwen_start, tmp_path):
+    rpn = RPN.from_pretrained(qwen_start, backbone=qwen)
+    for name, n_tokens in (("coarse", 4), ("whole", None)):
+        folder = write_judged(qwen, rpn, tmp_path / name, [1.0], first_look_tokens=n_tokens)
+        item = GateObjective(qwen_start).source(qwen, folder, SETTINGS).samples[0]
+        looking = qwen if n_tokens is None else qwen.with_visual_tokens(n_tokens)
+        expected = looking.preprocess(tiny_image(0)).geometry
+        assert item.image.geometry == expected
+    assert expected != qwen.with_visual_tokens(4).preprocess(tiny_image(0)).geometry
+
+
 def test_an_image_that_is_gone_is_skipped(backbone, rpn, start, tmp_path):
     folder = write_judged(backbone, rpn, tmp_path / "run", [1.0, 0.0])
     (tmp_path / "run-images/1.png").unlink()
