@@ -82,3 +82,8 @@ from .training.refinement import refine as refine
 from .training.settings import TrainingSettings as TrainingSettings
 from .training.stage import train as train
 from .training.utility_objective import UtilityObjective as UtilityObjective
+from .utility.ladder_run import LadderDataset as LadderDataset
+from .utility.ladder_stage import answer_ladders as answer_ladders
+from .utility.reference import Reference as Reference
+from .utility.run import UtilityDataset as UtilityDataset
+from .utility.stage import judge_crops as judge_crops

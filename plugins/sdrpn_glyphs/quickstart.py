@@ -175,7 +175,14 @@ def _train_gate(
     log("training a gate on these judgments, and choosing its threshold on other questions ...")
     objective = GateObjective(rpn_folder, GATE)
     settings = objective.settings(backbone, micro_batch_size=MICRO_BATCH, **GATE_SETTINGS)
-    trained = train(backbone, folder / "utility", folder / "gate", settings, objective=objective)
+    trained = train(
+        backbone,
+        folder / "utility",
+        folder / "gate",
+        settings,
+        objective=objective,
+        feature_cache=folder / "features",
+    )
     found = calibrate_gate(
         trained.folder,
         GATE_DATA,
