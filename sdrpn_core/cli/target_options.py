@@ -9,9 +9,9 @@ import typer
 Form = Annotated[
     str | None,
     typer.Option(
-        metavar="labels|policy",
-        help="What judged regions become: labels of the best one (default), or all of them, "
-        "weighted by worth.",
+        metavar="policy|labels",
+        help="What the map learns: all judged regions, weighted by worth (policy, the default), or "
+        "labels of the best one (labels).",
     ),
 ]
 Tolerance = Annotated[

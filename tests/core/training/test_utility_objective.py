@@ -109,7 +109,7 @@ def one_sided(backbone, start, tmp_path_factory):
     """An RPN whose map shows one region of the two."""
     folder = tmp_path_factory.mktemp("one-sided")
     data = write_run(backbone, folder / "run", ONE_HELPS)
-    objective = UtilityObjective(start)
+    objective = UtilityObjective(start, BestRegion())
     return train(backbone, data, folder / "train", SETTINGS, objective=objective).folder
 
 
@@ -181,7 +181,7 @@ def test_only_regions_of_the_rpn_and_its_map_count_and_only_where_one_helps(
             [],
         ],
     )
-    samples = UtilityObjective(start).source(backbone, folder, SETTINGS).samples
+    samples = UtilityObjective(start, BestRegion()).source(backbone, folder, SETTINGS).samples
     assert len(samples) == 1
     labels = samples[0].labels
     assert labels[:2, :3].all()
@@ -254,8 +254,8 @@ def test_a_gate_is_taken_off(backbone, run, tmp_path):
 
 def test_what_does_not_fit_is_refused(backbone, run, start, tmp_path):
     focal = new_rpn(backbone, loss="focal").save_pretrained(tmp_path / "focal")
-    with pytest.raises(ConfigError, match="'policy', which needs bce or mse"):
-        UtilityObjective(focal, WeightedRegions())
+    with pytest.raises(ConfigError, match="'policy', which needs bce or mse: choose 'labels'"):
+        UtilityObjective(focal)
     UtilityObjective(focal, BestRegion())
     with pytest.raises(ConfigError, match="the folder of a utility run"):
         UtilityObjective(start).source(backbone, [], SETTINGS)
@@ -281,7 +281,7 @@ def test_the_command_refines(run, start, tmp_path):
         (("--form", "labels"), "--form is for --objective utility"),
         (("--objective", "utility"), "give --rpn"),
         (("--objective", "utility", "--rpn", "x/y", "--form", "best"), "labels"),
-        (("--objective", "utility", "--rpn", "x/y", "--temperature", "1"), "temperature"),
+        (("--objective", "utility", "--rpn", "x/y", "--tolerance", "1"), "tolerance"),
         (("--objective", "utility", "--rpn", "x/y", "--gate", "linear"), "--gate is for"),
     ],
 )
