@@ -65,6 +65,34 @@ class TestEnlarged(BrokenQwen):
     }
 
 
+class Extravagant(Qwen2_5VLBackbone):
+    """Crops as fine as ever, whatever the budget."""
+
+    def preprocess_native_crop(self, image: Image.Image, limit: int) -> ImageInput:
+        return self.preprocess_crop(image)
+
+
+class TestExtravagant(BrokenQwen):
+    adapter = Extravagant
+    noticed: ClassVar = {
+        "test_budgets_of_visual_tokens_are_kept_or_refused": "preprocess_native_crop: an image of"
+    }
+
+
+class UnspokenBudgets(LlavaBackbone):
+    """Takes budgets, of which its class says nothing."""
+
+    def with_visual_tokens(self, limit: int) -> UnspokenBudgets:
+        return self
+
+
+class TestUnspokenBudgets(Broken):
+    adapter = UnspokenBudgets
+    noticed: ClassVar = {
+        "test_budgets_of_visual_tokens_are_kept_or_refused": "with_visual_tokens: takes a budget"
+    }
+
+
 class DoublePrecision(LlavaBackbone):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
