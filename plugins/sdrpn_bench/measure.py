@@ -222,6 +222,8 @@ def _result(
     if not answer.proposals:
         return result
     result["boxes"] = [list(box) for box in answer.boxes]
+    if (gate := answer.proposals[0].gate) is not None:
+        result["gate"] = gate
     truth = item.record.boxes
     if truth:
         result["crop_hit"] = any(_holds_center(crop, box) for crop in answer.boxes for box in truth)

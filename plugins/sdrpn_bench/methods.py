@@ -32,6 +32,8 @@ class TrainedRPN(BudgetedMethod):
             for the model and the dataset.
         gate_threshold: probability from which on an RPN with a gate looks for a region; 0: always.
             Default: the gate's own.
+        always_ask_gate: whether the gate is asked for its probability even where its threshold is
+            0; that costs what the gate costs.
         policy: another crop policy than the RPN's, which starts from its own defaults.
         policy_options: options of the policy to replace.
     """
@@ -40,6 +42,7 @@ class TrainedRPN(BudgetedMethod):
 
     threshold: float | None = None
     gate_threshold: float | None = None
+    always_ask_gate: bool = False
     policy: str | None = None
     policy_options: Mapping[str, Any] | None = None
 
@@ -64,7 +67,12 @@ class TrainedRPN(BudgetedMethod):
         given = {key: value for key, value in own.items() if value is not None}
         options = {**(self.policy_options or {}), **given}
         policy = context.rpn.config.crop_policy(self.policy, options)
-        return RPNProposer(context.rpn, policy, gate_threshold=self.gate_threshold)
+        return RPNProposer(
+            context.rpn,
+            policy,
+            gate_threshold=self.gate_threshold,
+            always_asks=self.always_ask_gate,
+        )
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,8 @@ def _print(answer: Answer, files: list[Path]) -> None:
         which = f"image {number}: " if len(answer.proposals) > 1 else ""
         reason = f", plain answer: {plan.reason}" if plan.reason else ""
         note("outcome", f"{which}{plan.outcome.value}{reason}")
+        if proposal.gate is not None:
+            note("gate", f"{which}{proposal.gate:.3f} (probability that a region is needed)")
         for crop in plan.crops:
             note("region", f"{which}{list(crop.box)} (x0, y0, x1, y1 in pixels)")
     note("visual tokens", str(answer.n_visual_tokens))
