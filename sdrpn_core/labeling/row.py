@@ -18,16 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import ShardError
 from sdrpn_core.grid.geometry import Geometry
-from sdrpn_core.shards.image_cell import (
-    IMAGE_TYPE,
-    image_cell,
-    image_of_cell,
-    portable_image,
-    skipped_image,
-)
+from sdrpn_core.shards.image_cell import portable_image
+from sdrpn_core.shards.record_fields import RECORD_FIELDS, of_columns, of_skipped, to_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,12 +47,7 @@ class LabelStatus(str, Enum):
 
 SCHEMA = pa.schema(
     [
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),
-        pa.field("image", IMAGE_TYPE),
+        *RECORD_FIELDS,
         pa.field("response", pa.string()),
         pa.field("response_ids", pa.list_(pa.int64()), nullable=False),
         pa.field("grounding", pa.list_(pa.float32())),
@@ -119,14 +108,7 @@ class LabelRow:
             status: any status but ``OK``.
             reason: why, for the user; folded into one line.
         """
-        return cls(
-            index=index,
-            id=encodable(record.id),
-            question=encodable(record.question),
-            image=skipped_image(record),
-            status=status,
-            reason=" ".join(reason.split()),
-        )
+        return cls(status=status, **of_skipped(index, record, reason))
 
     def _problem(self) -> str:
         if self.index < 0:
@@ -169,12 +151,7 @@ def row_from_table(table: pa.Table, position: int) -> LabelRow:
     )
     geometry = values["geometry"]
     return LabelRow(
-        index=values["index"],
-        id=values["id"],
-        question=values["question"],
-        image=image_of_cell(values["image"]),
-        status=LabelStatus(values["status"]),
-        reason=values["reason"],
+        **of_columns(values, LabelStatus),
         response=values["response"],
         response_ids=tuple(values["response_ids"]),
         grounding=grounding,
@@ -186,12 +163,7 @@ def row_from_table(table: pa.Table, position: int) -> LabelRow:
 def _columns(row: LabelRow) -> dict[str, Any]:
     grid_h, grid_w = (None, None) if row.geometry is None else row.geometry.grid
     return {
-        "index": row.index,
-        "id": row.id,
-        "status": row.status.value,
-        "reason": row.reason,
-        "question": row.question,
-        "image": image_cell(row.image),
+        **to_columns(row),
         "response": row.response,
         "response_ids": row.response_ids,
         "grounding": None if row.grounding is None else row.grounding.ravel(),

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import InputError, ShardError
 from sdrpn_core.gate.budget_labels import AnswerLadder
-from sdrpn_core.shards.image_cell import IMAGE_TYPE, image_cell, image_of_cell, skipped_image
+from sdrpn_core.shards.record_fields import RECORD_FIELDS, of_columns, of_skipped, to_columns
 
 if TYPE_CHECKING:
     from sdrpn_core.data.record import Record
@@ -35,12 +34,7 @@ class LadderStatus(str, Enum):
 
 SCHEMA = pa.schema(
     [
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),
-        pa.field("image", IMAGE_TYPE),
+        *RECORD_FIELDS,
         pa.field("resolutions", pa.list_(pa.int64()), nullable=False),
         pa.field("visual_tokens", pa.list_(pa.int64()), nullable=False),
         pa.field("answers", pa.list_(pa.string()), nullable=False),
@@ -107,14 +101,7 @@ class LadderRow:
             status: any status but ``OK``.
             reason: why, for the user; folded into one line.
         """
-        return cls(
-            index=index,
-            id=encodable(record.id),
-            question=encodable(record.question),
-            image=skipped_image(record),
-            status=status,
-            reason=" ".join(reason.split()),
-        )
+        return cls(status=status, **of_skipped(index, record, reason))
 
     def _problem(self) -> str:
         if self.index < 0:
@@ -147,12 +134,7 @@ def row_from_table(table: pa.Table, position: int) -> LadderRow:
     """
     values = table.slice(position, 1).to_pylist()[0]
     return LadderRow(
-        index=values["index"],
-        id=values["id"],
-        question=values["question"],
-        image=image_of_cell(values["image"]),
-        status=LadderStatus(values["status"]),
-        reason=values["reason"],
+        **of_columns(values, LadderStatus),
         resolutions=tuple(values["resolutions"]),
         visual_tokens=tuple(values["visual_tokens"]),
         answers=tuple(values["answers"]),
@@ -161,4 +143,4 @@ def row_from_table(table: pa.Table, position: int) -> LadderRow:
 
 
 def _columns(row: LadderRow) -> dict[str, Any]:
-    return {**vars(row), "status": row.status.value, "image": image_cell(row.image)}
+    return {**vars(row), **to_columns(row)}

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import ShardError
 from sdrpn_core.grid.geometry import Box, Geometry
-from sdrpn_core.shards.image_cell import IMAGE_TYPE, image_cell, image_of_cell, skipped_image
+from sdrpn_core.shards.record_fields import RECORD_FIELDS, of_columns, of_skipped, to_columns
 
 if TYPE_CHECKING:
     from sdrpn_core.data.record import Record
@@ -39,12 +38,7 @@ _BOXES = pa.list_(pa.list_(pa.int32()))
 
 SCHEMA = pa.schema(
     [
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),
-        pa.field("image", IMAGE_TYPE),
+        *RECORD_FIELDS,
         pa.field("response", pa.string()),
         pa.field("response_ids", pa.list_(pa.int64()), nullable=False),
         pa.field("plain", pa.float64()),
@@ -141,14 +135,7 @@ class UtilityRow:
             status: any status but ``OK``.
             reason: why, for the user; folded into one line.
         """
-        return cls(
-            index=index,
-            id=encodable(record.id),
-            question=encodable(record.question),
-            image=skipped_image(record),
-            status=status,
-            reason=" ".join(reason.split()),
-        )
+        return cls(status=status, **of_skipped(index, record, reason))
 
     def _problem(self) -> str:
         if self.index < 0:
@@ -193,12 +180,7 @@ def row_from_table(table: pa.Table, position: int) -> UtilityRow:
     )
     geometry = values["geometry"]
     return UtilityRow(
-        index=values["index"],
-        id=values["id"],
-        question=values["question"],
-        image=image_of_cell(values["image"]),
-        status=UtilityStatus(values["status"]),
-        reason=values["reason"],
+        **of_columns(values, UtilityStatus),
         response=values["response"],
         response_ids=tuple(values["response_ids"]),
         plain=values["plain"],
@@ -214,12 +196,7 @@ def _boxes(values: Sequence[Sequence[int]]) -> tuple[Box, ...]:
 def _columns(row: UtilityRow) -> dict[str, Any]:
     geometry = row.geometry
     return {
-        "index": row.index,
-        "id": row.id,
-        "status": row.status.value,
-        "reason": row.reason,
-        "question": row.question,
-        "image": image_cell(row.image),
+        **to_columns(row),
         "response": row.response,
         "response_ids": row.response_ids,
         "plain": row.plain,

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import source_boxes
 from sdrpn_core.crops.candidates import RegionSampler
@@ -25,7 +26,8 @@ def test_they_have_the_margin_of_the_policy():
     image, question = tiny_image(0, (112, 112)), "what color ?"
     state = prefill(backbone, [Question(question, (image,))], rpn)
     sampler = RegionSampler(n=6, min_area=1)
-    (found,) = RPNCandidates(rpn, sampler).propose(state, [Record("r", image, question)])
+    source = RPNCandidates(RPNProposer(rpn), sampler)
+    (found,) = source.propose(state, [Record("r", image, question)])
     plans = [proposal.plan for source, proposal in found if source == SAMPLED]
     assert len(plans) >= 5
     (geometry,) = state.prompts[0].geometries
