@@ -182,6 +182,18 @@ def test_views_of_what_is_held_go_on_as_themselves(part):
         assert torch.equal(found, torch.cat([old, added], dim=-2))
 
 
+def test_memory_of_another_layer_is_only_read():
+    """Though it is of the same shape, and has room."""
+    layer, other = InPlaceLayer(12), InPlaceLayer(12)
+    for one in (layer, other):
+        one.update(*states(2, 5))
+    layer.keys, layer.values = held = other.keys, other.values
+    new = states(2, 2)
+    for found, old, added in zip(layer.update(*new), held, new, strict=True):
+        assert torch.equal(found, torch.cat([old, added], dim=-2))
+        assert found.untyped_storage().data_ptr() != old.untyped_storage().data_ptr()
+
+
 def test_layers_follow_the_configuration_and_unknown_ones_stay_stock(monkeypatch):
     config = LlamaConfig(num_hidden_layers=2)
     assert [type(layer) for layer in cache_for(config, 8).layers] == [InPlaceLayer] * 2
