@@ -24,7 +24,7 @@ class DataFacts:
 
     Attributes:
         n: how many they are.
-        n_with_boxes: how many of them have boxes.
+        n_with_boxes: of how many the regions are known; some may have none.
     """
 
     n: int
@@ -42,7 +42,7 @@ def check_data(records: RecordSource, metric: Metric) -> DataFacts:
     n_with_boxes = n_bad = 0
     first = ""
     for record in records.outlines():
-        n_with_boxes += bool(record.boxes)
+        n_with_boxes += record.boxes is not None
         problem = _problem(record, metric)
         if problem is not None:
             n_bad += 1

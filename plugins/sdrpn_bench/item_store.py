@@ -61,6 +61,7 @@ class _ItemRow:
     question: str = ""
     answers: Sequence[str] = ()
     category: str | None = None
+    regions: int | None = None
     object_size: float | None = None
     methods: Mapping[str, _MethodResult] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)

@@ -40,7 +40,7 @@ class KnownBoxes(Proposer):
         self.max_crop_tokens = max_crop_tokens
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Plan the crops of every image; there is always at least one."""
+        """Plan the crops of every image; a record without a region needs none."""
         return [
             [
                 self._proposal(choice.boxes(geometry.source_size), geometry)
@@ -50,6 +50,8 @@ class KnownBoxes(Proposer):
         ]
 
     def _proposal(self, boxes: Sequence[Box], geometry: Geometry) -> Proposal:
+        if not boxes:
+            return Proposal(CropPlan(Outcome.NOT_NEEDED, reason="no region holds the answer"))
         crops = tuple(
             Crop(box, geometry.covering_cells(box), max_tokens=self.max_crop_tokens)
             for box in boxes
@@ -72,7 +74,7 @@ class BoxChoice:
     rng: random.Random | None = None
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
-        """Choose the boxes to crop from an image of ``(width, height)`` pixels; at least one."""
+        """Choose the boxes to crop from an image of ``(width, height)`` pixels."""
         boxes = [_grown(box, self.margin, size) for box in self.true_boxes]
         if self.rng is None:
             return boxes if len(boxes) <= MAX_CROPS else [_enclosing(boxes)]
@@ -110,7 +112,7 @@ class Oracle(BudgetedMethod):
             InputError: a record without boxes.
         """
         for record in records:
-            if not record.boxes:
+            if record.boxes is None:
                 raise InputError(f"record {record.id!r} has no boxes, which method 'oracle' needs")
         choices = [BoxChoice(record.boxes or (), self.margin) for record in records]
         return KnownBoxes(choices, self.max_crop_tokens)

@@ -107,6 +107,7 @@ def measure(
             "question": item.record.question,
             "answers": list(item.record.answers),
             "category": item.record.category,
+            "regions": None if item.record.boxes is None else len(item.record.boxes),
             "object_size": object_size(item.record.boxes or (), item.images[0].size),
             "methods": {},
         }
@@ -115,7 +116,11 @@ def measure(
     found: dict[str, dict[int, Answer | SdrpnError]] = {}
     for group in _turns(methods, first):
         alike = [methods[name] for name in group]
-        served = [i for i, one in enumerate(batch) if one.record.boxes or not alike[0].needs_boxes]
+        served = [
+            i
+            for i, one in enumerate(batch)
+            if one.record.boxes is not None or not alike[0].needs_boxes
+        ]
         if not served:
             continue
         items = [batch[i] for i in served]

@@ -515,4 +515,4 @@ def _controls(run: Run) -> set[str]:
 
 
 def _serves(method: Method, row: Row) -> bool:
-    return row.get("object_size") is not None or not method.needs_boxes
+    return row.get("regions") is not None or not method.needs_boxes

@@ -34,7 +34,7 @@ class Outcome(str, Enum):
     a crop that the backbone cannot encode."""
 
     NOT_NEEDED = "not_needed"
-    """The gate says that the question needs no closer look, and nothing was proposed."""
+    """The question needs no closer look, says the gate, or whoever knows; nothing was proposed."""
 
     def __str__(self) -> str:
         """The value, as ``str`` of an ``enum.StrEnum`` (Python 3.11) is."""

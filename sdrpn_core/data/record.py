@@ -49,7 +49,7 @@ class Record:
             the right letter.
         category: The kind of question, such as a subset of a benchmark.
         boxes: Regions that hold the answer, (x0, y0, x1, y1) half-open in source pixels of the
-            record's only image.
+            record's only image; empty if it is known that none does, ``None`` if nothing is known.
         problem: Why the row of a file cannot be used, and where it stands; ``None`` if it can. Such
             a record keeps its place in the source, so that it is skipped, counted and named.
         extra: The other columns of the row, by name, for metrics and plugins.

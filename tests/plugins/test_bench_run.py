@@ -233,6 +233,20 @@ def test_a_box_outside_the_image_is_never_scored(model, records, tmp_path):
     assert size == pytest.approx((30 * (height - 10) / (width * height)) ** 0.5)
 
 
+def test_where_no_region_is_known_to_help_the_oracle_answers_plainly(model, records, tmp_path):
+    """An empty list of boxes says so; ``None`` says that nothing is known."""
+    some = [replace(one, boxes=()) if i in (0, 2) else one for i, one in enumerate(records)]
+    results = run_benchmark(
+        model, ["baseline", "oracle"], some, out=tmp_path, metric=odd_length, **ANSWERS
+    )
+    assert results["methods"]["oracle"]["outcomes"] == {"not_needed": 2, "ok": N - 2}
+    assert results["methods"]["oracle"]["n"] == N
+    for i in (0, 2):
+        found = rows(tmp_path)[i]["methods"]
+        assert found["oracle"]["text"] == found["baseline"]["text"]
+        assert "boxes" not in found["oracle"] or not found["oracle"]["boxes"]
+
+
 def test_methods_that_need_boxes_run_on_the_records_that_have_them(
     model, records, tmp_path, caplog
 ):
