@@ -25,7 +25,7 @@ docs: $(VENV)/.installed-docs  ## Build the documentation site into site/, stric
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 faults: $(VENV)/.installed-test  ## Run the long part of the fault campaign and print its figures
-	$(BIN)/python -m pytest -m faults -s tests/faults $(PYTEST)
+	$(BIN)/python -m pytest -m faults -s tests/faults tests/plugins/test_ray_engine.py $(PYTEST)
 
 peers: $(VENV)/.installed-test  ## Compare metrics and answers with lmms-eval, in an environment of its own
 	$(MAKE) VENV=$(PEERS_VENV) $(PEERS_VENV)/.installed-lmms-eval

@@ -43,6 +43,7 @@ from sdrpn_core.training.batches import Batcher, StoredLabelBatcher
 from sdrpn_core.training.cache_shards import CachedSamples, write_shard
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
 from sdrpn_core.training.free_layers import truncate
+from sdrpn_core.training.label_objective import LabelObjective
 from sdrpn_core.training.loading import layers_to_load
 from sdrpn_core.training.optim import make_optimizer
 from sdrpn_core.training.samples import Item, TrainingSample
@@ -135,6 +136,7 @@ def make_step(folder: Path, case: str, size: Size) -> Step:
     step = TrainingStep(
         Accelerator(cpu=True),
         rpn,
+        LabelObjective(size.config),
         batchers[case](backbone, size.branch),
         make_optimizer(rpn, TrainingSettings()),
         max_grad_norm=1.0,

@@ -41,6 +41,8 @@ from .errors import PluginError as PluginError
 from .errors import SdrpnError as SdrpnError
 from .errors import ShardError as ShardError
 from .errors import UnknownNameError as UnknownNameError
+from .gate.config import GateConfig as GateConfig
+from .gate.utility_labels import UtilityMargins as UtilityMargins
 from .grid.geometry import Geometry as Geometry
 from .grid.geometry import Letterboxed as Letterboxed
 from .grid.geometry import PaddedSquare as PaddedSquare
@@ -53,6 +55,8 @@ from .labeling.engine import LabelEngine as LabelEngine
 from .labeling.job import LabelJob as LabelJob
 from .labeling.run import LabelDataset as LabelDataset
 from .labeling.stage import label as label
+from .labels.judged import BestRegion as BestRegion
+from .labels.judged import WeightedRegions as WeightedRegions
 from .labels.pseudo import pseudo_labels as pseudo_labels
 from .labels.recipe import LabelRecipe as LabelRecipe
 from .plugins.hookspecs import hookimpl as hookimpl
@@ -68,7 +72,18 @@ from .runtime.generation import generate as generate
 from .runtime.generation import prompt_block as prompt_block
 from .taps.attention_tap import AttentionTap as AttentionTap
 from .taps.feature_tap import FeatureTap as FeatureTap
+from .training.gate_objective import GateObjective as GateObjective
 from .training.loading import layers_to_load as layers_to_load
 from .training.loading import load_for_training as load_for_training
+from .training.loading import load_to_continue as load_to_continue
+from .training.objective import Objective as Objective
+from .training.refinement import RefinementRound as RefinementRound
+from .training.refinement import refine as refine
 from .training.settings import TrainingSettings as TrainingSettings
 from .training.stage import train as train
+from .training.utility_objective import UtilityObjective as UtilityObjective
+from .utility.ladder_run import LadderDataset as LadderDataset
+from .utility.ladder_stage import answer_ladders as answer_ladders
+from .utility.reference import Reference as Reference
+from .utility.run import UtilityDataset as UtilityDataset
+from .utility.stage import judge_crops as judge_crops

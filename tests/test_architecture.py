@@ -45,15 +45,23 @@ ARROWS = {
     "backbone": "crops labels data grid plugins util distributed",
     "runtime": "backbone grid util",
     "taps": "runtime backbone labels grid util",
-    "labeling": "taps runtime backbone labels data grid plugins util distributed",
+    "shards": "data grid util distributed",
+    "labeling": "shards taps runtime backbone labels data grid plugins util distributed",
     "head_finding": "taps runtime backbone labels data grid plugins util distributed",
     "gate": "taps runtime backbone labels grid plugins util",
     "rpn": "gate taps runtime backbone crops labels grid plugins util",
-    "training": "rpn gate labeling taps runtime backbone labels data grid plugins util distributed",
     "answering": "rpn gate taps runtime backbone crops labels data grid plugins util",
+    "utility": (
+        "answering shards rpn gate taps runtime backbone crops labels data grid plugins util "
+        "distributed"
+    ),
+    "training": (
+        "utility rpn gate labeling shards taps runtime backbone crops labels data grid plugins "
+        "util distributed"
+    ),
     "cli": (
-        "answering training rpn gate head_finding labeling taps runtime backbone crops labels data "
-        "grid plugins util distributed"
+        "answering utility training rpn gate head_finding labeling shards taps runtime backbone "
+        "crops labels data grid plugins util distributed"
     ),
     "testing": (
         "answering training rpn gate taps runtime backbone crops labels data grid plugins util"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,12 +13,17 @@ from torch.nn import functional as F
 from sdrpn_core.backbone.adapter import Backbone, ImageInput
 from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import ResizedWithBreaks
+from sdrpn_core.grid.native import native_grid
 
 if TYPE_CHECKING:
     from PIL import Image
     from typing_extensions import Self
 
     from sdrpn_core.backbone.prompt import ImageSegment
+
+
+_LEAST_TOKENS = 2
+"""Visual tokens, row breaks aside, without which the stock projector fails."""
 
 
 class Mistral3Backbone(Backbone):
@@ -33,7 +39,7 @@ class Mistral3Backbone(Backbone):
             ImageError: too thin for the processor, or a single visual token, which the stock
                 projector cannot handle.
         """
-        cell = self.processor.patch_size * self.processor.spatial_merge_size
+        cell = self._cell
         described = "an image of {}x{} pixels".format(*image.size)
         try:
             data = self.processor.image_processor(image, patch_size=cell, return_tensors="pt")
@@ -52,10 +58,24 @@ class Mistral3Backbone(Backbone):
         limited = copy(self)
         limited.processor = copy(self.processor)
         limited.processor.image_processor = processor = copy(self.processor.image_processor)
-        cell = self.processor.patch_size * self.processor.spatial_merge_size
+        cell = self._cell
         side = max(1, int((limit + 0.25) ** 0.5 - 0.5))  # side * (side + 1) <= limit
         processor.size = type(processor.size)(longest_edge=side * cell)
         return limited
+
+    def preprocess_native_crop(self, image: Image.Image, limit: int) -> ImageInput:
+        """Resize a crop to its native grid; row breaks count as visual tokens.
+
+        Raises:
+            ImageError: the processor refuses the shape.
+        """
+        processor, cell = self.processor.image_processor, self._cell
+        reduced = min(1.0, processor.size["longest_edge"] / max(image.size))
+        width, height = (max(1, int(side * reduced)) for side in image.size)
+        rows, columns = native_grid((width, height), cell, limit, least=_LEAST_TOKENS, breaks=1)
+        fitted = image.resize((columns * cell, rows * cell), processor.resample)
+        item = self.preprocess(fitted)
+        return replace(item, geometry=replace(item.geometry, source_size=image.size))
 
     def collate(self, inputs: Sequence[ImageInput]) -> dict[str, torch.Tensor]:
         """Pixels padded to the largest height and width, as the processor does."""
@@ -93,3 +113,8 @@ class Mistral3Backbone(Backbone):
         breaks = (names.image_break_token, names.image_end_token)
         row, last = self.tokenizer.convert_tokens_to_ids(list(breaks))
         return [row] * (rows - 1) + [last]
+
+    @property
+    def _cell(self) -> int:
+        """Side of a visual token in pixels of the resized image."""
+        return int(self.processor.patch_size * self.processor.spatial_merge_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,10 +12,15 @@ from sdrpn_core.backbone.adapter import Backbone, ImageInput
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
 from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import Resized
+from sdrpn_core.grid.native import native_grid
 
 if TYPE_CHECKING:
     from PIL import Image
     from typing_extensions import Self
+
+
+_LEAST_TOKENS = 4
+"""Visual tokens that the family's stock processor makes of any image, unless it is told another."""
 
 
 class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
@@ -50,12 +56,22 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
             ImageError: a side is shorter than a visual token, as published, or the processor
                 refuses the shape.
         """
-        width, height = image.size
-        if min(image.size) < self._cell:
-            raise ImageError(
-                f"a side of {width}x{height} pixels is shorter than a visual token ({self._cell})"
-            )
+        self._check_crop(image)
         return self.preprocess(image)
+
+    def preprocess_native_crop(self, image: Image.Image, limit: int) -> ImageInput:
+        """Resize a crop to its native grid; what is refused is what :meth:`preprocess_crop` does.
+
+        Raises:
+            ImageError: see there.
+        """
+        self._check_crop(image)
+        processor, cell = self.processor.image_processor, self._cell
+        most = min(limit, processor.size["longest_edge"] // cell**2)
+        rows, columns = native_grid(image.size, cell, most, least=_LEAST_TOKENS)
+        fitted = image.resize((columns * cell, rows * cell), processor.resample)
+        item = self.with_visual_tokens(rows * columns).preprocess(fitted)
+        return replace(item, geometry=replace(item.geometry, source_size=image.size))
 
     def with_visual_tokens(self, limit: int) -> Self:
         """The same model, its processor's budget of pixels set to that of so many tokens."""
@@ -106,6 +122,13 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
             parts.append(part + start)
             start += length
         return torch.cat(parts, dim=1)
+
+    def _check_crop(self, image: Image.Image) -> None:
+        width, height = image.size
+        if min(image.size) < self._cell:
+            raise ImageError(
+                f"a side of {width}x{height} pixels is shorter than a visual token ({self._cell})"
+            )
 
     @property
     def _cell(self) -> int:

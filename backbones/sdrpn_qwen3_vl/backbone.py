@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +13,15 @@ from sdrpn_core.backbone.adapter import Backbone, ImageInput
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
 from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import Resized
+from sdrpn_core.grid.native import native_grid
 
 if TYPE_CHECKING:
     from PIL import Image
     from typing_extensions import Self
+
+
+_LEAST_TOKENS = 4
+"""Visual tokens that the family's own utilities make of any image."""
 
 
 class Qwen3VLBackbone(Backbone):
@@ -46,6 +52,20 @@ class Qwen3VLBackbone(Backbone):
         tensors = {name: self.to_model(data[name]) for name in ("pixel_values", "image_grid_thw")}
         return ImageInput(tensors, Resized(image.size, (rows, columns), vision.patch_size * merge))
 
+    def preprocess_native_crop(self, image: Image.Image, limit: int) -> ImageInput:
+        """Resize a crop to its native grid.
+
+        Raises:
+            ImageError: the processor refuses the shape.
+        """
+        processor = self.processor.image_processor
+        cell = self._cell
+        most = min(limit, processor.size["longest_edge"] // cell**2)
+        rows, columns = native_grid(image.size, cell, most, least=_LEAST_TOKENS)
+        fitted = image.resize((columns * cell, rows * cell), processor.resample)
+        item = self.with_visual_tokens(rows * columns).preprocess(fitted)
+        return replace(item, geometry=replace(item.geometry, source_size=image.size))
+
     def image_features(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
         """Projected features, and behind them those for each of the first decoder layers."""
         output = self.model.base_model.get_image_features(**self.collate(inputs))
@@ -74,11 +94,10 @@ class Qwen3VLBackbone(Backbone):
 
     def with_visual_tokens(self, limit: int) -> Self:
         """The same model, its processor's budget of pixels set to that of so many tokens."""
-        vision = self.model.config.vision_config
         limited = copy(self)
         limited.processor = copy(self.processor)
         limited.processor.image_processor = processor = copy(self.processor.image_processor)
-        most = limit * (vision.patch_size * vision.spatial_merge_size) ** 2
+        most = limit * self._cell**2
         least = min(processor.size["shortest_edge"], most)
         processor.size = type(processor.size)(shortest_edge=least, longest_edge=most)
         return limited
@@ -120,3 +139,9 @@ class Qwen3VLBackbone(Backbone):
             parts.append(part)
             start += length
         return torch.cat(parts, dim=1)
+
+    @property
+    def _cell(self) -> int:
+        """Side of a visual token in pixels of the resized image."""
+        vision = self.model.config.vision_config
+        return int(vision.patch_size * vision.spatial_merge_size)

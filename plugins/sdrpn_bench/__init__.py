@@ -20,6 +20,7 @@ from sdrpn_core import hookimpl
 
 if TYPE_CHECKING:
     from sdrpn_bench.bench_model import BenchModel
+    from sdrpn_bench.calibrate import calibrate_gate
     from sdrpn_bench.method import Method, MethodContext
     from sdrpn_bench.metrics.metric import Metric
     from sdrpn_bench.runner import run_benchmark
@@ -27,13 +28,21 @@ if TYPE_CHECKING:
 
 SDRPN_API = 1
 
-__all__ = ["BenchModel", "Method", "MethodContext", "Metric", "run_benchmark"]
+__all__ = [
+    "BenchModel",
+    "Method",
+    "MethodContext",
+    "Metric",
+    "calibrate_gate",
+    "run_benchmark",
+]
 
 _MODULES = {
     "BenchModel": "bench_model",
     "Method": "method",
     "MethodContext": "method",
     "Metric": "metrics.metric",
+    "calibrate_gate": "calibrate",
     "run_benchmark": "runner",
 }
 
@@ -90,11 +99,16 @@ def sdrpn_register_metrics(registry: Registry[Any]) -> None:
 
 @hookimpl
 def sdrpn_register_commands(registry: Registry[Any]) -> None:
-    """Register the command ``bench``."""
+    """Register the commands ``bench`` and ``calibrate``."""
     registry.add(
         "bench",
         "sdrpn_bench.bench_command:bench",
         help="Compare methods on one or more models: accuracy, cost, and a report with figures.",
+    )
+    registry.add(
+        "calibrate",
+        "sdrpn_bench.calibrate_command:calibrate",
+        help="Choose the threshold of an RPN's gate on held-out questions.",
     )
 
 

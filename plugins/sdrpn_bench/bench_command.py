@@ -29,7 +29,7 @@ from sdrpn_core.cli.model_options import (
     Revision,
     load_options,
 )
-from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.option_values import parse_counts, parse_options
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 
@@ -118,7 +118,7 @@ def bench(
 ) -> None:
     """Compare methods on one or more models: accuracy, cost, and a report with figures."""
     options = _method_options(method_option or [])
-    budgets = _budgets(visual_tokens or "")
+    budgets = parse_counts(visual_tokens or "", "--visual-tokens")
     metric_options = parse_options(metric_option or [], "--metric-option")
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
     # Import torch and matplotlib only once the options are known to be valid.
@@ -131,7 +131,7 @@ def bench(
     sweeps = [parse_sweep(text) for text in sweep or ()]
     how = read_options(column, image_root, split, allow_urls)
     sources = [read_records(one, n=n, seed=seed, **vars(how)) for one in _sources(data)]
-    with _progress_bar(as_json) as progress:
+    with progress_bar(as_json) as progress:
         results = run_suite(
             [BenchModel.parse(text) for text in models],
             names,
@@ -175,15 +175,8 @@ def _method_options(texts: list[str]) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _budgets(text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise ConfigError(f"--visual-tokens {text!r}: write positive numbers, N1,N2,...")
-    return [int(word) for word in words]
-
-
 @contextlib.contextmanager
-def _progress_bar(quiet: bool) -> Iterator[Progress]:
+def progress_bar(quiet: bool) -> Iterator[Progress]:
     """Show one progress bar per model on stderr, for the main process's share of the items."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn

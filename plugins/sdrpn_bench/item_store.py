@@ -42,6 +42,7 @@ class _MethodResult:
     boxes: Sequence[Sequence[int]] = ()
     crop_hit: bool = False
     map_hit: bool = False
+    gate: float | None = None
     error: str = ""
 
     def __post_init__(self) -> None:

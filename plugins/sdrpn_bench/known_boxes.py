@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from sdrpn_bench.method import Method, MethodContext
+from sdrpn_bench.budgeted import BudgetedMethod
+from sdrpn_bench.method import MethodContext
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
 from sdrpn_core.errors import ConfigError, InputError
@@ -31,21 +32,31 @@ class KnownBoxes(Proposer):
 
     Args:
         choices: one per question; drawn anew for every image of it.
+        max_crop_tokens: crop budget, see :class:`~sdrpn_core.crops.budget.BudgetRule`.
     """
 
-    def __init__(self, choices: Sequence[BoxChoice]) -> None:
+    def __init__(self, choices: Sequence[BoxChoice], max_crop_tokens: int | None = None) -> None:
         self.choices = choices
+        self.max_crop_tokens = max_crop_tokens
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """Plan the crops of every image; a record without a region needs none."""
         return [
             [
-                _proposal(choice.boxes(image.geometry.source_size), image.geometry)
-                for image in prompt.images
-                if image.geometry is not None
+                self._proposal(choice.boxes(geometry.source_size), geometry)
+                for geometry in prompt.geometries
             ]
             for choice, prompt in zip(self.choices, state.prompts, strict=True)
         ]
+
+    def _proposal(self, boxes: Sequence[Box], geometry: Geometry) -> Proposal:
+        if not boxes:
+            return Proposal(CropPlan(Outcome.NOT_NEEDED, reason="no region holds the answer"))
+        crops = tuple(
+            Crop(box, geometry.covering_cells(box), max_tokens=self.max_crop_tokens)
+            for box in boxes
+        )
+        return Proposal(CropPlan(Outcome.OK, crops))
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class BoxChoice:
 
 
 @dataclass(frozen=True)
-class Oracle(Method):
+class Oracle(BudgetedMethod):
     """Crops of the true boxes, each with a margin.
 
     Attributes:
@@ -91,6 +102,7 @@ class Oracle(Method):
     margin: float = DEFAULT_MARGIN
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_margin(self.margin)
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
@@ -102,11 +114,12 @@ class Oracle(Method):
         for record in records:
             if record.boxes is None:
                 raise InputError(f"record {record.id!r} has no boxes, which method 'oracle' needs")
-        return KnownBoxes([BoxChoice(record.boxes or (), self.margin) for record in records])
+        choices = [BoxChoice(record.boxes or (), self.margin) for record in records]
+        return KnownBoxes(choices, self.max_crop_tokens)
 
 
 @dataclass(frozen=True)
-class RandomBox(Method):
+class RandomBox(BudgetedMethod):
     """One crop of the oracle's size (else a typical size), positioned by seed and record id.
 
     Attributes:
@@ -118,6 +131,7 @@ class RandomBox(Method):
     margin: float = DEFAULT_MARGIN
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_margin(self.margin)
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
@@ -126,15 +140,9 @@ class RandomBox(Method):
             [
                 BoxChoice(record.boxes or (), self.margin, _generator(context.seed, record.id))
                 for record in records
-            ]
+            ],
+            self.max_crop_tokens,
         )
-
-
-def _proposal(boxes: Sequence[Box], geometry: Geometry) -> Proposal:
-    if not boxes:
-        return Proposal(CropPlan(Outcome.NOT_NEEDED, reason="no region holds the answer"))
-    crops = tuple(Crop(box, geometry.covering_cells(box)) for box in boxes)
-    return Proposal(CropPlan(Outcome.OK, crops))
 
 
 def _grown(box: Box, margin: float, size: tuple[int, int]) -> Box:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sdrpn_bench.method import Method, MethodContext
     from sdrpn_bench.metrics.metric import Metric
     from sdrpn_core.backbone.adapter import Backbone
-    from sdrpn_core.grid.geometry import Box, Geometry
+    from sdrpn_core.grid.geometry import Box
 
 #: Outcome of a method that failed on an item: it counts as wrong.
 ERROR_OUTCOME = "error"
@@ -113,7 +113,6 @@ def measure(
         }
         for item in batch
     ]
-    geometries: dict[int, Geometry] = {}
     found: dict[str, dict[int, Answer | SdrpnError]] = {}
     for group in _turns(methods, first):
         alike = [methods[name] for name in group]
@@ -129,9 +128,7 @@ def measure(
         for name, results in zip(group, _answers(context, alike, items, earlier), strict=True):
             found[name] = {item.index: one for item, (one, _) in zip(items, results, strict=True)}
             for i, (answer, cost) in zip(served, results, strict=True):
-                rows[i]["methods"][name] = _result(
-                    context, batch[i], answer, cost, metric, geometries
-                )
+                rows[i]["methods"][name] = _result(batch[i], answer, cost, metric)
     for row in rows:
         row["methods"] = {name: row["methods"][name] for name in methods if name in row["methods"]}
     return rows
@@ -206,12 +203,7 @@ def _answers(
 
 
 def _result(
-    context: MethodContext,
-    item: OpenedItem,
-    answer: Answer | SdrpnError,
-    cost: Cost,
-    metric: Metric,
-    geometries: dict[int, Geometry],
+    item: OpenedItem, answer: Answer | SdrpnError, cost: Cost, metric: Metric
 ) -> dict[str, Any]:
     if isinstance(answer, SdrpnError):
         return {
@@ -235,17 +227,15 @@ def _result(
     if not answer.proposals:
         return result
     result["boxes"] = [list(box) for box in answer.boxes]
+    if (gate := answer.proposals[0].gate) is not None:
+        result["gate"] = gate
     truth = item.record.boxes
     if truth:
         result["crop_hit"] = any(_holds_center(crop, box) for crop in answer.boxes for box in truth)
-        roi = answer.proposals[0].roi
-        if roi is not None:
-            if item.index not in geometries:
-                geometries[item.index] = context.backbone.preprocess(item.images[0]).geometry
-            peak = np.unravel_index(int(roi.scores.argmax()), roi.grid)
-            result["map_hit"] = any(
-                bool(geometries[item.index].cells_of(box)[peak]) for box in truth
-            )
+        proposal = answer.proposals[0]
+        if proposal.roi is not None and proposal.geometry is not None:
+            peak = np.unravel_index(int(proposal.roi.scores.argmax()), proposal.roi.grid)
+            result["map_hit"] = any(bool(proposal.geometry.cells_of(box)[peak]) for box in truth)
     return result
 
 

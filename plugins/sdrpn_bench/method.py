@@ -146,9 +146,8 @@ class Method:
             max_new_tokens=context.max_new_tokens,
         )
 
-    @staticmethod
     def questions(
-        records: Sequence[Record], images: Sequence[tuple[Image.Image, ...]]
+        self, records: Sequence[Record], images: Sequence[tuple[Image.Image, ...]]
     ) -> list[Question]:
         """The questions of the records, with their images."""
         return [

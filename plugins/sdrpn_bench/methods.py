@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from sdrpn_bench.budgeted import BudgetedMethod
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_core.answering.attention_proposer import AttentionProposer
 from sdrpn_core.answering.proposer import Proposer
@@ -23,7 +24,7 @@ class Baseline(Method):
 
 
 @dataclass(frozen=True)
-class TrainedRPN(Method):
+class TrainedRPN(BudgetedMethod):
     """The two-stage answer with a trained RPN.
 
     Attributes:
@@ -31,39 +32,51 @@ class TrainedRPN(Method):
             for the model and the dataset.
         gate_threshold: probability from which on an RPN with a gate looks for a region; 0: always.
             Default: the gate's own.
+        always_ask_gate: whether the gate is asked for its probability even where its threshold is
+            0; that costs what the gate costs.
+        policy: another crop policy than the RPN's, which starts from its own defaults.
+        policy_options: options of the policy to replace.
     """
 
     needs_rpn: ClassVar[bool] = True
 
     threshold: float | None = None
     gate_threshold: float | None = None
+    always_ask_gate: bool = False
+    policy: str | None = None
+    policy_options: Mapping[str, Any] | None = None
 
     def tuned(self, threshold: float, context: MethodContext) -> TrainedRPN:
         """The published threshold, unless one was chosen or the policy's are of another kind."""
-        is_relative = context.policy[1].get("relative", False)
-        return (
-            self
-            if self.threshold is not None or is_relative
-            else replace(self, threshold=threshold)
-        )
+        options = {**context.policy[1], **(self.policy_options or {})}
+        chosen = self.policy is not None or "threshold" in (self.policy_options or {})
+        if self.threshold is not None or chosen or options.get("relative", False):
+            return self
+        return replace(self, threshold=threshold)
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
-        """Propose by the RPN, with the crop policy of its configuration.
+        """Propose by the RPN, with the crop policy of its configuration or a variation of it.
 
         Raises:
-            ConfigError: the model has no RPN, or a threshold is given for a gate that it lacks.
+            ConfigError: the model has no RPN, a threshold is given for a gate that it lacks, or
+                the policy does not have an option.
         """
         if context.rpn is None:
             raise ConfigError("method 'sdrpn' needs an RPN")
-        name, options = context.policy
-        if self.threshold is not None:
-            options["threshold"] = self.threshold
-        policy = make_policy(name, options)
-        return RPNProposer(context.rpn, policy, gate_threshold=self.gate_threshold)
+        own = {"threshold": self.threshold, "max_crop_tokens": self.max_crop_tokens}
+        given = {key: value for key, value in own.items() if value is not None}
+        options = {**(self.policy_options or {}), **given}
+        policy = context.rpn.config.crop_policy(self.policy, options)
+        return RPNProposer(
+            context.rpn,
+            policy,
+            gate_threshold=self.gate_threshold,
+            always_asks=self.always_ask_gate,
+        )
 
 
 @dataclass(frozen=True)
-class RawAttention(Method):
+class RawAttention(BudgetedMethod):
     """Crops the regions that the grounding heads attend to while the plain answer is generated.
 
     The crop policy is the RPN's (without an RPN, the preset's), with two differences. Attention is
@@ -90,6 +103,8 @@ class RawAttention(Method):
             options["threshold"] = recipe.foreground
         if self.max_crops is not None:
             options["max_crops"] = self.max_crops
+        if self.max_crop_tokens is not None:
+            options["max_crop_tokens"] = self.max_crop_tokens
         options.pop("whole_grid", None)
         policy = make_policy(name, {**options, "relative": True})
         return AttentionProposer(recipe, policy, max_new_tokens=context.max_new_tokens)

@@ -119,6 +119,7 @@ def _model_lines(model: Mapping[str, Any]) -> list[str]:
             "",
             *table(("method", "map peak in a true box", "crop contains its center"), pointing),
         ]
+    lines += _gate_lines(methods)
     if model["refused"]:
         lines += ["", "Left out:", ""]
         lines += [f"- `{name}`: {reason}" for name, reason in model["refused"].items()]
@@ -236,6 +237,22 @@ def _stage_table(methods: Mapping[str, Any]) -> list[str]:
         seconds = [values["stages"].get(stage) for stage in stages]
         rows.append([name, *(_NONE if s is None else f"{1000 * s:.1f}" for s in seconds)])
     return table(["ms / question", *stages], rows)
+
+
+def _gate_lines(methods: Mapping[str, Any]) -> list[str]:
+    """Tabulate for which share of the questions a gate had no region looked for."""
+    names = ("skipped", "skipped_of_right", "skipped_of_wrong")
+    rows = [
+        [method, *(_skipped(values["gate"].get(name)) for name in names)]
+        for method, values in methods.items()
+        if "gate" in values
+    ]
+    header = ("method", "region skipped (95%)", f"{REFERENCE} is right", f"{REFERENCE} is wrong")
+    return ["", *table(header, rows)] if rows else []
+
+
+def _skipped(values: Mapping[str, Any] | None) -> str:
+    return _NONE if values is None else _interval_text(values["share"], values["interval"])
 
 
 def _share(values: Mapping[str, Any] | None) -> str:

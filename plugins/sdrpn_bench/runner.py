@@ -404,7 +404,7 @@ def _answer(
     run.loaded[model.label] = {
         "preset": None if preset is None else preset.name,
         "published_options": {
-            name: {key: value for key, value in method.options().items() if value is not None}
+            name: _changes(run.methods[name], method)
             for name, method in methods.items()
             if method != run.methods[name]
         },
@@ -512,6 +512,12 @@ def _results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dict[s
 
 def _controls(run: Run) -> set[str]:
     return {base_of(name) for name, method in run.methods.items() if method.is_control}
+
+
+def _changes(asked: Method, tuned: Method) -> dict[str, Any]:
+    """The options in which a tuned method differs from the one that was asked for."""
+    before = asked.options()
+    return {key: value for key, value in tuned.options().items() if value != before[key]}
 
 
 def _serves(method: Method, row: Row) -> bool:

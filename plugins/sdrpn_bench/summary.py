@@ -11,6 +11,7 @@ from sdrpn_bench.intervals import is_graded, mean_interval, paired_difference
 from sdrpn_bench.item_store import Row
 from sdrpn_bench.measure import ERROR_OUTCOME
 from sdrpn_bench.totals import metric_totals
+from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def summarize(rows: Sequence[Row], methods: Sequence[str], metric: Metric) -> di
         ``n`` scored items, ``skipped`` (number and reasons), and per method: accuracy (the mean
         score) with its interval, the metric's other totals, difference from the baseline, the same
         per category, outcomes, cost (seconds per question, in total and by stage of the answer;
-        token-layers, passes, and peak memory in bytes), and pointing if boxes are known.
+        token-layers, passes, and peak memory in bytes), pointing if boxes are known, and behind a
+        gate the share of the questions for which no region was looked for.
     """
     scored = [row for row in rows if "methods" in row]
     skipped = [{"id": row["id"], "error": row["error"]} for row in rows if "methods" not in row]
@@ -86,11 +88,42 @@ def _method(
             "crop": _share(results, "crop_hit"),
         },
     }
+    if any("gate" in result or _is_skipped(result) for result in results):
+        values["gate"] = _gate(results, reference)
     if reference is not None:
         values["time_ratio"] = sum(seconds) / sum(result["seconds"] for result in reference)
         base = total_cost(_cost(reference))
         values["cost_ratio"] = total_cost(values["cost"]) / base if base else None
     return values
+
+
+def _gate(results: Sequence[Row], reference: Sequence[Row] | None) -> dict[str, Any]:
+    """For which share of the questions the gate says that no region is needed.
+
+    Of all, and of those that the reference answers right (wrong) without one.
+    """
+    groups: dict[str, Sequence[Row]] = {"skipped": results}
+    if reference is not None:
+        for name, is_right in (("skipped_of_right", True), ("skipped_of_wrong", False)):
+            groups[name] = [
+                result
+                for result, plain in zip(results, reference, strict=True)
+                if (plain["score"] == 1) == is_right
+            ]
+    return {name: _skipped(group) for name, group in groups.items() if group}
+
+
+def _skipped(results: Sequence[Row]) -> dict[str, Any]:
+    n_skipped = sum(map(_is_skipped, results))
+    return {
+        "share": n_skipped / len(results),
+        "interval": list(wilson(n_skipped, len(results))),
+        "n": len(results),
+    }
+
+
+def _is_skipped(result: Row) -> bool:
+    return bool(result["outcome"] == Outcome.NOT_NEEDED.value)
 
 
 def total_cost(cost: Mapping[str, Any]) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sdrpn_bench.method import Method, MethodContext
     from sdrpn_core.answering.results import Answer
+    from sdrpn_core.backbone.adapter import Question
     from sdrpn_core.data.record import Record
     from sdrpn_core.grid.roi_map import RoIMap
 
@@ -95,7 +96,8 @@ def answer_alike(
     """Answer a batch by several variants of a method.
 
     Where only the crop policy differs, prefixes and maps are computed once. Each variant's cost is
-    still that of the whole: the shared part counts for all of them.
+    still that of the whole: the shared part counts for all of them. Another first look is another
+    prefix.
 
     Args:
         context: the model and the run's settings.
@@ -109,8 +111,13 @@ def answer_alike(
     if len(methods) > 1:
         proposers = [method.proposer(context, records) for method in methods]
         alike = [one for one in proposers if isinstance(one, MapProposer)]
-        if len(alike) == len(methods) and all(_same_maps(alike[0], one) for one in alike[1:]):
-            return _share_maps(context, methods[0], alike, records, images)
+        asked = [method.questions(records, images) for method in methods]
+        if (
+            len(alike) == len(methods)
+            and all(_same_maps(alike[0], one) for one in alike[1:])
+            and all(one == asked[0] for one in asked[1:])
+        ):
+            return _share_maps(context, alike, asked[0])
     return [_alone(context, method, records, images) for method in methods]
 
 
@@ -140,16 +147,11 @@ def _same_maps(one: MapProposer, other: MapProposer) -> bool:
 
 
 def _share_maps(
-    context: MethodContext,
-    method: Method,
-    proposers: Sequence[MapProposer],
-    records: Sequence[Record],
-    images: Sequence[tuple[Image.Image, ...]],
+    context: MethodContext, proposers: Sequence[MapProposer], questions: Sequence[Question]
 ) -> list[Answered]:
-    questions = method.questions(records, images)
     store = PrefixStore(_NO_LIMIT)
     clock = StageClock(context.backbone.device)
-    with CostMeter(context, records) as first_pass:
+    with CostMeter(context, questions) as first_pass:
         state = prefill(context.backbone, questions, proposers[0].reader, store=store, clock=clock)
         with clock.stage("proposal"):
             # Some policies ask for scores by all tokens of the question, and others do without.
@@ -157,7 +159,7 @@ def _share_maps(
             maps = proposers[wanted.index(max(wanted))].maps(state)
     results = []
     for proposer in proposers:
-        with CostMeter(context, records) as second_pass:
+        with CostMeter(context, questions) as second_pass:
             answers = answer_batch(
                 context.backbone,
                 questions,
@@ -165,7 +167,7 @@ def _share_maps(
                 store=store,
                 max_new_tokens=context.max_new_tokens,
             )
-        shares = clock.shares(len(records))
+        shares = clock.shares(len(questions))
         timed = [replace(one, seconds=_sum(shares, one.seconds)) for one in answers]
         results.append((timed, first_pass.share + second_pass.share))
     return results

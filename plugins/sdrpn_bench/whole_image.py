@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
+from sdrpn_bench.budgeted import fixed_resolution
 from sdrpn_bench.input_side import input_side
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_core.answering.answer import answer_batch
@@ -180,13 +181,6 @@ def tile_grid(size: tuple[int, int], side: int, max_tiles: int) -> tuple[int, in
 
     # The least reduction, with the fewest tiles.
     return min(grids, key=lambda grid: (longest_side(grid), grid[0] * grid[1]))
-
-
-def fixed_resolution(backbone: Backbone) -> str | None:
-    """Why more visual tokens cannot be had of a family; ``None`` if they can."""
-    if backbone.dynamic_resolution:
-        return None
-    return "the family's resolution is fixed: every image takes the same number of visual tokens"
 
 
 def answers_within(

@@ -36,6 +36,8 @@ def sdrpn_register_datasets(registry: Any) -> None:
         ("train", "small dotted shapes, for labels and RPN training"),
         ("small", "test: small shapes, whose dots vanish at model resolution"),
         ("visible", "test: large shapes, whose dots stay visible"),
+        ("mixed", "test: shapes of all sizes, of which some need a crop"),
+        ("mixed_train", "shapes of all sizes, for gates and their thresholds"),
     ):
         registry.add(
             f"glyphs/{split}",

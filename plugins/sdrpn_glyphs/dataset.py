@@ -19,6 +19,8 @@ from .scenes import Box, Scene, SceneSpec, make_scene, render
 SMALL = SceneSpec(count=(2, 6), width=(0.045, 0.085))
 VISIBLE = SceneSpec(count=(1, 5), width=(0.16, 0.28))
 """Widths at which the dot is at least about three pixels wide at model resolution (80 pixels)."""
+MIXED = SceneSpec(count=(2, 6), width=(0.045, 0.28), by_factor=True)
+"""From hidden to plainly visible: some questions need a crop, the others do not."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ SPLITS: MappingProxyType[str, SplitSpec] = MappingProxyType(
         "glyphs/train": SplitSpec(SMALL),
         "glyphs/small": SplitSpec(SMALL),
         "glyphs/visible": SplitSpec(VISIBLE),
+        "glyphs/mixed": SplitSpec(MIXED),
+        "glyphs/mixed_train": SplitSpec(MIXED),
     }
 )
 

@@ -59,6 +59,16 @@ def visible(n: int | None, seed: int) -> GlyphRecords:
     return GlyphRecords("glyphs/visible", n, seed)
 
 
+def mixed(n: int | None, seed: int) -> GlyphRecords:
+    """Test images of both kinds, and all that lies between: some questions need a crop."""
+    return GlyphRecords("glyphs/mixed", n, seed)
+
+
+def mixed_train(n: int | None, seed: int) -> GlyphRecords:
+    """The same, for the training of a gate and for choosing its threshold."""
+    return GlyphRecords("glyphs/mixed_train", n, seed)
+
+
 def is_correct(prediction: str, record: Record) -> bool:
     """Whether a prediction names the color of the dot, whatever else it says."""
     return record.answer is not None and answered_color(prediction) == answered_color(record.answer)

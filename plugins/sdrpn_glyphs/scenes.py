@@ -6,6 +6,7 @@ All coordinates are source pixels; boxes are ``(x0, y0, x1, y1)``, half-open.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,10 +89,25 @@ class Scene:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """How many shapes a scene has, and how wide they are relative to the image (inclusive)."""
+    """How many shapes a scene has, and how wide they are relative to the image (inclusive).
+
+    Attributes:
+        count: at least and at most.
+        width: of the narrowest and the widest.
+        by_factor: draw widths evenly on a logarithmic scale, so that halving the width is as likely
+            anywhere; else evenly on a linear one.
+    """
 
     count: tuple[int, int]
     width: tuple[float, float]
+    by_factor: bool = False
+
+    def draw_width(self, rng: random.Random) -> float:
+        """Draw the width of a shape."""
+        if not self.by_factor:
+            return rng.uniform(*self.width)
+        low, high = map(math.log, self.width)
+        return math.exp(rng.uniform(low, high))
 
 
 def _inner(box: Box) -> Box:
@@ -160,7 +176,7 @@ def make_scene(rng: random.Random, spec: SceneSpec) -> Scene:
     background = _jitter(rng, (gray, gray, gray), BACKGROUND_TINT)
     shapes: list[Shape] = []
     for color in rng.sample(list(COLORS), rng.randint(*spec.count)):
-        size = round(rng.uniform(*spec.width) * IMAGE_SIZE)
+        size = round(spec.draw_width(rng) * IMAGE_SIZE)
         for _ in range(PLACEMENT_TRIES):
             x = rng.randint(GAP, IMAGE_SIZE - GAP - size)
             y = rng.randint(GAP, IMAGE_SIZE - GAP - size)

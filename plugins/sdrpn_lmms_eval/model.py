@@ -126,6 +126,7 @@ class SdrpnSimple(lmms):
             questions(),
             self.session.proposer,
             batch_size=self.batch_size,
+            first_look_tokens=self.session.first_look_tokens,
             max_new_tokens=generation.max_new_tokens,
             on_error=refuse,
             **generation.options,

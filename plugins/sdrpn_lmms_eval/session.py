@@ -26,6 +26,8 @@ class ModelArguments:
         policy: crop policy; default: the RPN's.
         threshold: threshold of the crop policy; default: the RPN's.
         policy_options: other options of the policy, as a JSON object.
+        first_look_tokens: largest number of visual tokens of each whole image; default: what the
+            processor makes of it.
         device: where the model runs; default: CUDA if available.
         device_map: as of transformers, for models spread over devices.
         dtype: float32, bfloat16, float16 or auto; default: float32 on a CPU, else auto.
@@ -38,6 +40,7 @@ class ModelArguments:
     policy: str | None = None
     threshold: float | None = None
     policy_options: str | None = None
+    first_look_tokens: int | None = None
     device: str | None = None
     device_map: str | None = None
     dtype: str | None = None
@@ -91,10 +94,12 @@ class Session:
     Attributes:
         backbone: the model.
         proposer: where crops come from; ``None`` for plain answers.
+        first_look_tokens: see :class:`ModelArguments`.
     """
 
     backbone: Backbone
     proposer: Proposer | None
+    first_look_tokens: int | None = None
 
     @classmethod
     def load(cls, arguments: ModelArguments) -> Session:
@@ -108,6 +113,6 @@ class Session:
         given = {name: value for name, value in options.items() if value is not None}
         backbone = load_backbone(arguments.pretrained, **given)
         if arguments.rpn is None:
-            return cls(backbone, None)
+            return cls(backbone, None, arguments.first_look_tokens)
         rpn = RPN.from_pretrained(arguments.rpn, backbone=backbone)
-        return cls(backbone, RPNProposer(rpn, policy))
+        return cls(backbone, RPNProposer(rpn, policy), arguments.first_look_tokens)

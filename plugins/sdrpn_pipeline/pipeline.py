@@ -26,6 +26,8 @@ class RoIImageTextToTextPipeline(Pipeline):
         rpn_revision: its revision on the Hub.
         policy: name of the crop policy; default: the one in the RPN's configuration.
         policy_options: options of the policy to replace, such as ``{"threshold": 0.2}``.
+        first_look_tokens: largest number of visual tokens of each whole image, in families of
+            dynamic resolution.
         local_files_only: download nothing.
         kwargs: ``processor``, ``device``, ``batch_size``, and default arguments of
             :meth:`__call__`.
@@ -53,6 +55,7 @@ class RoIImageTextToTextPipeline(Pipeline):
         rpn_revision: str | None = None,
         policy: str | None = None,
         policy_options: dict[str, Any] | None = None,
+        first_look_tokens: int | None = None,
         local_files_only: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -66,6 +69,7 @@ class RoIImageTextToTextPipeline(Pipeline):
             rpn_revision=rpn_revision,
             policy=policy,
             policy_options=policy_options,
+            first_look_tokens=first_look_tokens,
             processor=self.processor,
             local_files_only=local_files_only,
         )

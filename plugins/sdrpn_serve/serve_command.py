@@ -17,7 +17,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
-from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold
+from sdrpn_core.cli.policy_options import FirstLookTokens, PolicyName, PolicyOptions, Threshold
 from sdrpn_core.errors import ConfigError, MissingExtraError
 from sdrpn_serve.settings import (
     Limits,
@@ -42,6 +42,7 @@ def serve(
     policy: PolicyName = None,
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
+    first_look_tokens: FirstLookTokens = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -129,6 +130,7 @@ def serve(
             None if model is None else rpn,
             policy,
             options,
+            first_look_tokens,
             load_options(dtype, device, attn_implementation, revision),
         ),
         Limits(

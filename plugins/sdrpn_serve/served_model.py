@@ -49,6 +49,7 @@ class ServedModel:
             rpn=settings.rpn,
             policy=settings.policy,
             policy_options=dict(settings.policy_options),
+            first_look_tokens=settings.first_look_tokens,
             **settings.load_options,
         )
         return cls(model, max_pixels)

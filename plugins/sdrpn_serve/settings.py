@@ -24,6 +24,8 @@ class ModelSettings:
         rpn: the RPN, if ``model`` is the backbone.
         policy: crop policy; default: the RPN's.
         policy_options: options of the policy to replace.
+        first_look_tokens: largest number of visual tokens of each whole image; default: what the
+            processor makes of it.
         load_options: ``dtype``, ``device``, ``attn_implementation``, ``revision``.
     """
 
@@ -31,6 +33,7 @@ class ModelSettings:
     rpn: str | None = None
     policy: str | None = None
     policy_options: Mapping[str, Any] = field(default_factory=dict)
+    first_look_tokens: int | None = None
     load_options: Mapping[str, Any] = field(default_factory=dict)
 
 

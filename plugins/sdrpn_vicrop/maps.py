@@ -95,7 +95,7 @@ def pure_gradient(state: Prefill, generic: str) -> list[list[Map]]:
         Per question one map per image.
     """
     backbone = state.backbone
-    inputs = [backbone.preprocess(image) for q in state.questions for image in q.images]
+    inputs = [item for question in state.questions for item in backbone.image_inputs(question)]
     specific = _pixel_gradients(backbone, state.prompts, inputs)
     general = _pixel_gradients(backbone, _asking(state, generic), inputs)
     maps = iter(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sdrpn_core.crops.budget import BudgetRule
 from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.grid.geometry import Box, Geometry, enclosing_box
@@ -17,7 +18,7 @@ RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 
 
 @dataclass(frozen=True)
-class WindowPolicy(CropPolicy):
+class WindowPolicy(BudgetRule, CropPolicy):
     """Crop one square window of the image.
 
     Windows of several sizes are laid on the map, each where its sum is largest. The one is taken
@@ -26,6 +27,8 @@ class WindowPolicy(CropPolicy):
 
     The published search takes the map for the whole image. Here it knows which cells show the
     image, so that padding is left out.
+
+    Adds to the options of ``BudgetRule``:
 
     Attributes:
         side: of the smallest window, in source pixels (published: the side of the model's input).
@@ -37,6 +40,7 @@ class WindowPolicy(CropPolicy):
     side: int = 336
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.side < 1:
             raise ConfigError(f"crop policy: side must be at least 1, not {self.side}")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdrpn_core.answering.budgets import check_budgets, policy_of
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
@@ -35,6 +36,7 @@ def answer(
     rpn: RPN | None = None,
     policy: CropPolicy | None = None,
     store: PrefixStore | None = None,
+    first_look_tokens: int | None = None,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
 ) -> Answer:
@@ -47,6 +49,7 @@ def answer(
         rpn: predicts the region; ``None`` for the plain answer.
         policy: turns the RoI map into crops; default: the policy in the RPN's configuration.
         store: keeps what does not depend on the question, for other questions about the image.
+        first_look_tokens: see :func:`answer_batch`.
         max_new_tokens: upper limit of the response length.
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
@@ -61,6 +64,7 @@ def answer(
         [Question.about(image, question)],
         proposer,
         store=store,
+        first_look_tokens=first_look_tokens,
         max_new_tokens=max_new_tokens,
         **options,
     )[0]
@@ -73,6 +77,7 @@ def answer_batch(
     proposer: Proposer | None = None,
     *,
     store: PrefixStore | None = None,
+    first_look_tokens: int | None = None,
     max_padding: float = DEFAULT_MAX_PADDING,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
@@ -87,20 +92,26 @@ def answer_batch(
         questions: the questions; images may differ in number, size and grid.
         proposer: where crops come from; ``None`` for plain answers.
         store: prefixes of earlier calls; those of this one are added.
+        first_look_tokens: largest number of visual tokens that each whole image is encoded with, in
+            families of dynamic resolution; crops are still cut from the image as it is. Default:
+            the questions' own, which is that of the processor unless they say otherwise.
         max_padding: largest share of a batch that may be padding; at least 0, less than 1.
         max_new_tokens: upper limit of the response lengths.
         options: further arguments of ``generate()``, except those for several responses to one
             prompt and those that need the prompt's ids.
 
     Raises:
-        ConfigError: ``max_padding`` is out of range, ``store`` belongs to another backbone, or an
-            option of ``generate()`` cannot be passed on.
+        ConfigError: ``max_padding`` is out of range, ``store`` belongs to another backbone, an
+            option of ``generate()`` cannot be passed on, or the family's resolution is fixed and a
+            first look or a crop budget is asked for.
         InputError: an empty question, or a prompt that exceeds the model's context.
     """
     check_max_padding(max_padding)
     check_generate_options(options)
+    check_budgets(backbone, policy_of(proposer), first_look_tokens)
     if not questions:
         return []
+    questions = [question.with_first_look(first_look_tokens) for question in questions]
     generation = {"max_new_tokens": max_new_tokens, **options}
     rule = BatchRule.of(backbone, max_padding, generation)
     answers: dict[int, Answer] = {}

@@ -35,7 +35,7 @@ def encode_crops(
         Per image its plan and the segments of its crops. Crops that the backbone rejects, or of
         which no token is kept, are left out; a plan that loses all its crops becomes ``too_small``.
     """
-    cut = [[_preprocess(backbone, image, crop) for crop in plan.crops] for image, plan in jobs]
+    cut = [[_try_input(backbone, image, crop) for crop in plan.crops] for image, plan in jobs]
     inputs = [item for row in cut for item in row if isinstance(item, ImageInput)]
     features = iter(backbone.image_features(inputs) if inputs else [])
     results = []
@@ -61,10 +61,23 @@ def encode_crops(
     return results
 
 
-def _preprocess(backbone: Backbone, image: Image.Image, crop: Crop) -> ImageInput | ImageError:
-    """The encoder's input for a crop, or the reason why the backbone rejects it."""
+def crop_input(backbone: Backbone, image: Image.Image, crop: Crop) -> ImageInput:
+    """The encoder's input for a crop, which is cut from the image as it is.
+
+    Raises:
+        ImageError: the backbone cannot encode a crop of this size or shape.
+        ConfigError: the crop has a budget, and the family's resolution is fixed.
+    """
+    cut = image.crop(crop.box)
+    if crop.max_tokens is None:
+        return backbone.preprocess_crop(cut)
+    return backbone.preprocess_native_crop(cut, crop.max_tokens)
+
+
+def _try_input(backbone: Backbone, image: Image.Image, crop: Crop) -> ImageInput | ImageError:
+    """As :func:`crop_input`, or the reason why the backbone rejects the crop."""
     try:
-        return backbone.preprocess_crop(image.crop(crop.box))
+        return crop_input(backbone, image, crop)
     except ImageError as error:
         return error
 

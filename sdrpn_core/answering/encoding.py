@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdrpn_core.answering.prefix_store import PrefixKey, PrefixStore, prefix_keys
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.errors import InputError
 from sdrpn_core.runtime.buckets import padding
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix import Prefix, PrefixReader
-    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.adapter import Backbone, Question
     from sdrpn_core.backbone.prompt import Prompt
     from sdrpn_core.runtime.clock import StageClock
 
@@ -104,9 +103,7 @@ def encode_questions(
     if store is not None:
         store.bind(backbone)
     parts = [split_ids(backbone, question) for question in questions]
-    keys = prefix_keys(
-        [ids for ids, _ in parts], [q.images for q in questions], stored=store is not None
-    )
+    keys = prefix_keys([ids for ids, _ in parts], questions, stored=store is not None)
     first: dict[PrefixKey | int, int] = {}
     owners = [
         first.setdefault(index if key is None else key, index) for index, key in enumerate(keys)
@@ -118,10 +115,7 @@ def encode_questions(
         with clock.stage("vision"):
             prompts = backbone.encode_ids(
                 [parts[owner][0] for owner in missing],
-                [
-                    Question("", questions[owner].images, inputs=questions[owner].inputs)
-                    for owner in missing
-                ],
+                [questions[owner] for owner in missing],
             )
     return EncodedQuestions(
         backbone,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_core.answering.prefix import Prefix, PrefixReader
-    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.adapter import Backbone, Question
 
 #: Default limit of a store. The keys and values of 600 tokens take 0.3 GB in a 7B model with
 #: full attention heads in half precision (32 layers x 2 x 4096 x 2 bytes x 600).
@@ -29,10 +29,12 @@ class PrefixKey:
     Attributes:
         ids: its tokens, with one placeholder per image.
         images: per image its size and a digest of its pixels.
+        first_look_tokens: largest number of visual tokens that each image was encoded with.
     """
 
     ids: tuple[int, ...]
     images: tuple[tuple[tuple[int, int], bytes], ...]
+    first_look_tokens: int | None = None
 
 
 class PrefixStore:
@@ -120,26 +122,30 @@ class PrefixStore:
 
 
 def prefix_keys(
-    ids: Sequence[Sequence[int]], images: Sequence[Sequence[Image.Image]], *, stored: bool
+    ids: Sequence[Sequence[int]], questions: Sequence[Question], *, stored: bool
 ) -> list[PrefixKey | None]:
     """Compute the keys of several prefixes.
 
     Args:
         ids: their tokens, with placeholders.
-        images: their images.
+        questions: whose prefixes they are.
         stored: whether the prefixes go into a store. If not, only those that may equal another of
             them get a key, because hashing the pixels of a large image takes a while.
     """
     shapes = [
-        (tuple(row), tuple(image.size for image in row_images))
-        for row, row_images in zip(ids, images, strict=True)
+        (tuple(row), tuple(image.size for image in question.images), question.first_look_tokens)
+        for row, question in zip(ids, questions, strict=True)
     ]
     count = Counter(shapes)
     return [
-        PrefixKey(shape[0], tuple((image.size, _digest(image)) for image in row_images))
+        PrefixKey(
+            shape[0],
+            tuple((image.size, _digest(image)) for image in question.images),
+            question.first_look_tokens,
+        )
         if stored or count[shape] > 1
         else None
-        for shape, row_images in zip(shapes, images, strict=True)
+        for shape, question in zip(shapes, questions, strict=True)
     ]
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.budgets import check_budgets
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.pruning import may_be_pruned, without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.loading import HUB_OPTIONS, load_backbone
+from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.backbone_source import backbone_source
 from sdrpn_core.rpn.checkpoint import read_rpn_config
@@ -41,11 +43,22 @@ class RoIModel:
         backbone: the frozen model.
         rpn: predicts the region, attached to that backbone.
         policy: turns RoI maps into crops.
+        first_look_tokens: largest number of visual tokens that each whole image is encoded with, in
+            families of dynamic resolution, unless a question or a call says otherwise; crops are
+            still cut from the image as it is. ``None``: as many as the processor makes of it.
+
+    Raises:
+        ConfigError: a budget is below 1, or the family's resolution is fixed and a first look or a
+            crop budget is asked for.
     """
 
     backbone: Backbone
     rpn: RPN
     policy: CropPolicy
+    first_look_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        check_budgets(self.backbone, self.policy, self.first_look_tokens)
 
     @classmethod
     def from_pretrained(
@@ -55,6 +68,7 @@ class RoIModel:
         rpn: str | Path | None = None,
         policy: str | None = None,
         policy_options: dict[str, Any] | None = None,
+        first_look_tokens: int | None = None,
         revision: str | None = None,
         rpn_revision: str | None = None,
         **options: Any,
@@ -67,6 +81,7 @@ class RoIModel:
             rpn: the RPN's local folder or Hub id, if ``source`` is the backbone.
             policy: name of the crop policy; default: the one in the RPN's configuration.
             policy_options: options of the policy to replace, such as ``{"threshold": 0.2}``.
+            first_look_tokens: see the attribute.
             revision: revision of ``source`` on the Hub. The backbone that an RPN names has the
                 revision that is named there.
             rpn_revision: revision of ``rpn`` on the Hub.
@@ -79,7 +94,8 @@ class RoIModel:
             CheckpointError: there is no RPN, its files are broken, it belongs to another backbone,
                 or the backbone that it names is not there.
             InputError: the backbone cannot be loaded.
-            ConfigError: a bad option, of loading or of the policy.
+            ConfigError: a bad option, of loading or of the policy, or a budget for a family of
+                fixed resolution.
             UnknownNameError: no policy of that name, or no adapter for the backbone.
             MissingExtraError: flash-attention is asked for and not installed.
         """
@@ -94,10 +110,12 @@ class RoIModel:
         # takes longer.
         config, folder = read_rpn_config(rpn_source, **download)
         crop_policy = config.crop_policy(policy, policy_options)
+        check_budget(first_look_tokens, "first_look_tokens")
         if rpn is None:
             source, revision = backbone_source(config, rpn_source)
         backbone = load_backbone(source, revision=revision, **options)
-        return cls(backbone, RPN.from_pretrained(folder, backbone=backbone), crop_policy)
+        loaded = RPN.from_pretrained(folder, backbone=backbone)
+        return cls(backbone, loaded, crop_policy, first_look_tokens)
 
     @cached_property
     def proposer(self) -> RPNProposer:
@@ -116,7 +134,8 @@ class RoIModel:
 
         Raises:
             UnknownNameError: no policy of that name.
-            ConfigError: an option is unknown or out of range.
+            ConfigError: an option is unknown or out of range, or a crop budget for a family of
+                fixed resolution.
         """
         return replace(self, policy=self.rpn.config.crop_policy(policy, policy_options))
 
@@ -145,9 +164,11 @@ class RoIModel:
 
         Args:
             questions: the questions; images may differ in number, size and grid.
-            options: ``max_new_tokens``, ``store``, ``max_padding`` and arguments of ``generate()``.
+            options: ``max_new_tokens``, ``store``, ``first_look_tokens``, ``max_padding`` and
+                arguments of ``generate()``.
         """
-        return answer_batch(self.backbone, questions, self.proposer, **options)
+        looking = [self._looking(question) for question in questions]
+        return answer_batch(self.backbone, looking, self.proposer, **options)
 
     def answer_stream(
         self, questions: Iterable[Question], **options: Any
@@ -158,7 +179,8 @@ class RoIModel:
             questions: any number; read a batch ahead of need.
             options: ``batch_size``, ``on_error``, and those of :meth:`answer_batch`.
         """
-        return answer_stream(self.backbone, questions, self.proposer, **options)
+        looking = map(self._looking, questions)
+        return answer_stream(self.backbone, looking, self.proposer, **options)
 
     def propose(
         self, image: str | Path | bytes | Image.Image | Sequence[Any], question: str
@@ -190,7 +212,7 @@ class RoIModel:
         Raises:
             InputError: an empty question, or a prompt that exceeds the model's context.
         """
-        prompts = self.backbone.encode(questions)
+        prompts = self.backbone.encode([self._looking(question) for question in questions])
         maps = iter(
             predict_prompt_roi(
                 self.backbone, prompts, self.rpn, wants_question=may_be_pruned(self.policy)
@@ -206,3 +228,8 @@ class RoIModel:
             )
             proposals.append(list(map(Proposal, plans, rois, prompt.geometries)))
         return proposals
+
+    def _looking(self, question: Question) -> Question:
+        """The question, with the model's first look if it has none of its own."""
+        own = question.first_look_tokens
+        return question.with_first_look(self.first_look_tokens if own is None else own)

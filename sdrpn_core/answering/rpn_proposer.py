@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import repeat
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -35,21 +34,28 @@ class RPNProposer(MapProposer):
     """Crops the regions that an RPN predicts: the paper's method.
 
     Where the RPN has a gate, each question is put to it first. A question that needs no region
-    costs the gate's layers and nothing else: neither the trunk nor the policy runs for a batch of
-    such questions, and the plain answer goes on.
+    costs the gate's layers and nothing else: neither the trunk nor the policy runs for it, whatever
+    the others of its batch need, and the plain answer goes on.
 
     Args:
         rpn: a trained RPN, attached to the backbone of the prefills it will see.
         policy: turns its maps into crops; default: the policy in its configuration.
         gate_threshold: probability from which on the region is looked for; 0 does not ask the gate;
             default: the gate's own.
+        always_asks: whether the gate is asked for its probability even where a threshold of 0
+            leaves it nothing to decide.
 
     Raises:
         ConfigError: a threshold that is no probability, or one above 0 for an RPN without a gate.
     """
 
     def __init__(
-        self, rpn: RPN, policy: CropPolicy | None = None, *, gate_threshold: float | None = None
+        self,
+        rpn: RPN,
+        policy: CropPolicy | None = None,
+        *,
+        gate_threshold: float | None = None,
+        always_asks: bool = False,
     ) -> None:
         self.rpn = rpn.eval()
         self.reader = rpn
@@ -57,8 +63,9 @@ class RPNProposer(MapProposer):
         own = 0.0 if rpn.config.gate is None else rpn.config.gate.threshold
         self.gate_threshold = own if gate_threshold is None else gate_threshold
         check_threshold(self.gate_threshold)
-        if self.gate_threshold and rpn.gate is None:
-            raise ConfigError("a threshold of the gate is given, but this RPN has no gate")
+        self.asks_gate = always_asks or self.gate_threshold > 0
+        if self.asks_gate and rpn.gate is None:
+            raise ConfigError("the gate is to be asked, but this RPN has no gate")
 
     def maps(self, state: Prefill) -> list[RoIMap | None]:
         """The RoI maps of all images, prompt by prompt; ``None`` where the gate is closed."""
@@ -92,15 +99,15 @@ class RPNProposer(MapProposer):
         readings = state.readings(self.rpn)
         features = state.question_features(self.rpn.branch)
         needs: Sequence[float | None] = [None] * len(state.prompts)
-        if self.gate_threshold:
-            needs = self.rpn.gate_after(readings, features)
-        closed = [need is not None and need < self.gate_threshold for need in needs]
-        maps: Iterator[RoIMap | None] = repeat(None)
-        if not all(closed):
-            maps = iter(self.rpn.score_after(readings, features, places).maps())
-        rows: list[_Reading] = []
-        for prompt, need, is_closed in zip(state.prompts, needs, closed, strict=True):
-            # Those of closed questions, which share a pass with others, are not used.
-            row = [next(maps) for _ in prompt.images]
-            rows.append((need, [None for _ in row] if is_closed else row))
-        return rows
+        if self.asks_gate:
+            needs = self.rpn.gate_after(readings, features, places)
+        is_open = [need is None or need >= self.gate_threshold for need in needs]
+        seen = [place for place in places if is_open[place.row]]
+        maps: Iterator[RoIMap] = iter(())
+        if seen:
+            rows = list(dict.fromkeys(place.row for place in seen))
+            maps = iter(self.rpn.score_after(readings, features, seen, rows).maps())
+        return [
+            (need, [next(maps) if opened else None for _ in prompt.images])
+            for prompt, need, opened in zip(state.prompts, needs, is_open, strict=True)
+        ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.answering.budgets import check_budgets, policy_of
 from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
@@ -47,6 +48,7 @@ def answer_stream(
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
     store: PrefixStore | None = None,
+    first_look_tokens: int | None = None,
     max_padding: float = DEFAULT_MAX_PADDING,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     on_error: OnError | None = None,
@@ -68,6 +70,7 @@ def answer_stream(
         batch_size: largest number of questions that go through the model together.
         store: keeps prefixes for questions about the same images in other batches and other
             calls; without one, only questions of the same batch share theirs.
+        first_look_tokens: see :func:`~sdrpn_core.answering.answer.answer_batch`.
         max_padding: largest share of a batch that may be padding; at least 0, less than 1.
         max_new_tokens: upper limit of the response lengths.
         on_error: called for questions that cannot be answered, which are then skipped; default:
@@ -79,7 +82,8 @@ def answer_stream(
 
     Raises:
         ConfigError: the batch size is below 1, ``max_padding`` is out of range, ``store`` belongs
-            to another backbone, or an option of ``generate()`` cannot be passed on.
+            to another backbone, an option of ``generate()`` cannot be passed on, or the family's
+            resolution is fixed and a first look or a crop budget is asked for.
         InputError: an empty question, or a prompt that exceeds the model's context; says which
             question.
     """
@@ -87,10 +91,12 @@ def answer_stream(
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
     check_max_padding(max_padding)
     check_generate_options(options)
+    check_budgets(backbone, policy_of(proposer), first_look_tokens)
     generation = {"max_new_tokens": max_new_tokens, **options}
     rule = BatchRule.of(backbone, max_padding, generation)
     stream = _Stream(backbone, proposer, batch_size, store, rule, generation)
-    return stream.run(questions, on_error or _raise)
+    looking = (question.with_first_look(first_look_tokens) for question in questions)
+    return stream.run(looking, on_error or _raise)
 
 
 def _raise(index: int, error: InputError) -> None:

@@ -30,17 +30,23 @@ if TYPE_CHECKING:
 DEFAULT_BATCH_SIZE = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Worth:
     """The reference response's log-likelihoods, in nats, summed over its tokens.
 
     Attributes:
         plain: without a crop.
         cropped: with the crops of each candidate, in order.
+        proposals: the candidates, one proposal per image, without the crops that the backbone
+            cannot encode.
+        crop_tokens: visual tokens that each candidate adds to the prompt, less those that pruning
+            drops.
     """
 
     plain: float
     cropped: tuple[float, ...]
+    proposals: tuple[tuple[Proposal, ...], ...]
+    crop_tokens: tuple[int, ...]
 
     @property
     def utilities(self) -> tuple[float, ...]:
@@ -92,6 +98,8 @@ def worth_of_crops(
         raise InputError("what a region is worth shows in a response, and one of these is empty")
     sequences: list[_Sequence] = []
     places: list[list[int]] = []
+    judged: list[list[tuple[Proposal, ...]]] = []
+    added: list[list[int]] = []
     for index, (prompt, prefix, ids) in enumerate(
         zip(state.prompts, state.prefixes, responses, strict=True)
     ):
@@ -101,6 +109,8 @@ def worth_of_crops(
             index, prompt.followed_by(shown), prefix, min(len(prefix), len(prompt) - 1)
         )
         places.append([len(sequences)])
+        judged.append([])
+        added.append([])
         sequences.append(plain)
         rows = candidates[index]
         inserted = insert_crops(
@@ -110,6 +120,8 @@ def worth_of_crops(
             rows,
         )
         for cropped, proposals in inserted:
+            judged[-1].append(tuple(proposals))
+            added[-1].append(cropped.n_visual_tokens - prompt.n_visual_tokens)
             if any(proposal.plan.crops for proposal in proposals):
                 places[-1].append(len(sequences))
                 kept = n_reused(prompt, prefix, proposals)
@@ -128,7 +140,8 @@ def worth_of_crops(
         )
         found.update(zip(batch, values, strict=True))
     return [
-        Worth(found[first], tuple(found[place] for place in others)) for first, *others in places
+        Worth(found[first], tuple(found[place] for place in others), tuple(kept), tuple(tokens))
+        for (first, *others), kept, tokens in zip(places, judged, added, strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ from sdrpn_core.backbone.decoder import FULL_ATTENTION, decoder_layers, layer_ki
 from sdrpn_core.backbone.plain_text import PlainText
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
+from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.text import check_question, check_text
 from sdrpn_core.errors import ConfigError, InputError
@@ -61,6 +62,9 @@ class Question:
         response_ids: a given response, appended to the prompt (teacher forcing).
         special_tokens: whether special tokens that the text spells, such as an end-of-turn token,
             are meant as such; else they are text.
+        first_look_tokens: largest number of visual tokens that each whole image is encoded with,
+            in families of dynamic resolution; crops are still cut from the image as it is.
+            ``None``: as many as the backbone's processor makes of it.
         inputs: what ``preprocess`` makes of the images, where that was done ahead by a
             :class:`~sdrpn_core.backbone.preprocessing.Preprocessor`; empty where it was not.
     """
@@ -69,12 +73,23 @@ class Question:
     images: tuple[Image.Image, ...] = ()
     response_ids: tuple[int, ...] = field(default=())
     special_tokens: bool = False
+    first_look_tokens: int | None = None
     inputs: tuple[ImageInput, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_budget(self.first_look_tokens, "first_look_tokens")
 
     @property
     def n_images(self) -> int:
         """How many images the prompt shows."""
         return len(self.images or self.inputs)
+
+    def with_first_look(self, n_tokens: int | None) -> Question:
+        """The same with other ``first_look_tokens``; ``None`` leaves the question as it is."""
+        if n_tokens is None or n_tokens == self.first_look_tokens:
+            return self
+        # What was prepared ahead has the other number of tokens.
+        return replace(self, first_look_tokens=n_tokens, inputs=())
 
     @classmethod
     def about(cls, image: str | Path | bytes | Image.Image | Sequence[Any], text: str) -> Question:
@@ -105,7 +120,7 @@ class Backbone(ABC):
     #: ``config.model_type`` values that the adapter serves.
     model_types: ClassVar[tuple[str, ...]] = ()
     #: Whether images take as many visual tokens as their size asks for, within a budget. If so,
-    #: :meth:`with_visual_tokens` is written.
+    #: :meth:`with_visual_tokens` and :meth:`preprocess_native_crop` are written.
     dynamic_resolution: ClassVar[bool] = False
     #: Whether the family was trained to read tiles of an image beside the whole of it.
     trained_on_tiles: ClassVar[bool] = False
@@ -152,10 +167,25 @@ class Backbone(ABC):
         Raises:
             ConfigError: the family's resolution is fixed.
         """
-        raise ConfigError(
-            f"{self.name}: the family's resolution is fixed, so every image takes the same number "
-            f"of visual tokens, and a budget of {limit} cannot be set"
-        )
+        raise self._fixed_resolution(f"a budget of {limit}")
+
+    def preprocess_native_crop(self, image: Image.Image, limit: int) -> ImageInput:
+        """The encoder's input for a crop at its own resolution: no larger than its pixels ask for.
+
+        :func:`~sdrpn_core.grid.native.native_grid` chooses the grid.
+
+        Args:
+            image: the crop; the geometry's source is the crop itself.
+            limit: largest number of visual tokens; the family's own minimum comes before it, and
+                its processor's maximum holds as well.
+
+        Raises:
+            ConfigError: the family's resolution is fixed, or its adapter does not offer this.
+            ImageError: as :meth:`preprocess_crop`.
+        """
+        if self.dynamic_resolution:
+            raise ConfigError(f"{self.name}: the family's adapter does not offer crop budgets")
+        raise self._fixed_resolution(f"a crop budget of {limit}")
 
     def pixel_plane(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """One image's ``pixel_values``, or gradients by them, as ``(channels, height, width)``.
@@ -415,7 +445,7 @@ class Backbone(ABC):
                     f"the prompt holds {found} image placeholders for {question.n_images} "
                     "images (a response must hold none)"
                 )
-        inputs = [item for question in questions for item in self._inputs(question)]
+        inputs = [item for question in questions for item in self.image_inputs(question)]
         features = iter(self.image_features(inputs) if inputs else [])
         segments = iter(
             ImageSegment(next(features), item.geometry.grid, item.geometry) for item in inputs
@@ -451,6 +481,35 @@ class Backbone(ABC):
         """A tensor on the model's device, floating point ones in the model's dtype."""
         dtype = self.model.dtype if tensor.is_floating_point() else None
         return tensor.to(self.model.device, dtype)
+
+    def image_inputs(self, question: Question) -> list[ImageInput]:
+        """What the vision encoder gets of a question's images, on the model's device.
+
+        Raises:
+            ConfigError: a first look is asked for, and the family's resolution is fixed.
+            ImageError: the family cannot encode an image of this size or shape.
+        """
+        if question.inputs:
+            return [
+                replace(item, tensors={k: self.to_model(part) for k, part in item.tensors.items()})
+                for item in question.inputs
+            ]
+        n_tokens = question.first_look_tokens
+        looking = self if n_tokens is None else self.with_visual_tokens(n_tokens)
+        return [looking.preprocess(image) for image in question.images]
+
+    def check_dynamic_resolution(self, option: str, n_tokens: int | None) -> None:
+        """Refuse an option that only families of dynamic resolution can have.
+
+        Args:
+            option: its name.
+            n_tokens: its value; ``None`` if it is not set.
+
+        Raises:
+            ConfigError: it is set, and the family's resolution is fixed.
+        """
+        if n_tokens is not None and not self.dynamic_resolution:
+            raise self._fixed_resolution(f"{option}={n_tokens}")
 
     def fitting_branch(self, branch: int, n_layers: int) -> int:
         """The first B from ``branch`` on at which copied layers can run as the decoder's do.
@@ -551,14 +610,11 @@ class Backbone(ABC):
             return None
         return args, {**kwargs, **self.decoder_inputs(rows, kwargs)}
 
-    def _inputs(self, question: Question) -> list[ImageInput]:
-        """What the vision encoder gets, on the model's device."""
-        if not question.inputs:
-            return [self.preprocess(image) for image in question.images]
-        return [
-            replace(item, tensors={k: self.to_model(part) for k, part in item.tensors.items()})
-            for item in question.inputs
-        ]
+    def _fixed_resolution(self, asked: str) -> ConfigError:
+        return ConfigError(
+            f"{self.name}: the family's resolution is fixed, so every image takes the same number "
+            f"of visual tokens, and {asked} cannot be set"
+        )
 
     def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:
         segments: list[Segment] = []

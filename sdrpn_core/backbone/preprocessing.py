@@ -56,6 +56,6 @@ class Preprocessor:
         the place where failures are told from each other.
         """
         try:
-            return replace(question, inputs=tuple(map(self, question.images)))
+            return replace(question, inputs=tuple(self._adapter.image_inputs(question)))
         except InputError:
             return question

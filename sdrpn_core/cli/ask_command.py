@@ -20,7 +20,13 @@ from sdrpn_core.cli.model_options import (
     load_options,
     load_roi_model,
 )
-from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, policy_changes
+from sdrpn_core.cli.policy_options import (
+    FirstLookTokens,
+    PolicyName,
+    PolicyOptions,
+    Threshold,
+    policy_changes,
+)
 from sdrpn_core.cli.proposal_facts import proposal_facts
 from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_images
 from sdrpn_core.data.limits import MAX_PIXELS
@@ -45,6 +51,7 @@ def ask(
     policy: PolicyName = None,
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
+    first_look_tokens: FirstLookTokens = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer.")] = (
         DEFAULT_MAX_NEW_TOKENS
     ),
@@ -85,7 +92,10 @@ def ask(
     else:
         found_by = load_roi_model(model, rpn, policy=policy, policy_options=changes, **loading)
         backbone = found_by.backbone
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "first_look_tokens": first_look_tokens,
+    }
     if stream:
         from transformers import TextStreamer
 
@@ -129,6 +139,8 @@ def _print(answer: Answer, files: list[Path]) -> None:
         which = f"image {number}: " if len(answer.proposals) > 1 else ""
         reason = f", plain answer: {plan.reason}" if plan.reason else ""
         note("outcome", f"{which}{plan.outcome.value}{reason}")
+        if proposal.gate is not None:
+            note("gate", f"{which}{proposal.gate:.3f} (probability that a region is needed)")
         for crop in plan.crops:
             note("region", f"{which}{list(crop.box)} (x0, y0, x1, y1 in pixels)")
     note("visual tokens", str(answer.n_visual_tokens))

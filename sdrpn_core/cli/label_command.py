@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,6 +26,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.run_summary import plain_summary, print_counts, print_skipped
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import InputError
 from sdrpn_core.labeling.defaults import (
@@ -34,12 +35,7 @@ from sdrpn_core.labeling.defaults import (
     DEFAULT_SHARD_SIZE,
 )
 
-if TYPE_CHECKING:
-    from sdrpn_core.labeling.run import LabelSummary
-
 __all__ = ["label"]
-
-_MAX_LISTED = 20
 
 
 def label(
@@ -116,28 +112,9 @@ def label(
     if not is_main_process():
         return
     if as_json:
-        typer.echo(json.dumps(_plain(summary, out), indent=2))
+        typer.echo(json.dumps(plain_summary(summary, out), indent=2))
     else:
-        _print(summary, out)
+        print_counts(summary, out)
+        print_skipped(summary)
     if not summary.counts[LabelStatus.OK]:
         raise InputError(f"{out}: no record could be labeled: {len(summary.skipped)} skipped")
-
-
-def _plain(summary: LabelSummary, out: Path) -> dict[str, Any]:
-    return {
-        "folder": str(out),
-        "counts": {status.value: count for status, count in summary.counts.items()},
-        "skipped": [
-            {"index": s.index, "id": s.id, "status": s.status.value, "reason": s.reason}
-            for s in summary.skipped
-        ],
-    }
-
-
-def _print(summary: LabelSummary, out: Path) -> None:
-    counts = ", ".join(f"{n} {status.value}" for status, n in summary.counts.items() if n)
-    typer.echo(f"{out}: {counts}")
-    for skipped in summary.skipped[:_MAX_LISTED]:
-        typer.echo(f"  skipped {skipped.id}: {skipped.status.value}: {skipped.reason}")
-    if len(summary.skipped) > _MAX_LISTED:
-        typer.echo(f"  and {len(summary.skipped) - _MAX_LISTED} more; --json lists them all")

@@ -8,7 +8,7 @@ from typing import Any
 
 from sdrpn_core.errors import ConfigError
 
-__all__ = ["parse_options"]
+__all__ = ["parse_counts", "parse_options"]
 
 
 def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
@@ -37,6 +37,22 @@ def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
         except RecursionError as error:
             raise ConfigError(f"{option} {key!r}: its value is nested too deeply") from error
     return values
+
+
+def parse_counts(text: str, option: str) -> list[int]:
+    """Read ``"64,256"`` as ``[64, 256]``.
+
+    Args:
+        text: positive numbers between commas; may be empty.
+        option: the option's name, for messages.
+
+    Raises:
+        ConfigError: something else.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise ConfigError(f"{option} {text!r}: write positive numbers, N1,N2,...")
+    return [int(word) for word in words]
 
 
 def _refuse(constant: str) -> None:

@@ -1,4 +1,4 @@
-"""How a command changes the crop policy that an RPN's configuration names."""
+"""How a command changes the crop policy that an RPN names, and the look before it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from sdrpn_core.cli.option_values import parse_options
 
-__all__ = ["PolicyName", "PolicyOptions", "Threshold", "policy_changes"]
+__all__ = ["FirstLookTokens", "PolicyName", "PolicyOptions", "Threshold", "policy_changes"]
 
 PolicyName = Annotated[
     str | None,
@@ -24,6 +24,16 @@ PolicyOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--policy-option", metavar="KEY=VALUE", help="Set another option of the policy; repeatable."
+    ),
+]
+
+FirstLookTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Encode each whole image with at most N visual tokens (dynamic resolution only); "
+        "crops are cut from the image as it is.",
     ),
 ]
 

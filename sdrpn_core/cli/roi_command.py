@@ -25,7 +25,13 @@ from sdrpn_core.cli.model_options import (
     load_options,
     load_roi_model,
 )
-from sdrpn_core.cli.policy_options import PolicyName, PolicyOptions, Threshold, policy_changes
+from sdrpn_core.cli.policy_options import (
+    FirstLookTokens,
+    PolicyName,
+    PolicyOptions,
+    Threshold,
+    policy_changes,
+)
 from sdrpn_core.cli.proposal_facts import proposal_facts
 from sdrpn_core.cli.question_input import ImagePath, MoreImages, QuestionText, open_images
 from sdrpn_core.data.limits import MAX_PIXELS
@@ -50,6 +56,7 @@ def roi(
     policy: PolicyName = None,
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
+    first_look_tokens: FirstLookTokens = None,
     save: Annotated[
         Path | None,
         typer.Option(help="Save an image of the heatmap and the crops (.png), one per image."),
@@ -83,6 +90,7 @@ def roi(
         rpn,
         policy=policy,
         policy_options=changes,
+        first_look_tokens=first_look_tokens,
         **load_options(dtype, device, attn_implementation, revision),
     )
     results = []

@@ -26,6 +26,15 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.target_options import Form, Temperature, Tolerance
+from sdrpn_core.cli.train_objectives import (
+    GATE,
+    LABELS,
+    check_objective,
+    gate_objective,
+    map_targets,
+    utility_objective,
+)
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.util.formatting import readable_bytes
@@ -40,13 +49,48 @@ def train(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="LABELS", help="Output folder of `sdrpn label`; with --lazy, records."
+            metavar="DATA",
+            help="Output folder of `sdrpn label`, or of `sdrpn utility` for another objective; "
+            "with --lazy, records.",
         ),
     ],
     model: ModelPath,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the run; the RPN is in OUT/rpn.")
     ],
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="What is trained: a new RPN from labels (labels), the gate of a trained RPN "
+            "(gate), or its map, from judged regions (utility)."
+        ),
+    ] = LABELS,
+    rpn: Annotated[
+        str | None,
+        typer.Option(
+            help="With another objective than labels, the trained RPN: local folder or Hub ID."
+        ),
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="Gate: decoder (default), linear, or that of a plugin.")
+    ] = None,
+    gate_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Set an option of the gate; repeatable."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="A crop helps if it is worth more than this, in nats; default: 0.7."),
+    ] = None,
+    indifference: Annotated[
+        float | None,
+        typer.Option(
+            help="A crop does not help if it is worth at most this, in nats; default: 0.1."
+        ),
+    ] = None,
+    form: Form = None,
+    tolerance: Tolerance = None,
+    temperature: Temperature = None,
     lazy: Annotated[
         bool,
         typer.Option("--lazy", help="Compute labels during training, from records with responses."),
@@ -131,7 +175,8 @@ def train(
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train an RPN for a frozen backbone. Defaults come from the recipe or the preset.
+    """Train an RPN, refine one, or train its gate, for a frozen backbone. Defaults come from the
+    recipe, the preset or the objective.
 
     Loads only the backbone layers that training needs. Run the command again to resume an
     interrupted run.
@@ -150,6 +195,28 @@ def train(
     }
     shape = {"branch": branch, "n_layers": layers, "head": head, "loss": loss}
     head_options = parse_options(head_option or [], "--head-option")
+    gate_options = parse_options(gate_option or [], "--gate-option")
+    check_objective(
+        objective,
+        {
+            "--lazy": lazy,
+            "--n": n,
+            "--recipe": recipe,
+            "--branch": branch,
+            "--layers": layers,
+            "--head": head,
+            "--head-option": head_option,
+            "--loss": loss,
+            "--rpn": rpn,
+            "--gate": gate,
+            "--gate-option": gate_option,
+            "--margin": margin,
+            "--indifference": indifference,
+            "--form": form,
+            "--tolerance": tolerance,
+            "--temperature": temperature,
+        },
+    )
     how = read_options(column, image_root, split, allow_urls)
     if how.given() and not lazy:
         raise ConfigError(f"a label run has no option {how.given()[0]!r}: it is for --lazy")
@@ -160,24 +227,37 @@ def train(
     trackers = check_trackers(tracker or ())  # before the backbone is loaded, which takes longer
 
     from sdrpn_core.distributed.processes import is_main_process
-    from sdrpn_core.training.loading import load_for_training
+    from sdrpn_core.training.loading import load_for_training, load_to_continue
     from sdrpn_core.training.stage import train as run
 
-    inputs = load_for_training(
-        model,
-        recipe=recipe,
-        lazy=lazy,
-        settings=_given(chosen),
-        config={**_given(shape), "head_options": head_options},
+    loading = {
+        "settings": _given(chosen),
         **load_options(dtype, device, attn_implementation, revision),
-    )
+    }
+    purpose: dict[str, Any]
+    if rpn is None:
+        inputs = load_for_training(
+            model,
+            recipe=recipe,
+            lazy=lazy,
+            config={**_given(shape), "head_options": head_options},
+            **loading,
+        )
+        backbone, settings = inputs.backbone, inputs.settings
+        purpose = {"config": inputs.config, "recipe": inputs.recipe}
+    else:
+        if objective == GATE:
+            goal = gate_objective(rpn, gate, gate_options, margin, indifference)
+        else:
+            goal = utility_objective(rpn, map_targets(form, margin, tolerance, temperature))
+        backbone, settings = load_to_continue(model, goal, **loading)
+        purpose = {"objective": goal}
     result = run(
-        inputs.backbone,
+        backbone,
         records,
         out,
-        inputs.settings,
-        inputs.config,
-        recipe=inputs.recipe,
+        settings,
+        **purpose,
         resume=resume,
         overwrite=overwrite,
         feature_cache=feature_cache,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sdrpn_core.crops.budget import BudgetRule
 from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
 from sdrpn_core.crops.pruning import PruneRule
 from sdrpn_core.crops.regions import RegionRule, Regions
@@ -13,10 +14,10 @@ from sdrpn_core.grid.roi_map import RoIMap
 
 
 @dataclass(frozen=True)
-class BboxPolicy(RegionRule, PruneRule, CropPolicy):
+class BboxPolicy(RegionRule, PruneRule, BudgetRule, CropPolicy):
     """Crop the bounding box of every connected region above the threshold.
 
-    Adds to the options of ``RegionRule`` and ``PruneRule``:
+    Adds to the options of ``RegionRule``, ``PruneRule`` and ``BudgetRule``:
 
     Attributes:
         max_crops: if there are more regions than this, nothing is cropped; the published value is
@@ -34,6 +35,7 @@ class BboxPolicy(RegionRule, PruneRule, CropPolicy):
     def __post_init__(self) -> None:
         RegionRule.__post_init__(self)
         PruneRule.__post_init__(self)
+        BudgetRule.__post_init__(self)
         if self.max_crops < 1:
             raise ConfigError(f"crop policy: max_crops must be at least 1, not {self.max_crops}")
         if self.max_ratio is not None and not self.max_ratio > 0:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdrpn_core.crops.bbox import is_empty, plan_boxes, source_boxes
+from sdrpn_core.crops.budget import BudgetRule
 from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
 from sdrpn_core.crops.pruning import PruneRule
 from sdrpn_core.crops.regions import RegionRule
@@ -16,12 +17,12 @@ from sdrpn_core.grid.roi_map import RoIMap
 
 
 @dataclass(frozen=True)
-class MaskPolicy(RegionRule, PruneRule, CropPolicy):
+class MaskPolicy(RegionRule, PruneRule, BudgetRule, CropPolicy):
     """Crop the box around all cells above the threshold; drop the crop's tokens outside them.
 
-    Adds to the options of ``RegionRule`` and ``PruneRule``. The options on regions only decide how
-    many there are: the mask holds every cell above the threshold, including isolated cells and
-    regions that are too large.
+    Adds to the options of ``RegionRule``, ``PruneRule`` and ``BudgetRule``. The options on regions
+    only decide how many there are: the mask holds every cell above the threshold, including
+    isolated cells and regions that are too large.
 
     Attributes:
         min_regions: if there are fewer regions than this, the box of each is cropped instead. The
@@ -41,6 +42,7 @@ class MaskPolicy(RegionRule, PruneRule, CropPolicy):
     def __post_init__(self) -> None:
         RegionRule.__post_init__(self)
         PruneRule.__post_init__(self)
+        BudgetRule.__post_init__(self)
         if self.min_regions < 1:
             raise ConfigError(
                 f"crop policy: min_regions must be at least 1, not {self.min_regions}"

@@ -52,12 +52,15 @@ class Crop:
             tokens are kept, see :func:`~sdrpn_core.crops.tokens.keep_tokens`; ``None`` keeps all.
         max_ratio: tokens per cell of ``grid_box`` that the crop's token grid is resized to, see
             :func:`~sdrpn_core.crops.tokens.token_grid`; ``None`` keeps the crop's own grid.
+        max_tokens: the crop budget, see :class:`~sdrpn_core.crops.budget.BudgetRule`; ``None``: the
+            processor decides how many tokens the crop takes.
     """
 
     box: Box
     grid_box: Box
     keep: npt.NDArray[np.float32] | None = None
     max_ratio: float | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,11 @@ class CropPolicy(ABC):
         """See ``CropPlan.prunes_at_any_cost``."""
         return False
 
+    @property
+    def crop_budget(self) -> int | None:
+        """``Crop.max_tokens`` of every crop; ``None`` leaves them as they were planned."""
+        return None
+
     def plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
         """Choose the crops for one image.
 
@@ -117,7 +125,15 @@ class CropPolicy(ABC):
         plan = self._plan(roi, geometry)
         if not plan.crops:
             return plan
-        return replace(plan, keep=self.kept_tokens(roi), prunes_at_any_cost=self.prunes_at_any_cost)
+        crops = plan.crops
+        if self.crop_budget is not None:
+            crops = tuple(replace(crop, max_tokens=self.crop_budget) for crop in crops)
+        return replace(
+            plan,
+            crops=crops,
+            keep=self.kept_tokens(roi),
+            prunes_at_any_cost=self.prunes_at_any_cost,
+        )
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values, from which ``from_options`` restores the policy."""

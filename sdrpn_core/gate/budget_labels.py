@@ -86,6 +86,11 @@ class AnswerLadder:
             return Difficulty.EASY
         return Difficulty.HARD if self._fails_first(wrong) else Difficulty.DROPPED
 
+    @property
+    def agreement(self) -> tuple[bool, ...]:
+        """Per answer, whether it matches that of the highest budget."""
+        return tuple(_match(_normalized(answer), self._oracle) for answer in self.answers)
+
     def draw(self, rng: random.Random) -> GateLabel:
         """A label at a resolution to train at.
 
@@ -135,11 +140,7 @@ class AnswerLadder:
         return len({_normalized(answer) for answer in self.answers[-N_ORACLES:]}) == 1
 
     def _wrong(self) -> list[int]:
-        return [
-            place
-            for place, answer in enumerate(self.answers)
-            if not _match(_normalized(answer), self._oracle)
-        ]
+        return [place for place, agrees in enumerate(self.agreement) if not agrees]
 
     @staticmethod
     def _fails_first(wrong: Sequence[int]) -> bool:
@@ -147,15 +148,16 @@ class AnswerLadder:
         return list(wrong) == list(range(len(wrong)))
 
 
-def balanced(ladders: Sequence[AnswerLadder], rng: random.Random) -> list[AnswerLadder]:
-    """All hard questions, and as many easy ones: the published mixture.
+def balanced(ladders: Sequence[AnswerLadder], rng: random.Random) -> list[int]:
+    """The indices of all hard questions, and of as many easy ones: the published mixture.
 
     Args:
         ladders: answered questions.
         rng: chooses the easy ones, and the order.
     """
-    hard = [one for one in ladders if one.difficulty is Difficulty.HARD]
-    easy = [one for one in ladders if one.difficulty is Difficulty.EASY]
+    difficulties = [one.difficulty for one in ladders]
+    hard = [i for i, difficulty in enumerate(difficulties) if difficulty is Difficulty.HARD]
+    easy = [i for i, difficulty in enumerate(difficulties) if difficulty is Difficulty.EASY]
     mixed = hard + rng.sample(easy, min(len(hard), len(easy)))
     rng.shuffle(mixed)
     return mixed

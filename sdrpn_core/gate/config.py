@@ -14,6 +14,38 @@ DEFAULT_THRESHOLD = 0.1
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How a gate's threshold was chosen: on held-out questions, for a stated loss of accuracy.
+
+    Attributes:
+        data: what the questions were called.
+        fingerprint: of the questions.
+        n: how many they were.
+        metric: what accuracy is the mean of.
+        max_loss: how far accuracy may lie below that of always cropping.
+        always: accuracy of always cropping.
+        never: accuracy of the plain answers.
+        accuracy: accuracy with the threshold.
+        difference: 95% interval of ``accuracy - always``, paired by question.
+        skipped: share of the questions for which no region is looked for.
+        first_look_tokens: largest number of visual tokens of a whole image; ``None`` if not
+            limited.
+    """
+
+    data: str
+    fingerprint: str
+    n: int
+    metric: str
+    max_loss: float
+    always: float
+    never: float
+    accuracy: float
+    difference: tuple[float, float]
+    skipped: float
+    first_look_tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class GateConfig:
     """Configuration of a gate, part of the RPN's ``config.json``.
 
@@ -23,6 +55,7 @@ class GateConfig:
         threshold: the region is looked for where the probability is at least this, from 0 (always)
             to 1.
         labels: where its labels came from, in a word or two; empty if unknown.
+        calibration: how the threshold was chosen; ``None`` if it was not measured.
 
     Raises:
         ConfigError: a value is out of range.
@@ -32,6 +65,7 @@ class GateConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     threshold: float = DEFAULT_THRESHOLD
     labels: str = ""
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import nn
+from torch.nn import functional
 
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.gate.config import GateConfig
@@ -14,16 +16,18 @@ from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.taps.copied_layers import copy_layers
 
 if TYPE_CHECKING:
-    import torch
-
     from sdrpn_core.backbone.adapter import Backbone
+
+#: Numbers by which a gate learns the extent of a region, behind the region's state.
+N_EXTENTS = 3
 
 
 class Gate(nn.Module, ABC):
     """Says from the last prompt token whether a question needs a region.
 
     A gate with layers of its own reads what leaves them: they start as copies of the decoder's
-    layers from B on, and run before the RPN. A gate without any reads what leaves the RPN's trunk.
+    layers from B on, and run before the RPN. A gate without any runs behind the RPN: it reads what
+    leaves the trunk, and what the RPN found.
 
     Args:
         layers: the copies that :meth:`n_own_layers` asks for.
@@ -46,30 +50,47 @@ class Gate(nn.Module, ABC):
         self.layers = nn.ModuleList(layers)
 
     @abstractmethod
-    def forward(self, last: torch.Tensor) -> torch.Tensor:
+    def forward(self, last: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
         """Logits ``(batch,)`` of "the question needs a region".
 
         Args:
             last: ``(batch, hidden)`` state of the last prompt token.
+            region: ``(batch, hidden + 3)``, what the RPN found, as
+                :func:`~sdrpn_core.rpn.region_summary.region_summaries` makes it; ``None`` for gates
+                with layers of their own.
         """
 
 
 class LinearGate(Gate):
-    """A linear layer on what the RPN's trunk makes of the last prompt token: next to no cost."""
+    """A linear layer on the last prompt token and on what the RPN found: next to no cost.
+
+    How large the region is, and what the visual tokens in it know, says more about whether the
+    image shows enough of it than the question does. Both states are normalized, without weights.
+    """
 
     def __init__(
         self, layers: Sequence[nn.Module], hidden_size: int, options: Mapping[str, Any]
     ) -> None:
         super().__init__(layers, hidden_size, options)
-        self.head = nn.Linear(hidden_size, 1)
+        self.hidden_size = hidden_size
+        self.head = nn.Linear(2 * hidden_size + N_EXTENTS, 1)
 
-    def forward(self, last: torch.Tensor) -> torch.Tensor:
-        """Logits ``(batch,)``."""
-        return self.head(last)[:, 0]
+    def forward(self, last: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits ``(batch,)``.
+
+        Raises:
+            ValueError: the region is missing.
+        """
+        if region is None:
+            raise ValueError("the linear gate reads what the RPN found")
+        region = region.to(last.dtype)
+        states = (last, region[:, : self.hidden_size])
+        normalized = (functional.layer_norm(state, (self.hidden_size,)) for state in states)
+        return self.head(torch.cat([*normalized, region[:, self.hidden_size :]], dim=1))[:, 0]
 
 
-class DecoderGate(LinearGate):
-    """Decoder layers of its own under the linear layer: the gate of Q-Zoom (arXiv:2604.06912).
+class DecoderGate(Gate):
+    """Decoder layers of its own under a linear layer: the gate of Q-Zoom (arXiv:2604.06912).
 
     Neither a norm nor pooling stands between the last layer and the head, as in its code.
     """
@@ -88,6 +109,16 @@ class DecoderGate(LinearGate):
             raise ConfigError(f"n_layers of the decoder gate must be 1 or more, not {n_layers}")
         return n_layers
 
+    def __init__(
+        self, layers: Sequence[nn.Module], hidden_size: int, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(layers, hidden_size, options)
+        self.head = nn.Linear(hidden_size, 1)
+
+    def forward(self, last: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits ``(batch,)``; the region is not read."""
+        return self.head(last)[:, 0]
+
 
 def new_gate(config: GateConfig, backbone: Backbone, branch: int) -> Gate:
     """A new gate, whose layers start as copies of the backbone's from ``branch`` on.
@@ -101,13 +132,7 @@ def new_gate(config: GateConfig, backbone: Backbone, branch: int) -> Gate:
         ConfigError: an unknown option, or more layers than the decoder has from B on.
         UnknownNameError: no gate of that name.
     """
-    gate_class = get_plugins().gates.get(config.name)
-    if unknown := sorted(config.options.keys() - gate_class.defaults.keys()):
-        known = ", ".join(sorted(gate_class.defaults)) or "none"
-        raise ConfigError(
-            f"the {config.name} gate has no option {', '.join(unknown)}; its options: {known}"
-        )
-    options = {**gate_class.defaults, **config.options}
+    gate_class, options = _class_and_options(config)
     count = gate_class.n_own_layers(options)
     if branch + count > len(backbone.layers):
         raise ConfigError(
@@ -118,3 +143,24 @@ def new_gate(config: GateConfig, backbone: Backbone, branch: int) -> Gate:
     gate: Gate = gate_class(copy_layers(backbone, branch, count), backbone.hidden_size, options)
     gate.to(device=next(backbone.layers[branch].parameters()).device)
     return gate.requires_grad_(True)
+
+
+def n_gate_layers(config: GateConfig) -> int:
+    """How many decoder layers a gate copies, from B on.
+
+    Raises:
+        ConfigError: an unknown option.
+        UnknownNameError: no gate of that name.
+    """
+    gate_class, options = _class_and_options(config)
+    return gate_class.n_own_layers(options)
+
+
+def _class_and_options(config: GateConfig) -> tuple[type[Gate], dict[str, Any]]:
+    gate_class: type[Gate] = get_plugins().gates.get(config.name)
+    if unknown := sorted(config.options.keys() - gate_class.defaults.keys()):
+        known = ", ".join(sorted(gate_class.defaults)) or "none"
+        raise ConfigError(
+            f"the {config.name} gate has no option {', '.join(unknown)}; its options: {known}"
+        )
+    return gate_class, {**gate_class.defaults, **config.options}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -68,24 +68,33 @@ def last_states(gate: Gate, rows: Sequence[GateRow], features: Features | None) 
 
 
 class Later(Generic[T]):
-    """Work on a batch that is done once somebody asks for it.
+    """Work on the rows of a batch; a row's is done once somebody asks for it.
 
     Args:
-        work: returns one result per row.
+        n_rows: of the batch.
+        work: takes numbers of rows, and returns one result for each.
     """
 
-    def __init__(self, work: Callable[[], Sequence[T]]) -> None:
-        self._work: Callable[[], Sequence[T]] | None = work
-        self._rows: Sequence[T] = ()
+    def __init__(self, n_rows: int, work: Callable[[Sequence[int]], Sequence[T]]) -> None:
+        self._n_rows = n_rows
+        self._work: Callable[[Sequence[int]], Sequence[T]] | None = work
+        self._done: dict[int, T] = {}
 
-    @classmethod
-    def done(cls, rows: Sequence[T]) -> Later[T]:
-        """Work that was done before."""
-        return cls(lambda: rows)
+    def do(self, rows: Iterable[int] | None = None) -> None:
+        """Do what is left of the work on some rows, all of them together.
+
+        Args:
+            rows: their numbers; default: all.
+        """
+        work = self._work
+        wanted = range(self._n_rows) if rows is None else dict.fromkeys(rows)
+        missing = [row for row in wanted if row not in self._done]
+        if missing and work is not None:
+            self._done.update(zip(missing, work(missing), strict=True))
+        if len(self._done) == self._n_rows:
+            self._work = None  # and with it what it worked on
 
     def row(self, index: int) -> T:
-        """The result of one row; the first call does the work for all."""
-        if self._work is not None:
-            self._rows = self._work()
-            self._work = None  # and with it what it worked on
-        return self._rows[index]
+        """The result of one row."""
+        self.do([index])
+        return self._done[index]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from sdrpn_core.errors import ConfigError, ShardError
-from sdrpn_core.util.dataclass_reader import read_dataclass
+from sdrpn_core.errors import ShardError
+from sdrpn_core.shards.manifest import RunManifest
 from sdrpn_core.util.run_manifest import ManifestFormat
 
 __all__ = ["MANIFEST", "LabelManifest"]
@@ -26,87 +23,7 @@ MANIFEST = ManifestFormat(
 
 
 @dataclass(frozen=True)
-class LabelManifest:
-    """Everything that decides the content of a label run.
+class LabelManifest(RunManifest):
+    """Everything that decides the content of a label run; the provenance names the recipe."""
 
-    Two runs with manifests that are equal but for ``dataset`` write the same bytes, in any number
-    of processes and with any number of interruptions.
-
-    Attributes:
-        records: number of records in the source.
-        fingerprint: of the source.
-        shard_size: records per shard; shard k holds records [k * shard_size, (k+1) * shard_size).
-        provenance: plain JSON values: backbone (id, revision, config digest), label recipe,
-            versions, generation settings. No times and no machine names, which would forbid
-            resuming.
-        dataset: what the user called the source; for people only.
-
-    Raises:
-        ShardError: no records, or no positive shard size.
-        TypeError, ValueError: ``provenance`` is no plain JSON.
-    """
-
-    records: int
-    fingerprint: str
-    shard_size: int
-    provenance: Mapping[str, Any]
-    dataset: str = ""
-
-    def __post_init__(self) -> None:
-        if self.records < 1 or self.shard_size < 1:
-            raise ShardError(
-                f"a label run needs records and a positive shard size, "
-                f"got records={self.records} and shard_size={self.shard_size}"
-            )
-        # In the form it will be read back: tuples become lists, integer keys become text.
-        plain = json.loads(json.dumps(self.provenance, allow_nan=False))
-        object.__setattr__(self, "provenance", plain)
-
-    @property
-    def shards(self) -> int:
-        """Number of shards."""
-        return -(-self.records // self.shard_size)
-
-    @property
-    def digest(self) -> str:
-        """Hex digest of all that is compared; shards carry it, so that none is mixed up."""
-        return MANIFEST.digest(asdict(self))
-
-    def shard_records(self, shard: int) -> range:
-        """The indices of the records in a shard.
-
-        Raises:
-            ShardError: there is no such shard.
-        """
-        if not 0 <= shard < self.shards:
-            raise ShardError(f"there is no shard {shard}: the run has {self.shards}")
-        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.records))
-
-    def require_same(self, folder: Path) -> None:
-        """Check that the run in ``folder`` can be continued as this one.
-
-        Raises:
-            ShardError: it cannot; names the fields that differ and what to do.
-        """
-        MANIFEST.require_same(folder, asdict(self))
-
-    def write(self, folder: Path) -> None:
-        """Write ``manifest.json`` into ``folder``, atomically.
-
-        Raises:
-            SdrpnError: it cannot be written.
-        """
-        MANIFEST.write(folder, asdict(self))
-
-    @classmethod
-    def read(cls, folder: Path) -> LabelManifest:
-        """Read ``manifest.json`` from ``folder``.
-
-        Raises:
-            ShardError: it is missing, broken, or of another format version.
-        """
-        values = MANIFEST.read(folder)
-        try:
-            return read_dataclass(cls, values, str(folder / MANIFEST.name))
-        except ConfigError as error:
-            raise ShardError(f"{error}: {MANIFEST.remedy}") from error
+    format: ClassVar[ManifestFormat] = MANIFEST

@@ -8,9 +8,7 @@ so that shards open there as well.
 
 from __future__ import annotations
 
-import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,21 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from sdrpn_core.data.text import encodable
 from sdrpn_core.errors import ShardError
 from sdrpn_core.grid.geometry import Geometry
+from sdrpn_core.shards.image_cell import portable_image
+from sdrpn_core.shards.record_fields import RECORD_FIELDS, of_columns, of_skipped, to_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sdrpn_core.data.record import ImageSource, Record
+    from sdrpn_core.data.record import Record
 
 __all__ = ["SCHEMA", "LabelRow", "LabelStatus", "portable_image", "row_from_table", "rows_to_table"]
-
-
-PNG_COMPRESSION_LEVEL = 1
-"""Twice as fast as Pillow's default, which would take a fifth of the time of labeling with a small
-backbone."""
 
 
 class LabelStatus(str, Enum):
@@ -53,12 +47,7 @@ class LabelStatus(str, Enum):
 
 SCHEMA = pa.schema(
     [
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),
-        pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        *RECORD_FIELDS,
         pa.field("response", pa.string()),
         pa.field("response_ids", pa.list_(pa.int64()), nullable=False),
         pa.field("grounding", pa.list_(pa.float32())),
@@ -119,17 +108,7 @@ class LabelRow:
             status: any status but ``OK``.
             reason: why, for the user; folded into one line.
         """
-        image = None
-        if record.images and isinstance(record.images[0], Path):
-            image = Path(encodable(os.path.abspath(record.images[0])))
-        return cls(
-            index=index,
-            id=encodable(record.id),
-            question=encodable(record.question),
-            image=image,
-            status=status,
-            reason=" ".join(reason.split()),
-        )
+        return cls(status=status, **of_skipped(index, record, reason))
 
     def _problem(self) -> str:
         if self.index < 0:
@@ -153,26 +132,6 @@ class LabelRow:
         return ""
 
 
-def portable_image(image: ImageSource | None) -> Path | bytes | None:
-    """Return an image in the form a shard keeps, from which training can open it again.
-
-    A path becomes absolute: shards stay small, and the file must stay where it is. Encoded bytes
-    are kept as they are. A PIL image becomes PNG bytes of what the backbone saw: RGB, EXIF-rotated.
-
-    Raises:
-        ImageError: A PIL image cannot be used.
-    """
-    if image is None or isinstance(image, bytes):
-        return image
-    if isinstance(image, Path):
-        return Path(os.path.abspath(image))  # not resolve(): a link may be meant to be retargeted
-    from sdrpn_core.data.images import open_image
-
-    buffer = io.BytesIO()
-    open_image(image).save(buffer, format="PNG", compress_level=PNG_COMPRESSION_LEVEL)
-    return buffer.getvalue()
-
-
 def rows_to_table(rows: Sequence[LabelRow]) -> pa.Table:
     """Return rows as an arrow table with :data:`SCHEMA`."""
     return pa.Table.from_pylist([_columns(row) for row in rows], schema=SCHEMA)
@@ -192,12 +151,7 @@ def row_from_table(table: pa.Table, position: int) -> LabelRow:
     )
     geometry = values["geometry"]
     return LabelRow(
-        index=values["index"],
-        id=values["id"],
-        question=values["question"],
-        image=_image(values["image"]),
-        status=LabelStatus(values["status"]),
-        reason=values["reason"],
+        **of_columns(values, LabelStatus),
         response=values["response"],
         response_ids=tuple(values["response_ids"]),
         grounding=grounding,
@@ -208,20 +162,8 @@ def row_from_table(table: pa.Table, position: int) -> LabelRow:
 
 def _columns(row: LabelRow) -> dict[str, Any]:
     grid_h, grid_w = (None, None) if row.geometry is None else row.geometry.grid
-    image = None
-    if row.image is not None:
-        is_bytes = isinstance(row.image, bytes)
-        image = {
-            "bytes": row.image if is_bytes else None,
-            "path": None if is_bytes else str(row.image),
-        }
     return {
-        "index": row.index,
-        "id": row.id,
-        "status": row.status.value,
-        "reason": row.reason,
-        "question": row.question,
-        "image": image,
+        **to_columns(row),
         "response": row.response,
         "response_ids": row.response_ids,
         "grounding": None if row.grounding is None else row.grounding.ravel(),
@@ -241,10 +183,3 @@ def _map(cell: pa.ListScalar, grid_h: int | None, grid_w: int | None) -> NDArray
     if grid_h is None or grid_w is None or flat.size != grid_h * grid_w:
         raise ShardError(f"a map of {flat.size} cells does not fill a {grid_h} x {grid_w} grid")
     return flat.reshape(grid_h, grid_w).copy()
-
-
-def _image(cell: Mapping[str, Any] | None) -> Path | bytes | None:
-    if cell is None:
-        return None
-    encoded: bytes | None = cell["bytes"]
-    return Path(cell["path"]) if encoded is None else encoded

@@ -12,12 +12,10 @@ same bytes. Another batch size moves the last bits of the maps, no more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.identity import backbone_identity
@@ -26,7 +24,6 @@ from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource, only_image, validate_record
-from sdrpn_core.distributed.processes import processes, progress_bar, wait_for_everyone
 from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError, SdrpnError
 from sdrpn_core.labeling.defaults import (
     DEFAULT_BATCH_SIZE,
@@ -36,6 +33,7 @@ from sdrpn_core.labeling.defaults import (
 from sdrpn_core.labeling.manifest import LabelManifest
 from sdrpn_core.labeling.row import LabelRow, LabelStatus, portable_image
 from sdrpn_core.labeling.run import LabelRun, LabelSummary, open_run
+from sdrpn_core.shards.making import Advance, make_missing_shards, make_rows
 from sdrpn_core.taps.attention_tap import attention_implementation
 from sdrpn_core.taps.response_attention import (
     ResponseAttention,
@@ -46,7 +44,6 @@ from sdrpn_core.taps.response_attention import (
 )
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 from sdrpn_core.util.package_versions import package_versions
-from sdrpn_core.util.prefetch import prefetched
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -56,9 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["ShardMaker", "label", "label_records", "make_shards"]
 
 logger = logging.getLogger(__name__)
-
-Advance: TypeAlias = Callable[[int], object]
-"""Called after each batch with the number of its records."""
 
 
 @dataclass(frozen=True)
@@ -150,18 +144,14 @@ def make_shards(
         ShardError: ``folder`` holds another run.
         SdrpnError: a shard cannot be written (full disk); the finished ones stay.
     """
-    state = processes(maker.backbone.device)
-    if overwrite and state.is_main_process:
-        open_run(folder, manifest, overwrite=True)
-    wait_for_everyone(state)
-    run = open_run(folder, manifest)
-    missing = run.missing_shards(state.process_index, state.num_processes)
-    total = sum(len(manifest.shard_records(shard)) for shard in missing)
-    with progress_bar(progress, total=total, desc="label", unit="record") as bar:
-        for shard in missing:
-            maker.make(run, shard, advance=bar.update)
-    wait_for_everyone(state)
-    return run.summary()
+    return make_missing_shards(
+        lambda anew: open_run(folder, manifest, overwrite=anew),
+        maker.make,
+        maker.backbone.device,
+        overwrite=overwrite,
+        progress=progress,
+        verb="label",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,17 +229,14 @@ class ShardMaker:
         Raises:
             SdrpnError: it cannot be written.
         """
-        indices = run.manifest.shard_records(shard)
-        rows: list[LabelRow] = []
         preprocessor = Preprocessor(self.backbone)
-        ready = prefetched(
-            (self._prepared(index, preprocessor) for index in indices), self.batch_size
+        rows = make_rows(
+            run.manifest.shard_records(shard),
+            lambda index: self._prepared(index, preprocessor),
+            lambda batch: _label_prepared(self.backbone, batch, self.recipe, self.max_new_tokens),
+            self.batch_size,
+            advance,
         )
-        with closing(ready):
-            while batch := list(islice(ready, self.batch_size)):
-                rows += _label_prepared(self.backbone, batch, self.recipe, self.max_new_tokens)
-                if advance is not None:
-                    advance(len(batch))
         run.write_shard(shard, rows)
 
     def _prepared(self, index: int, preprocessor: Preprocessor) -> _PreparedRecord | LabelRow:

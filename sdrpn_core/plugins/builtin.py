@@ -111,9 +111,24 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
         help="Turn questions about images into pseudo-labels, without annotations.",
     )
     registry.add(
+        "utility",
+        "sdrpn_core.cli.utility_command:utility",
+        help="Judge crops by how much more likely they make a reference response.",
+    )
+    registry.add(
+        "ladder",
+        "sdrpn_core.cli.ladder_command:ladder",
+        help="Answer questions at several budgets of visual tokens, for the labels of a gate.",
+    )
+    registry.add(
         "train",
         "sdrpn_core.cli.train_command:train",
         help="Train an RPN for a frozen backbone.",
+    )
+    registry.add(
+        "refine",
+        "sdrpn_core.cli.refine_command:refine",
+        help="Refine a trained RPN by what its regions bring.",
     )
     registry.add(
         "ask",

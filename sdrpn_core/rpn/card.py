@@ -140,8 +140,17 @@ SD-RPN: [{_PAPER_TITLE}](https://arxiv.org/abs/{PAPER}).
 - branch layer {config["branch"]}, {config["n_layers"]} RPN layers, head `{config["head"]}`, \
 loss `{config["loss"]}`
 - crop policy `{config["policy"]}`{f" ({options})" if options else ""}
+{_gate(config.get("gate"))}\
 - versions: {", ".join(f"{key} {value}" for key, value in sorted(config["versions"].items()))}
 """
+
+
+def _gate(gate: Mapping[str, Any] | None) -> str:
+    """Which gate there is; its threshold may be chosen anew, and stands in the configuration."""
+    if gate is None:
+        return ""
+    learned = f", which learned from labels by {gate['labels']}" if gate["labels"] else ""
+    return f"- gate `{gate['name']}`{learned}\n"
 
 
 def _results(metrics: tuple[CardMetric, ...]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from sdrpn_core.util.package_versions import package_versions
 if TYPE_CHECKING:
     from torch import nn
 
+    from sdrpn_core.gate.config import Calibration
+
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
@@ -38,6 +41,8 @@ _WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SUMS_KEY = "sdrpn"
 _TENSORS_KEY = "sha256"
 _CONFIG_KEY = "config_sha256"
+#: Fields of a gate's configuration that are chosen once the weights are there.
+_CHOSEN_LATER = ("threshold", "calibration")
 
 
 def save_rpn(
@@ -69,7 +74,7 @@ def save_rpn(
 
     named = {} if repo_id is None else {"source": repo_id}
     texts = {
-        CONFIG_NAME: json.dumps(values, indent=2, sort_keys=True) + "\n",
+        CONFIG_NAME: _config_text(values),
         CARD_NAME: str(make_card(values, card or CardFacts(), **named)),
     }
     try:
@@ -78,7 +83,7 @@ def save_rpn(
         raise SdrpnError(f"cannot create the folder {folder}: {error.strerror}") from error
     sums = {
         _TENSORS_KEY: tensor_checksum(tensors),
-        _CONFIG_KEY: json_checksum(json.loads(texts[CONFIG_NAME])),
+        _CONFIG_KEY: _config_checksum(json.loads(texts[CONFIG_NAME])),
     }
     with atomic_write(folder / WEIGHTS_NAME) as file:
         # One entry alone: safetensors writes several in random order, and equal RPNs are to be
@@ -88,6 +93,19 @@ def save_rpn(
         with atomic_write(folder / name) as file:
             file.write(text.encode())
     return folder
+
+
+def _config_text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def _config_checksum(values: Mapping[str, Any]) -> str:
+    """Of a configuration, less what :func:`save_gate_threshold` may change."""
+    gate = values.get("gate")
+    if isinstance(gate, Mapping):
+        fixed = {name: value for name, value in gate.items() if name not in _CHOSEN_LATER}
+        values = {**values, "gate": fixed}
+    return json_checksum(values)
 
 
 def push_rpn(
@@ -166,6 +184,43 @@ def _read_config(path: Path) -> RPNConfig:
     return RPNConfig.from_json(read_json_object(path, CheckpointError), str(path))
 
 
+def save_gate_threshold(
+    folder: str | Path, threshold: float, calibration: Calibration | None = None
+) -> RPNConfig:
+    """Write another threshold into the configuration of a saved gate, atomically.
+
+    The weights stay as they are: their checksum of the configuration leaves out what may be chosen
+    after training.
+
+    Args:
+        folder: of the RPN.
+        threshold: see :class:`~sdrpn_core.gate.config.GateConfig`.
+        calibration: how it was chosen.
+
+    Returns:
+        The RPN's new configuration.
+
+    Raises:
+        CheckpointError: no such folder, a broken configuration, or one without a gate.
+        ConfigError: the threshold is no probability.
+        SdrpnError: the file cannot be written.
+    """
+    path = Path(folder) / CONFIG_NAME
+    if not Path(folder).is_dir():
+        raise CheckpointError(f"{folder}: no such RPN folder")
+    config = _read_config(path)
+    if config.gate is None:
+        raise CheckpointError(f"{folder}: this RPN has no gate")
+    gate = replace(config.gate, threshold=threshold, calibration=calibration)
+    # Everything else as it is in the file: the checksum is of that.
+    values = read_json_object(path, CheckpointError)
+    chosen = {name: gate.to_dict()[name] for name in _CHOSEN_LATER}
+    values["gate"] = {**values["gate"], **chosen}
+    with atomic_write(path) as file:
+        file.write(_config_text(values).encode())
+    return replace(config, gate=gate)
+
+
 def load_rpn_weights(rpn: nn.Module, folder: Path) -> None:
     """Load ``model.safetensors`` into an RPN of the same shape.
 
@@ -202,7 +257,7 @@ def _check_sums(sums: Mapping[str, str], tensors: Mapping[str, torch.Tensor], fo
         )
     path = folder / CONFIG_NAME
     expected = sums.get(_CONFIG_KEY)
-    if expected is not None and expected != json_checksum(json.loads(path.read_bytes())):
+    if expected is not None and expected != _config_checksum(json.loads(path.read_bytes())):
         raise CheckpointError(
             f"{path}: is not the configuration that was saved with the weights; restore it, or "
             "pass what you want to change (policy, threshold) as options"

@@ -1,4 +1,4 @@
-"""Losses between RoI scores and pseudo-labels.
+"""Losses between RoI scores and labels.
 
 Each returns a sum and the number of cells that it runs over, because the published mean is taken
 over all valid cells of the *global* batch: sums can be added over micro-batches and processes,
@@ -29,7 +29,7 @@ def bce_loss(scores: torch.Tensor, labels: torch.Tensor) -> LossSum:
 
     Args:
         scores: ``(images, n)`` logits.
-        labels: ``(images, n)`` in {-100, 0, 1}; -100 is left out.
+        labels: ``(images, n)`` in [0, 1], or -100, which is left out. Pseudo-labels are 0 or 1.
     """
     valid = labels != IGNORE
     losses = F.binary_cross_entropy_with_logits(
@@ -39,7 +39,12 @@ def bce_loss(scores: torch.Tensor, labels: torch.Tensor) -> LossSum:
 
 
 def focal_loss(scores: torch.Tensor, labels: torch.Tensor) -> LossSum:
-    """Focal loss, gamma 2, weight 0.9 for foreground and 0.1 for background (published code)."""
+    """Focal loss, gamma 2, weight 0.9 for foreground and 0.1 for background (published code).
+
+    Args:
+        scores: ``(images, n)`` logits.
+        labels: ``(images, n)`` in {-100, 0, 1}.
+    """
     valid = labels != IGNORE
     targets = labels.clamp(min=0).to(scores.dtype)
     losses = F.binary_cross_entropy_with_logits(scores, targets, reduction="none")
@@ -58,10 +63,10 @@ def mse_loss(scores: torch.Tensor, labels: torch.Tensor) -> LossSum:
         scores: ``(images, n)`` distributions.
         labels: as for :func:`bce_loss`.
     """
-    foreground = (labels > 0).to(scores.dtype)
+    foreground = labels.clamp(min=0).to(scores.dtype)
     total = foreground.sum(dim=1, keepdim=True)
     valid = (labels != IGNORE) & (total > 0)
-    target = foreground / total.clamp(min=1)
+    target = foreground / torch.where(total > 0, total, 1)
     losses = (MSE_SCALE * (scores - target)) ** 2
     return (losses * valid).sum(), valid.sum()
 

@@ -17,7 +17,7 @@ from sdrpn_core.backbone.decoder import part
 from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.errors import CheckpointError, ConfigError
 from sdrpn_core.gate.gate import Gate, new_gate
-from sdrpn_core.gate.reading import Later, last_states, read_rows
+from sdrpn_core.gate.reading import GateRow, Later, last_states, read_rows
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.rpn.checkpoint import (
     load_rpn_weights,
@@ -27,8 +27,9 @@ from sdrpn_core.rpn.checkpoint import (
 )
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
+from sdrpn_core.rpn.region_summary import region_summaries
 from sdrpn_core.rpn.scores import RoIScores
-from sdrpn_core.rpn.trunk_states import PrefixReading, TrunkRow, TrunkStates
+from sdrpn_core.rpn.trunk_states import PrefixReading, TrunkRow, TrunkStates, trunk_rows
 from sdrpn_core.runtime.kv_cache import join_cache, split_cache
 from sdrpn_core.taps.copied_layers import copy_layers, run_layers
 
@@ -109,12 +110,20 @@ class RPN(nn.Module):
         return rpn.requires_grad_(True).eval()
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, backbone: Backbone, **download: Any) -> RPN:
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        backbone: Backbone,
+        dtype: torch.dtype | None = None,
+        **download: Any,
+    ) -> RPN:
         """Load a trained RPN and attach it to its backbone.
 
         Args:
             source: a local folder or a hub id.
             backbone: the backbone that it was trained on.
+            dtype: of its parameters; default: the backbone's.
             download: ``revision``, ``token``, ``cache_dir`` ... for a hub id.
 
         Raises:
@@ -130,7 +139,7 @@ class RPN(nn.Module):
             raise CheckpointError(
                 f"{source}: belongs to another backbone than {backbone.name}: {'; '.join(found)}"
             )
-        rpn = cls.from_backbone(backbone, config)
+        rpn = cls.from_backbone(backbone, config).to(dtype or backbone.model.dtype)
         load_rpn_weights(rpn, folder)
         return rpn
 
@@ -221,11 +230,17 @@ class RPN(nn.Module):
         self.config = replace(self.config, gate=config)
         return gate
 
-    def gate_logits(self, features: Features) -> torch.Tensor:
+    def remove_gate(self) -> None:
+        """Take the gate off, if there is one: every question then gets a region."""
+        self.gate = None
+        self.config = replace(self.config, gate=None)
+
+    def gate_logits(self, features: Features, places: Sequence[ImagePlace]) -> torch.Tensor:
         """``(batch,)``: the gate's logits for left-padded prompts that end with their query.
 
         Args:
             features: tapped features of the whole prompts.
+            places: one entry per image; a gate with layers of its own does not look at them.
 
         Raises:
             ConfigError: the RPN has no gate.
@@ -233,9 +248,10 @@ class RPN(nn.Module):
         if self.gate is None:
             raise ConfigError("this RPN has no gate: add one with add_gate()")
         if not self.gate.layers:
-            return self.gate(self.trunk(features).hidden[:, -1])
+            return _behind_rpn(self.gate, self, self.trunk(features), places)
         weight = next(self.gate.parameters())
-        checkpointing = self.gradient_checkpointing and self.training
+        # The gate may be trained alone.
+        checkpointing = self.gradient_checkpointing and self.gate.training
         hidden = run_layers(list(self.gate.layers), features, weight, checkpointing=checkpointing)
         return self.gate(hidden[:, -1])
 
@@ -243,7 +259,8 @@ class RPN(nn.Module):
     def read_prefix(self, features: Features, starts: Sequence[int]) -> list[PrefixReading]:
         """What scoring needs of the prefixes, whatever is asked: see :class:`PrefixReader`.
 
-        Behind a gate with layers of its own, the trunk runs once the gate lets a question through.
+        Behind a gate with layers of its own, the trunk runs once the gate lets a question through,
+        and for that prefix alone.
 
         Args:
             features: of left-padded prefixes.
@@ -251,32 +268,42 @@ class RPN(nn.Module):
         """
 
         @torch.no_grad()
-        def run_trunk() -> list[TrunkRow]:
+        def run_trunk(rows: Sequence[int]) -> list[TrunkRow]:
             cache = DynamicCache()
-            states = self.trunk(features, cache)
+            states = self.trunk(features.rows(rows), cache)
+            chosen = [starts[row] for row in rows]
             return [
                 TrunkRow(states.row(row, start), keys_values)
                 for row, (start, keys_values) in enumerate(
-                    zip(starts, split_cache(cache, starts), strict=True)
+                    zip(chosen, split_cache(cache, chosen), strict=True)
                 )
             ]
 
+        trunk = Later(len(starts), run_trunk)
+        gated: Sequence[GateRow | None] = [None] * len(starts)
         if self.gate is not None and self.gate.layers:
-            trunk = Later(run_trunk)
             gated = read_rows(self.gate, features, starts)
-            return [PrefixReading(trunk, row, gate) for row, gate in enumerate(gated)]
-        rows = run_trunk()
-        return [PrefixReading(Later.done(rows), row) for row in range(len(rows))]
+        else:
+            trunk.do()
+        length = features.hidden.shape[1]
+        return [
+            PrefixReading(length - start, trunk, row, gate)
+            for row, (start, gate) in enumerate(zip(starts, gated, strict=True))
+        ]
 
     @torch.no_grad()
     def gate_after(
-        self, readings: Sequence[PrefixReading], features: Features | None
+        self,
+        readings: Sequence[PrefixReading],
+        features: Features | None,
+        places: Sequence[ImagePlace],
     ) -> list[float]:
         """Probabilities that the questions behind prefixes need a region.
 
         Args:
             readings: per sequence what :meth:`read_prefix` kept.
             features: of what follows the prefixes, left-padded on its own; ``None``: nothing.
+            places: one entry per image; a gate with layers of its own does not look at them.
 
         Raises:
             ConfigError: the RPN has no gate.
@@ -285,10 +312,11 @@ class RPN(nn.Module):
             raise ConfigError("this RPN has no gate: add one with add_gate()")
         rows = [reading.gate for reading in readings if reading.gate is not None]
         if rows:
-            last = last_states(self.gate, rows, features)
+            logits = self.gate(last_states(self.gate, rows, features))
         else:
-            last = self._states_after(readings, features).hidden[:, -1]
-        return self.gate(last).float().sigmoid().tolist()
+            states = self._states_after(readings, features)
+            logits = _behind_rpn(self.gate, self, states, places)
+        return logits.float().sigmoid().tolist()
 
     @torch.no_grad()
     def score_after(
@@ -296,6 +324,7 @@ class RPN(nn.Module):
         readings: Sequence[PrefixReading],
         features: Features | None,
         places: Sequence[ImagePlace],
+        rows: Sequence[int] | None = None,
     ) -> RoIScores:
         """Score the images of prefixes that were read already; equals one pass over everything.
 
@@ -304,18 +333,29 @@ class RPN(nn.Module):
             features: of what follows the prefixes, left-padded on its own; ``None``: nothing.
             places: one entry per image; columns of the left-padded prefixes and, behind these, of
                 what follows.
+            rows: numbers of the sequences whose images these are: for the others, nothing runs.
+                Default: all.
         """
-        return self.score(self._states_after(readings, features), places)
+        if rows is not None:
+            number = {row: index for index, row in enumerate(rows)}
+            places = [replace(place, row=number[place.row]) for place in places]
+        return self.score(self._states_after(readings, features, rows), places)
 
     def _states_after(
-        self, readings: Sequence[PrefixReading], features: Features | None
+        self,
+        readings: Sequence[PrefixReading],
+        features: Features | None,
+        rows: Sequence[int] | None = None,
     ) -> TrunkStates:
-        rows = [reading.trunk for reading in readings]
-        states = TrunkStates.padded([row.states for row in rows])
+        chosen = range(len(readings)) if rows is None else rows
+        trunk = trunk_rows([readings[row] for row in chosen])
+        # As wide as with all rows: masks and places count these columns.
+        length = max(reading.length for reading in readings)
+        states = TrunkStates.padded([row.states for row in trunk], length)
         if features is None:
             return states
-        cache = join_cache([row.keys_values for row in rows])
-        return states.followed_by(self.trunk(features, cache))
+        cache = join_cache([row.keys_values for row in trunk], width=length)
+        return states.followed_by(self.trunk(features.rows(chosen), cache))
 
     def _question_scores(self, states: TrunkStates, place: ImagePlace) -> torch.Tensor:
         """``(n,)``: the highest score that any token of the question gives each cell."""
@@ -328,6 +368,18 @@ class RPN(nn.Module):
             inputs, asking.hidden, asking.rotary, self.config.is_distribution
         )
         return scores
+
+
+def _behind_rpn(
+    gate: Gate, rpn: RPN, states: TrunkStates, places: Sequence[ImagePlace]
+) -> torch.Tensor:
+    """``(batch,)``: logits of a gate that reads what the RPN found."""
+    last = states.hidden[:, -1]
+    scores = rpn.score(states, [replace(place, question=None) for place in places])
+    visual = _head_inputs(states, places).visual
+    region = region_summaries(visual, scores, [place.row for place in places], len(last))
+    logits: torch.Tensor = gate(last, region)
+    return logits
 
 
 def _check_place(config: RPNConfig, backbone: Backbone) -> None:

@@ -44,12 +44,20 @@ class TrunkStates:
         return TrunkStates(self.hidden[row : row + 1, start:stop], rotary)
 
     @classmethod
-    def padded(cls, rows: Sequence[TrunkStates]) -> TrunkStates:
-        """Single sequences as one left-padded batch."""
+    def padded(cls, rows: Sequence[TrunkStates], length: int) -> TrunkStates:
+        """Single sequences as one left-padded batch.
+
+        Args:
+            rows: the sequences.
+            length: columns of the batch.
+        """
         rotary = [row.rotary for row in rows if row.rotary is not None]
         return cls(
-            left_padded([row.hidden[0] for row in rows]),
-            (left_padded([cos[0] for cos, _ in rotary]), left_padded([sin[0] for _, sin in rotary]))
+            left_padded([row.hidden[0] for row in rows], length),
+            (
+                left_padded([cos[0] for cos, _ in rotary], length),
+                left_padded([sin[0] for _, sin in rotary], length),
+            )
             if rotary
             else None,
         )
@@ -101,11 +109,13 @@ class PrefixReading:
     """What an RPN keeps of one prefix.
 
     Attributes:
+        length: tokens of the prefix.
         later: the trunk's rows of the prefix's batch, which need not have been computed.
         row: which of them is the prefix's.
         gate: what a gate with layers of its own keeps; ``None`` without one.
     """
 
+    length: int
     later: Later[TrunkRow]
     row: int
     gate: GateRow | None = None
@@ -117,5 +127,16 @@ class PrefixReading:
 
     @property
     def nbytes(self) -> int:
-        """Memory of its tensors, which is asked for to keep them: so the trunk has to run."""
+        """Memory of its tensors, which is asked for to keep them: so the trunk has to run.
+
+        It does for the whole batch at once: the other prefixes are about to be kept as well.
+        """
+        self.later.do()
         return self.trunk.nbytes + (0 if self.gate is None else self.gate.nbytes)
+
+
+def trunk_rows(readings: Sequence[PrefixReading]) -> list[TrunkRow]:
+    """What leaves the trunk for each of these prefixes; those of one batch run together."""
+    for later in {id(reading.later): reading.later for reading in readings}.values():
+        later.do(reading.row for reading in readings if reading.later is later)
+    return [reading.trunk for reading in readings]

@@ -67,6 +67,7 @@ def join_cache(
     n_layers: int | None = None,
     *,
     n_columns: int = 0,
+    width: int = 0,
 ) -> Cache:
     """Join rows into one left-padded cache; the rows do not change when it grows.
 
@@ -75,6 +76,7 @@ def join_cache(
         lengths: how many of each row's first tokens to take; default: all.
         n_layers: how many of the first layers to take; default: all.
         n_columns: tokens to leave room for, those of the rows included, once more come.
+        width: columns that the rows take, padding included; default: as many as the longest has.
     """
     layers: list[Any] = []
     for index in rows[0]:
@@ -82,7 +84,7 @@ def join_cache(
             continue
         # A decoder may keep nothing for some layers.
         layers += [InPlaceLayer(n_columns) for _ in range(len(layers), index + 1)]
-        layers[index].hold(*_joined(rows, lengths, index))
+        layers[index].hold(*_joined(rows, lengths, index, width))
     return Cache(layers=layers)
 
 
@@ -125,11 +127,11 @@ def trim(cache: Cache, length: int, n_columns: int) -> None:
 
 
 def _joined(
-    rows: Sequence[SequenceKV], lengths: Sequence[int] | None, index: int
+    rows: Sequence[SequenceKV], lengths: Sequence[int] | None, index: int, width: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One layer's keys and values, left-padded."""
     keys, values = (
-        left_padded(_first(parts, lengths))
+        left_padded(_first(parts, lengths), width)
         for parts in zip(*(row[index] for row in rows), strict=True)
     )
     return keys, values
@@ -141,11 +143,16 @@ def _first(parts: Sequence[torch.Tensor], lengths: Sequence[int] | None) -> Sequ
     return [part[..., :length, :] for part, length in zip(parts, lengths, strict=True)]
 
 
-def left_padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Rows ``(..., length_i, width)`` as one batch; shorter ones get zeros on the left."""
+def left_padded(rows: Sequence[torch.Tensor], length: int = 0) -> torch.Tensor:
+    """Rows ``(..., length_i, width)`` as one batch; shorter ones get zeros on the left.
+
+    Args:
+        rows: a batch.
+        length: of the result, if that is more than the longest row's.
+    """
     first = rows[0]
-    length = max(row.shape[-2] for row in rows)
-    if all(row is first for row in rows) or len(rows) == 1:
+    length = max(length, *(row.shape[-2] for row in rows))
+    if all(row is first for row in rows) and first.shape[-2] == length:
         return first.expand(len(rows), *first.shape)
     padded = first.new_zeros(len(rows), *first.shape[:-2], length, first.shape[-1])
     for index, row in enumerate(rows):

@@ -56,6 +56,39 @@ class Features:
             )
         return kwargs
 
+    def rows(self, rows: Sequence[int]) -> Features:
+        """The features of some rows of the batch, in this order; padding stays.
+
+        Args:
+            rows: their numbers.
+        """
+        if list(rows) == list(range(len(self.hidden))):
+            return self
+        index = torch.tensor(rows, device=self.hidden.device)
+        return Features(
+            self.hidden[index],
+            _rows_of_all(self.layer_kwargs, index),
+            tuple(None if one is None else _rows_of_all(one, index) for one in self.following),
+        )
+
+
+def _rows_of_all(kwargs: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """A layer's arguments for some rows of the batch."""
+    return {
+        # Positions may have axes in front of the batch (time, height, width).
+        name: _rows_of(value, rows, -2 if name == "position_ids" else 0)
+        for name, value in kwargs.items()
+    }
+
+
+def _rows_of(value: Any, rows: torch.Tensor, batch_axis: int) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_rows_of(part, rows, batch_axis) for part in value)
+    # What has one axis, such as places in a cache, or one row, is shared by the batch.
+    if not isinstance(value, torch.Tensor) or value.ndim < 2 or value.shape[batch_axis] == 1:
+        return value
+    return value.index_select(batch_axis, rows.to(value.device))
+
 
 class FeatureTap:
     """Context manager that records the input of a decoder layer, and can end the pass there.

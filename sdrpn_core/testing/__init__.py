@@ -1,6 +1,7 @@
 """What every backbone adapter must satisfy, as a pytest suite.
 
-May import every room but ``cli``, ``labeling``, ``head_finding`` and ``distributed``.
+May import every room but ``cli``, ``labeling``, ``utility``, ``shards``, ``head_finding`` and
+``distributed``.
 
 A test module of three lines runs it::
 

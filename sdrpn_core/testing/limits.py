@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from PIL import Image
 
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
 from sdrpn_core.crops.policy import Outcome
-from sdrpn_core.errors import ImageError
+from sdrpn_core.errors import ConfigError, ImageError
 from sdrpn_core.grid.geometry import Geometry
 from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
@@ -21,6 +23,10 @@ _EXTREMES = ((1, 1), (1, 40), (40, 1), (2, 3), (8, 8), (1500, 5), (5, 1500), (15
 _SMALL_AND_LARGE = _EXTREMES[-4], _EXTREMES[-1]
 #: Regions that a policy may choose, as shares of the image's width and height.
 _PIXEL, _SLIVER = (0.5, 0.5, 0.5, 0.5), (0.0, 0.5, 1.0, 0.5)
+
+#: The two methods that take a budget.
+_BUDGETED = ("with_visual_tokens", "preprocess_native_crop")
+_NO_LIMIT = 2**20
 
 
 class LimitChecks(ContractSubject):
@@ -49,6 +55,38 @@ class LimitChecks(ContractSubject):
                     f"limits are {self.min_visual_tokens} to {most}",
                 )
 
+    def test_budgets_of_visual_tokens_are_kept_or_refused(self, backbone: Backbone) -> None:
+        """A family of dynamic resolution keeps budgets of images and of crops; others refuse them.
+
+        Half of the tokens that a crop takes at its own resolution are enough of a budget.
+        """
+        for size in self.sizes:
+            image = block_image(0, size)
+            if not backbone.dynamic_resolution:
+                for method in _BUDGETED:
+                    _check_refusal(method, _ask(backbone, method, image))
+                continue
+            native = _ask(backbone, "preprocess_native_crop", image)
+            limit = _n_tokens(native(_NO_LIMIT)) // 2
+            for method in _BUDGETED:
+                item = _ask(backbone, method, image)(limit)
+                rows, columns = item.geometry.grid
+                check(
+                    rows * columns <= limit,
+                    f"{method}: an image of {size} becomes {rows}x{columns} visual tokens under a "
+                    f"budget of {limit}",
+                )
+                check(
+                    item.geometry.source_size == size,
+                    f"{method}: the geometry's source is {item.geometry.source_size}, and the "
+                    f"image {size}",
+                )
+                (features,) = backbone.image_features([item])
+                check(
+                    len(features) == rows * columns,
+                    f"{method}: {len(features)} features for {rows}x{columns} visual tokens",
+                )
+
     def test_a_region_too_small_to_encode_leaves_the_plain_answer(self, backbone: Backbone) -> None:
         """A crop of one pixel, and one of one row, are cropped or ``too_small``, never an error."""
         question = Question("what is it ?", (block_image(0, self.sizes[0]),))
@@ -63,6 +101,29 @@ class LimitChecks(ContractSubject):
                 found.outcome is Outcome.OK or found.ids == plain.ids,
                 "preprocess_crop: a refused crop changes the answer",
             )
+
+
+def _ask(backbone: Backbone, method: str, image: Image.Image) -> Callable[[int], ImageInput]:
+    """What a method of :data:`_BUDGETED` makes of an image, by the budget."""
+    if method == "with_visual_tokens":
+        return lambda limit: backbone.with_visual_tokens(limit).preprocess(image)
+    return lambda limit: backbone.preprocess_native_crop(image, limit)
+
+
+def _n_tokens(item: ImageInput) -> int:
+    rows, columns = item.geometry.grid
+    return rows * columns
+
+
+def _check_refusal(method: str, ask: Callable[[int], ImageInput]) -> None:
+    try:
+        ask(8)
+    except ConfigError:
+        return
+    raise AssertionError(
+        f"{method}: takes a budget of visual tokens, and dynamic_resolution says that the family "
+        "has none"
+    )
 
 
 def _check_extremes(backbone: Backbone, method: str) -> None:

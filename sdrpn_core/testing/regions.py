@@ -18,10 +18,17 @@ class FixedRegion(Proposer):
     Args:
         box: half-open (x0, y0, x1, y1) as shares of the image's width and height; at least one
             source pixel is cropped.
+        max_tokens: crop budget, see :class:`~sdrpn_core.crops.budget.BudgetRule`.
     """
 
-    def __init__(self, box: tuple[float, float, float, float] = (0.25, 0.25, 0.75, 0.75)) -> None:
+    def __init__(
+        self,
+        box: tuple[float, float, float, float] = (0.25, 0.25, 0.75, 0.75),
+        *,
+        max_tokens: int | None = None,
+    ) -> None:
         self.box = box
+        self.max_tokens = max_tokens
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
         """One crop per image, whatever the question."""
@@ -32,7 +39,11 @@ class FixedRegion(Proposer):
 
     def _proposal(self, size: tuple[int, int], grid: tuple[int, int]) -> Proposal:
         width, height = size
-        crop = Crop(self.box_in(width, height), self.box_in(grid[1], grid[0]))
+        crop = Crop(
+            self.box_in(width, height),
+            self.box_in(grid[1], grid[0]),
+            max_tokens=self.max_tokens,
+        )
         return Proposal(CropPlan(Outcome.OK, (crop,)))
 
     def box_in(self, width: int, height: int) -> Box:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.crop_encoding import crop_input, encode_crops
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
@@ -169,13 +169,15 @@ def with_crops(
     """A prompt with its crops, and what the encoder gets of images and crops, in their order."""
     (prompt,) = backbone.encode([question])
     if proposer is None:
-        return prompt, [backbone.preprocess(image) for image in question.images]
+        return prompt, backbone.image_inputs(question)
     (proposals,) = proposer.propose(prefill(backbone, [question]))
     jobs = [(image, one.plan) for image, one in zip(question.images, proposals, strict=True)]
     crops, inputs = [], []
-    for (image, _), (plan, segments) in zip(jobs, encode_crops(backbone, jobs), strict=True):
-        inputs.append(backbone.preprocess(image))
-        inputs += [backbone.preprocess_crop(image.crop(crop.box)) for crop in plan.crops]
+    for (image, _), whole, (plan, segments) in zip(
+        jobs, backbone.image_inputs(question), encode_crops(backbone, jobs), strict=True
+    ):
+        inputs.append(whole)
+        inputs += [crop_input(backbone, image, crop) for crop in plan.crops]
         crops.append(tuple(part for one in segments for part in backbone.frame_crop(one)))
     cropped = prompt.with_crops(tuple(crops))
     shown = sum(isinstance(segment, ImageSegment) for segment in cropped.segments)

@@ -1,5 +1,6 @@
 """The train stage: batches of labels and features, the loop, checkpoints, a feature cache.
 
-May import ``rpn``, ``gate``, ``labeling``, ``taps``, ``runtime``, ``backbone``, ``labels``,
-``data``, ``grid``, ``plugins``, ``util``, ``distributed``, ``errors``.
+May import ``utility``, ``rpn``, ``gate``, ``labeling``, ``shards``, ``taps``, ``runtime``,
+``backbone``, ``crops``, ``labels``, ``data``, ``grid``, ``plugins``, ``util``, ``distributed``,
+``errors``.
 """

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.training.samples import CachedSample, SkippedSample, TrainingSample, log_skipped
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 
 if TYPE_CHECKING:
-    from sdrpn_core.training.batches import Batcher, TrainingBatch
+    from sdrpn_core.training.batches import Batcher
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +24,11 @@ class AcceptedBatch:
 
     Attributes:
         samples: one or more.
-        batch: their features, places and labels.
+        batch: what the batcher made of them.
     """
 
     samples: Sequence[TrainingSample | CachedSample]
-    batch: TrainingBatch
+    batch: Any
 
 
 def accepted_batches(

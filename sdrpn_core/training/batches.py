@@ -41,7 +41,8 @@ class TrainingBatch:
         features: what reached the branch layer.
         block: the sequences whose features these are.
         places: where the images and the queries lie in it.
-        labels: ``(images, n)`` int64 in {-100, 0, 1}, row-major, -100 behind smaller grids.
+        labels: ``(images, n)``, row-major, -100 where a cell is ignored and behind smaller grids:
+            int64 in {0, 1}, or float32 in [0, 1].
         grids: per image the ``(h, w)`` of its labels. It need not be that of its visual tokens:
             labels may come from another resolution.
     """
@@ -53,8 +54,9 @@ class TrainingBatch:
     grids: list[tuple[int, int]]
 
 
-#: Turns samples, of the one kind that it takes, into a batch; no gradient flows through it.
-Batcher: TypeAlias = Callable[[Sequence[Any]], TrainingBatch]
+#: Turns samples, of the one kind that it takes, into a batch for an objective; no gradient flows
+#: through it.
+Batcher: TypeAlias = Callable[[Sequence[Any]], Any]
 
 
 class StoredLabelBatcher:
@@ -150,7 +152,7 @@ def make_batch(
     features: Features,
     block: Block,
     places: list[ImagePlace],
-    labels: Sequence[npt.NDArray[np.int64]],
+    labels: Sequence[npt.NDArray[Any]],
 ) -> TrainingBatch:
     """A batch from its parts.
 
@@ -158,9 +160,10 @@ def make_batch(
         features: what reached the branch layer.
         block: the sequences whose features these are.
         places: where the images and the queries lie in it, one per row.
-        labels: per image ``(h, w)`` int64.
+        labels: per image ``(h, w)`` int64 or float32, of one kind for all.
     """
-    padded = np.full((len(labels), max(grid.size for grid in labels)), IGNORE, dtype=np.int64)
+    size = max(grid.size for grid in labels)
+    padded = np.full((len(labels), size), IGNORE, dtype=labels[0].dtype)
     for row, grid in enumerate(labels):
         padded[row, : grid.size] = grid.ravel()
     return TrainingBatch(

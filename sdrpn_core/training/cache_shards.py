@@ -50,8 +50,8 @@ def write_shard(
         folder: of the cache.
         shard: its number.
         run: digest of what the cache is made for.
-        items: the samples; labels are stored as int8, positions as int32, hidden states as they
-            are.
+        items: the samples; integer labels are stored as int8, positions as int32, all else as it
+            is.
 
     Raises:
         SdrpnError: the file cannot be written; nothing half-written is left.
@@ -66,7 +66,7 @@ def write_shard(
         parts = {
             "hidden": item.hidden,
             "positions": item.positions.to(torch.int32),
-            "labels": torch.from_numpy(item.labels).to(torch.int8),
+            "labels": _narrow(torch.from_numpy(item.labels)),
         }
         facts.append({**fact, "sha256": _checksum(fact, parts)})
         tensors |= {f"{position}.{name}": tensor for name, tensor in parts.items()}
@@ -118,11 +118,19 @@ class CachedSamples(Dataset[Item]):
                     positions=parts["positions"].long(),
                     start=sample["start"],
                     grid=(sample["grid"][0], sample["grid"][1]),
-                    labels=parts["labels"].long().numpy(),
+                    labels=_widened(parts["labels"]).numpy(),
                 )
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ShardError(f"{path} cannot be read ({reason}): {_REMEDY}") from error
+
+
+def _narrow(labels: torch.Tensor) -> torch.Tensor:
+    return labels if labels.is_floating_point() else labels.to(torch.int8)
+
+
+def _widened(labels: torch.Tensor) -> torch.Tensor:
+    return labels if labels.is_floating_point() else labels.long()
 
 
 def _checksum(facts: Mapping[str, Any], parts: Mapping[str, torch.Tensor]) -> str:

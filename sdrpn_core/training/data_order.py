@@ -55,6 +55,9 @@ class DataOrder:
 class MicroBatches:
     """The batch sampler of one process's data loader, from a step on.
 
+    The numbers that it yields go on from one epoch to the next: number ``i`` of a data set of ``n``
+    is sample ``i % n`` in epoch ``i // n``.
+
     Args:
         order: the order of the samples.
         first: number of the first step.
@@ -73,10 +76,12 @@ class MicroBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, self.last):
-            yield from self.of_step(step)
+            first = step // self.order.steps_per_epoch * self.order.n_samples
+            for batch in self.of_step(step):
+                yield [first + index for index in batch]
 
     def of_step(self, step: int) -> list[list[int]]:
-        """The micro-batches of a step."""
+        """The micro-batches of a step, as indices of samples."""
         return self.order.micro_batches(step, self.micro_batch_size, self.process, self.n_processes)
 
 

@@ -33,7 +33,13 @@ from sdrpn_core.training.cache_shards import (
     write_shard,
 )
 from sdrpn_core.training.cached_batches import CachedFeatureBatcher, to_cached
-from sdrpn_core.training.samples import CachedSample, SkippedSample, TrainingSample, load_batches
+from sdrpn_core.training.samples import (
+    CachedSample,
+    DrawnSamples,
+    SkippedSample,
+    TrainingSample,
+    load_batches,
+)
 from sdrpn_core.util.formatting import readable_bytes
 from sdrpn_core.util.package_versions import package_versions
 from sdrpn_core.util.run_manifest import ManifestFormat
@@ -70,13 +76,13 @@ class FeatureCache:
         backbone: the frozen model.
         branch: B.
         source: what is cached.
-        settings: of the run; names the pseudo-labeler, whose labels are cached, too.
+        settings: of the run.
         dtype: of the stored hidden states, by name; default: the backbone's. In a narrower one the
             RPN differs a little from that of a run without a cache.
 
     Raises:
-        ConfigError: a dtype that hidden states are not stored in, or masks that cannot be made
-            again from hidden states.
+        ConfigError: a dtype that hidden states are not stored in, masks that cannot be made again
+            from hidden states, or samples that differ between epochs.
     """
 
     def __init__(
@@ -92,6 +98,11 @@ class FeatureCache:
             raise ConfigError(
                 f"features of {backbone.name} cannot be cached: its attention masks depend on "
                 "which tokens are visual, and a cache does not hold that"
+            )
+        if isinstance(source.samples, DrawnSamples):
+            raise ConfigError(
+                "these samples are drawn anew in each epoch, at another resolution: there are no "
+                "features to cache"
             )
         self.folder = Path(folder)
         self.backbone = backbone
@@ -122,7 +133,7 @@ class FeatureCache:
             "data": source.facts,
             "backbone": backbone_identity(self.backbone, self.branch),
             "branch": self.branch,
-            "labels": {"recipe": source.recipe.to_dict(), "labeler": self._settings.labeler},
+            "labels": source.labels,
             "preprocessing": _preprocessing(self.backbone),
             "computed_in": str(self.backbone.model.dtype),
             "stored_in": str(self.dtype),

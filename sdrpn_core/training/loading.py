@@ -15,8 +15,9 @@ from sdrpn_core.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.labels.recipe import LabelRecipe
+    from sdrpn_core.training.continued import ContinuedObjective
 
-__all__ = ["TrainingInputs", "layers_to_load", "load_for_training"]
+__all__ = ["TrainingInputs", "layers_to_load", "load_for_training", "load_to_continue"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,35 @@ def load_for_training(
     backbone = load_for_process(name, {**load_options, "n_layers": layers_to_load(rpn, read)})
     # The recipe is read again: now there are weights to check it against.
     return TrainingInputs(backbone, chosen, rpn, read_recipe(recipe_name, backbone).recipe)
+
+
+def load_to_continue(
+    model: str | Path,
+    objective: ContinuedObjective,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    **load_options: Any,
+) -> tuple[Backbone, TrainingSettings]:
+    """Load as much of a backbone as it takes to go on from a trained RPN, and choose settings.
+
+    Settings that are not given are the objective's defaults, then those of the backbone's preset.
+    Under ``accelerate launch`` every process loads on its own device.
+
+    Args:
+        model: local folder or hub id.
+        objective: what is trained.
+        settings: fields of :class:`~sdrpn_core.training.settings.TrainingSettings`.
+        load_options: arguments of :func:`~sdrpn_core.backbone.loading.load_backbone`.
+
+    Raises:
+        InputError: no model there, or its files are broken or incomplete.
+        ConfigError: unknown or impossible settings, or the model has too few layers.
+    """
+    name = str(model)
+    outline = load_outline(name, revision=load_options.get("revision"))
+    chosen = objective.settings(outline, **(settings or {}))
+    n_layers = objective.n_layers_to_load
+    return load_for_process(name, {**load_options, "n_layers": n_layers}), chosen
 
 
 def layers_to_load(config: RPNConfig, recipe: LabelRecipe | None = None) -> int:

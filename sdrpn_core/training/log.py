@@ -16,6 +16,8 @@ from sdrpn_core.util.json_files import parse_json_object
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from sdrpn_core.training.objective import Objective
+
 LOG_NAME = "train_log.jsonl"
 
 
@@ -25,6 +27,7 @@ class TrainingLog:
     Args:
         folder: of the run.
         accelerator: its trackers get the entries as well.
+        objective: names the counts.
         first_step: steps done before; later entries of an interrupted run are dropped.
 
     Attributes:
@@ -34,10 +37,13 @@ class TrainingLog:
         CheckpointError: a line of the log that is there is no entry, other than a torn last one.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, first_step: int) -> None:
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, objective: Objective, first_step: int
+    ) -> None:
         self.path = folder / LOG_NAME
         self.accelerator = accelerator
-        self._sums = StepSums()
+        self._objective = objective
+        self._sums = StepSums.zero(objective)
         self._since = time.monotonic()
         kept = [entry for entry in self._entries() if entry["step"] <= first_step]
         last = kept[-1]["loss"] if kept else None
@@ -63,13 +69,12 @@ class TrainingLog:
         """
         now = time.monotonic()
         seconds, sums = now - self._since, self._sums
-        self._since, self._sums = now, StepSums()
+        self._since, self._sums = now, StepSums.zero(self._objective)
         self.last_loss = sums.mean_loss
         entry: dict[str, Any] = {
             "step": step,
-            "loss": sums.mean_loss if sums.cells else None,
-            "labeled_cells": int(sums.cells),
-            "foreground_cells": int(sums.foreground),
+            "loss": sums.mean_loss if sums.n else None,
+            **dict(zip(self._objective.counts, map(_plain, sums.counts), strict=True)),
             "samples": int(sums.samples),
             "skipped": int(sums.skipped),
             "samples_per_second": round(sums.samples / max(seconds, 1e-9), 3),
@@ -92,6 +97,11 @@ class TrainingLog:
             return []
         *lines, _ = self.path.read_bytes().split(b"\n")  # a kill can cut the last line short
         return [_entry(line, f"{self.path}: line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _plain(count: float) -> float:
+    """Whole numbers without a fraction."""
+    return int(count) if count.is_integer() else count
 
 
 def _entry(line: bytes, where: str) -> dict[str, Any]:

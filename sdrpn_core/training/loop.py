@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.training.data_order import DataOrder, MicroBatches
-from sdrpn_core.training.samples import Item, load_batches
+from sdrpn_core.training.samples import EveryEpoch, Item, SizedSamples, load_batches
 from sdrpn_core.training.step import StepSums, TrainingStep
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TrainingLoop:
 
     accelerator: Accelerator
     settings: TrainingSettings
-    samples: Any
+    samples: SizedSamples
     order: DataOrder
     step: TrainingStep
     schedule: CosineLRScheduler
@@ -72,23 +72,24 @@ class TrainingLoop:
         workers = self.settings.workers(
             self.accelerator.num_processes, self.accelerator.device.type
         )
-        batches = load_batches(self.samples, plan, workers)
-        totals = StepSums()
+        batches = load_batches(EveryEpoch(self.samples), plan, workers)
+        objective = self.step.objective
+        totals = StepSums.zero(objective)
         # An optimizer has a state once it made a step, for which it takes a label.
         had_labels = bool(self.step.optimizer.state)
         with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
             for number in range(first, last):
                 totals += self._run_step(number, last, islice(batches, len(plan.of_step(number))))
                 n_steps = number + 1 - first
-                if not (totals.cells or had_labels) and n_steps >= _MAX_STEPS_WITHOUT_LABELS:
+                if not (totals.n or had_labels) and n_steps >= _MAX_STEPS_WITHOUT_LABELS:
                     break
                 bar.update()
                 bar.set_postfix(loss=f"{self.log.last_loss:.4f}", refresh=False)
-        if not (totals.cells or had_labels) and first < last:
+        if not (totals.n or had_labels) and first < last:
             raise SdrpnError(
-                f"none of the first {int(totals.samples + totals.skipped)} samples has a labeled "
-                f"cell ({int(totals.skipped)} could not be used): check the label recipe and the "
-                "data"
+                f"none of the first {int(totals.samples + totals.skipped)} samples has a "
+                f"{objective.unit} ({int(totals.skipped)} could not be used): check "
+                f"{objective.remedy}"
             )
         return totals
 

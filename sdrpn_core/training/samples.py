@@ -6,11 +6,11 @@ import logging
 import multiprocessing
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -40,14 +40,15 @@ class TrainingSample:
         id: of the record.
         question: what is asked.
         image: what the vision encoder gets, on the CPU.
-        labels: ``(h, w)`` int64 in {-100, 0, 1}; ``None`` if they are made while training.
+        labels: ``(h, w)``, -100 where a cell is ignored: int64 in {0, 1} or float32 in [0, 1];
+            ``None`` if they are made while training.
         response: whose attention the labels are made from; ``None`` where ``labels`` are given.
     """
 
     id: str
     question: str
     image: ImageInput
-    labels: npt.NDArray[np.int64] | None = None
+    labels: npt.NDArray[Any] | None = None
     response: str | None = None
 
 
@@ -62,7 +63,7 @@ class CachedSample:
         positions: ``(length,)`` or ``(axes, length)`` integer position ids.
         start: where the visual tokens begin.
         grid: their ``(h, w)``.
-        labels: ``(h', w')`` int64 in {-100, 0, 1}; from another resolution maybe.
+        labels: ``(h', w')``, as of a :class:`TrainingSample`; from another resolution maybe.
     """
 
     id: str
@@ -70,7 +71,7 @@ class CachedSample:
     positions: torch.Tensor
     start: int
     grid: tuple[int, int]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,53 @@ def log_skipped(skipped: SkippedSample) -> None:
 
 
 Item: TypeAlias = "TrainingSample | CachedSample | SkippedSample"
+
+
+class Samples(Protocol):
+    """Samples by number."""
+
+    def __getitem__(self, index: int, /) -> Item:
+        """One of them."""
+
+
+class SizedSamples(Samples, Protocol):
+    """A data set of samples."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+
+class DrawnSamples(Dataset[Item], ABC):
+    """Samples that are drawn anew in each epoch."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are in an epoch."""
+
+    @abstractmethod
+    def draw(self, index: int, epoch: int) -> Item:
+        """A sample, as it is in an epoch."""
+
+    def __getitem__(self, index: int) -> Item:
+        """A sample of the first epoch."""
+        return self.draw(index, 0)
+
+
+class EveryEpoch(Dataset[Item]):
+    """The samples of all epochs, one epoch behind the other.
+
+    Args:
+        samples: the data set.
+    """
+
+    def __init__(self, samples: SizedSamples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, number: int) -> Item:
+        epoch, index = divmod(number, len(self.samples))
+        if isinstance(self.samples, DrawnSamples):
+            return self.samples.draw(index, epoch)
+        return self.samples[index]
 
 
 class StoredLabels(Dataset[Item]):
@@ -166,7 +214,7 @@ class AnsweredRecords(Dataset[Item]):
 
 
 def load_batches(
-    samples: Dataset[Item], batches: Iterable[list[int]], num_workers: int
+    samples: Samples, batches: Iterable[list[int]], num_workers: int
 ) -> Iterator[list[Item]]:
     """Load batches of samples in the given order; skipped records are named in the log.
 
@@ -243,7 +291,7 @@ class _Guarded(Dataset["Item | SdrpnError"]):
         dataset: the samples.
     """
 
-    def __init__(self, dataset: Dataset[Item]) -> None:
+    def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> Item | SdrpnError:

@@ -13,8 +13,7 @@ from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.training.batches import AnsweredRecordBatcher, Batcher, StoredLabelBatcher
-from sdrpn_core.training.cache_shards import CachedSamples
-from sdrpn_core.training.samples import AnsweredRecords, StoredLabels
+from sdrpn_core.training.samples import AnsweredRecords, SizedSamples, StoredLabels
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -29,15 +28,16 @@ class TrainingSource:
     Attributes:
         samples: the data set.
         batcher: makes batches of its samples.
-        recipe: how the labels are made.
+        labels: how the labels are made, as plain JSON values; a cache of the samples holds the
+            labels as well.
         n_layers: decoder layers that the batcher runs.
         facts: what identifies the data, as plain JSON values.
         dataset: what the data is called, for people.
     """
 
-    samples: StoredLabels | AnsweredRecords | CachedSamples
+    samples: SizedSamples
     batcher: Batcher
-    recipe: LabelRecipe
+    labels: Mapping[str, Any]
     n_layers: int
     facts: Mapping[str, Any]
     dataset: str
@@ -84,7 +84,7 @@ def stored_labels(
     return TrainingSource(
         samples=StoredLabels(rows, labeler, Preprocessor(backbone), settings.max_pixels),
         batcher=StoredLabelBatcher(backbone, branch),
-        recipe=recipe,
+        labels={"recipe": recipe.to_dict(), "labeler": settings.labeler},
         n_layers=branch,
         facts={"kind": "stored", "digest": rows.manifest.digest, "rows": len(rows)},
         dataset=rows.manifest.dataset,
@@ -116,7 +116,7 @@ def answered_records(
     return TrainingSource(
         samples=AnsweredRecords(records, Preprocessor(backbone), settings.max_pixels),
         batcher=AnsweredRecordBatcher(backbone, branch, labeler),
-        recipe=recipe,
+        labels={"recipe": recipe.to_dict(), "labeler": settings.labeler},
         n_layers=max(branch, max(recipe.layers) + 1),
         facts={"kind": "records", "digest": records.fingerprint, "rows": len(records)},
         dataset=records.name,

@@ -1,18 +1,19 @@
-"""The train stage: an RPN learns to predict the pseudo-labels from the branch features.
+"""The train stage: an RPN learns from the branch features what its objective asks for.
 
-The backbone is frozen and runs its first layers only, without gradients. Labels come from a label
-run ("stored"), or are made in the same forward pass from the responses that records come with
-("lazy"). Under ``accelerate launch`` every process calls :func:`train` with the same arguments;
-neither their number nor the micro-batch size changes the result, see
-:mod:`sdrpn_core.training.step`. With a feature cache the backbone runs once per sample, whatever
-the number of epochs.
+The backbone is frozen and runs its first layers only, without gradients. Labels of regions come
+from a label run ("stored"), or are made in the same forward pass from the responses that records
+come with ("lazy"); other objectives have data of their own, see
+:mod:`sdrpn_core.training.objective`.
+Under ``accelerate launch`` every process calls :func:`train` with the same arguments; neither their
+number nor the micro-batch size changes the result, see :mod:`sdrpn_core.training.step`. With a
+feature cache the backbone runs once per sample, whatever the number of epochs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,24 +22,22 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from sdrpn_core.data.hub import HubSplit
-from sdrpn_core.data.read import dataset_name, read_records
-from sdrpn_core.data.record import HUB_PREFIX, Record, RecordSource
+from sdrpn_core.data.read import dataset_name
+from sdrpn_core.data.record import HUB_PREFIX, Record
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.rpn.backbone_source import is_hub_id
 from sdrpn_core.rpn.card import CardFacts
 from sdrpn_core.rpn.config import RPNConfig
-from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training.data_order import DataOrder
 from sdrpn_core.training.feature_cache import FeatureCache
 from sdrpn_core.training.free_layers import truncate
+from sdrpn_core.training.label_objective import LabelObjective
 from sdrpn_core.training.log import TrainingLog
 from sdrpn_core.training.loop import TrainingLoop
 from sdrpn_core.training.optim import make_optimizer, make_schedule
 from sdrpn_core.training.run_folder import TRACKER_FOLDER, RunFolder
 from sdrpn_core.training.settings import TrainingSettings
-from sdrpn_core.training.sources import TrainingSource, answered_records, stored_labels
 from sdrpn_core.training.step import TrainingStep
 from sdrpn_core.training.trackers import check_trackers, start_trackers
 from sdrpn_core.util.folder_lock import hold_folder
@@ -48,7 +47,11 @@ from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.labeling.run import LabelDataset
     from sdrpn_core.labels.recipe import LabelRecipe
+    from sdrpn_core.rpn.model import RPN
+    from sdrpn_core.training.objective import Objective
+    from sdrpn_core.training.sources import TrainingSource
 
 __all__ = ["TrainingResult", "train"]
 
@@ -64,7 +67,7 @@ class TrainingResult:
         rpn: the same, attached to the backbone, in its dtype.
         steps: optimizer steps of the whole run.
         resumed_from: steps that an earlier session had done.
-        loss: mean over the labeled cells of the last log entry; NaN if there were none.
+        loss: mean of the last log entry over what the objective counts; NaN if that was nothing.
         samples: images that this session trained on.
         skipped: records that this session could not use.
         peak_memory: bytes, of this process; ``None`` where the system does not tell. See
@@ -89,6 +92,7 @@ def train(
     config: RPNConfig | None = None,
     *,
     recipe: LabelRecipe | None = None,
+    objective: Objective | None = None,
     resume: bool = False,
     overwrite: bool = False,
     feature_cache: str | Path | None = None,
@@ -97,18 +101,21 @@ def train(
     trackers: Sequence[str] = (),
     progress: bool = True,
 ) -> TrainingResult:
-    """Train an RPN, or continue an interrupted run.
+    """Train an RPN, or a part of one, or continue an interrupted run.
 
     Args:
         backbone: the frozen model.
-        data: the folder of a label run (or its :class:`LabelDataset`), or records with responses,
-            whose labels are made while training.
+        data: what the objective takes. For labels, the folder of a label run (or its
+            :class:`LabelDataset`), or records with responses, whose labels are made while training;
+            for the others, the folder of a utility run, or of a ladder run.
         out_dir: holds one run: ``rpn/`` (the result), ``checkpoints/``, ``train_log.jsonl``,
             ``run.json``, and ``trackers/`` with what trackers write to disk.
-        settings: default: the backbone's preset.
-        config: of the RPN; default: the backbone's preset.
+        settings: default: the backbone's preset, with the objective's defaults.
+        config: of a new RPN; default: the backbone's preset.
         recipe: how attention becomes labels; default: that of the label run, or for records the
             first of the preset. For a label run only thresholds may differ.
+        objective: what the RPN is trained for; default: the labels, by ``config`` and ``recipe``,
+            which no other objective takes.
         resume: require a run to resume in ``out_dir``. By default the run that is there is resumed,
             if there is one.
         overwrite: start over: remove the run that is in ``out_dir``.
@@ -139,31 +146,30 @@ def train(
     """
     out_dir = Path(out_dir)
     trackers = check_trackers(trackers)
-    settings = settings or TrainingSettings.for_backbone(backbone)
-    config = config or RPNConfig.for_backbone(backbone)
-    if config.gate is not None:
-        raise ConfigError(
-            "training makes regions, not gates: take the gate out of the RPN's configuration; one "
-            "that was never trained would close at random"
-        )
+    if objective is None:
+        objective = LabelObjective(config or RPNConfig.for_backbone(backbone), recipe)
+    elif config is not None or recipe is not None:
+        raise ConfigError("config and recipe are for training on labels: give them or an objective")
+    settings = settings or objective.settings(backbone)
     precision = _precision(settings, backbone.device)
     state = processes(backbone.device)
-    source = _source(backbone, data, config.branch, settings, recipe)
+    source = objective.source(backbone, data, settings)
+    rpn = _starting_rpn(objective, backbone, source, settings)
     cache = None
     if feature_cache is not None:
         cache = FeatureCache(
-            feature_cache, backbone, config.branch, source, settings, feature_cache_dtype
+            feature_cache, backbone, rpn.branch, source, settings, feature_cache_dtype
         )
         source = cache.source
     elif feature_cache_dtype is not None:
         raise ConfigError("feature_cache_dtype is given, but no feature_cache to store features in")
-    rpn = _new_rpn(backbone, replace(config, recipe=source.recipe.to_dict()), settings)
     order = DataOrder(len(source.samples), settings.global_batch_size, settings.seed)
     steps = settings.max_steps or settings.epochs * order.steps_per_epoch
     if free_backbone:
         truncate(backbone, source.n_layers)
 
-    run = RunFolder(out_dir, _manifest(settings, rpn.config, source), settings.keep_checkpoints)
+    manifest = _manifest(settings, rpn, source, objective)
+    run = RunFolder(out_dir, manifest, settings.keep_checkpoints)
     with hold_folder(out_dir) if state.is_main_process else nullcontext():
         first = run.check(resume=resume, overwrite=overwrite)
         wait_for_everyone(state)  # only now may anyone write what the others have to look at
@@ -173,7 +179,7 @@ def train(
 
         if cache is not None:
             cache.fill(state, progress=progress)
-        optimizer = make_optimizer(rpn, settings)
+        optimizer = make_optimizer(objective.trained(rpn), settings)
         if first:
             run.checkpoints.load(first, rpn, optimizer)
         accelerator = _accelerator(out_dir, precision, backbone.device, trackers)
@@ -183,12 +189,14 @@ def train(
             settings,
             source.samples,
             order,
-            TrainingStep(accelerator, rpn, source.batcher, optimizer, settings.max_grad_norm),
+            TrainingStep(
+                accelerator, rpn, objective, source.batcher, optimizer, settings.max_grad_norm
+            ),
             make_schedule(optimizer, settings, steps),
             run.checkpoints,
-            TrainingLog(out_dir, accelerator, first),
+            TrainingLog(out_dir, accelerator, objective, first),
         )
-        rpn.train()
+        objective.trained(rpn).train()
         devices = [backbone.device] if backbone.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices):
@@ -205,7 +213,7 @@ def train(
         wait_for_everyone(state)
     return TrainingResult(
         folder=run.rpn,
-        rpn=rpn.to(backbone.model.dtype),
+        rpn=rpn.requires_grad_(True).to(backbone.model.dtype),
         steps=steps,
         resumed_from=first,
         loss=loop.log.last_loss,
@@ -213,21 +221,6 @@ def train(
         skipped=int(totals.skipped),
         peak_memory=peak_memory(backbone.device),
     )
-
-
-def _source(
-    backbone: Backbone,
-    data: str | Path | LabelDataset | Sequence[Record],
-    branch: int,
-    settings: TrainingSettings,
-    recipe: LabelRecipe | None,
-) -> TrainingSource:
-    if isinstance(data, (str, Path)):
-        data = LabelDataset(data)
-    if isinstance(data, LabelDataset):
-        return stored_labels(backbone, data, branch, settings, recipe)
-    records = data if isinstance(data, RecordSource) else read_records(data)
-    return answered_records(backbone, records, branch, settings, recipe)
 
 
 def _public_names(source: str) -> tuple[str, ...]:
@@ -239,12 +232,16 @@ def _public_names(source: str) -> tuple[str, ...]:
     return () if name is None else (name,)
 
 
-def _new_rpn(backbone: Backbone, config: RPNConfig, settings: TrainingSettings) -> RPN:
-    """A new RPN in float32; the same in every process, whatever was drawn before."""
+def _starting_rpn(
+    objective: Objective, backbone: Backbone, source: TrainingSource, settings: TrainingSettings
+) -> RPN:
+    """What the run starts from; the same in every process, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        rpn = RPN.from_backbone(backbone, config).float()
+        rpn = objective.start(backbone, source)
     rpn.gradient_checkpointing = settings.gradient_checkpointing
+    rpn.requires_grad_(False).eval()
+    objective.trained(rpn).requires_grad_(True)
     return rpn
 
 
@@ -276,12 +273,14 @@ def _accelerator(
 
 
 def _manifest(
-    settings: TrainingSettings, config: RPNConfig, source: TrainingSource
+    settings: TrainingSettings, rpn: RPN, source: TrainingSource, objective: Objective
 ) -> dict[str, Any]:
     """Everything that decides the weights of a run."""
+    facts = objective.facts(rpn)
     return {
+        **({"objective": {"name": objective.name, **facts}} if facts else {}),
         "data": source.facts,
-        "rpn": {k: v for k, v in config.to_dict().items() if k != "versions"},
+        "rpn": {k: v for k, v in rpn.config.to_dict().items() if k != "versions"},
         "settings": settings.resume_fields(),
         "versions": package_versions("accelerate", "timm"),
     }

@@ -74,7 +74,7 @@ def check_states(backbone: Backbone, question: Question, rpn: RPN, data: Mapping
         features = tap.run(
             inputs_embeds=block.embeds, attention_mask=block.mask, position_ids=block.positions
         )
-        logits = rpn.gate_logits(features)
+        logits = rpn.gate_logits(features, [])
     for hook in hooks:
         hook.remove()
     close(features.hidden[0], data["hidden_at_K"], HIDDEN)
@@ -182,7 +182,7 @@ def test_losses_and_gradients(golden_file, load, attn_implementation):
         )
     for name, case in settings["cases"].items():
         rpn.zero_grad()
-        logits = rpn.gate_logits(features)
+        logits = rpn.gate_logits(features, [])
         targets = torch.from_numpy(data[f"{name}/signal"])
         if not (targets != IGNORE).any():
             total, count = gate_loss(logits, targets)
@@ -247,6 +247,6 @@ def test_the_mixture(golden_file):
         for kind, answers in kinds.items()
         for _ in range(settings["mix"]["in"][kind])
     ]
-    kept = Counter(one.difficulty for one in balanced(ladders, random.Random(0)))
+    kept = Counter(ladders[place].difficulty for place in balanced(ladders, random.Random(0)))
     expected = settings["mix"]["kept"]
     assert kept == {Difficulty.HARD: expected["_hard"], Difficulty.EASY: expected["_easy"]}

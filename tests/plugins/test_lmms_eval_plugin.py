@@ -155,6 +155,9 @@ def test_model_arguments_choose_the_model_and_its_crops():
     assert policy.blur == found.policy.blur, "the RPN's other options stay"
     other = ModelArguments.parse({**own, "policy": "mask", "threshold": 0.3}).crop_policy()
     assert isinstance(other, MaskPolicy)
+    looking = ModelArguments.parse({**arguments, "first_look_tokens": 49})
+    assert Session.load(looking).first_look_tokens == 49
+    assert Session.load(ModelArguments.parse(own)).first_look_tokens is None
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,12 @@ def test_a_loaded_model_and_another_policy(folder, questions):
     assert given.processor is processor
 
 
+def test_a_first_look_reaches_the_model(folder):
+    options = {"rpn": folder / "rpn", "device": "cpu", "first_look_tokens": 4}
+    with pytest.raises(ConfigError, match="first_look_tokens=4 cannot be set"):
+        pipeline(TASK, model=str(folder / "tiny"), **options)
+
+
 def test_what_is_saved_loads_again(ask, questions, expected, tmp_path):
     ask.save_pretrained(tmp_path / "saved")
     again = pipeline(

@@ -106,7 +106,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(job, engine, folder):
     assert files(job.folder) == local(job)
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # a minute and a half of waiting for Ray to give up
 def test_workers_that_keep_dying_end_the_job_and_the_next_one_finishes_it(job, engine, folder):
     (folder / "armed").write_text(str(folder))
     job = replace(job, folder=folder / "given-up")

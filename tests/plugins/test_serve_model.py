@@ -13,8 +13,8 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
-from sdrpn_core import RoIModel, open_image, read_records
-from sdrpn_glyphs import rpn_dir
+from sdrpn_core import RoIModel, load_backbone, open_image, read_records
+from sdrpn_glyphs import backbone_dir, rpn_dir
 from sdrpn_serve.calls import Ask, Located, Look, Refusal, Reply
 from sdrpn_serve.runner import ModelRunner
 from sdrpn_serve.served_model import ServedModel
@@ -119,6 +119,19 @@ def test_settings_choose_the_policy(model, served, asks):
     (proposal,) = model.with_policy("mask", options).propose(list(asks[0].images), asks[0].text)
     assert reply.facts["boxes"] == [list(box) for box in proposal.boxes]
     assert reply.facts["boxes"] != served.answer(asks[:1])[0].facts["boxes"]
+
+
+def test_settings_choose_the_first_look(asks):
+    settings = ModelSettings(
+        str(backbone_dir("qwen2_5_vl")), str(rpn_dir("qwen2_5_vl")), first_look_tokens=49
+    )
+    served = ServedModel.load(settings, MAX_PIXELS)
+    limited = load_backbone(backbone_dir("qwen2_5_vl")).with_visual_tokens(49)
+    grid = limited.preprocess(open_image(asks[0].images[0])).geometry.grid
+    (reply,) = served.answer(asks[:1])
+    assert reply.facts["images"][0]["grid"] == grid
+    located = served.locate(Look(asks[0].text, asks[0].images))
+    assert located.images[0]["grid"] == grid
 
 
 class _Endless:

@@ -355,6 +355,6 @@ def test_windows_are_as_large_as_the_models_input():
     qwen = tiny_qwen2_5_vl()
     assert input_side(qwen, Resized((900, 900), (4, 9), cell=28), 224) == 28 * math.isqrt(36)
     assert input_side(qwen, Resized((900, 900), (20, 20), cell=28), 224) == 224
-    assert make_policy("window", {"side": 100}).options() == {"side": 100}
+    assert make_policy("window", {"side": 100}).options() == {"side": 100, "max_crop_tokens": None}
     with pytest.raises(ConfigError, match="side must be at least 1"):
         make_policy("window", {"side": 0})

@@ -175,6 +175,37 @@ def rpn(backbone):
 
 
 @torch.no_grad()
+def test_keys_are_computed_once_for_all_tokens_of_a_question(backbone, rpn, monkeypatch):
+    """However many of them ask, and though their products may take several passes."""
+    state = prefill(backbone, QUESTIONS, rpn)
+    features, readings = state.question_features(2), state.readings(rpn)
+    places = state.places(wants_question=lambda _, grid: grid[0] * grid[1] > LIMIT)
+    calls: list[tuple[int, ...]] = []
+    hook = rpn.head.attention.k_proj.register_forward_hook(
+        lambda module, inputs, output: calls.append(tuple(output.shape))
+    )
+    try:
+        whole = rpn.score_after(readings, features, places).maps()
+        once = list(calls)
+        monkeypatch.setattr("sdrpn_core.rpn.qk_head._MAX_PRODUCTS", 1)
+        pieces = rpn.score_after(readings, features, places).maps()
+    finally:
+        hook.remove()
+    assert any(roi.question_scores is not None for roi in whole)
+    assert calls[len(once) :] == once  # in pieces, no more keys are computed
+    # For the maps of each size of images, and once more per image for its question's scores.
+    assert len(once) <= len(places) + 2
+    n_question = sum(len(prompt) - prompt.prefix_length for prompt in state.prompts)
+    assert n_question > 4 * len(once)  # which is what one call per token would make
+    for one, other in zip(whole, pieces, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-6, rtol=0)
+        if one.question_scores is not None:
+            np.testing.assert_allclose(
+                one.question_scores, other.question_scores, atol=1e-6, rtol=0
+            )
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("settings", [{}, {"head": "conv"}, {"loss": "mse"}])
 def test_the_highest_score_of_any_token_behind_the_last_image(backbone, settings):
     rpn = RPN.from_backbone(backbone, branch=2, n_layers=2, **settings)

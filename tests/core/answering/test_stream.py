@@ -157,6 +157,24 @@ def test_the_next_batch_is_prepared_while_one_is_answered(backbone, proposer, mo
     assert answered == [batch_size] * 3
 
 
+def test_images_whose_prefixes_are_stored_are_not_prepared(backbone, monkeypatch):
+    store = PrefixStore()
+    questions = [Question("how many ?", (tiny_image(seed),)) for seed in range(3)]
+    options = {"batch_size": 2, "store": store, "max_new_tokens": 1}
+    before = [found.ids for _, found in answer_stream(backbone, questions, **options)]
+    prepared = []
+    original = backbone.preprocess
+
+    def preprocess(image):
+        prepared.append(image)
+        return original(image)
+
+    monkeypatch.setattr(backbone, "preprocess", preprocess)
+    after = [found.ids for _, found in answer_stream(backbone, questions, **options)]
+    assert after == before
+    assert prepared == []
+
+
 def test_a_stream_that_is_left_reads_no_further(backbone):
     read = []
 

@@ -13,6 +13,7 @@ from sdrpn_core import RPN, load_backbone, open_image
 from sdrpn_core.answering.answer import answer
 from sdrpn_core.cli.main import app
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
+from tests.tiny_qwen2_5_vl import write_tiny_qwen2_5_vl
 
 QUESTION = "which color is the circle ?"
 MODEL = ("--model", "{f}/model")
@@ -100,6 +101,49 @@ def test_threshold_and_policy_change_what_is_cropped(folder):
     assert (none["outcome"], none["visual_tokens"]) == ("no_roi", 64)
     masked = ask(folder, "--policy", "mask", "--policy-option", "min_regions=1", "--json")
     assert len(json.loads(masked.stdout)["images"][0]["crops"]) == 1
+
+
+@pytest.fixture(scope="module")
+def dynamic(tmp_path_factory):
+    """A backbone of dynamic resolution, its RPN, and an image."""
+    root = tmp_path_factory.mktemp("dynamic")
+    write_tiny_qwen2_5_vl(root / "model")
+    rpn = RPN.from_backbone(
+        load_backbone(root / "model"), branch=3, n_layers=2, policy_options=POLICY
+    )
+    rpn.save_pretrained(root / "rpn")
+    tiny_image(1, (300, 280)).save(root / "a.png")
+    return root
+
+
+def test_a_first_look_with_few_tokens_and_crops_with_few(dynamic):
+    backbone, rpn = loaded(dynamic)
+    options = ("--policy-option", "max_crop_tokens=6", "--first-look-tokens", 16)
+    facts = json.loads(ask(dynamic, *options, "--json").stdout)
+    policy = rpn.config.crop_policy(options={"max_crop_tokens": 6})
+    expected = answer(
+        backbone, dynamic / "a.png", QUESTION, rpn=rpn, policy=policy, first_look_tokens=16,
+        max_new_tokens=5,
+    )  # fmt: skip
+    assert (facts["answer"], facts["visual_tokens"]) == (expected.text, expected.n_visual_tokens)
+    assert facts["images"][0]["grid"] == [3, 4]
+    plain = json.loads(ask(dynamic, *options[2:], "--json", rpn=None).stdout)
+    assert plain["visual_tokens"] == 12
+    words = ("roi", "{f}/a.png", QUESTION, *MODEL, "--rpn", "{f}/rpn", "--json", *options)
+    (shown,) = json.loads(run(dynamic, *words).stdout)["images"]
+    assert (shown["grid"], shown["crops"]) == ([3, 4], facts["images"][0]["crops"])
+
+
+def test_a_fixed_resolution_has_neither(folder):
+    for words, asked in (
+        (("--first-look-tokens", 16), "first_look_tokens=16"),
+        (("--policy-option", "max_crop_tokens=6"), "max_crop_tokens=6"),
+    ):
+        result = ask(folder, *words)
+        assert result.exit_code == 1
+        last = result.stderr.splitlines()[-1]
+        assert "the family's resolution is fixed" in last
+        assert last.endswith(f"{asked} cannot be set")
 
 
 def test_roi_is_the_map_of_the_answer(folder, tmp_path):

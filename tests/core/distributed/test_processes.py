@@ -17,14 +17,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sdrpn_bench import BenchModel, run_benchmark
+from sdrpn_bench import BenchModel, calibrate_gate, run_benchmark
 from sdrpn_core.backbone.loading import load_backbone
 from sdrpn_core.data.read import read_records
+from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.training.gate_objective import GateObjective
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
 from tests import deadly_data
+from tests.judged_data import write_judged
 from tests.stage_data import LINEAR, RECIPE, SAME_UP_TO_LAST_BITS, files, records
 from tests.tiny import write_tiny_llava
 
@@ -43,20 +46,24 @@ SETTINGS = TrainingSettings(
     keep_checkpoints=9,
 )
 CONFIG = RPNConfig(branch=2, n_layers=2, head_options={"rope": False})
-TRAIN_WORDS = (
-    *("--branch", "2", "--layers", "2", "--head-option", "rope=false", "--lr", "0.1"),
-    *("--setting", "optimizer=sgd"),
+#: What the RPN's region of a record is worth.
+UTILITIES = [2.0, 0.0, -1.0, 0.3, 1.5, 0.0, 4.0]
+ANSWERS = {"batch_size": 2, "max_new_tokens": 2}
+STEPS = (
+    *("--lr", "0.1", "--setting", "optimizer=sgd"),
     *("--epochs", "2", "--global-batch-size", "3", "--batch-size", "1"),
     *("--setting", "log_every=1", "--setting", "checkpoint_every=1"),
     *("--setting", "keep_checkpoints=9", "--json"),
 )
+TRAIN_WORDS = ("--branch", "2", "--layers", "2", "--head-option", "rope=false", *STEPS)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Iterator[Path]:
     """A model, a recipe, records of which every second has a response; and what one process makes.
 
-    ``one`` holds the labels, ``alone`` the training run, ``bench`` the benchmark.
+    ``one`` holds the labels, ``alone`` the training run, ``bench`` the benchmark, and ``gate`` an
+    RPN whose gate was trained and calibrated.
     """
     folder = tmp_path_factory.mktemp("distributed")
     write_tiny_llava(folder / "model")
@@ -71,11 +78,15 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     backbone = load_backbone(folder / "model", device="cpu")
     label(backbone, read_records(folder / "data.jsonl"), folder / "one", recipe=RECIPE, **SIZES)
     trained = train(backbone, folder / "one", folder / "alone", SETTINGS, CONFIG)
+    judged = write_judged(backbone, trained.rpn, folder / "judged", UTILITIES)
+    objective = GateObjective(trained.folder, GateConfig("decoder", {"n_layers": 1}))
+    train(backbone, judged, folder / "gate", SETTINGS, objective=objective)
+    calibrate_gate(folder / "gate/rpn", folder / "data.jsonl", model=folder / "model", **ANSWERS)
     model = BenchModel(folder / "model", trained.folder, name="model")
     load = {"device": "cpu"}
     run_benchmark(
         model, None, folder / "data.jsonl", out=folder / "bench", load_options=load,
-        batch_size=2, max_new_tokens=2,
+        **ANSWERS,
     )  # fmt: skip
     deadly_data.install(folder / "site")
     return folder
@@ -164,19 +175,36 @@ def test_several_processes_arrive_where_one_does(folder, n, config):
             *("bench", "--models", f"model={folder / 'alone' / 'rpn'}", "--data", "data.jsonl"),
             *("--out", str(out / "bench"), "--batch-size", "2", "--max-new-tokens", "2"),
         ],
+        [
+            *("train", "judged", "--objective", "gate", "--rpn", str(folder / "alone/rpn")),
+            *("--gate-option", "n_layers=1", "--model", "model", "--out", str(out / "gate")),
+            *STEPS,
+        ],
+        [
+            *("calibrate", "--rpn", str(out / "gate/rpn"), "--data", "data.jsonl"),
+            *("--model", "model", "--out", str(out / "calibration")),
+            *("--batch-size", "2", "--max-new-tokens", "2"),
+        ],
     ]
     words = ["-m", "tests.several_commands", json.dumps(commands)]
     code, printed, errors = run(folder, [*command(n, config=config), *words])
     assert code == 0, errors
-    assert printed.count('"counts"') == printed.count('"resumed_from"') == 1
+    assert printed.count('"counts"') == printed.count("threshold is now") == 1
+    assert printed.count('"resumed_from"') == 2
     assert printed.count("report: ") == 1
     bar = errors.count(f"{-(-N // n)}/{-(-N // n)}")
-    assert bar == 1, "one process shows its share of the benchmark"
+    assert bar == 2, "one process shows its share of the benchmark, and of the calibration"
 
     assert len(files(folder / "one")) == 7  # three shards, their checksums, the manifest
     assert files(out / "labels") == files(folder / "one")
     same_weights(out, folder / "alone")
     assert log(out) == log(folder / "alone")
+    same_weights(out / "gate", folder / "gate")
+    own, others = (
+        json.loads((path / "gate/rpn/config.json").read_text())["gate"] for path in (out, folder)
+    )
+    assert own["threshold"] == pytest.approx(others["threshold"], abs=1e-5)
+    assert own["calibration"] == others["calibration"]
     assert items(out / "bench") == items(folder / "bench")
     ours, theirs = (
         json.loads((path / "bench" / "results.json").read_text()) for path in (out, folder)

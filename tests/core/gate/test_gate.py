@@ -22,6 +22,7 @@ from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.training.stage import train
 from tests.tiny import tiny_image, tiny_llava
+from tests.written_out_gate import written_out_logit
 
 QUESTIONS = [
     "what color ?",
@@ -64,10 +65,7 @@ def expected_logits(backbone, rpn):
         block = prompt_block(backbone, [prompt])
         with FeatureTap(backbone.decoder, rpn.branch) as tap:
             features = tap.run(**block.model_inputs())
-        hidden = features.hidden
-        for layer in rpn.gate.layers or rpn.layers:
-            hidden = layer(hidden, **features.layer_kwargs)
-        found.append(rpn.gate.head(hidden[:, -1])[0, 0])
+        found.append(written_out_logit(rpn, prompt, block, features))
     return torch.stack(found)
 
 

@@ -509,7 +509,7 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SdrpnError, match=r"cannot use .*file for labels: File exists"):
+    with pytest.raises(SdrpnError, match=r"cannot use .*file for a label run: File exists"):
         open_run(tmp_path / "file", manifest())
     with pytest.raises(SdrpnError, match=r"cannot use .*: Not a directory"):
         open_run(tmp_path / "file" / "run", manifest())

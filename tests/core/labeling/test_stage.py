@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -97,6 +98,44 @@ def test_rows_hold_what_the_taps_read(backbone, tmp_path, answered):
         np.testing.assert_allclose(row.sink, sink, atol=1e-6)
         assert row.geometry == prompts[0].images[0].geometry
         assert open_image(row.image).tobytes() == record.images[0].tobytes()
+
+
+def test_the_next_batch_is_prepared_while_one_is_labeled(backbone, tmp_path, monkeypatch):
+    """By another thread, which leaves nothing of it to the one that labels."""
+    batch_size, n = 2, 6
+    ready = threading.Semaphore(0)
+    threads = []
+    preprocess, encode = backbone.preprocess, backbone.image_features
+
+    def watched_preprocess(image):
+        found = preprocess(image)
+        threads.append(threading.current_thread())
+        ready.release()
+        return found
+
+    def watched_encode(inputs):
+        if not encoded:
+            # Those of this batch and, though nobody asked for them yet, those of the next.
+            for _ in range(2 * batch_size):
+                assert ready.acquire(timeout=30)
+        encoded.append(len(inputs))
+        return encode(inputs)
+
+    encode_ids = backbone.encode_ids
+
+    def watched_questions(ids, questions):
+        assert not any(question.images for question in questions)  # only what is needed waits
+        return encode_ids(ids, questions)
+
+    monkeypatch.setattr(backbone, "preprocess", watched_preprocess)
+    monkeypatch.setattr(backbone, "image_features", watched_encode)
+    monkeypatch.setattr(backbone, "encode_ids", watched_questions)
+    encoded: list[int] = []
+    label(backbone, records(n), tmp_path, recipe=RECIPE, batch_size=batch_size, shard_size=n)
+    assert encoded == [batch_size] * (n // batch_size)
+    assert len(threads) == n
+    assert threading.current_thread() not in threads
+    assert [row.id for row in LabelDataset(tmp_path)] == [f"r{index}" for index in range(n)]
 
 
 def test_a_recipe_without_sinks_stores_none(backbone, tmp_path):

@@ -87,3 +87,22 @@ def test_nothing_valid_is_zero_and_not_nan(name, scores):
     total.backward()
     assert (total.item(), count.item()) == (0, 0)
     assert not scores.grad.any()
+
+
+def test_mse_takes_soft_labels_whose_sum_is_below_one(scores):
+    soft = torch.tensor([[0.2, 0.0, -100, 0.1, 0.1], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    probabilities = scores.softmax(1)
+    total, count = LOSS_FUNCTIONS["mse"](probabilities, soft)
+    target = torch.tensor([0.5, 0.0, 0.25, 0.25])
+    kept = probabilities[0, [0, 1, 3, 4]]
+    torch.testing.assert_close(total, ((MSE_SCALE * (kept - target)) ** 2).sum())
+    assert count == 4
+
+
+def test_bce_takes_soft_labels(scores):
+    soft = torch.tensor([[0.2, 0.0, -100, 0.7, 1.0], [0.5, 0.0, 0.0, 0.0, 0.0]])
+    valid = soft != -100
+    total, count = LOSS_FUNCTIONS["bce"](scores, soft)
+    expected = F.binary_cross_entropy_with_logits(scores[valid], soft[valid], reduction="sum")
+    torch.testing.assert_close(total, expected)
+    assert count == 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -163,6 +164,34 @@ def test_tensors_of_somebody_else_are_only_read():
     assert torch.equal(keys, torch.cat([whole[0][..., :4, :], new[0]], dim=-2))
     assert torch.equal(values, torch.cat([whole[1][..., :4, :], new[1]], dim=-2))
     assert all(torch.equal(one, other) for one, other in zip(whole, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [np.s_[:1], np.s_[1:], np.s_[:, :1], np.s_[:, :, 2:], np.s_[:, :, :3], np.s_[:, :, ::2]],
+    ids=["first row", "last row", "first head", "last columns", "first columns", "every other"],
+)
+def test_views_of_what_is_held_go_on_as_themselves(part):
+    """Whichever rows, heads or columns a layer's tensors have been replaced by."""
+    layer = InPlaceLayer(12)
+    layer.update(*states(2, 5))
+    layer.keys, layer.values = layer.keys[part], layer.values[part]
+    held = layer.keys.clone(), layer.values.clone()
+    new = [torch.randn(*one.shape[:2], 2, one.shape[-1]) for one in held]
+    for found, old, added in zip(layer.update(*new), held, new, strict=True):
+        assert torch.equal(found, torch.cat([old, added], dim=-2))
+
+
+def test_memory_of_another_layer_is_only_read():
+    """Though it is of the same shape, and has room."""
+    layer, other = InPlaceLayer(12), InPlaceLayer(12)
+    for one in (layer, other):
+        one.update(*states(2, 5))
+    layer.keys, layer.values = held = other.keys, other.values
+    new = states(2, 2)
+    for found, old, added in zip(layer.update(*new), held, new, strict=True):
+        assert torch.equal(found, torch.cat([old, added], dim=-2))
+        assert found.untyped_storage().data_ptr() != old.untyped_storage().data_ptr()
 
 
 def test_layers_follow_the_configuration_and_unknown_ones_stay_stock(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
@@ -152,6 +153,31 @@ def test_rows_of_the_tokens_fed_back_inside_generate(backbone, eager, inputs):
         assert every_head.queries == (length + step, length + step + 1)
         torch.testing.assert_close(every_head.weights, attentions[1], **CLOSE)
         torch.testing.assert_close(one_head.weights, attentions[4][:, [2]], **CLOSE)
+
+
+class _Moves(TorchFunctionMode):
+    """Counts how often one tensor is sent to a device."""
+
+    def __init__(self, tensor):
+        super().__init__()
+        self.tensor = tensor
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.Tensor.to and args[0] is self.tensor
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_wanted_columns_are_sent_to_the_device_once(backbone, inputs):
+    """Not at each token and layer: a GPU would wait for the host each time."""
+    length = inputs["attention_mask"].shape[1]
+    wanted = torch.tensor([3, 5])
+    tapped = {"heads": {1: None, 4: (2,)}, "queries": slice(length, None), "keys": wanted}
+    with _Moves(wanted) as moves, AttentionTap(backbone.decoder, **tapped) as tap:
+        backbone.model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert tap.weights(1).shape[2:] == (3, 2)
+    assert moves.count == 1
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.rpn.scores import RoIScores
 from sdrpn_core.training.batches import StoredLabelBatcher
+from sdrpn_core.training.label_objective import LabelObjective
 from sdrpn_core.training.samples import StoredLabels
 from sdrpn_core.training.step import TrainingStep
 from tests.tiny import tiny_image
@@ -78,9 +79,12 @@ def test_training_compares_on_the_grid_of_the_labels(coarse_labels, loss):
     scores = rpn(batch.features, batch.places).resized(batch.grids).scores
     total, cells = LOSS_FUNCTIONS[loss](scores, batch.labels)
     optimizer = torch.optim.SGD(rpn.parameters())
-    step = TrainingStep(Accelerator(cpu=True), rpn, batcher, optimizer, max_grad_norm=None)
+    objective = LabelObjective(rpn.config)
+    step = TrainingStep(
+        Accelerator(cpu=True), rpn, objective, batcher, optimizer, max_grad_norm=None
+    )
     sums, norm = step([items], "step 1")
-    assert sums.cells == cells > 0
+    assert sums.n == cells > 0
     assert sums.mean_loss == pytest.approx(float(total.detach() / cells), rel=1e-5)
     assert norm > 0
 

@@ -32,6 +32,7 @@ from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.data_order import DataOrder, MicroBatches
 from sdrpn_core.training.free_layers import truncate
+from sdrpn_core.training.label_objective import LabelObjective
 from sdrpn_core.training.optim import make_optimizer, make_schedule
 from sdrpn_core.training.samples import SkippedSample, StoredLabels
 from sdrpn_core.training.settings import TrainingSettings
@@ -204,9 +205,12 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(backbone, labels
     expected = {name: p.grad.clone() for name, p in rpn.named_parameters()}
 
     optimizer = torch.optim.SGD(rpn.parameters(), lr=0.0)
-    step = TrainingStep(Accelerator(cpu=True), rpn, batcher, optimizer, max_grad_norm=None)
+    objective = LabelObjective(rpn.config)
+    step = TrainingStep(
+        Accelerator(cpu=True), rpn, objective, batcher, optimizer, max_grad_norm=None
+    )
     sums, norm = step([items[:1], items[1:4], [SkippedSample("x", "gone"), items[4]]], "step 1")
-    assert (sums.samples, sums.skipped, sums.cells) == (5, 1, float(cells))
+    assert (sums.samples, sums.skipped, sums.n) == (5, 1, float(cells))
     assert sums.mean_loss == pytest.approx(float(total.detach() / cells), rel=1e-5)
     assert norm == pytest.approx(math.sqrt(sum(float((g**2).sum()) for g in expected.values())))
     for name, parameter in rpn.named_parameters():
@@ -219,7 +223,10 @@ def test_gradients_are_limited_to_the_norm(backbone, labels):
     samples = StoredLabels(LabelDataset(labels), ThresholdLabeler(RECIPE), Preprocessor(backbone))
     optimizer = torch.optim.SGD(rpn.parameters(), lr=0.0)
     batcher = StoredLabelBatcher(backbone, CONFIG.branch)
-    step = TrainingStep(Accelerator(cpu=True), rpn, batcher, optimizer, max_grad_norm=1e-3)
+    objective = LabelObjective(rpn.config)
+    step = TrainingStep(
+        Accelerator(cpu=True), rpn, objective, batcher, optimizer, max_grad_norm=1e-3
+    )
     _, norm = step([[samples[index] for index in range(N)]], "step 1")
     assert norm > 1e-3
     limited = math.sqrt(sum(float((p.grad**2).sum()) for p in rpn.parameters()))

@@ -1,7 +1,8 @@
-"""Worker processes that prepare samples: how many there are, and that they end with the run."""
+"""Worker processes that prepare samples: how many there are, what they hand over, and their end."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import select
@@ -11,6 +12,7 @@ import time
 import pytest
 from torch.utils.data import Dataset
 
+from sdrpn_core.errors import ShardError
 from sdrpn_core.training.samples import SkippedSample, load_batches, worker_processes
 from sdrpn_core.training.settings import TrainingSettings
 
@@ -34,6 +36,43 @@ def test_systems_that_do_not_tell_which_cpus_are_allowed(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert worker_processes(1) == 2
+
+
+class Numbered(Dataset):
+    """Samples that say their index, the first ones last; the one at ``corrupt`` cannot be read."""
+
+    def __init__(self, corrupt=None):
+        self.corrupt = corrupt
+
+    def __getitem__(self, index):
+        if index == self.corrupt:
+            raise ShardError(f"sample {index} is corrupt")
+        time.sleep(0.2 / (1 + index))
+        return SkippedSample(f"s{index}", f"process {os.getpid()}")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_samples_come_in_the_order_asked_for_and_skipped_ones_are_named(workers, caplog):
+    order = [[0, 3], [2], [1, 4]]
+    with caplog.at_level(logging.WARNING):
+        batches = list(load_batches(Numbered(), order, workers))
+    assert [[item.id for item in batch] for batch in batches] == [
+        [f"s{index}" for index in batch] for batch in order
+    ]
+    makers = {item.reason for batch in batches for item in batch}
+    assert len(makers) == max(workers, 1)
+    assert (f"process {os.getpid()}" in makers) == (workers == 0)
+    named = [record.getMessage() for record in caplog.records]
+    assert [message.split("'")[1] for message in named] == ["s0", "s3", "s2", "s1", "s4"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_comes_in_the_place_of_its_batch_and_without_a_worker_s_traceback(workers):
+    batches = load_batches(Numbered(corrupt=2), [[0, 1], [3, 2], [4]], workers)
+    assert [item.id for item in next(batches)] == ["s0", "s1"]
+    with pytest.raises(ShardError) as error:
+        next(batches)
+    assert str(error.value) == "sample 2 is corrupt"
 
 
 class Slow(Dataset):

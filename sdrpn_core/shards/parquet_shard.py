@@ -1,4 +1,4 @@
-"""One parquet file of label rows: written atomically, checksummed, equal bytes for equal rows."""
+"""One parquet file of rows: written atomically, checksummed, equal bytes for equal rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdrpn_core.errors import ShardError
-from sdrpn_core.labeling.row import SCHEMA, LabelRow, rows_to_table
+from sdrpn_core.shards.format import R, RowFormat
 from sdrpn_core.util.atomic_files import atomic_write
 from sdrpn_core.util.checksums import (
     HashingWriter,
@@ -22,7 +22,7 @@ from sdrpn_core.util.checksums import (
     write_checksum,
 )
 
-__all__ = ["ShardFile", "shard_files", "shard_name", "shard_number", "write_shard_file"]
+__all__ = ["ShardFile", "write_shard_file"]
 
 ROW_GROUP_ROWS = 8
 """Rows read to get at one of them: shuffled training reads rows one at a time, and with images
@@ -31,32 +31,12 @@ inside a row can be a few hundred kilobytes."""
 COMPRESSION_LEVEL = 1
 """Attention maps hardly compress, texts do at any level."""
 
-_PREFIX = "labels-"
-_SUFFIX = ".parquet"
-_DIGITS = 5
 _TAG_KEY = b"sdrpn"
 
 
-def shard_name(shard: int) -> str:
-    """Return the file name of a shard, such as ``labels-00012.parquet``."""
-    return f"{_PREFIX}{shard:0{_DIGITS}d}{_SUFFIX}"
-
-
-def shard_files(shard: int) -> tuple[str, str]:
-    """Names of the files of a shard: it, and its checksum."""
-    name = shard_name(shard)
-    return name, checksum_path(Path(name)).name
-
-
-def shard_number(name: str) -> int | None:
-    """Return the shard a file name stands for; ``None`` if it is no shard."""
-    digits = name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-    if not digits.isdecimal() or not digits.isascii() or shard_name(int(digits)) != name:
-        return None
-    return int(digits)
-
-
-def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow]) -> None:
+def write_shard_file(
+    folder: Path, shard: int, run: str, rows: Sequence[R], rows_format: RowFormat[R]
+) -> None:
     """Write the rows of a shard.
 
     Args:
@@ -64,14 +44,16 @@ def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow
         shard: number of the shard.
         run: digest of the run's manifest.
         rows: all its rows, in order.
+        rows_format: of the run.
 
     Raises:
         SdrpnError: the file cannot be written; nothing half-written is left.
     """
-    table = rows_to_table(rows).replace_schema_metadata({_TAG_KEY: _tag(shard, run)})
+    table = rows_format.to_table(rows).replace_schema_metadata({_TAG_KEY: _tag(shard, run)})
     # Encoded images do not compress; everything else does a little.
-    columns = [column for column in _leaf_columns() if column != "image.bytes"]
-    path = folder / shard_name(shard)
+    plain = rows_format.incompressible
+    columns = [column for column in _leaf_columns(rows_format.schema) if column not in plain]
+    path = folder / rows_format.shard_name(shard)
     try:
         with atomic_write(path) as file:
             writer = HashingWriter(file)
@@ -79,7 +61,7 @@ def write_shard_file(folder: Path, shard: int, run: str, rows: Sequence[LabelRow
                 table,
                 writer,
                 row_group_size=ROW_GROUP_ROWS,
-                compression=dict.fromkeys(columns, "zstd") | {"image.bytes": "none"},
+                compression=dict.fromkeys(columns, "zstd") | dict.fromkeys(plain, "none"),
                 compression_level=dict.fromkeys(columns, COMPRESSION_LEVEL),
                 use_dictionary=["status"],
                 write_statistics=False,
@@ -100,6 +82,7 @@ class ShardFile:
         folder: folder of the run.
         shard: number of the shard.
         run: digest of the run's manifest.
+        rows_format: of the run.
         verify: read the file once and compare it with its checksum.
 
     Raises:
@@ -107,21 +90,31 @@ class ShardFile:
             do.
     """
 
-    def __init__(self, folder: Path, shard: int, run: str, *, verify: bool = True) -> None:
-        self.path = folder / shard_name(shard)
+    def __init__(
+        self,
+        folder: Path,
+        shard: int,
+        run: str,
+        rows_format: RowFormat[Any],
+        *,
+        verify: bool = True,
+    ) -> None:
+        self.path = folder / rows_format.shard_name(shard)
+        self._command = rows_format.command
         try:
             self._parquet = pq.ParquetFile(
                 self.path, memory_map=True, page_checksum_verification=True
             )
             found = self._parquet.schema_arrow
         except FileNotFoundError as error:
-            raise ShardError(f"{self.path} is missing: run `sdrpn label` to make it") from error
+            raise ShardError(f"{self.path} is missing: run `{self._command}` to make it") from error
         except (pa.ArrowException, OSError) as error:
             raise self._broken(error) from error
-        if not found.equals(SCHEMA) or (found.metadata or {}).get(_TAG_KEY) != _tag(shard, run):
+        same = found.equals(rows_format.schema)
+        if not same or (found.metadata or {}).get(_TAG_KEY) != _tag(shard, run):
             raise ShardError(
-                f"{self.path} belongs to another label run or shard: delete it, then run "
-                "`sdrpn label` again to remake it"
+                f"{self.path} belongs to another {rows_format.manifest.kind} or shard: delete it, "
+                f"then run `{self._command}` again to remake it"
             )
         if verify and file_checksum(self.path) != read_checksum(self.path):
             raise self._broken(ValueError("it is not what its checksum says"))
@@ -158,7 +151,7 @@ class ShardFile:
     def _broken(self, error: Exception) -> ShardError:
         reason = " ".join(str(error).split())
         return ShardError(
-            f"{self.path} is corrupt ({reason}): delete it, then run `sdrpn label` again to "
+            f"{self.path} is corrupt ({reason}): delete it, then run `{self._command}` again to "
             "remake it"
         )
 
@@ -167,14 +160,14 @@ def _tag(shard: int, run: str) -> bytes:
     return json.dumps({"run": run, "shard": shard}).encode()
 
 
-def _leaf_columns() -> list[str]:
+def _leaf_columns(schema: pa.Schema) -> list[str]:
     """Return the column paths as parquet spells them, lists and structs resolved."""
-    leaves = []
-    for field in SCHEMA:
-        if pa.types.is_struct(field.type):
-            leaves += [f"{field.name}.{child.name}" for child in field.type]
-        elif pa.types.is_list(field.type):
-            leaves.append(f"{field.name}.list.element")
-        else:
-            leaves.append(field.name)
-    return leaves
+    return [leaf for field in schema for leaf in _leaves(field.name, field.type)]
+
+
+def _leaves(path: str, kind: pa.DataType) -> list[str]:
+    if pa.types.is_struct(kind):
+        return [leaf for child in kind for leaf in _leaves(f"{path}.{child.name}", child.type)]
+    if pa.types.is_list(kind):
+        return _leaves(f"{path}.list.element", kind.value_type)
+    return [path]

@@ -1,0 +1,128 @@
+"""Where the labels of a gate come from: a utility run, or a ladder of resolutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdrpn_core.backbone.identity import backbone_identity, differences
+from sdrpn_core.backbone.preprocessing import Preprocessor
+from sdrpn_core.errors import ShardError
+from sdrpn_core.gate.budget_labels import N_ORACLES
+from sdrpn_core.training.batches import StoredLabelBatcher
+from sdrpn_core.training.gate_samples import DrawnBudgets, JudgedQuestions
+from sdrpn_core.training.sources import TrainingSource
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.gate.utility_labels import UtilityMargins
+    from sdrpn_core.training.settings import TrainingSettings
+    from sdrpn_core.utility.ladder_run import LadderDataset
+    from sdrpn_core.utility.run import UtilityDataset
+
+
+def judged_questions(
+    backbone: Backbone,
+    rows: UtilityDataset,
+    branch: int,
+    settings: TrainingSettings,
+    margins: UtilityMargins,
+) -> TrainingSource:
+    """Train on what the RPN's regions were worth.
+
+    Args:
+        backbone: the frozen model.
+        rows: the run.
+        branch: B.
+        settings: of the training run.
+        margins: make labels of utilities.
+
+    Raises:
+        ShardError: the run is another backbone's, or has no usable row.
+    """
+    check_backbone(rows, backbone)
+    if not len(rows):
+        raise ShardError(f"{rows.folder} holds no judged record: every record was skipped")
+    return TrainingSource(
+        samples=JudgedQuestions(rows, margins, first_look(rows, backbone), settings.max_pixels),
+        batcher=StoredLabelBatcher(backbone, branch),
+        labels={"kind": "utility", "margins": [margins.indifference, margins.margin]},
+        n_layers=branch,
+        facts={"kind": "utility", "digest": rows.manifest.digest, "rows": len(rows)},
+        dataset=rows.manifest.dataset,
+    )
+
+
+def first_look(rows: UtilityDataset, backbone: Backbone) -> Preprocessor:
+    """Prepares images as the run looked at them first, with as many visual tokens.
+
+    Args:
+        rows: the run.
+        backbone: the frozen model.
+
+    Raises:
+        ConfigError: the run had a budget, and the family's resolution is fixed.
+    """
+    n_tokens = rows.manifest.provenance.get("first_look_tokens")
+    return Preprocessor(backbone if n_tokens is None else backbone.with_visual_tokens(n_tokens))
+
+
+def answered_at_budgets(
+    backbone: Backbone, rows: LadderDataset, branch: int, settings: TrainingSettings
+) -> TrainingSource:
+    """Train on answers at several budgets of visual tokens, by the published rule.
+
+    Args:
+        backbone: the frozen model, of dynamic resolution.
+        rows: the run.
+        branch: B.
+        settings: of the training run.
+
+    Raises:
+        ConfigError: the family has a fixed number of visual tokens.
+        ShardError: the run is another backbone's, has fewer than three budgets, or none of its
+            questions is a hard one.
+    """
+    check_backbone(rows, backbone)
+    if len(rows.resolutions) <= N_ORACLES:
+        raise ShardError(
+            f"{rows.folder} has answers at {len(rows.resolutions)} budgets: labels need at least "
+            f"{N_ORACLES + 1}"
+        )
+    samples = DrawnBudgets(
+        rows,
+        rows.ladders(),
+        {n: Preprocessor(backbone.with_visual_tokens(n)) for n in rows.resolutions},
+        seed=settings.seed,
+        max_pixels=settings.max_pixels,
+    )
+    if not len(samples):
+        raise ShardError(
+            f"{rows.folder}: none of its {len(rows)} questions fails at low budgets alone: there "
+            "is nothing to learn; use smaller budgets, or other questions"
+        )
+    return TrainingSource(
+        samples=samples,
+        batcher=StoredLabelBatcher(backbone, branch),
+        labels={"kind": "budget"},
+        n_layers=branch,
+        facts={"kind": "budget", "digest": rows.manifest.digest, "rows": len(rows)},
+        dataset=rows.manifest.dataset,
+    )
+
+
+def check_backbone(rows: UtilityDataset | LadderDataset, backbone: Backbone) -> None:
+    """Check that a run is of this backbone.
+
+    Args:
+        rows: the run.
+        backbone: the frozen model.
+
+    Raises:
+        ShardError: it is another one's; says what differs.
+    """
+    found = rows.manifest.provenance.get("backbone", {})
+    if different := differences(found, backbone_identity(backbone, branch=0)):
+        raise ShardError(
+            f"{rows.folder} belongs to another backbone than {backbone.name}: "
+            f"{'; '.join(different)}"
+        )

@@ -1,0 +1,85 @@
+"""The objective of refinement: a trained map learns what candidate regions turned out to bring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.labels.judged import BestRegion, RegionTargets, WeightedRegions
+from sdrpn_core.training.batches import StoredLabelBatcher
+from sdrpn_core.training.continued import ContinuedObjective
+from sdrpn_core.training.gate_sources import check_backbone, first_look
+from sdrpn_core.training.judged_samples import JudgedRegions
+from sdrpn_core.training.map_objective import MapObjective
+from sdrpn_core.training.sources import TrainingSource
+from sdrpn_core.utility.run import UtilityDataset
+
+if TYPE_CHECKING:
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.rpn.model import RPN
+    from sdrpn_core.training.settings import TrainingSettings
+
+
+class UtilityObjective(MapObjective, ContinuedObjective):
+    """Goes on with a trained RPN: its own loss, on targets made of judged regions.
+
+    A gate of the RPN is taken off: it has learned what the old map's regions are worth.
+
+    Args:
+        rpn: local folder or hub id of the RPN.
+        targets: makes targets of judged regions; default:
+            :class:`~sdrpn_core.labels.judged.WeightedRegions`.
+
+    Raises:
+        CheckpointError: no such RPN.
+        ConfigError: targets that the RPN's loss cannot learn.
+    """
+
+    name = "utility"
+    remedy = "the margin and the data"
+
+    def __init__(self, rpn: str | Path, targets: RegionTargets | None = None) -> None:
+        super().__init__(rpn)
+        self.targets = targets or WeightedRegions()
+        if self.config.loss not in self.targets.losses:
+            raise ConfigError(
+                f"an RPN that was trained by {self.config.loss} cannot be refined by "
+                f"{self.targets.name!r}, which needs {' or '.join(self.targets.losses)}: "
+                f"choose {BestRegion.name!r}"
+            )
+
+    def source(self, backbone: Backbone, data: Any, settings: TrainingSettings) -> TrainingSource:
+        """The images of a utility run whose regions help.
+
+        Raises:
+            ConfigError: data of another kind.
+            ShardError: a run of another backbone, an incomplete one, or no region in it helps.
+        """
+        if isinstance(data, (str, Path)):
+            data = UtilityDataset(data)
+        if not isinstance(data, UtilityDataset):
+            raise ConfigError("a map is refined on the folder of a utility run")
+        check_backbone(data, backbone)
+        branch = self.config.branch
+        return TrainingSource(
+            samples=JudgedRegions(
+                data, self.targets, first_look(data, backbone), settings.max_pixels
+            ),
+            batcher=StoredLabelBatcher(backbone, branch),
+            labels={"kind": "utility", "targets": self.targets.to_dict()},
+            n_layers=branch,
+            facts={"kind": "utility", "digest": data.manifest.digest, "rows": len(data)},
+            dataset=data.manifest.dataset,
+        )
+
+    def start(self, backbone: Backbone, source: TrainingSource) -> RPN:
+        """The RPN as it was saved, in float32 and without a gate."""
+        rpn = super().start(backbone, source)
+        rpn.remove_gate()
+        return rpn
+
+    def facts(self, rpn: RPN) -> Mapping[str, Any]:
+        """The start, and how targets are made."""
+        return {**super().facts(rpn), "targets": self.targets.to_dict()}

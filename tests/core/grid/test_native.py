@@ -1,0 +1,94 @@
+"""Native grids: no pixel is lost and none is made up, within the limits."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from sdrpn_core.grid.native import native_grid
+
+SIDES = st.integers(1, 5000)
+CELLS = st.sampled_from([8, 14, 28, 32])
+
+
+def shown(grid, breaks=0):
+    return grid[0] * (grid[1] + breaks)
+
+
+@given(width=SIDES, height=SIDES, cell=CELLS)
+def test_without_limits_the_grid_is_the_smallest_that_keeps_every_pixel(width, height, cell):
+    rows, columns = native_grid((width, height), cell, 10**9)
+    assert (rows - 1) * cell < height <= rows * cell
+    assert (columns - 1) * cell < width <= columns * cell
+
+
+@given(
+    width=SIDES,
+    height=SIDES,
+    cell=CELLS,
+    most=st.integers(2, 3000),
+    breaks=st.integers(0, 1),
+)
+def test_a_grid_takes_neither_more_than_the_budget_nor_than_its_pixels(
+    width, height, cell, most, breaks
+):
+    grid = native_grid((width, height), cell, most, breaks=breaks)
+    assert min(grid) >= 1
+    assert shown(grid, breaks) <= most
+    assert grid[0] <= ceil(height / cell)
+    assert grid[1] <= ceil(width / cell)
+
+
+@given(width=SIDES, height=SIDES, cell=CELLS, most=st.integers(1, 3000))
+def test_a_reduced_grid_is_that_of_the_stock_processor(width, height, cell, most):
+    """Within the shapes for which the stock rule keeps its own maximum."""
+    if max(width, height) > 200 * min(width, height):
+        return
+    stock = smart_resize(height, width, cell, min_pixels=1, max_pixels=most * cell**2)
+    stock_grid = (stock[0] // cell, stock[1] // cell)
+    rounded = round(width / cell) * round(height / cell)
+    if rounded <= most or shown(stock_grid) > most:
+        return
+    assert native_grid((width, height), cell, most) == stock_grid
+
+
+@given(width=SIDES, height=SIDES, most=st.integers(4, 3000), breaks=st.integers(0, 1))
+def test_the_shape_is_kept_to_within_a_token(width, height, most, breaks):
+    rows, columns = native_grid((width, height), 28, most, breaks=breaks)
+    if min(rows, columns) == 1:
+        return
+    # One scale explains both sides, each rounded by less than a token.
+    low = max((rows - 1) / height, (columns - 1) / width)
+    high = min((rows + 1) / height, (columns + 1) / width)
+    assert low < high
+
+
+@given(width=st.integers(1, 80), height=st.integers(1, 80), least=st.integers(1, 9))
+def test_the_minimum_is_kept_by_enlarging(width, height, least):
+    plain = native_grid((width, height), 28, 10**9)
+    grid = native_grid((width, height), 28, 10**9, least=least)
+    assert shown(grid) >= least
+    assert (grid == plain) == (shown(plain) >= least)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "options", "grid"),
+    [
+        ((280, 280), 100, {}, (10, 10)),
+        ((281, 280), 110, {}, (10, 11)),
+        ((281, 280), 109, {}, (10, 10)),
+        ((560, 560), 100, {}, (10, 10)),
+        ((2800, 28), 10, {}, (1, 10)),
+        ((28, 2800), 10, {"breaks": 1}, (5, 1)),
+        ((2800, 28), 10, {"breaks": 1}, (1, 9)),
+        ((280, 280), 110, {"breaks": 1}, (10, 10)),
+        ((28, 28), 9, {"least": 4}, (2, 2)),
+        ((28, 28), 1, {"least": 4}, (2, 2)),
+    ],
+)
+def test_examples(size, most, options, grid):
+    assert native_grid(size, 28, most, **options) == grid

@@ -1,0 +1,36 @@
+"""Sampled candidates are judged as the policy would crop them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.crops.bbox import source_boxes
+from sdrpn_core.crops.candidates import RegionSampler
+from sdrpn_core.data.record import Record
+from sdrpn_core.rpn.model import RPN
+from sdrpn_core.utility.candidates import SAMPLED, RPNCandidates
+from tests.tiny import tiny_image, tiny_llava
+
+
+def test_they_have_the_margin_of_the_policy():
+    backbone = tiny_llava(grid=8)
+    torch.manual_seed(0)
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=1)
+    options = {"threshold": 0.5, "relative": True, "margin": 0.5}
+    rpn.config = replace(rpn.config, policy="bbox", policy_options=options)
+    image, question = tiny_image(0, (112, 112)), "what color ?"
+    state = prefill(backbone, [Question(question, (image,))], rpn)
+    sampler = RegionSampler(n=6, min_area=1)
+    source = RPNCandidates(RPNProposer(rpn), sampler)
+    (found,) = source.propose(state, [Record("r", image, question)])
+    plans = [proposal.plan for source, proposal in found if source == SAMPLED]
+    assert len(plans) >= 5
+    (geometry,) = state.prompts[0].geometries
+    for plan in plans:
+        regions = tuple(crop.grid_box for crop in plan.crops)
+        assert [crop.box for crop in plan.crops] == source_boxes(regions, geometry, margin=0.5)
