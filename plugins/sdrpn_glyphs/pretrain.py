@@ -36,15 +36,12 @@ from .families import family as family_named
 from .families.base import WIDTH, Budget, Family
 from .initial_weights import word_rotation
 from .losses import Measures, answer_logits, patch_loss, visual_tokens
+from .mixed_precision import MixedPrecision
+from .optimizer import learning_rate, make_optimizer
 from .patch_labels import LABEL_COUNT, LABELS
 from .scenes import COLORS, KINDS
 
-BETAS = (0.9, 0.98)
-WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
-WARM_UP_STEPS = 50
-FINAL_LR = 0.02
-"""Learning rate at the end of the cosine, relative to its peak."""
 LOG_EVERY = 25
 ALIGN_SCALE = 16.0
 """Sharpness of the cosine between a visual token and a word in the alignment stage."""
@@ -82,12 +79,14 @@ class Trainer:
         on_checkpoint: OnCheckpoint | None,
         *,
         n_labels: int = LABEL_COUNT,
+        bfloat16: bool = False,
     ) -> None:
         self.out_dir, self.seed, self.budget = out_dir, seed, budget
         self.on_checkpoint = on_checkpoint
         torch.manual_seed(seed)
         self.backbone = family.build()
         self.model = self.backbone.model
+        self.precision = MixedPrecision(self.backbone, enabled=bfloat16)
         self.teacher = None
         if family.teacher is not None and family.inherit is not None:
             self.teacher = load_backbone(backbone_dir(family.teacher), device="cpu")
@@ -142,12 +141,11 @@ class Trainer:
     ) -> None:
         """Train ``modules`` on the batches, from the checkpoint on."""
         self.model.requires_grad_(False)
-        parameters: list[nn.Parameter] = []
+        modules = list(modules)
         for module in modules:
-            parameters += module.requires_grad_(True).parameters()
-        optimizer = torch.optim.AdamW(
-            parameters, lr=peak_lr, betas=BETAS, weight_decay=WEIGHT_DECAY
-        )
+            module.requires_grad_(True)
+        heads = (self.probe, self.model.get_output_embeddings())
+        optimizer = make_optimizer(modules, heads, peak_lr)
         total, start = len(batches), 0
         if self.state and self.state.stage == stage:
             start = self.state.step
@@ -160,10 +158,11 @@ class Trainer:
         for step, batch in enumerate(loader(batches, start), start=start):
             for group in optimizer.param_groups:
                 group["lr"] = peak_lr * learning_rate(step, total)
-            loss, measures = step_loss(batch)
-            optimizer.zero_grad(set_to_none=True)
+            with self.precision.forward():
+                loss, measures = step_loss(batch)
+            self.trained.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+            nn.utils.clip_grad_norm_(self.trained.parameters(), CLIP_NORM)
             optimizer.step()
             for name, values in {"loss": [loss.item()], **measures}.items():
                 averages.setdefault(name, []).extend(v for v in values if not math.isnan(v))
@@ -218,14 +217,6 @@ class Trainer:
         right = (logits.argmax(-1) == labels).float().mean().item()
         n_images = len(batch.images.grids) // len(batch.samples)
         return F.cross_entropy(logits, labels), {f"token accuracy ({n_images} images)": [right]}
-
-
-def learning_rate(step: int, total: int) -> float:
-    """Linear warm-up, then a cosine down to ``FINAL_LR``; relative to the peak."""
-    if step < WARM_UP_STEPS:
-        return (step + 1) / WARM_UP_STEPS
-    progress = (step - WARM_UP_STEPS) / max(1, total - WARM_UP_STEPS)
-    return FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def train_backbone(

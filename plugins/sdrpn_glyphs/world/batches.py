@@ -16,9 +16,10 @@ from ..batches import Batches, JoinedImages, QuestionBatch, Sample
 from ..scenes import Box
 from ..training_crops import kept_tokens
 from .dataset import ANY, HIDDEN, SHOWN
+from .packed import packed_scene
 from .patch_labels import patch_labels
 from .questions import ASKERS, DETAIL_FORMS, Question
-from .scenes import SceneSpec, render, render_index
+from .scenes import Scene, SceneSpec, render, render_index
 from .training_crops import object_crop, wrong_crop
 
 
@@ -149,8 +150,12 @@ class CellBatch:
     known: torch.Tensor
 
 
+PACKED_SHARE = 0.75
+"""Share of the images of packed scenes; the others are of scenes that questions are about."""
+
+
 class CellBatches(Batches):
-    """Whole images and crops of them, in turns."""
+    """Packed scenes, and the other scenes as a whole and in crops."""
 
     def __getitem__(self, step: int) -> CellBatch:
         rng = self.rng(step)
@@ -158,10 +163,9 @@ class CellBatches(Batches):
         labels: list[np.ndarray] = []
         known: list[np.ndarray] = []
         while len(inputs) < self.size:
-            topic = rng.choice(list(DETAIL_FORMS))
-            scene = ASKERS[topic](rng, SceneSpec(rng.choice((HIDDEN, SHOWN, ANY)))).scene
+            scene, boxes = self._shown(rng, packed=len(inputs) < PACKED_SHARE * self.size)
             image, index = render(scene), render_index(scene)
-            for box in (scene.full_box, object_crop(rng, scene, rng.choice(scene.objects))):
+            for box in boxes:
                 given = view(self.backbone, image, box)
                 patch, is_known = patch_labels(scene, index, box, given.geometry)
                 inputs.append(given)
@@ -172,6 +176,14 @@ class CellBatches(Batches):
             torch.from_numpy(np.concatenate(labels)),
             torch.from_numpy(np.concatenate(known)),
         )
+
+    def _shown(self, rng: random.Random, *, packed: bool) -> tuple[Scene, tuple[Box, ...]]:
+        if packed:
+            scene = packed_scene(rng)
+            return scene, (scene.full_box,)
+        topic = rng.choice(list(DETAIL_FORMS))
+        scene = ASKERS[topic](rng, SceneSpec(rng.choice((HIDDEN, SHOWN, ANY)))).scene
+        return scene, (scene.full_box, object_crop(rng, scene, scene.objects[0]))
 
 
 def view(backbone: Backbone, image: Image.Image, box: Box) -> ImageInput:

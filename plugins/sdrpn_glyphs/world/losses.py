@@ -17,6 +17,7 @@ def group_losses(
     Binary cross-entropy for the colors on every cell, so that the background gets none, and
     cross-entropy for each group on the cells with exactly one of its labels.
     """
+    scores = {group: score.float() for group, score in scores.items()}
     presence = labels[..., LABELS["color"]].float()
     loss = PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(scores["color"], presence)
     accuracy = {}

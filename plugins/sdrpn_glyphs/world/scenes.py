@@ -179,7 +179,7 @@ def _try_scene(
                 return None
             continue
         taken.append(square)
-        objects.append(_object(rng, square, colors[number], mark, value))
+        objects.append(marked_object(rng, square, colors[number], mark, value))
     at_most = MAX_OBJECTS - len(objects)
     low, high = max(spec.clutter[0], MIN_OBJECTS - len(objects)), min(spec.clutter[1], at_most)
     clutter = []
@@ -218,7 +218,10 @@ def _place(
     return None
 
 
-def _object(rng: random.Random, square: Square, color: str, mark: str, value: str | None) -> Object:
+def marked_object(
+    rng: random.Random, square: Square, color: str, mark: str, value: str | None
+) -> Object:
+    """Draw an object of any kind; a value of ``None`` is drawn, too."""
     x, y, side = square
     rgb = _jittered(rng, COLORS[color], COLOR_JITTER)
     shown = value or rng.choice([word for word in VALUES[mark] if word != color])

@@ -51,21 +51,23 @@ class WorldTrainer(Trainer):
             place += len(sample.answer_ids)
             # The word that counts stands before the end token.
             measures.setdefault(f"{topic} {n_images}", []).append(right[place - 2].item())
-        return F.cross_entropy(logits, labels) + PATCH_WEIGHT * patch, measures
+        return F.cross_entropy(logits.float(), labels) + PATCH_WEIGHT * patch, measures
 
 
 def train_world(
     out_dir: Path,
-    start: Path,
+    start: Path | None = None,
     family: str = "llava",
     seed: int = 0,
-    cell_steps: int = 1500,
-    cell_lr: float = 1.5e-3,
+    cell_steps: int = 1200,
+    cell_lr: float = 4e-3,
     steps: int = 2500,
     size: int = 32,
-    peak_lr: float = 8e-4,
+    peak_lr: float = 2e-3,
     checkpoint_every: int = 100,
     on_checkpoint: OnCheckpoint | None = None,
+    *,
+    bfloat16: bool = False,
 ) -> None:
     """Train a backbone on the world, or resume."""
     from dataclasses import replace
@@ -73,13 +75,15 @@ def train_world(
     chosen = replace(family_named(family), teacher=None)
     out_dir.mkdir(parents=True, exist_ok=True)
     budget = Budget(checkpoint_every=checkpoint_every)
-    trainer = WorldTrainer(chosen, out_dir, seed, budget, on_checkpoint, n_labels=LABEL_COUNT)
-    if trainer.state is None:
+    trainer = WorldTrainer(
+        chosen, out_dir, seed, budget, on_checkpoint, n_labels=LABEL_COUNT, bfloat16=bfloat16
+    )
+    if trainer.state is None and start is not None:
         inherit_everything(trainer.backbone, load_backbone(start, device="cpu"))
     model = trainer.model
     decoder = trainer.backbone.decoder
     vision = [child for child in model.base_model.children() if child is not decoder]
-    cells = CellBatches(trainer.backbone, seed, "cells", cell_steps, 2 * size)
+    cells = CellBatches(trainer.backbone, seed, "cells", cell_steps, 48)
     trainer.run("cells", cells, (*vision, trainer.probe), cell_lr, trainer.cells_step)
     modules = (model.base_model, model.get_output_embeddings(), trainer.probe)
     data = WorldBatches(trainer.backbone, seed, "world", steps, size)
