@@ -1,7 +1,8 @@
 """Synthetic fine-grained VQA, and the small trained backbones that ship with the project.
 
-Images of dotted shapes, questions about the dots, and one model of each family trained on them,
-each with an RPN. Importing this package or its data modules imports neither torch nor transformers.
+Cluttered scenes of shapes with marks, questions about the marks, and one model of each family
+trained on them, each with an RPN. Importing this package or its data modules imports neither torch
+nor transformers.
 """
 
 from __future__ import annotations
@@ -33,31 +34,18 @@ __all__ = ["ASSETS", "SDRPN_API", "backbone_dir", "rpn_dir"]
 def sdrpn_register_datasets(registry: Any) -> None:
     """Register the splits, each with its metric."""
     for split, help_line in (
-        ("train", "small dotted shapes, for labels and RPN training"),
-        ("small", "test: small shapes, whose dots vanish at model resolution"),
-        ("visible", "test: large shapes, whose dots stay visible"),
-        ("mixed", "test: shapes of all sizes, of which some need a crop"),
-        ("mixed_train", "shapes of all sizes, for gates and their thresholds"),
+        ("train", "questions of all kinds, for labels and RPN training"),
+        ("visible", "test: details that the whole image shows"),
+        ("small", "test: details that take a crop"),
+        ("mixed", "test: questions of all kinds about objects of all sizes"),
+        ("pairs", "test: two small details far apart are compared"),
+        ("absent", "test: what is asked about is not there"),
     ):
         registry.add(
             f"glyphs/{split}",
             f"sdrpn_glyphs.records:{split}",
             help=help_line,
-            metric="glyphs_color",
-        )
-    for split, help_line in (
-        ("train", "questions of all kinds, for labels and RPN training"),
-        ("visible", "test: details that the whole image shows"),
-        ("small", "test: details that take a crop"),
-        ("mixed", "test: questions of all kinds about objects of all sizes"),
-        ("pairs", "test: two details far apart are compared"),
-        ("absent", "test: what is asked about is not there"),
-    ):
-        registry.add(
-            f"world/{split}",
-            f"sdrpn_glyphs.world.records:{split}",
-            help=help_line,
-            metric="world_answer",
+            metric="glyphs_answer",
         )
 
 
@@ -65,14 +53,9 @@ def sdrpn_register_datasets(registry: Any) -> None:
 def sdrpn_register_metrics(registry: Any) -> None:
     """Register the metric of the splits."""
     registry.add(
-        "glyphs_color",
-        "sdrpn_glyphs.metric:GlyphsColor",
-        help="the color of the dot, whatever else a response says (glyphs)",
-    )
-    registry.add(
-        "world_answer",
-        "sdrpn_glyphs.metric:WorldAnswer",
-        help="the answer to the kind of question, whatever else a response says (world)",
+        "glyphs_answer",
+        "sdrpn_glyphs.metric:GlyphsAnswer",
+        help="the answer to the kind of question, whatever else a response says (glyphs)",
     )
 
 

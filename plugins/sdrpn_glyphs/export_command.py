@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from sdrpn_core import open_image, read_records
 from sdrpn_core.errors import InputError, SdrpnError, UnknownNameError
 from sdrpn_core.util.atomic_files import atomic_write
 
 from . import backbone_dir, rpn_dir
-from .dataset import SPLITS, make_item
+from .dataset import SPLITS
 from .families import NAMES
 
 JSONL_NAME = "data.jsonl"
@@ -28,7 +29,7 @@ def glyphs(
     n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the images and questions.")] = 0,
 ) -> None:
-    """Write images, and a JSONL file of questions, answers and boxes, to a folder."""
+    """Write images, and a JSONL file of questions, answers, boxes and topics, to a folder."""
     if folder is None:
         folders = {
             name: {"backbone": str(backbone_dir(name)), "rpn": str(rpn_dir(name))} for name in NAMES
@@ -65,17 +66,18 @@ def export(folder: Path, split: str, n: int, seed: int = 0) -> Path:
     except OSError as error:
         raise SdrpnError(f"cannot create the folder {images}: {error.strerror}") from error
     lines = []
-    for index in range(n):
-        item = make_item(split, index, seed)
+    for index, record in enumerate(read_records(split, n=n, seed=seed)):
+        (image,) = record.images
         name = f"{IMAGES_NAME}/{index:05d}.png"
         with atomic_write(folder / name) as file:
-            item.image.save(file, format="PNG")
+            open_image(image).save(file, format="PNG")
         row = {
-            "id": item.id,
+            "id": record.id,
             "image": name,
-            "question": item.question,
-            "answer": item.answer,
-            "boxes": item.boxes,
+            "question": record.question,
+            "answer": record.answer,
+            "boxes": record.boxes,
+            "category": record.category,
         }
         lines.append(json.dumps(row) + "\n")
     with atomic_write(jsonl) as file:

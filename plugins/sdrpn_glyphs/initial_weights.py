@@ -1,7 +1,4 @@
-"""Initial weights: filters that respond to a dot, and attention that can already match.
-
-With the usual random initialization, the models stay at chance level for thousands of steps.
-"""
+"""Initial weights: filters that respond to small details, and attention that can match."""
 
 from __future__ import annotations
 
@@ -54,21 +51,18 @@ def init_patch_embedding(weight: torch.Tensor) -> None:
 
 
 def word_rotation(width: int) -> torch.Tensor:
-    """A fixed rotation (width, width): visual tokens are aligned with rotated color words.
-
-    That way, a word can match the patches that show it without matching itself.
-    """
+    """A fixed rotation (width, width): a word then matches other tokens rather than itself."""
     generator = torch.Generator().manual_seed(ROTATION_SEED)
     return torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
 
 
 @torch.no_grad()
 def init_matching_attention(layers: nn.ModuleList, width: int, head_dim: int) -> None:
-    """Initialize each head so that a color word attends to the patches aligned with it.
+    """Initialize each head so that attention goes by content, wherever a token stands.
 
     Keys are orthonormal projections, on those dimensions that RoPE hardly rotates across an image;
-    queries are the same projections of rotated words. With initially uniform attention, the model
-    stays at chance level for thousands of steps.
+    queries are the same projections of rotated states. So a word can learn to match the patches
+    that show it without having to find such dimensions first.
     """
     rotation = word_rotation(width)
     steady = (torch.arange(head_dim) % (head_dim // 2) >= TURNING_PAIRS).unsqueeze(1)

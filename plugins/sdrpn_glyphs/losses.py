@@ -18,7 +18,8 @@ from .patch_labels import LABELS
 if TYPE_CHECKING:
     from sdrpn_core import Backbone
 
-    from .batches import JoinedImages, QuestionBatch, Sample
+    from .batches import JoinedImages
+    from .question_batches import QuestionBatch, Sample
 
 Measures = dict[str, list[float]]
 """What a step is measured by: one value, or one per question."""
@@ -27,24 +28,28 @@ PRESENCE_WEIGHT = 3.0
 """Weight of the loss for whether a patch shows a color at all."""
 
 
-def patch_loss(
-    scores: dict[str, torch.Tensor], labels: torch.Tensor, known: torch.Tensor
+def cell_loss(
+    scores: torch.Tensor, labels: torch.Tensor, known: torch.Tensor
 ) -> tuple[torch.Tensor, Measures]:
-    """Compute the loss of scores ``{group: (cells, labels of the group)}``, and their accuracies.
+    """Compute the loss of scores ``(cells, LABEL_COUNT)``, and the accuracies per group of labels.
 
     Binary cross-entropy for the colors on every cell, so that the background gets none, and
     cross-entropy for each group on the cells with exactly one of its labels. The accuracies are
     those on these cells.
     """
-    presence = labels[..., LABELS["color"]].float()
-    loss = PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(scores["color"], presence)
+    scores = scores.float()
+    colors = LABELS["color"]
+    presence = F.binary_cross_entropy_with_logits(scores[:, colors], labels[:, colors].float())
+    loss = PRESENCE_WEIGHT * presence
     accuracy = {}
-    for group, score in scores.items():
-        own = labels[..., LABELS[group]] * known[..., LABELS[group]]
+    for group, part in LABELS.items():
+        own = labels[:, part] * known[:, part]
         single = own.sum(-1) == 1
-        score, truth = score[single], own[single].argmax(-1)
+        if not single.any():
+            continue
+        score, truth = scores[single, part], own[single].argmax(-1)
         loss = loss + F.cross_entropy(score, truth)
-        accuracy[group] = [(score.argmax(-1) == truth).float().mean().item()]
+        accuracy[f"cells: {group}"] = [(score.argmax(-1) == truth).float().mean().item()]
     return loss, accuracy
 
 

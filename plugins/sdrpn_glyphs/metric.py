@@ -9,26 +9,14 @@ from sdrpn_bench.metrics.metric import Metric
 from sdrpn_core.data.record import Record
 
 from .records import is_correct
-from .world.records import is_correct as is_right_of_world
 
 
 @dataclass(frozen=True)
-class GlyphsColor(Metric):
-    """Whether a response names the color of the dot, whatever else it says."""
-
-    name: ClassVar[str] = "glyphs_color"
-
-    def score(self, prediction: str, record: Record) -> float:
-        """Score 1 for the right color, else 0."""
-        return float(is_correct(prediction, record))
-
-
-@dataclass(frozen=True)
-class WorldAnswer(Metric):
+class GlyphsAnswer(Metric):
     """Whether a response gives the right answer to its kind of question, whatever else it says."""
 
-    name: ClassVar[str] = "world_answer"
+    name: ClassVar[str] = "glyphs_answer"
 
     def score(self, prediction: str, record: Record) -> float:
         """Score 1 for the right answer, else 0."""
-        return float(is_right_of_world(prediction, record))
+        return float(is_correct(prediction, record))

@@ -39,11 +39,16 @@ class MixedPrecision:
     """Prepares a backbone for it, or leaves everything in float32."""
 
     def __init__(self, backbone: Backbone, *, enabled: bool) -> None:
-        self.enabled = enabled
+        self.backbone, self.enabled = backbone, enabled
         if enabled:
             AttentionInterface.register(FLOAT32_SDPA, _float32_sdpa)
             AttentionMaskInterface.register(FLOAT32_SDPA, sdpa_mask)
             backbone.model.set_attn_implementation(FLOAT32_SDPA)
+
+    def restore(self) -> None:
+        """Give the backbone the attention of the library again."""
+        if self.enabled:
+            self.backbone.model.set_attn_implementation("sdpa")
 
     def forward(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""

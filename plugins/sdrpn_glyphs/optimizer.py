@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from timm.optim import Muon
+from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import Optimizer
 
@@ -19,7 +20,9 @@ FINAL_LR = 0.02
 """Learning rate at the end of a stage, relative to its peak."""
 
 
-def make_optimizer(modules: Iterable[nn.Module], heads: Iterable[nn.Module], lr: float) -> Optimizer:
+def make_optimizer(
+    modules: Iterable[nn.Module], heads: Iterable[nn.Module], lr: float
+) -> Optimizer:
     """Muon for the matrices of the layers, AdamW for embeddings, heads, filters and vectors.
 
     With AdamW alone, an encoder takes about ten times as many steps until it reads a character.
@@ -42,13 +45,11 @@ def make_optimizer(modules: Iterable[nn.Module], heads: Iterable[nn.Module], lr:
         for parameter in part.parameters(recurse=False)
         if id(parameter) not in matrices
     }
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": list(matrices.values())},
-        {"params": list(others.values()), "use_fallback": True},
+        {"params": list(others.values()), "lr": OTHER_LR * lr, "use_fallback": True},
     ]
-    return Muon(
-        groups, lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY, fallback_lr_scale=OTHER_LR
-    )
+    return Muon(groups, lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY)
 
 
 def learning_rate(step: int, total: int) -> float:

@@ -1,4 +1,4 @@
-"""Labels of an image's visual tokens, whatever its geometry: the objects that each cell shows."""
+"""Labels of an image's visual tokens: the objects that each cell shows, and their marks."""
 
 from __future__ import annotations
 
@@ -7,36 +7,51 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .families.base import CELL_PIXELS
-from .questions import POSITION_BINS
-from .scenes import COLORS, DOT_INDEX_OFFSET, KINDS, Box, Scene
+from .cell_geometry import POSITION_BINS, SAMPLES, bin_of, in_cells, sampled
+from .marks import CHARACTERS, DIRECTIONS, ROOM, VALUES
+from .scenes import Object, Scene
+from .shapes import COLORS, KINDS, Box
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_core.grid.geometry import Geometry
 
-SAMPLES = CELL_PIXELS
-"""Sample points per side of a cell: one per pixel of the model input."""
+WORDS = (*COLORS, *CHARACTERS, *DIRECTIONS)
+"""What marks can show; a count of pips is the digit."""
 MIN_COVERAGE = 5
-"""Sample points (of 64) of a cell that a shape must cover to count as visible in it."""
-MIN_DOT_COVERAGE = 2
-"""Sample points (of 64) of a cell that a dot must cover to be labeled as lying in it."""
-MIN_DOT_PIXELS = 1.6
-"""Diameter at model resolution below which a dot is not labeled: its color is not visible."""
-
-LABELS: MappingProxyType[str, slice] = MappingProxyType(
-    {
-        "color": slice(0, 8),
-        "dot": slice(8, 16),
-        "kind": slice(16, 21),
-        "column": slice(21, 31),
-        "row": slice(31, 41),
-        "dot here": slice(41, 49),
-    }
+"""Sample points (of 64) of a cell that an object must cover to count as visible in it."""
+MIN_PIXELS: MappingProxyType[str, float] = MappingProxyType(
+    {"dot": 8.0, "character": 9.5, "arrow": 7.5, "pips": 9.5}
 )
+"""Width of an object at model resolution from which on its mark is labeled."""
+INSIDE = 0.9
+"""Share of a mark that a crop has to contain."""
+MARK_SHARE = 0.3
+"""Share of a cell that the mark's box has to cover to lie in it."""
+
+_SIZES = {
+    "color": len(COLORS),
+    "kind": len(KINDS),
+    "column": POSITION_BINS,
+    "row": POSITION_BINS,
+    "type": len(VALUES),
+    "mark": len(WORDS),
+    "mark here": len(WORDS),
+}
+
+
+def _slices() -> dict[str, slice]:
+    start, found = 0, {}
+    for name, size in _SIZES.items():
+        found[name] = slice(start, start + size)
+        start += size
+    return found
+
+
+LABELS: MappingProxyType[str, slice] = MappingProxyType(_slices())
 """The slice of each group of labels along the last axis."""
-LABEL_COUNT = 49
+LABEL_COUNT = sum(_SIZES.values())
 
 
 def patch_labels(
@@ -52,57 +67,53 @@ def patch_labels(
 
     Returns:
         Two uint8 arrays ``(h * w, LABEL_COUNT)``: the labels, 0 or 1, and which of them are known.
-        The dot and the center of a shape are labeled on every cell that the shape covers.
     """
     rows, columns = geometry.grid
     shown = sampled(np.asarray(index.crop(box)), geometry)
     cells = shown.reshape(rows, SAMPLES, columns, SAMPLES)
     labels = np.zeros((rows, columns, LABEL_COUNT), np.uint8)
     known = np.ones_like(labels)
-    color_names, kind_names = list(COLORS), list(KINDS)
-    for i, shape in enumerate(scene.shapes, start=1):
-        is_dot = cells == i + DOT_INDEX_OFFSET
-        covered = ((cells == i) | is_dot).sum(axis=(1, 3)) >= MIN_COVERAGE
+    for number, one in enumerate(scene.objects, start=1):
+        covered = (cells == number).sum(axis=(1, 3)) >= MIN_COVERAGE
         if not covered.any():
             continue
-        labels[covered, LABELS["color"].start + color_names.index(shape.color)] = 1
-        labels[covered, LABELS["kind"].start + kind_names.index(shape.kind)] = 1
-        x0, y0, x1, y1 = in_cells(geometry, shape.dot_box, box) * SAMPLES
-        if min(x1 - x0, y1 - y0) >= MIN_DOT_PIXELS and is_dot.sum() >= (x1 - x0) * (y1 - y0) / 3:
-            dot = color_names.index(shape.dot)
-            labels[covered, LABELS["dot"].start + dot] = 1
-            here = is_dot.sum(axis=(1, 3)) >= MIN_DOT_COVERAGE
-            labels[here, LABELS["dot here"].start + dot] = 1
-        else:
-            known[covered, LABELS["dot"]] = 0
-        x0, y0, x1, y1 = in_cells(geometry, shape.box, box)
+        x0, y0, x1, y1 = in_cells(geometry, one.box, box)
+        labels[covered, LABELS["color"].start + list(COLORS).index(one.color)] = 1
+        labels[covered, LABELS["kind"].start + list(KINDS).index(one.kind)] = 1
         labels[covered, LABELS["column"].start + bin_of((x0 + x1) / 2, columns)] = 1
         labels[covered, LABELS["row"].start + bin_of((y0 + y1) / 2, rows)] = 1
+        if not _legible(one, box, (x1 - x0) * SAMPLES):
+            for group in ("type", "mark", "mark here"):
+                known[covered, LABELS[group]] = 0
+            continue
+        word = WORDS.index(one.mark.value)
+        labels[covered, LABELS["type"].start + list(VALUES).index(one.mark.kind)] = 1
+        labels[covered, LABELS["mark"].start + word] = 1
+        here = _cells_of(in_cells(geometry, one.mark_box, box), (rows, columns))
+        labels[here, LABELS["mark here"].start + word] = 1
     return labels.reshape(rows * columns, -1), known.reshape(rows * columns, -1)
 
 
-def bin_of(position: float, cells: int) -> int:
-    """The position bin of a place along an axis of so many cells."""
-    return min(POSITION_BINS - 1, max(0, int(position / cells * POSITION_BINS)))
+def _legible(one: Object, crop: Box, pixels: float) -> bool:
+    """Whether a crop contains an object's mark, and shows it large enough."""
+    x0, y0, x1, y1 = one.mark_box
+    left, top, right, bottom = crop
+    width = max(0, min(x1, right) - max(x0, left))
+    height = max(0, min(y1, bottom) - max(y0, top))
+    if width * height < INSIDE * (x1 - x0) * (y1 - y0):
+        return False
+    # In an object with little room for it, the mark is smaller.
+    return pixels * ROOM[one.kind] / ROOM["square"] >= MIN_PIXELS[one.mark.kind]
 
 
-def in_cells(geometry: Geometry, box: Box, crop: Box) -> np.ndarray:
-    """Convert a box of the scene to cells of a crop of it: float64 ``(x0, y0, x1, y1)``."""
+def _cells_of(box: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The cells of which a box covers enough, or else the one of its center: bool ``(h, w)``."""
     x0, y0, x1, y1 = box
-    left, top, _, _ = crop
-    return geometry.to_grid([(x0 - left, y0 - top, x1 - left, y1 - top)])[0]
-
-
-def sampled(owners: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Sample a crop's pixels at ``SAMPLES`` points per side of every cell; 0 in the padding."""
-    height, width = owners.shape
-    rows, columns = geometry.grid
-    x0, y0, x1, y1 = geometry.to_grid([(0, 0, width, height)])[0]
-    at_x = ((np.arange(columns * SAMPLES) + 0.5) / SAMPLES - x0) / (x1 - x0) * width
-    at_y = ((np.arange(rows * SAMPLES) + 0.5) / SAMPLES - y0) / (y1 - y0) * height
-    inside = np.outer((at_y >= 0) & (at_y < height), (at_x >= 0) & (at_x < width))
-    at_x, at_y = (
-        np.clip(at_x, 0, width - 1).astype(int),
-        np.clip(at_y, 0, height - 1).astype(int),
-    )
-    return np.where(inside, owners[np.ix_(at_y, at_x)], 0)
+    rows, columns = np.arange(grid[0]), np.arange(grid[1])
+    tall = np.clip(np.minimum(y1, rows + 1) - np.maximum(y0, rows), 0, 1)
+    wide = np.clip(np.minimum(x1, columns + 1) - np.maximum(x0, columns), 0, 1)
+    found: np.ndarray = np.outer(tall, wide) >= MARK_SHARE
+    if not found.any():
+        row, column = int((y0 + y1) / 2), int((x0 + x1) / 2)
+        found[min(row, grid[0] - 1), min(column, grid[1] - 1)] = True
+    return found

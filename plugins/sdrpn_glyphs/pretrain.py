@@ -1,12 +1,11 @@
-"""The training recipe of the embedded backbones, on the CPU in float32.
+"""The training recipe of the embedded backbones, on the CPU.
 
 It uses only the adapters, so the same recipe works for every family:
 
 1. The vision encoder, on the labels of the cells, through a linear probe that is discarded. With a
    teacher, the encoder also learns the teacher's visual tokens, and inherits its decoder.
-2. Alignment: vision encoder and word embeddings, on the same labels (only without a teacher).
-3. Question answering: projector and language model; a fraction of the batches contains crops.
-4. The same, together with the vision encoder, mostly on questions about visible dots.
+2. The whole model answers questions about images, in most batches with crops; the visual tokens go
+   on learning what their cells show.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ from sdrpn_core.training.optimizer_state import restore_state, split_state
 from sdrpn_core.util.atomic_files import atomic_write
 
 from . import backbone_dir
-from .batches import Batches, PatchBatch, PatchBatches, QuestionBatch, QuestionBatches, loader
+from .batches import Batches, loader
+from .cell_batches import CellBatch, CellBatches
 from .families import family as family_named
 from .families.base import WIDTH, Budget, Family
-from .initial_weights import word_rotation
-from .losses import Measures, answer_logits, patch_loss, visual_tokens
+from .losses import Measures, answer_logits, cell_loss, visual_tokens
 from .mixed_precision import MixedPrecision
 from .optimizer import learning_rate, make_optimizer
-from .patch_labels import LABEL_COUNT, LABELS
-from .scenes import COLORS, KINDS
+from .patch_labels import LABEL_COUNT
+from .question_batches import QuestionBatch, QuestionBatches
 
 CLIP_NORM = 1.0
 LOG_EVERY = 25
-ALIGN_SCALE = 16.0
-"""Sharpness of the cosine between a visual token and a word in the alignment stage."""
+CELLS_WEIGHT = 0.15
+"""Weight of the cells' labels relative to the answers'."""
 TEACHER_WEIGHT = 10.0
 """Weight of the teacher's visual tokens: mean squared error, relative to their mean square."""
 CHECKPOINT = "checkpoint.safetensors"
 _OPTIMIZER = "optimizer."
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the checkpoint."""
 
 
@@ -78,7 +77,6 @@ class Trainer:
         budget: Budget,
         on_checkpoint: OnCheckpoint | None,
         *,
-        n_labels: int = LABEL_COUNT,
         bfloat16: bool = False,
     ) -> None:
         self.out_dir, self.seed, self.budget = out_dir, seed, budget
@@ -91,7 +89,7 @@ class Trainer:
         if family.teacher is not None and family.inherit is not None:
             self.teacher = load_backbone(backbone_dir(family.teacher), device="cpu")
             family.inherit(self.backbone, self.teacher)
-        self.probe = nn.Linear(WIDTH, n_labels)
+        self.probe = nn.Linear(WIDTH, LABEL_COUNT)
         self.trained = nn.ModuleDict({"model": self.model, "probe": self.probe})
         self.state: _State | None = None
         path = out_dir / CHECKPOINT
@@ -146,6 +144,7 @@ class Trainer:
             module.requires_grad_(True)
         heads = (self.probe, self.model.get_output_embeddings())
         optimizer = make_optimizer(modules, heads, peak_lr)
+        peaks = [group["lr"] for group in optimizer.param_groups]
         total, start = len(batches), 0
         if self.state and self.state.stage == stage:
             start = self.state.step
@@ -156,8 +155,8 @@ class Trainer:
         began = time.monotonic()
         averages: dict[str, list[float]] = {}
         for step, batch in enumerate(loader(batches, start), start=start):
-            for group in optimizer.param_groups:
-                group["lr"] = peak_lr * learning_rate(step, total)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * learning_rate(step, total)
             with self.precision.forward():
                 loss, measures = step_loss(batch)
             self.trained.zero_grad(set_to_none=True)
@@ -177,46 +176,32 @@ class Trainer:
             if done % self.budget.checkpoint_every == 0 or done == total:
                 self._save(stage, done, optimizer)
 
-    def vision_step(self, batch: PatchBatch) -> tuple[torch.Tensor, Measures]:
+    def cells_step(self, batch: CellBatch) -> tuple[torch.Tensor, Measures]:
         """Loss of the cells' labels, predicted by the probe, and of the teacher's visual tokens."""
         tokens = torch.cat(visual_tokens(self.backbone, batch.images))
-        scores = self.probe(tokens)
-        loss, measures = patch_loss(
-            {g: scores[..., part] for g, part in LABELS.items()}, batch.labels, batch.known
-        )
+        loss, measures = cell_loss(self.probe(tokens), batch.labels, batch.known)
         if self.teacher is None or batch.teacher_images is None:
             return loss, measures
         with torch.no_grad():
-            wanted = torch.cat(visual_tokens(self.teacher, batch.teacher_images))
-        given = tokens[batch.shared]
+            wanted = torch.cat(visual_tokens(self.teacher, batch.teacher_images)).float()
+        given = tokens[batch.shared].float()
         loss = loss + TEACHER_WEIGHT * F.mse_loss(given, wanted) / wanted.square().mean()
         measures["teacher similarity"] = [F.cosine_similarity(given, wanted).mean().item()]
         return loss, measures
 
-    def align_step(self, batch: PatchBatch) -> tuple[torch.Tensor, Measures]:
-        """Loss that aligns visual tokens with the embeddings of the words for what they show."""
-        visual = torch.cat(visual_tokens(self.backbone, batch.images))
-        colors = self.backbone.tokenizer.convert_tokens_to_ids(list(COLORS))
-        kinds = self.backbone.tokenizer.convert_tokens_to_ids(list(KINDS))
-        input_embeddings = self.backbone.embedding.weight
-        output_embeddings = self.backbone.model.get_output_embeddings().weight
-        words = {
-            "color": input_embeddings[colors] @ word_rotation(WIDTH).T,
-            "dot here": output_embeddings[colors],
-            "kind": output_embeddings[kinds],
-        }
-        visual = F.normalize(visual, dim=-1)
-        scores = {g: ALIGN_SCALE * visual @ F.normalize(w, dim=-1).T for g, w in words.items()}
-        scores["color"] = scores["color"] - ALIGN_SCALE / 3
-        return patch_loss(scores, batch.labels, batch.known)
-
-    def question_step(self, batch: QuestionBatch) -> tuple[torch.Tensor, Measures]:
-        """Next-token loss of the answers."""
+    def questions_step(self, batch: QuestionBatch) -> tuple[torch.Tensor, Measures]:
+        """Next-token loss of the answers, and loss of the cells' labels."""
         tokens = visual_tokens(self.backbone, batch.images)
         logits, labels = answer_logits(self.backbone, batch, tokens)
-        right = (logits.argmax(-1) == labels).float().mean().item()
+        cells, measures = cell_loss(self.probe(torch.cat(tokens)), batch.labels, batch.known)
+        right = (logits.argmax(-1) == labels).float()
         n_images = len(batch.images.grids) // len(batch.samples)
-        return F.cross_entropy(logits, labels), {f"token accuracy ({n_images} images)": [right]}
+        place = 0
+        for topic, sample in zip(batch.topics, batch.samples, strict=True):
+            place += len(sample.answer_ids)
+            # The word that counts stands before the end token.
+            measures.setdefault(f"{topic} {n_images}", []).append(right[place - 2].item())
+        return F.cross_entropy(logits.float(), labels) + CELLS_WEIGHT * cells, measures
 
 
 def train_backbone(
@@ -225,6 +210,8 @@ def train_backbone(
     seed: int = 0,
     budget: Budget | None = None,
     on_checkpoint: OnCheckpoint | None = None,
+    *,
+    bfloat16: bool = False,
 ) -> None:
     """Train a family's backbone and write its folder to ``out_dir``. Resumes an interrupted run.
 
@@ -234,40 +221,24 @@ def train_backbone(
         seed: seed of the weights and the data.
         budget: overrides the family's own.
         on_checkpoint: called as ``on_checkpoint(stage, step)`` after each checkpoint.
+        bfloat16: multiply matrices in bfloat16; see :mod:`sdrpn_glyphs.mixed_precision`.
     """
     chosen = family_named(family)
     budget = budget or chosen.budget
     out_dir.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(chosen, out_dir, seed, budget, on_checkpoint)
+    trainer = Trainer(chosen, out_dir, seed, budget, on_checkpoint, bfloat16=bfloat16)
     backbone, model = trainer.backbone, trainer.model
-    words = (model.get_input_embeddings(), model.get_output_embeddings())
-    language = (chosen.projector(model), backbone.decoder, model.get_output_embeddings())
     # Everything besides the decoder and the head processes the image.
     vision = [child for child in model.base_model.children() if child is not backbone.decoder]
-    if budget.vision_steps:
-        patches = PatchBatches(
-            backbone, seed, "vision", budget.vision_steps, budget.vision_batch, trainer.teacher
-        )
-        trainer.run(
-            "vision", patches, (*vision, trainer.probe), budget.vision_lr, trainer.vision_step
-        )
-    if budget.align_steps:
-        patches = PatchBatches(backbone, seed, "align", budget.align_steps, budget.align_batch)
-        trainer.run("align", patches, (*vision, *words), budget.align_lr, trainer.align_step)
-    for stage, steps, warm_up, modules, peak in (
-        (
-            "questions",
-            budget.question_steps,
-            budget.question_warm_up,
-            language,
-            budget.question_lr,
-        ),
-        ("joint", budget.joint_steps, 0, (model.base_model, language[-1]), budget.joint_lr),
-    ):
-        if steps:
-            questions = QuestionBatches(
-                backbone, seed, stage, steps, budget.question_batch, warm_up
-            )
-            trainer.run(stage, questions, modules, peak, trainer.question_step)
+    cells = CellBatches(
+        backbone, seed, "cells", budget.cell_steps, budget.cell_batch, trainer.teacher
+    )
+    trainer.run("cells", cells, (*vision, trainer.probe), budget.cell_lr, trainer.cells_step)
+    questions = QuestionBatches(
+        backbone, seed, "questions", budget.question_steps, budget.question_batch
+    )
+    everything = (model.base_model, model.get_output_embeddings(), trainer.probe)
+    trainer.run("questions", questions, everything, budget.question_lr, trainer.questions_step)
+    trainer.precision.restore()
     model.save_pretrained(out_dir)
     backbone.processor.save_pretrained(out_dir)

@@ -1,96 +1,221 @@
-"""Questions about one shape of a scene, and their short answers.
-
-Every answer starts with the color that the question names, directly before the word that has to be
-found in the image. So the last token of the prompt must know what the question is about, and the
-answer's color token must attend to that object.
-"""
+"""Questions about a scene and their answers, which begin with the colors that are asked about."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from types import MappingProxyType
 
-from .scenes import COLORS, KINDS, Scene, Shape
+from .marks import VALUES
+from .scenes import Object, Scene, SceneSpec, make_scene
+from .shapes import COLORS, KINDS
 
-POSITION_BINS = 10
-"""A position is given as column and row of a grid with this many cells per side."""
+NOUNS = ("shape", "object")
+NONE = "none"
+YES, NO = "yes", "no"
+SAME, DIFFERENT = "same", "different"
 
-DIGITS = tuple(str(i) for i in range(POSITION_BINS))
-
-FORMS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+DETAIL_FORMS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
         "dot": (
-            "What color is the dot on the {color} {noun}?",
-            "The {color} {noun} has a dot of which color?",
-            "Look at the {color} {noun}. What color is its dot?",
-            "Name the color of the dot inside the {color} {noun}.",
-            "Which color does the dot of the {color} {noun} have?",
+            "What color is the dot on the {0} {noun}?",
+            "Which color does the dot of the {0} {noun} have?",
+            "Look at the {0} {noun}. What color is its dot?",
         ),
-        "position": (
-            "Where is the {color} {noun}?",
-            "Give the position of the {color} {noun}.",
-            "In which column and row is the {color} {noun}?",
+        "character": (
+            "Which letter or digit is on the {0} {noun}?",
+            "What does the {0} {noun} say?",
+            "Read the letter or digit on the {0} {noun}.",
         ),
-        "shape": (
-            "What shape is the {color} object?",
-            "Name the shape of the {color} object.",
+        "arrow": (
+            "Which way does the arrow on the {0} {noun} point?",
+            "In which direction does the arrow of the {0} {noun} point?",
+        ),
+        "pips": (
+            "How many pips are on the {0} {noun}?",
+            "Count the pips on the {0} {noun}.",
         ),
     }
 )
-NOUNS = ("shape", "object")
+EXISTS_FORMS = ("Is there a {0} {noun}?", "Do you see a {0} {noun}?")
+PAIR_FORMS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "dot": (
+            "Do the {0} and the {1} {noun} have dots of the same color?",
+            "Compare the dots on the {0} and the {1} {noun}: same or different?",
+        ),
+        "character": (
+            "Do the {0} and the {1} {noun} say the same?",
+            "Compare the letters or digits on the {0} and the {1} {noun}: same or different?",
+        ),
+    }
+)
+RELATION_FORMS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "beside": ("Is the {0} {noun} left or right of the {1} {noun}?",),
+        "over": ("Is the {0} {noun} above or below the {1} {noun}?",),
+    }
+)
+RELATIONS: MappingProxyType[str, tuple[str, str]] = MappingProxyType(
+    {"beside": ("left", "right"), "over": ("above", "below")}
+)
+CLEARLY = 0.12
+"""How far apart two objects are along the axis of a relation, relative to that side."""
+
+ANSWERS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {
+        **{topic: (*values, NONE) for topic, values in VALUES.items()},
+        "exists": (YES, NO),
+        "pair": (SAME, DIFFERENT),
+        "relation": ("left", "right", "above", "below"),
+    }
+)
+"""Per topic, the words that can be its answer."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about ``shape``: ``target`` is the word to be found, part of ``answer``."""
+    """A question about a scene.
+
+    Attributes:
+        topic: a key of :data:`ANSWERS`.
+        text: the question.
+        answer: colors and details, as the model is taught to answer.
+        target: the word that counts; the last of ``answer``.
+        objects: whose details decide; none where no region is right.
+        scene: what the image shows.
+    """
 
     topic: str
     text: str
     answer: str
     target: str
-    shape: Shape
+    objects: tuple[Object, ...]
+    scene: Scene
 
 
-def _target(topic: str, shape: Shape, scene: Scene) -> str:
-    """The words that answer ``topic``, without the leading color."""
-    if topic == "dot":
-        return shape.dot
-    if topic == "shape":
-        return shape.kind
-    column, row = (int(c * POSITION_BINS / scene.size) for c in shape.center)
-    return f"{DIGITS[column]} {DIGITS[row]}"
+def _noun(rng: random.Random, *asked: Object) -> str:
+    kinds = {one.kind for one in asked}
+    return rng.choice((*NOUNS, *(kinds if len(kinds) == 1 else ())))
 
 
-def ask(rng: random.Random, scene: Scene, topic: str, shape: Shape | None = None) -> Question:
-    """Ask a question of ``topic`` (a key of ``FORMS``) about ``shape``, by default a random one."""
-    shape = shape or rng.choice(scene.shapes)
-    text = rng.choice(FORMS[topic]).format(color=shape.color, noun=rng.choice((*NOUNS, shape.kind)))
-    target = _target(topic, shape, scene)
-    return Question(topic, text, f"{shape.color} {target}", target, shape)
+def _question(
+    rng: random.Random,
+    forms: tuple[str, ...],
+    colors: tuple[str, ...],
+    noun: str,
+    words: tuple[str, ...],
+    scene: Scene,
+    topic: str,
+    objects: tuple[Object, ...],
+) -> Question:
+    text = rng.choice(forms).format(*colors, noun=noun)
+    return Question(topic, text, " ".join(words), words[-1], objects, scene)
 
 
-def answered_color(prediction: str) -> str | None:
-    """The dot color that an answer names: the color before the word "dot", else the last color.
+def ask_detail(rng: random.Random, spec: SceneSpec, topic: str) -> Question:
+    """Ask for the mark of one object."""
+    scene = make_scene(rng, spec, [(topic, None)])
+    asked = scene.objects[0]
+    words = (asked.color, asked.mark.value)
+    forms = DETAIL_FORMS[topic]
+    return _question(rng, forms, (asked.color,), _noun(rng, asked), words, scene, topic, (asked,))
 
-    ``"red yellow"``, ``"Yellow."`` and ``"a yellow dot on the red square"`` all name yellow.
-    """
+
+def ask_absent(rng: random.Random, spec: SceneSpec) -> Question:
+    """Ask for the mark of an object that is not there."""
+    topic, color = rng.choice(list(DETAIL_FORMS)), rng.choice(list(COLORS))
+    scene = make_scene(rng, spec, [(rng.choice(list(VALUES)), None)], unseen=color)
+    noun = rng.choice((*NOUNS, *KINDS))
+    return _question(rng, DETAIL_FORMS[topic], (color,), noun, (color, NONE), scene, topic, ())
+
+
+def ask_exists(rng: random.Random, spec: SceneSpec) -> Question:
+    """Ask whether something of a color is there."""
+    there = rng.random() < 0.5
+    color = rng.choice(list(COLORS))
+    first = [(rng.choice(list(VALUES)), None)]
+    scene = make_scene(rng, spec, first, unseen=None if there else color)
+    noun = rng.choice(NOUNS)
+    if there:
+        color = scene.objects[0].color
+    words = (color, YES if there else NO)
+    return _question(rng, EXISTS_FORMS, (color,), noun, words, scene, "exists", ())
+
+
+def ask_pair(rng: random.Random, spec: SceneSpec) -> Question:
+    """Compare the marks of two objects far apart, which takes two regions."""
+    kind = rng.choice(list(PAIR_FORMS))
+    same = rng.random() < 0.5
+    first = rng.choice(VALUES[kind])
+    others = [value for value in VALUES[kind] if value != first]
+    second = first if same else rng.choice(others)
+    while True:
+        scene = make_scene(rng, spec, [(kind, first), (kind, second)], apart=True)
+        one, other = scene.objects[:2]
+        # A dot of its object's own color would be invisible.
+        if kind != "dot" or (one.color != first and other.color != second):
+            break
+    verdict = SAME if same else DIFFERENT
+    words = (one.color, first, other.color, second, verdict)
+    colors = (one.color, other.color)
+    noun = _noun(rng, one, other)
+    return _question(rng, PAIR_FORMS[kind], colors, noun, words, scene, "pair", (one, other))
+
+
+def ask_relation(rng: random.Random, spec: SceneSpec) -> Question:
+    """Ask how two objects lie to each other, which the whole image shows best."""
+    axis = rng.choice(list(RELATIONS))
+    index = 0 if axis == "beside" else 1
+    while True:
+        scene = make_scene(rng, spec, [(rng.choice(list(VALUES)), None) for _ in range(2)])
+        one, other = scene.objects[:2]
+        difference = one.center[index] - other.center[index]
+        if abs(difference) >= CLEARLY * scene.size[index]:
+            break
+    word = RELATIONS[axis][int(difference > 0)]
+    colors = (one.color, other.color)
+    noun = rng.choice(NOUNS)
+    forms = RELATION_FORMS[axis]
+    return _question(rng, forms, colors, noun, (*colors, word), scene, "relation", ())
+
+
+Asker = Callable[[random.Random, SceneSpec], Question]
+
+
+def _detail(topic: str) -> Asker:
+    return lambda rng, spec: ask_detail(rng, spec, topic)
+
+
+ASKERS: MappingProxyType[str, Asker] = MappingProxyType(
+    {
+        **{topic: _detail(topic) for topic in DETAIL_FORMS},
+        "absent": ask_absent,
+        "exists": ask_exists,
+        "pair": ask_pair,
+        "relation": ask_relation,
+    }
+)
+
+
+def answered(prediction: str, topic: str) -> str | None:
+    """The answer that a response gives: the last of its words that can answer the topic."""
     words = [word.strip(".,;:!?\"'()") for word in prediction.lower().split()]
-    for word, following in pairwise(words):
-        if following == "dot" and word in COLORS:
-            return word
-    named = [word for word in words if word in COLORS]
+    named = [word for word in words if word in ANSWERS[topic]]
     return named[-1] if named else None
 
 
 def vocabulary() -> tuple[str, ...]:
     """Every lower-case word of questions and answers, sorted: what a tokenizer must know."""
-    from .world.questions import words_of_world
-
-    words: set[str] = {*COLORS, *KINDS, *NOUNS, *DIGITS}
-    for forms in FORMS.values():
-        for form in forms:
-            plain = form.replace("{color}", " ").replace("{noun}", " ")
-            words.update(plain.lower().replace("?", " ? ").replace(".", " . ").split())
-    return tuple(sorted(words | words_of_world()))
+    forms = [*EXISTS_FORMS]
+    for group in (DETAIL_FORMS, PAIR_FORMS, RELATION_FORMS):
+        forms += [form for several in group.values() for form in several]
+    words = {*NOUNS, *KINDS, *COLORS}
+    for answers in ANSWERS.values():
+        words.update(answers)
+    for form in forms:
+        for mark in "?.:,":
+            form = form.replace(mark, f" {mark} ")
+        words.update(word for word in form.lower().split() if not word.startswith("{"))
+    return tuple(sorted(words))

@@ -1,4 +1,4 @@
-"""The splits as records, for the label, train and benchmark stages."""
+"""The splits as records, for all stages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import overload
 
 from sdrpn_core.data.record import Record
 
-from .dataset import make_item
-from .questions import answered_color
+from .dataset import make_question
+from .questions import answered
+from .scenes import render
 
 #: Number of records of a split if none is given; the stream itself is endless.
 DEFAULT_COUNT = 1000
@@ -34,41 +35,49 @@ class GlyphRecords(Sequence[Record]):
         positions = range(self.n)[index]
         if isinstance(positions, range):
             return [self[position] for position in positions]
-        item = make_item(self.split, positions, self.seed)
+        question = make_question(self.split, positions, self.seed)
         return Record(
-            id=item.id,
-            images=(item.image,),
-            question=item.question,
-            answers=(item.answer,),
-            boxes=item.boxes,
+            id=f"{self.split}/{self.seed}/{positions}",
+            images=(render(question.scene),),
+            question=question.text,
+            answers=(question.answer,),
+            boxes=tuple(one.box for one in question.objects),
+            category=question.topic,
         )
 
 
 def train(n: int | None, seed: int) -> GlyphRecords:
-    """Small objects, for pseudo-labels and RPN training."""
+    """Questions of all kinds about objects of all sizes, for labels and training."""
     return GlyphRecords("glyphs/train", n, seed)
 
 
-def small(n: int | None, seed: int) -> GlyphRecords:
-    """Test images whose dots vanish at model resolution."""
-    return GlyphRecords("glyphs/small", n, seed)
-
-
 def visible(n: int | None, seed: int) -> GlyphRecords:
-    """Test images whose dots stay visible."""
+    """Details that the whole image shows."""
     return GlyphRecords("glyphs/visible", n, seed)
 
 
+def small(n: int | None, seed: int) -> GlyphRecords:
+    """Details that take a crop."""
+    return GlyphRecords("glyphs/small", n, seed)
+
+
 def mixed(n: int | None, seed: int) -> GlyphRecords:
-    """Test images of both kinds, and all that lies between: some questions need a crop."""
+    """Questions of all kinds about objects of all sizes."""
     return GlyphRecords("glyphs/mixed", n, seed)
 
 
-def mixed_train(n: int | None, seed: int) -> GlyphRecords:
-    """The same, for the training of a gate and for choosing its threshold."""
-    return GlyphRecords("glyphs/mixed_train", n, seed)
+def pairs(n: int | None, seed: int) -> GlyphRecords:
+    """Comparisons of two small details far apart."""
+    return GlyphRecords("glyphs/pairs", n, seed)
+
+
+def absent(n: int | None, seed: int) -> GlyphRecords:
+    """Questions about an object that is not there."""
+    return GlyphRecords("glyphs/absent", n, seed)
 
 
 def is_correct(prediction: str, record: Record) -> bool:
-    """Whether a prediction names the color of the dot, whatever else it says."""
-    return record.answer is not None and answered_color(prediction) == answered_color(record.answer)
+    """Whether a prediction gives the right answer, whatever else it says."""
+    topic = record.category or ""
+    answer = record.answer
+    return answer is not None and answered(prediction, topic) == answered(answer, topic)

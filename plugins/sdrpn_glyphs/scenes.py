@@ -1,76 +1,87 @@
-"""Images of solid shapes, each with a small dot, and the exact boxes of the shapes.
+"""Scenes: marked objects of distinct colors among clutter, on a textured background.
 
-A scene is drawn from a string key alone, so it is the same on every machine and in every process.
-All coordinates are source pixels; boxes are ``(x0, y0, x1, y1)``, half-open.
+Boxes are ``(x0, y0, x1, y1)``, half-open, in source pixels. Widths of objects are relative to the
+longer side of the image.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
+import numpy as np
 from PIL import Image, ImageDraw
 
-Box = tuple[int, int, int, int]
-Rgb = tuple[int, int, int]
+from .backgrounds import background, camera
+from .marks import VALUES, Mark, draw_mark, ink, mark_box
+from .shapes import COLORS, KINDS, Box, Rgb
 
-IMAGE_SIZE = 480
-"""Width and height of every image, in pixels."""
-
-FULL_BOX: Box = (0, 0, IMAGE_SIZE, IMAGE_SIZE)
-
-DOT_FRACTION = 0.2
-"""Diameter of the dot relative to the width of its shape."""
-
-COLORS: MappingProxyType[str, Rgb] = MappingProxyType(
-    {
-        "red": (220, 35, 35),
-        "green": (30, 160, 50),
-        "blue": (40, 60, 220),
-        "yellow": (240, 220, 40),
-        "cyan": (50, 210, 225),
-        "magenta": (215, 50, 205),
-        "white": (245, 245, 245),
-        "black": (15, 15, 15),
-    }
-)
-COLOR_JITTER = 12
-BACKGROUND_RANGE = (95, 165)
-BACKGROUND_TINT = 12
+LONG_SIDE = 480
+"""Longer side of every image, in pixels."""
+MAX_ASPECT = 3.0
+"""Of the longer to the shorter side."""
+SQUARE_SHARE = 0.25
 GAP = 4
-"""Minimum distance between two shapes, and between a shape and the border, in pixels."""
-PLACEMENT_TRIES = 60
+"""Minimum distance between two objects, and between an object and the border, in pixels."""
+MIN_SIDE = 9
+"""Of anything drawn, in pixels."""
+PLACEMENT_TRIES = 80
+LARGEST = 0.9
+"""Width of an object relative to the shorter side of the image, at most."""
+COLOR_JITTER = 18
+APART = 0.4
+"""Distance of two objects that no single crop shows well, relative to the longer side."""
+
+MAX_OBJECTS = 20
+MIN_OBJECTS = 4
+CLUTTER_WIDTH = (0.03, 0.12)
+OUTLINE_SHARE = 0.3
+"""Share of the clutter that is an outline in one of the objects' colors; the rest is muted."""
+MUTED_RANGE = (50, 205)
+MUTED_TINT = 22
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A solid shape in a ``size`` x ``size`` square at (``x``, ``y``), with a dot inside."""
+class SceneSpec:
+    """What scenes look like.
+
+    Attributes:
+        width: of the objects that are asked about, from the smallest to the largest; drawn evenly
+            on a logarithmic scale.
+        others: how many other marked objects there are, at least and at most.
+        other_width: of these.
+        clutter: how many distractors there are, at least and at most.
+    """
+
+    width: tuple[float, float]
+    others: tuple[int, int] = (1, 5)
+    other_width: tuple[float, float] = (0.045, 0.25)
+    clutter: tuple[int, int] = (1, 14)
+
+
+@dataclass(frozen=True)
+class Object:
+    """A solid shape in a ``size`` x ``size`` square at (``x``, ``y``), with a mark in it."""
 
     kind: str
     color: str
-    dot: str
+    mark: Mark
     x: int
     y: int
     size: int
     rgb: Rgb
-    dot_rgb: Rgb
 
     @property
     def box(self) -> Box:
-        """The tight box of the shape."""
+        """The tight box of the object."""
         return self.x, self.y, self.x + self.size, self.y + self.size
 
     @property
-    def dot_box(self) -> Box:
-        """The tight box of the dot. In a triangle it is lower, where there is room for it."""
-        width = max(2, round(self.size * DOT_FRACTION))
-        height_fraction = 0.64 if self.kind == "triangle" else 0.5
-        x0 = round(self.x + self.size / 2 - width / 2)
-        y0 = round(self.y + self.size * height_fraction - width / 2)
-        return x0, y0, x0 + width, y0 + width
+    def mark_box(self) -> Box:
+        """The box of its mark."""
+        return mark_box(self.mark, self.kind, self.x, self.y, self.size)
 
     @property
     def center(self) -> tuple[float, float]:
@@ -79,148 +90,192 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A background and non-overlapping shapes of distinct colors."""
+class Distractor:
+    """A shape without a mark: solid and muted, or an outline of ``stroke`` pixels."""
 
-    background: Rgb
-    shapes: tuple[Shape, ...]
-    size: int = IMAGE_SIZE
+    kind: str
+    x: int
+    y: int
+    size: int
+    rgb: Rgb
+    stroke: int | None = None
 
 
 @dataclass(frozen=True)
-class SceneSpec:
-    """How many shapes a scene has, and how wide they are relative to the image (inclusive).
+class Scene:
+    """An image to be drawn.
 
     Attributes:
-        count: at least and at most.
-        width: of the narrowest and the widest.
-        by_factor: draw widths evenly on a logarithmic scale, so that halving the width is as likely
-            anywhere; else evenly on a linear one.
+        size: ``(width, height)`` in pixels.
+        objects: what questions are about.
+        clutter: what they are not about.
+        texture: seed of the background and of the camera.
     """
 
-    count: tuple[int, int]
-    width: tuple[float, float]
-    by_factor: bool = False
+    size: tuple[int, int]
+    objects: tuple[Object, ...]
+    clutter: tuple[Distractor, ...]
+    texture: int
 
-    def draw_width(self, rng: random.Random) -> float:
-        """Draw the width of a shape."""
-        if not self.by_factor:
-            return rng.uniform(*self.width)
-        low, high = map(math.log, self.width)
-        return math.exp(rng.uniform(low, high))
-
-
-def _inner(box: Box) -> Box:
-    """The same box with inclusive ends, as ``ImageDraw`` takes it."""
-    x0, y0, x1, y1 = box
-    return x0, y0, x1 - 1, y1 - 1
+    @property
+    def full_box(self) -> Box:
+        """The whole image."""
+        return 0, 0, *self.size
 
 
-def _circle(draw: ImageDraw.ImageDraw, box: Box, fill: Rgb | int) -> None:
-    draw.ellipse(_inner(box), fill=fill)
+Square = tuple[int, int, int]
+"""``x``, ``y`` and side."""
 
 
-def _square(draw: ImageDraw.ImageDraw, box: Box, fill: Rgb | int) -> None:
-    draw.rectangle(_inner(box), fill=fill)
+def make_scene(
+    rng: random.Random,
+    spec: SceneSpec,
+    marks: Sequence[tuple[str, str | None]],
+    *,
+    apart: bool = False,
+    unseen: str | None = None,
+) -> Scene:
+    """Draw a scene whose first objects carry the given marks.
+
+    Args:
+        rng: decides.
+        spec: what it looks like.
+        marks: kind and value per asked object; a value of ``None`` is drawn.
+        apart: keep the first two objects apart.
+        unseen: a color that nothing has.
+    """
+    while True:
+        scene = _try_scene(rng, spec, marks, unseen)
+        if scene is not None and not (apart and _distance(scene) < APART * LONG_SIDE):
+            return scene
 
 
-def _triangle(draw: ImageDraw.ImageDraw, box: Box, fill: Rgb | int) -> None:
-    x0, y0, x1, y1 = _inner(box)
-    draw.polygon([((x0 + x1) / 2, y0), (x1, y1), (x0, y1)], fill=fill)
+def _distance(scene: Scene) -> float:
+    (first, second, *_) = scene.objects
+    return math.dist(first.center, second.center)
 
 
-def _diamond(draw: ImageDraw.ImageDraw, box: Box, fill: Rgb | int) -> None:
-    x0, y0, x1, y1 = _inner(box)
-    middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
-    draw.polygon([(middle_x, y0), (x1, middle_y), (middle_x, y1), (x0, middle_y)], fill=fill)
+def _try_scene(
+    rng: random.Random,
+    spec: SceneSpec,
+    marks: Sequence[tuple[str, str | None]],
+    unseen: str | None,
+) -> Scene | None:
+    size = _image_size(rng)
+    taken: list[Square] = []
+    objects: list[Object] = []
+    colors = [color for color in COLORS if color != unseen]
+    rng.shuffle(colors)
+    n_others = rng.randint(*spec.others)
+    wanted: list[tuple[str, str | None]] = [*marks]
+    wanted += [(rng.choice(list(VALUES)), None) for _ in range(n_others)]
+    for number, (mark, value) in enumerate(wanted[: len(colors)]):
+        asked = number < len(marks)
+        low, high = spec.width if asked else spec.other_width
+        width = math.exp(rng.uniform(math.log(low), math.log(high)))
+        square = _place(rng, size, width, taken)
+        if square is None:
+            if asked:
+                return None
+            continue
+        taken.append(square)
+        objects.append(marked_object(rng, square, colors[number], mark, value))
+    at_most = MAX_OBJECTS - len(objects)
+    low, high = max(spec.clutter[0], MIN_OBJECTS - len(objects)), min(spec.clutter[1], at_most)
+    clutter = []
+    for _ in range(rng.randint(low, max(low, high))):
+        square = _place(rng, size, rng.uniform(*CLUTTER_WIDTH), taken)
+        if square is not None:
+            taken.append(square)
+            clutter.append(_distractor(rng, square, unseen))
+    if len(objects) + len(clutter) < MIN_OBJECTS:
+        return None
+    return Scene(size, tuple(objects), tuple(clutter), rng.getrandbits(32))
 
 
-def _cross(draw: ImageDraw.ImageDraw, box: Box, fill: Rgb | int) -> None:
-    x0, y0, x1, y1 = _inner(box)
-    arm = round((x1 - x0) * 0.3)
-    draw.rectangle((x0 + arm, y0, x1 - arm, y1), fill=fill)
-    draw.rectangle((x0, y0 + arm, x1, y1 - arm), fill=fill)
+def _image_size(rng: random.Random) -> tuple[int, int]:
+    if rng.random() < SQUARE_SHARE:
+        return LONG_SIDE, LONG_SIDE
+    short = round(LONG_SIDE / math.exp(rng.uniform(0, math.log(MAX_ASPECT))))
+    return (LONG_SIDE, short) if rng.random() < 0.5 else (short, LONG_SIDE)
 
 
-Painter = Callable[[ImageDraw.ImageDraw, Box, "Rgb | int"], None]
+def _place(
+    rng: random.Random, size: tuple[int, int], width: float, taken: Sequence[Square]
+) -> Square | None:
+    side = max(MIN_SIDE, round(min(width * LONG_SIDE, LARGEST * min(size) - 2 * GAP)))
+    for _ in range(PLACEMENT_TRIES):
+        x = rng.randint(GAP, size[0] - GAP - side)
+        y = rng.randint(GAP, size[1] - GAP - side)
+        if not any(
+            x < left + other + GAP
+            and left < x + side + GAP
+            and y < top + other + GAP
+            and top < y + side + GAP
+            for left, top, other in taken
+        ):
+            return x, y, side
+    return None
 
-KINDS: MappingProxyType[str, Painter] = MappingProxyType(
-    {
-        "circle": _circle,
-        "square": _square,
-        "triangle": _triangle,
-        "diamond": _diamond,
-        "cross": _cross,
-    }
-)
+
+def marked_object(
+    rng: random.Random, square: Square, color: str, mark: str, value: str | None
+) -> Object:
+    """Draw an object of any kind; a value of ``None`` is drawn, too."""
+    x, y, side = square
+    rgb = _jittered(rng, COLORS[color], COLOR_JITTER)
+    shown = value or rng.choice([word for word in VALUES[mark] if word != color])
+    shade = _jittered(rng, COLORS[shown], COLOR_JITTER) if mark == "dot" else ink(rng, rgb)
+    return Object(rng.choice(list(KINDS)), color, Mark(mark, shown, shade), x, y, side, rgb)
 
 
-def _jitter(rng: random.Random, rgb: Rgb, amount: int) -> Rgb:
+def _distractor(rng: random.Random, square: Square, unseen: str | None) -> Distractor:
+    x, y, side = square
+    if rng.random() < OUTLINE_SHARE:
+        color = rng.choice([name for name in COLORS if name != unseen])
+        rgb = _jittered(rng, COLORS[color], COLOR_JITTER)
+        return Distractor(rng.choice(list(KINDS)), x, y, side, rgb, max(1, side // 14))
+    gray = rng.randint(*MUTED_RANGE)
+    rgb = _jittered(rng, (gray, gray, gray), MUTED_TINT)
+    return Distractor(rng.choice(list(KINDS)), x, y, side, rgb)
+
+
+def _jittered(rng: random.Random, rgb: Rgb, amount: int) -> Rgb:
     red, green, blue = (min(255, max(0, v + rng.randint(-amount, amount))) for v in rgb)
     return red, green, blue
 
 
-def _overlaps(x: int, y: int, size: int, others: list[Shape]) -> bool:
-    return any(
-        x < o.x + o.size + GAP
-        and o.x < x + size + GAP
-        and y < o.y + o.size + GAP
-        and o.y < y + size + GAP
-        for o in others
-    )
-
-
-def make_scene(rng: random.Random, spec: SceneSpec) -> Scene:
-    """Draw a scene from ``rng``. A shape for which there is no room is left out."""
-    gray = rng.randint(*BACKGROUND_RANGE)
-    background = _jitter(rng, (gray, gray, gray), BACKGROUND_TINT)
-    shapes: list[Shape] = []
-    for color in rng.sample(list(COLORS), rng.randint(*spec.count)):
-        size = round(spec.draw_width(rng) * IMAGE_SIZE)
-        for _ in range(PLACEMENT_TRIES):
-            x = rng.randint(GAP, IMAGE_SIZE - GAP - size)
-            y = rng.randint(GAP, IMAGE_SIZE - GAP - size)
-            if not _overlaps(x, y, size, shapes):
-                break
-        else:
-            continue
-        dot = rng.choice([name for name in COLORS if name != color])
-        shapes.append(
-            Shape(
-                kind=rng.choice(list(KINDS)),
-                color=color,
-                dot=dot,
-                x=x,
-                y=y,
-                size=size,
-                rgb=_jitter(rng, COLORS[color], COLOR_JITTER),
-                dot_rgb=_jitter(rng, COLORS[dot], COLOR_JITTER),
-            )
-        )
-    return Scene(background, tuple(shapes))
-
-
 def render(scene: Scene) -> Image.Image:
-    """Render the scene as an RGB image, ``scene.size`` pixels wide and high."""
-    image = Image.new("RGB", (scene.size, scene.size), scene.background)
+    """Render the scene as an RGB image of ``scene.size``."""
+    rng = np.random.default_rng(scene.texture)
+    image = background(rng, scene.size)
     draw = ImageDraw.Draw(image)
-    for shape in scene.shapes:
-        KINDS[shape.kind](draw, shape.box, shape.rgb)
-        draw.ellipse(_inner(shape.dot_box), fill=shape.dot_rgb)
-    return image
+    for one in scene.clutter:
+        _draw_distractor(image, draw, one)
+    for shown in scene.objects:
+        KINDS[shown.kind](draw, shown.box, shown.rgb)
+        draw_mark(draw, shown.mark, shown.kind, shown.x, shown.y, shown.size)
+    return camera(rng, image)
 
 
-DOT_INDEX_OFFSET = 16
+def _draw_distractor(image: Image.Image, draw: ImageDraw.ImageDraw, one: Distractor) -> None:
+    box = (one.x, one.y, one.x + one.size, one.y + one.size)
+    if one.stroke is None:
+        KINDS[one.kind](draw, box, one.rgb)
+        return
+    # The shape less a smaller one: the outline of any kind.
+    mask = Image.new("L", (one.size, one.size), 0)
+    drawn = ImageDraw.Draw(mask)
+    inset = 2 * one.stroke
+    KINDS[one.kind](drawn, (0, 0, one.size, one.size), 255)
+    KINDS[one.kind](drawn, (inset, inset, one.size - inset, one.size - inset), 0)
+    image.paste(one.rgb, (one.x, one.y), mask)
 
 
 def render_index(scene: Scene) -> Image.Image:
-    """Render which shape each pixel belongs to, in mode "L".
-
-    0 is the background, 1 + i is shape i, 17 + i is the dot of shape i.
-    """
-    image = Image.new("L", (scene.size, scene.size), 0)
+    """Render which object each pixel belongs to, in mode "L": 0 is none, 1 + i is object i."""
+    image = Image.new("L", scene.size, 0)
     draw = ImageDraw.Draw(image)
-    for i, shape in enumerate(scene.shapes, start=1):
-        KINDS[shape.kind](draw, shape.box, i)
-        draw.ellipse(_inner(shape.dot_box), fill=i + DOT_INDEX_OFFSET)
+    for index, shown in enumerate(scene.objects, start=1):
+        KINDS[shown.kind](draw, shown.box, index)
     return image

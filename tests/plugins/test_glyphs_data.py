@@ -1,4 +1,4 @@
-"""The generator: deterministic, exact boxes, answers that can be scored, splits that keep apart."""
+"""The generator: deterministic, exact boxes, one right answer, labels that follow the view."""
 
 from __future__ import annotations
 
@@ -10,140 +10,260 @@ import numpy as np
 import pytest
 
 from sdrpn_core.grid.geometry import Resized
-from sdrpn_glyphs.dataset import SPLITS, is_correct, items, make_item
-from sdrpn_glyphs.families.base import CELL_PIXELS, INPUT_SIZE
-from sdrpn_glyphs.patch_labels import patch_labels
-from sdrpn_glyphs.questions import FORMS, ask, vocabulary
+from sdrpn_glyphs.dataset import SPLITS, make_question
+from sdrpn_glyphs.families.base import CELL_PIXELS
+from sdrpn_glyphs.marks import VALUES
+from sdrpn_glyphs.packed import MAX_ASPECT as PACKED_ASPECT
+from sdrpn_glyphs.packed import packed_scene
+from sdrpn_glyphs.patch_labels import LABELS, WORDS, patch_labels
+from sdrpn_glyphs.questions import ANSWERS, NONE, Question, answered, vocabulary
+from sdrpn_glyphs.records import GlyphRecords, is_correct
 from sdrpn_glyphs.scenes import (
-    FULL_BOX,
-    IMAGE_SIZE,
-    KINDS,
-    SceneSpec,
-    make_scene,
+    GAP,
+    LONG_SIDE,
+    MAX_ASPECT,
+    MAX_OBJECTS,
+    MIN_OBJECTS,
     render,
     render_index,
 )
-from sdrpn_glyphs.training_crops import CELL, GRID, MIN_CROP, training_crop
+from sdrpn_glyphs.shapes import COLORS, KINDS
+from sdrpn_glyphs.training_crops import MIN_CROP, object_crop, wrong_crop
 
-SEEDS = range(20)
+N = 120
+
+
+def _questions(split: str, n: int = N) -> list[Question]:
+    return [make_question(split, index) for index in range(n)]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_items_are_deterministic(split: str) -> None:
-    first, again = list(items(split, 5, seed=3)), list(items(split, 8, seed=3))
-    assert first == again[:5]
-    assert first[0].image.tobytes() == again[0].image.tobytes()
-    assert first != list(items(split, 5, seed=4))
-
-
-def test_splits_and_seeds_share_no_scene() -> None:
-    scenes = [
-        item.scene for split in SPLITS for seed in range(3) for item in items(split, 50, seed)
-    ]
-    assert len(set(scenes)) == len(scenes)
+def test_records_are_the_same_every_time(split: str) -> None:
+    first, again = GlyphRecords(split, 3, 5), GlyphRecords(split, 8, 5)
+    for index in range(3):
+        one, other = first[index], again[index]
+        assert (one.id, one.question, one.answers, one.boxes) == (
+            other.id,
+            other.question,
+            other.answers,
+            other.boxes,
+        )
+        assert one.images[0].tobytes() == other.images[0].tobytes()
+    assert first[0].question != GlyphRecords(split, 1, 6)[0].question or (
+        first[0].images[0].tobytes() != GlyphRecords(split, 1, 6)[0].images[0].tobytes()
+    )
 
 
 def test_unknown_split_names_the_known_ones() -> None:
     with pytest.raises(KeyError, match="glyphs/small"):
-        make_item("glyphs/smal", 0)
+        make_question("glyphs/smal", 0)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_boxes_are_the_extent_of_the_pixels(seed: int) -> None:
-    scene = make_scene(random.Random(seed), SceneSpec(count=(1, 6), width=(0.045, 0.3)))
-    pixels = np.asarray(render(scene)).astype(int)
-    index = np.asarray(render_index(scene))
-    changed = (pixels != scene.background).any(axis=-1)
-    assert (changed == (index > 0)).all()
-    for shape in scene.shapes:
-        x0, y0, x1, y1 = shape.box
-        inside = np.zeros_like(changed)
-        inside[y0:y1, x0:x1] = True
-        rows, columns = np.nonzero(changed & inside)
-        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == shape.box
-        dot_x, dot_y = (shape.dot_box[0] + shape.dot_box[2]) // 2, sum(shape.dot_box[1::2]) // 2
-        assert tuple(pixels[dot_y, dot_x]) == shape.dot_rgb
-        assert shape.dot != shape.color
-    assert len({shape.color for shape in scene.shapes}) == len(scene.shapes)
-    assert changed.sum() == sum(_area(changed, shape.box) for shape in scene.shapes)
+def test_splits_and_seeds_share_no_scene() -> None:
+    textures = [
+        make_question(split, index, seed).scene.texture
+        for split in SPLITS
+        for seed in range(2)
+        for index in range(40)
+    ]
+    assert len(set(textures)) == len(textures)
 
 
-def _area(mask: np.ndarray, box: tuple[int, int, int, int]) -> int:
-    x0, y0, x1, y1 = box
-    return int(mask[y0:y1, x0:x1].sum())
+def test_scenes_keep_their_promises() -> None:
+    aspects, counts = [], []
+    for question in _questions("glyphs/mixed"):
+        scene = question.scene
+        everything = [*scene.objects, *scene.clutter]
+        counts.append(len(everything))
+        width, height = scene.size
+        assert max(scene.size) == LONG_SIDE
+        aspects.append(width / height)
+        squares = [(one.x, one.y, one.size) for one in everything]
+        for number, (x, y, side) in enumerate(squares):
+            assert 0 <= x - GAP < x + side + GAP <= width
+            assert 0 <= y - GAP < y + side + GAP <= height
+            for left, top, other in squares[:number]:
+                assert not (
+                    left < x + side and x < left + other and top < y + side and y < top + other
+                )
+        colors = [one.color for one in scene.objects]
+        assert len(set(colors)) == len(colors)
+        assert all(one.mark.value != one.color for one in scene.objects)
+    assert MIN_OBJECTS <= min(counts) < 8
+    assert 14 < max(counts) <= MAX_OBJECTS
+    assert 1 / MAX_ASPECT * 0.99 <= min(aspects) < 0.5
+    assert 2 < max(aspects) <= MAX_ASPECT * 1.01
 
 
-def test_the_dot_is_about_a_pixel_on_small_objects_and_seen_in_a_crop() -> None:
-    scale = INPUT_SIZE / IMAGE_SIZE
-    for item in items("glyphs/small", 50):
-        shape = next(s for s in item.scene.shapes if s.box == item.boxes[0])
-        dot_width = shape.dot_box[2] - shape.dot_box[0]
-        assert dot_width * scale < 1.5
-        crop_scale = INPUT_SIZE / (2 * shape.size)
-        assert dot_width * crop_scale > 6
-    for item in items("glyphs/visible", 50):
-        shape = next(s for s in item.scene.shapes if s.box == item.boxes[0])
-        assert (shape.dot_box[2] - shape.dot_box[0]) * scale > 2.4
+def test_boxes_are_the_extent_of_what_is_drawn() -> None:
+    for question in _questions("glyphs/mixed", 30):
+        index = np.asarray(render_index(question.scene))
+        for number, one in enumerate(question.scene.objects, start=1):
+            rows, columns = np.nonzero(index == number)
+            x0, y0, x1, y1 = one.box
+            assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == one.box
+            left, top, right, bottom = one.mark_box
+            assert x0 <= left < right <= x1
+            assert y0 <= top < bottom <= y1
 
 
-@pytest.mark.parametrize("topic", FORMS)
-def test_answers_start_with_the_asked_color(topic: str) -> None:
-    for seed in SEEDS:
-        rng = random.Random(seed)
-        scene = make_scene(rng, SceneSpec(count=(1, 6), width=(0.05, 0.2)))
-        question = ask(rng, scene, topic)
+def test_marks_are_seen_in_the_pixels() -> None:
+    """The same scene with another value differs inside the mark's box and hardly elsewhere."""
+    from dataclasses import replace
+
+    for question in _questions("glyphs/small", 20):
+        (asked,) = question.objects
+        values = [v for v in VALUES[asked.mark.kind] if v not in (asked.mark.value, asked.color)]
+        rgb = COLORS[values[0]] if asked.mark.kind == "dot" else asked.mark.rgb
+        other = replace(asked, mark=replace(asked.mark, value=values[0], rgb=rgb))
+        rest = question.scene.objects[1:]
+        changed = replace(question.scene, objects=(other, *rest))
+        before, after = (
+            np.asarray(render(scene)).astype(int) for scene in (question.scene, changed)
+        )
+        difference = np.abs(before - after).sum(axis=-1)
+        x0, y0, x1, y1 = asked.mark_box
+        inside = difference[y0:y1, x0:x1].max()
+        assert inside > 100
+        difference[y0 - 8 : y1 + 8, x0 - 8 : x1 + 8] = 0  # JPEG works on blocks of 8 pixels
+        assert difference.max() < inside
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_answers_are_told_by_the_scene(split: str) -> None:
+    for question in _questions(split, 60):
         words = question.answer.split()
-        assert words[0] == question.shape.color
-        assert " ".join(words[1:]) == question.target
-        spoken = question.text.lower().replace("?", " ?").replace(".", " .").split()
-        assert {*spoken, *words} <= set(vocabulary())
+        assert words[-1] == question.target
+        assert question.target in ANSWERS[question.topic]
+        shown = {one.color: one for one in question.scene.objects}
+        asked = [word for word in question.text.lower().replace("?", " ").split() if word in COLORS]
+        if question.target == NONE or question.target == "no":
+            assert asked[0] not in shown
+            assert question.objects == ()
+        elif question.topic in VALUES:
+            assert shown[asked[0]].mark.kind == question.topic
+            assert words == [asked[0], shown[asked[0]].mark.value]
+        elif question.topic == "pair":
+            one, other = (shown[color] for color in asked)
+            assert words[:4] == [one.color, one.mark.value, other.color, other.mark.value]
+            assert question.target == (
+                "same" if one.mark.value == other.mark.value else "different"
+            )
+        elif question.topic == "relation":
+            one, other = (shown[color].center for color in asked)
+            found = {
+                "left": one[0] < other[0],
+                "right": one[0] > other[0],
+                "above": one[1] < other[1],
+                "below": one[1] > other[1],
+            }
+            assert found[question.target]
+        else:
+            assert question.target == "yes"
+            assert asked[0] in shown
 
 
-def test_scorer_takes_free_form_answers() -> None:
-    item = make_item("glyphs/small", 0)
-    color, dot = item.answer.split()
-    for right in (item.answer, f"  {dot.upper()}. ", f"a {dot} dot on the {color} shape"):
-        assert is_correct(right, item)
-    for wrong in ("", color, "no idea", f"{dot} {color}"):
-        assert not is_correct(wrong, item)
+def test_the_vocabulary_has_every_word() -> None:
+    known = set(vocabulary())
+    for split in SPLITS:
+        for question in _questions(split, 40):
+            text = question.text.lower()
+            for mark in "?.:,":
+                text = text.replace(mark, f" {mark} ")
+            assert {*text.split(), *question.answer.split()} <= known
+
+
+def test_mixed_has_every_topic_and_hidden_and_visible_details() -> None:
+    found = _questions("glyphs/mixed", 300)
+    assert {question.topic for question in found} == set(ANSWERS)
+    without = [question for question in found if not question.objects]
+    assert 0.15 < len(without) / len(found) < 0.4
+    assert any(question.target == NONE for question in found)
+    assert {one.kind for question in found for one in question.scene.objects} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "topic", "answer"),
+    [
+        ("red yellow", "dot", "yellow"),
+        ("Yellow.", "dot", "yellow"),
+        ("red", "dot", "red"),
+        ("red none", "character", "none"),
+        ("the red one says K", "character", "k"),
+        ("red yellow blue green different", "pair", "different"),
+        ("no idea", "pair", None),
+        ("", "pips", None),
+    ],
+)
+def test_answers_are_read_from_free_text(prediction: str, topic: str, answer: str | None) -> None:
+    assert answered(prediction, topic) == answer
+
+
+def test_records_are_scored_by_their_topic() -> None:
+    record = GlyphRecords("glyphs/small", 1, 0)[0]
+    assert record.answer is not None
+    assert is_correct(record.answer, record)
+    color, value = record.answer.split()
+    wrong = next(word for word in VALUES[record.category or ""] if word not in (value, color))
+    assert not is_correct(f"{color} {wrong}", record)
+    assert not is_correct("", record)
+
+
+def test_packed_scenes_show_marks_in_most_of_their_cells() -> None:
+    shown = []
+    for seed in range(30):
+        scene = packed_scene(random.Random(seed))
+        for one in scene.objects:
+            x0, y0, x1, y1 = one.box
+            assert 0 <= x0 < x1 <= scene.size[0]
+            assert 0 <= y0 < y1 <= scene.size[1]
+        assert max(scene.size) / min(scene.size) <= PACKED_ASPECT * 1.01
+        index = render_index(scene)
+        assert sorted(set(np.unique(np.asarray(index))) - {0}) == list(
+            range(1, len(scene.objects) + 1)
+        )
+        whole = Resized(scene.size, (10, 10), CELL_PIXELS)
+        labels, known = patch_labels(scene, index, scene.full_box, whole)
+        shown.append((labels * known)[:, LABELS["mark"]].any(axis=-1).mean())
+    assert np.mean(shown) > 0.5
 
 
 def test_patch_labels_follow_the_view() -> None:
-    rng = random.Random(0)
-    scene = make_scene(rng, SceneSpec(count=(1, 1), width=(0.25, 0.25)))
-    shape = scene.shapes[0]
-    whole = Resized((IMAGE_SIZE, IMAGE_SIZE), (GRID, GRID), CELL_PIXELS)
-    flat, counted = patch_labels(scene, render_index(scene), FULL_BOX, whole)
-    labels = flat.reshape(GRID, GRID, -1)
-    center_x, center_y = (int(c / CELL) for c in shape.center)
-    assert labels[center_y, center_x].any()
-    assert counted.all()
-    x0, y0, x1, y1 = shape.box
-    outside = np.ones((GRID, GRID), bool)
-    outside[y0 // CELL : -(-y1 // CELL), x0 // CELL : -(-x1 // CELL)] = False
-    assert not labels[outside].any()
-    crop = Resized((x1 - x0, y1 - y0), (GRID, GRID), CELL_PIXELS)
-    crop_labels, _ = patch_labels(scene, render_index(scene), shape.box, crop)
-    assert crop_labels.reshape(GRID, GRID, -1)[GRID // 2, GRID // 2].any()
+    """In the whole image a small mark is unknown; a crop of the object labels it."""
+    for question in _questions("glyphs/small", 20):
+        (asked,) = question.objects
+        scene, index = question.scene, render_index(question.scene)
+        width, height = scene.size
+        grid = (max(1, round(10 * height / LONG_SIDE)), max(1, round(10 * width / LONG_SIDE)))
+        whole = Resized(scene.size, grid, CELL_PIXELS)
+        _, known = patch_labels(scene, index, scene.full_box, whole)
+        assert not known[:, LABELS["mark"]].all()
+        x0, y0, x1, y1 = asked.box
+        crop = Resized((x1 - x0, y1 - y0), (10, 10), CELL_PIXELS)
+        labels, known = patch_labels(scene, index, asked.box, crop)
+        here = labels[:, LABELS["mark here"]]
+        assert set(np.nonzero(here)[1]) == {WORDS.index(asked.mark.value)}
+        assert known.all()
+        middle = labels.reshape(10, 10, -1)[5, 5]
+        assert middle[LABELS["color"]].tolist().index(1) == list(COLORS).index(asked.color)
 
 
 def test_training_crops_lie_in_the_image() -> None:
     rng = random.Random(0)
-    scene = make_scene(rng, SceneSpec(count=(4, 6), width=(0.05, 0.2)))
-    for _ in range(200):
-        x0, y0, x1, y1 = training_crop(rng, rng.choice(scene.shapes))
-        assert 0 <= x0 <= x1 - MIN_CROP <= IMAGE_SIZE - MIN_CROP
-        assert 0 <= y0 <= y1 - MIN_CROP <= IMAGE_SIZE - MIN_CROP
+    for question in _questions("glyphs/mixed", 60):
+        width, height = question.scene.size
+        for box in (
+            object_crop(rng, question.scene, rng.choice(question.scene.objects)),
+            wrong_crop(rng, question.scene),
+        ):
+            x0, y0, x1, y1 = box
+            assert 0 <= x0 <= x1 - MIN_CROP <= width - MIN_CROP
+            assert 0 <= y0 <= y1 - MIN_CROP <= height - MIN_CROP
 
 
-def test_every_kind_is_drawn() -> None:
-    kinds = {s.kind for item in items("glyphs/small", 50) for s in item.scene.shapes}
-    assert kinds == set(KINDS)
-
-
-def test_data_modules_import_no_torch() -> None:
+def test_scenes_are_drawn_without_torch() -> None:
     code = (
-        "import sys, sdrpn_glyphs.dataset, sdrpn_glyphs.questions;"
+        "import sys, sdrpn_glyphs.records;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,30 +10,29 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from sdrpn_core import Question, UnknownNameError, load_backbone
+from sdrpn_bench.known_boxes import BoxChoice, KnownBoxes
+from sdrpn_core import Question, UnknownNameError, answer_batch, load_backbone
 from sdrpn_core.grid.geometry import PaddedSquare, Resized
 from sdrpn_glyphs import ASSETS, backbone_dir, rpn_dir
-from sdrpn_glyphs.batches import MODES, PatchBatches, QuestionBatches, model_input
-from sdrpn_glyphs.dataset import is_correct, items
-from sdrpn_glyphs.evaluate import answer, box_with_margin
+from sdrpn_glyphs.cell_batches import CellBatches
 from sdrpn_glyphs.families import NAMES, family
-from sdrpn_glyphs.families.base import Budget
+from sdrpn_glyphs.families.base import MAX_NEW_TOKENS, Budget
 from sdrpn_glyphs.losses import answer_logits, visual_tokens
+from sdrpn_glyphs.marks import Mark
 from sdrpn_glyphs.patch_labels import LABELS, patch_labels
 from sdrpn_glyphs.pretrain import train_backbone
-from sdrpn_glyphs.scenes import COLORS, FULL_BOX, Scene, Shape, render_index
+from sdrpn_glyphs.question_batches import MODES, QuestionBatches
+from sdrpn_glyphs.records import GlyphRecords, is_correct
+from sdrpn_glyphs.scenes import Object, Scene, render_index
+from sdrpn_glyphs.shapes import COLORS
 
-MAX_FOLDER_BYTES = 8_000_000
+MAX_FOLDER_BYTES = 12_000_000
 
 TINY_BUDGET = Budget(
-    vision_steps=2,
-    vision_batch=2,
-    align_steps=1,
-    align_batch=2,
+    cell_steps=2,
+    cell_batch=4,
     question_steps=3,
-    question_warm_up=1,
     question_batch=2,
-    joint_steps=1,
     checkpoint_every=1,
 )
 
@@ -51,20 +50,19 @@ def test_there_is_no_fourth_family() -> None:
 
 def test_the_tokenizer_knows_every_word(fresh) -> None:
     tokenizer = fresh.tokenizer
-    for item in items("glyphs/small", 20):
-        ids = fresh.tokenize(item.question, 1)
+    for record in GlyphRecords("glyphs/mixed", 30, 0):
+        ids = fresh.tokenize(record.question, 1)
         assert ids.count(fresh.image_token_id) == 1
         assert tokenizer.unk_token_id not in ids
-        assert tokenizer.decode(fresh.tokenize_response(item.answer)) == item.answer
+        assert tokenizer.decode(fresh.tokenize_response(record.answer)) == record.answer
 
 
 def test_a_square_image_has_a_hundred_tokens(fresh) -> None:
-    item = next(items("glyphs/small", 1))
-    assert model_input(fresh, item.image, FULL_BOX).geometry.grid == (10, 10)
+    assert fresh.preprocess(Image.new("RGB", (480, 480))).geometry.grid == (10, 10)
 
 
 def test_batches_are_a_function_of_seed_and_step(fresh) -> None:
-    batches = QuestionBatches(fresh, 0, "questions", steps=50, size=2, warm_up=1)
+    batches = QuestionBatches(fresh, 0, "questions", steps=50, size=2)
     counts = set()
     for step in range(0, len(batches), 3):
         batch, again = batches[step], batches[step]
@@ -80,20 +78,25 @@ def test_batches_are_a_function_of_seed_and_step(fresh) -> None:
     assert len(counts) > 1
 
 
+def _of_image(values: torch.Tensor, row: int, images) -> torch.Tensor:
+    """One image's part of a tensor, which has a row per image, or per patch."""
+    if len(values) == len(images.grids):
+        return values[row : row + 1]
+    per_token = len(values) // sum(h * w for h, w in images.grids)
+    return values.split([h * w * per_token for h, w in images.grids])[row]
+
+
 @torch.no_grad()
 def test_the_training_forward_is_the_stock_forward(fresh) -> None:
-    batch = QuestionBatches(fresh, 0, "questions", steps=1, size=2, warm_up=1)[0]
-    found, labels = answer_logits(fresh, batch)
-    start = 0
+    batch = QuestionBatches(fresh, 0, "questions", steps=1, size=2)[0]
+    found, labels = answer_logits(fresh, batch, visual_tokens(fresh, batch.images))
+    tensors, start = batch.images.tensors, 0
     for row, sample in enumerate(batch.samples):
         tokens = len(visual_tokens(fresh, batch.images)[row])
         ids = [*sample.prompt_ids, *sample.answer_ids]
         place = ids.index(fresh.image_token_id)
         ids[place : place + 1] = [fresh.image_token_id] * tokens
-        pixels = {
-            name: values.chunk(len(batch.samples))[row]
-            for name, values in batch.images.tensors.items()
-        }
+        pixels = {name: _of_image(values, row, batch.images) for name, values in tensors.items()}
         stock = fresh.model(
             input_ids=torch.tensor([ids]),
             mm_token_type_ids=torch.tensor([[int(i == fresh.image_token_id) for i in ids]]),
@@ -108,7 +111,7 @@ def test_the_training_forward_is_the_stock_forward(fresh) -> None:
 
 def test_a_teacher_sees_the_same_cells(fresh) -> None:
     teacher = family("llava").build()
-    batch = PatchBatches(fresh, 0, "vision", steps=1, size=6, teacher=teacher)[0]
+    batch = CellBatches(fresh, 0, "cells", steps=1, size=24, teacher=teacher)[0]
     assert len(batch.labels) == sum(h * w for h, w in batch.images.grids)
     assert batch.teacher_images is not None
     assert int(batch.shared.sum()) == sum(h * w for h, w in batch.teacher_images.grids)
@@ -116,8 +119,8 @@ def test_a_teacher_sees_the_same_cells(fresh) -> None:
 
 
 def _scene(x: int, y: int, size: int) -> Scene:
-    shape = Shape("square", "red", "blue", x, y, size, COLORS["red"], COLORS["blue"])
-    return Scene((128, 128, 128), (shape,))
+    mark = Mark("dot", "blue", COLORS["blue"])
+    return Scene((480, 480), (Object("square", "red", mark, x, y, size, COLORS["red"]),), (), 0)
 
 
 def test_labels_follow_the_geometry() -> None:
@@ -127,7 +130,7 @@ def test_labels_follow_the_geometry() -> None:
     expected = np.zeros((10, 10), bool)
     expected[5:7, 2:4] = True
     for geometry in (PaddedSquare((480, 480), (10, 10), 80), Resized((480, 480), (10, 10), 8)):
-        labels, _ = patch_labels(scene, index, FULL_BOX, geometry)
+        labels, _ = patch_labels(scene, index, scene.full_box, geometry)
         np.testing.assert_array_equal(labels[:, red].reshape(10, 10).astype(bool), expected)
 
 
@@ -190,24 +193,27 @@ def test_nothing_else_ships() -> None:
     }
 
 
+def _right(backbone, records, proposer=None):
+    questions = [Question(record.question, record.images) for record in records]
+    answers = answer_batch(backbone, questions, proposer, max_new_tokens=MAX_NEW_TOKENS)
+    return [is_correct(found.text, record) for found, record in zip(answers, records, strict=True)]
+
+
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_shipped_backbone_reads_visible_dots_and_crops(name) -> None:
+def test_a_shipped_backbone_reads_visible_marks_and_crops(name) -> None:
     backbone = load_backbone(backbone_dir(name), device="cpu")
     assert backbone.model.config.model_type == name
-    visible = list(items("glyphs/visible", 20, seed=11))
-    found = answer(backbone, visible)
-    assert sum(is_correct(a, item) for a, item in zip(found, visible, strict=True)) >= 17
-    small = list(items("glyphs/small", 20, seed=11))
-    found = answer(backbone, small, box_with_margin)
-    assert sum(is_correct(a, item) for a, item in zip(found, small, strict=True)) >= 17
+    assert sum(_right(backbone, list(GlyphRecords("glyphs/visible", 40, 11)))) >= 32
+    small = list(GlyphRecords("glyphs/small", 40, 11))
+    crops = KnownBoxes([BoxChoice(record.boxes, margin=0.5) for record in small])
+    assert sum(_right(backbone, small, crops)) >= 32
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_a_shipped_backbone_answers_about_an_image_that_is_not_square(name) -> None:
     backbone = load_backbone(backbone_dir(name), device="cpu")
-    item = next(items("glyphs/visible", 1, seed=3))
-    wide = Image.new("RGB", (960, 480), item.scene.background)
-    wide.paste(item.image, (240, 0))
-    (prompt,) = backbone.encode([Question(item.question, (wide,))])
+    records = GlyphRecords("glyphs/visible", 20, 3)
+    record = next(record for record in records if record.images[0].size[0] > 600 // 2)
+    (prompt,) = backbone.encode([Question(record.question, record.images)])
     h, w = prompt.images[0].grid
     assert len(prompt.images[0]) == h * w

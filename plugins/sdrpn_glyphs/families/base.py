@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
-
     from sdrpn_core import Backbone
 
 MAX_NEW_TOKENS = 8
@@ -29,20 +26,14 @@ IMAGE_STD = (0.25, 0.25, 0.25)
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps, batch sizes and peak learning rates of the stages; a stage of 0 steps is skipped."""
+    """Steps, batch sizes and peak learning rates (of matrices) of the stages."""
 
-    vision_steps: int = 1200
-    vision_batch: int = 48
-    vision_lr: float = 1.5e-3
-    align_steps: int = 200
-    align_batch: int = 48
-    align_lr: float = 2e-3
-    question_steps: int = 1000
-    question_warm_up: int = 250
+    cell_steps: int = 1500
+    cell_batch: int = 48
+    cell_lr: float = 4e-3
+    question_steps: int = 3000
     question_batch: int = 32
-    question_lr: float = 1.2e-3
-    joint_steps: int = 560
-    joint_lr: float = 7e-4
+    question_lr: float = 2e-3
     checkpoint_every: int = 100
 
 
@@ -53,7 +44,6 @@ class Family:
     Attributes:
         name: name of its folders: ``NAME`` and ``NAME-rpn``.
         build: makes a newly initialized backbone with its processor; seed torch before.
-        projector: returns the part of the model that turns vision features into visual tokens.
         teacher: the embedded family whose visual tokens the vision encoder learns to predict, and
             from which ``inherit`` copies; ``None`` to train from scratch.
         inherit: copies what fits from the teacher to the new backbone.
@@ -62,7 +52,6 @@ class Family:
 
     name: str
     build: Callable[[], Backbone]
-    projector: Callable[[PreTrainedModel], nn.Module]
     teacher: str | None = None
     inherit: Callable[[Backbone, Backbone], None] | None = None
     budget: Budget = field(default_factory=Budget)

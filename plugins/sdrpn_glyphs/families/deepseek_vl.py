@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from transformers import (
     DeepseekVLConfig,
     DeepseekVLForConditionalGeneration,
     DeepseekVLImageProcessor,
     DeepseekVLProcessor,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
 )
@@ -115,17 +113,10 @@ def _inherit(new: Backbone, old: Backbone) -> None:
     aligner.linear2.load_state_dict(projector.linear_2.state_dict())
 
 
-def _projector(model: PreTrainedModel) -> nn.Module:
-    return model.base_model.get_submodule("aligner")
-
-
 FAMILY = Family(
     "deepseek_vl",
     build,
-    _projector,
     teacher="llava",
     inherit=_inherit,
-    budget=Budget(
-        vision_steps=400, align_steps=0, question_steps=0, joint_steps=250, joint_lr=5e-4
-    ),
+    budget=Budget(cell_steps=200, question_steps=500),
 )

@@ -49,17 +49,3 @@ def inherit_decoder(new: Backbone, old: Backbone) -> None:
             group = len(values) // len(parameter)
             values = values.unflatten(0, (-1, group, head_dim))[:, -1].flatten(0, 1)
         parameter.copy_(values)
-
-
-@torch.no_grad()
-def inherit_everything(new: Backbone, old: Backbone) -> None:
-    """Copy a model of the same family that knows fewer words."""
-    inherit_words(new, old)
-    words = {
-        id(new.embedding.weight),
-        id(new.model.get_output_embeddings().weight),
-    }
-    source = dict(old.model.named_parameters())
-    for name, parameter in new.model.named_parameters():
-        if id(parameter) not in words and parameter.shape == source[name].shape:
-            parameter.copy_(source[name])

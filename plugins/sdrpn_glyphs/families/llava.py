@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -101,8 +99,4 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     )
 
 
-def _projector(model: PreTrainedModel) -> nn.Module:
-    return model.base_model.get_submodule("multi_modal_projector")
-
-
-FAMILY = Family("llava", build, _projector)
+FAMILY = Family("llava", build)

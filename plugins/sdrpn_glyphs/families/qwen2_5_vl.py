@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -166,17 +164,10 @@ def _inherit(new: Backbone, old: Backbone) -> None:
     inherit_decoder(new, old)
 
 
-def _projector(model: PreTrainedModel) -> nn.Module:
-    return model.base_model.get_submodule("visual.merger")
-
-
 FAMILY = Family(
     "qwen2_5_vl",
     build,
-    _projector,
     teacher="llava",
     inherit=_inherit,
-    budget=Budget(
-        vision_steps=1000, align_steps=0, question_steps=400, question_warm_up=0, joint_steps=400
-    ),
+    budget=Budget(cell_steps=1200, question_steps=1200),
 )

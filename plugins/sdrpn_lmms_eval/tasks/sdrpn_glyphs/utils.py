@@ -11,10 +11,10 @@ from typing import Any
 from PIL import Image
 
 from sdrpn_core import Record, read_records
-from sdrpn_glyphs.metric import GlyphsColor
+from sdrpn_glyphs.metric import GlyphsAnswer
 
 DATA = "glyphs/small"
-_METRIC = GlyphsColor()
+_METRIC = GlyphsAnswer()
 
 Document = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""Training batches of the world, each a pure function of (seed, step), so that a run can resume."""
+"""Batches of questions about images, in most of them with crops."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from PIL import Image
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import ImageInput
 
-from ..batches import Batches, JoinedImages, QuestionBatch, Sample
-from ..scenes import Box
-from ..training_crops import kept_tokens
+from .batches import Batches, JoinedImages, view
 from .dataset import ANY, HIDDEN, SHOWN
-from .packed import packed_scene
 from .patch_labels import patch_labels
-from .questions import ASKERS, DETAIL_FORMS, Question
-from .scenes import Scene, SceneSpec, render, render_index
-from .training_crops import object_crop, wrong_crop
+from .questions import ASKERS, Question
+from .scenes import SceneSpec, render, render_index
+from .shapes import Box
+from .training_crops import kept_tokens, object_crop, wrong_crop
 
 
 @dataclass(frozen=True)
@@ -80,26 +77,43 @@ MODES = (
 
 
 @dataclass(frozen=True)
-class WorldBatch:
-    """Questions about images, and the labels of all cells of these images.
+class Sample:
+    """One question with its answer; its images are the next ``1 + crops`` of the batch.
 
     Attributes:
-        questions: with the images and crops.
+        prompt_ids: up to the beginning of the response, with one placeholder for the image.
+        answer_ids: the response and its end token.
+        keeps: per crop, bool ``(h, w)``: the tokens that are kept.
+    """
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    keeps: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class QuestionBatch:
+    """Questions about images, in some batches with crops right after the image.
+
+    Attributes:
+        images: with the crops.
+        samples: the questions.
         topics: per question.
-        labels: uint8 ``(cells, LABEL_COUNT)``, 0 or 1.
+        labels: uint8 ``(cells, LABEL_COUNT)``, 0 or 1: what all cells of the images show.
         known: the same shape: which labels are known.
     """
 
-    questions: QuestionBatch
+    images: JoinedImages
+    samples: tuple[Sample, ...]
     topics: tuple[str, ...]
     labels: torch.Tensor
     known: torch.Tensor
 
 
-class WorldBatches(Batches):
+class QuestionBatches(Batches):
     """Batches of one mode each."""
 
-    def __getitem__(self, step: int) -> WorldBatch:
+    def __getitem__(self, step: int) -> QuestionBatch:
         rng = self.rng(step)
         (mode,) = rng.choices(MODES, [one.weight for one in MODES])
         inputs: list[ImageInput] = []
@@ -127,8 +141,9 @@ class WorldBatches(Batches):
                 keeps.append(torch.from_numpy(keep))
             samples.append(self._sample(question, keeps))
             topics.append(question.topic)
-        return WorldBatch(
-            QuestionBatch(JoinedImages.of(inputs), tuple(samples)),
+        return QuestionBatch(
+            JoinedImages.of(inputs),
+            tuple(samples),
             tuple(topics),
             torch.from_numpy(np.concatenate(labels)),
             torch.from_numpy(np.concatenate(known)),
@@ -139,58 +154,6 @@ class WorldBatches(Batches):
         end = self.backbone.tokenizer.eos_token_id
         prompt = self.backbone.tokenize(question.text, 1)
         return Sample(tuple(prompt), (*answer, end), tuple(keeps))
-
-
-@dataclass(frozen=True)
-class CellBatch:
-    """Images, and the labels of all their cells; as :class:`WorldBatch` has them."""
-
-    images: JoinedImages
-    labels: torch.Tensor
-    known: torch.Tensor
-
-
-PACKED_SHARE = 0.75
-"""Share of the images of packed scenes; the others are of scenes that questions are about."""
-
-
-class CellBatches(Batches):
-    """Packed scenes, and the other scenes as a whole and in crops."""
-
-    def __getitem__(self, step: int) -> CellBatch:
-        rng = self.rng(step)
-        inputs: list[ImageInput] = []
-        labels: list[np.ndarray] = []
-        known: list[np.ndarray] = []
-        while len(inputs) < self.size:
-            scene, boxes = self._shown(rng, packed=len(inputs) < PACKED_SHARE * self.size)
-            image, index = render(scene), render_index(scene)
-            for box in boxes:
-                given = view(self.backbone, image, box)
-                patch, is_known = patch_labels(scene, index, box, given.geometry)
-                inputs.append(given)
-                labels.append(patch)
-                known.append(is_known)
-        return CellBatch(
-            JoinedImages.of(inputs),
-            torch.from_numpy(np.concatenate(labels)),
-            torch.from_numpy(np.concatenate(known)),
-        )
-
-    def _shown(self, rng: random.Random, *, packed: bool) -> tuple[Scene, tuple[Box, ...]]:
-        if packed:
-            scene = packed_scene(rng)
-            return scene, (scene.full_box,)
-        topic = rng.choice(list(DETAIL_FORMS))
-        scene = ASKERS[topic](rng, SceneSpec(rng.choice((HIDDEN, SHOWN, ANY)))).scene
-        return scene, (scene.full_box, object_crop(rng, scene, scene.objects[0]))
-
-
-def view(backbone: Backbone, image: Image.Image, box: Box) -> ImageInput:
-    """Preprocess the whole image, or one box of it as a crop."""
-    if box == (0, 0, *image.size):
-        return backbone.preprocess(image)
-    return backbone.preprocess_crop(image.crop(box))
 
 
 def _crops(rng: random.Random, question: Question, count: int) -> list[Box]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from PIL import ImageDraw, ImageFont
 
-from ..scenes import COLORS, Box, Rgb
+from .shapes import COLORS, Box, Rgb
 
 CHARACTERS = ("2", "3", "4", "5", "6", "7", "8", "9", "c", "e", "h", "k", "r", "t", "x", "z")
 """Digits and letters that differ from each other, drawn as capitals."""
@@ -102,8 +102,8 @@ def _draw_arrow(
 ) -> None:
     """A shaft and a head; drawn as if it pointed right, and turned."""
     half = STROKE / 2
-    outline = ((0, 0.5 - half), (0.5, 0.5 - half), (0.5, 0.05), (1, 0.5))
-    outline += ((0.5, 0.95), (0.5, 0.5 + half), (0, 0.5 + half))
+    outline = [(0.0, 0.5 - half), (0.5, 0.5 - half), (0.5, 0.05), (1.0, 0.5)]
+    outline += [(0.5, 0.95), (0.5, 0.5 + half), (0.0, 0.5 + half)]
     turned = []
     for x, y in outline:
         if mark.value == "left":
