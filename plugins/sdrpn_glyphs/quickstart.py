@@ -1,53 +1,57 @@
-"""The whole method on the embedded backbones: label, train, compare, and draw the results."""
+"""The whole method on the embedded backbones: label, train, judge, gate, compare, and draw."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sdrpn_bench import BenchModel, run_benchmark
-from sdrpn_core import (
-    RPN,
-    Backbone,
-    Question,
-    Record,
-    RPNProposer,
-    answer_batch,
-    load_backbone,
-    open_image,
-    read_records,
-)
-from sdrpn_core.grid.overlay import Caption, draw_before_after
+from sdrpn_bench.calibrate import calibrate_gate
+from sdrpn_bench.item_store import ItemStore
+from sdrpn_bench.sweep import Sweep
+from sdrpn_core import RPN, Backbone, load_backbone, read_records
+from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.labeling.stage import label
+from sdrpn_core.training.gate_objective import GateObjective
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
-from sdrpn_core.util.atomic_files import atomic_write
+from sdrpn_core.utility.reference import Reference
+from sdrpn_core.utility.stage import judge_crops
 
 from . import backbone_dir
 from .families import NAMES
 from .families.base import MAX_NEW_TOKENS
-from .records import is_correct
+from .pictures import draw_pictures
 
 #: The methods that are compared, including the controls.
 METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
+#: The RPN without its gate: every question gets its crop.
+ALWAYS = Sweep("sdrpn", "gate_threshold", (0.0,))
 
 TRAIN_DATA = "glyphs/train"
-TEST_DATA = "glyphs/small"
+GATE_DATA = "glyphs/mixed_train"
+TEST_DATA = "glyphs/mixed"
 
 #: Number of questions that the model labels for itself.
 N_LABELS = 6000
+#: Number of questions whose crops are judged, to train a gate on; and to choose its threshold by.
+N_JUDGED = 1500
+N_CALIBRATION = 500
 LABEL_BATCH = 64
+JUDGE_BATCH = 32
 BENCH_BATCH = 25
 
 #: Images per forward pass of the training; does not affect the result.
 MICRO_BATCH = 32
 
-#: Number of before/after images: of the first test questions, right or wrong.
-N_OVERLAYS = 6
+#: A linear layer on what the RPN computes anyway. Small models learn with larger steps than the
+#: published ones.
+GATE = GateConfig(name="linear")
+GATE_SETTINGS = {"learning_rate": 1e-2, "global_batch_size": 32, "epochs": 4}
 
 Log = Callable[[str], None]
 
@@ -59,7 +63,8 @@ class QuickstartResult:
     Attributes:
         results: as in ``results.json``, for all families.
         seconds: wall time of each stage in this session, by family; ``bench`` covers all families.
-        overlays: paths of the before/after images.
+        overlays: paths of the images of questions that were helped, that needed no region, and that
+            were answered wrong.
     """
 
     results: dict[str, Any]
@@ -70,14 +75,14 @@ class QuickstartResult:
 def run_quickstart(
     out: Path, *, n: int, seed: int, log: Log, families: Sequence[str] = tuple(NAMES)
 ) -> QuickstartResult:
-    """Label, train and compare; work that an earlier session finished is reused.
+    """Label, train, gate and compare; work that an earlier session finished is reused.
 
     Every family goes through the same code.
 
     Args:
         out: folder of the run; labels and RPN of a family are in a folder of that name.
         n: number of test questions.
-        seed: seed of the test questions. Labels and RPN do not depend on it.
+        seed: seed of the test questions. Labels, RPN and gate do not depend on it.
         log: called with a line of progress.
         families: the embedded backbones to use.
     """
@@ -86,13 +91,15 @@ def run_quickstart(
     for number, family in enumerate(families, start=1):
         backbone = load_backbone(backbone_dir(family), device="cpu")
         prefix = f"[{number}/{len(families)}] {family}:"
-        rpn = _train_rpn(backbone, out / family, seconds, partial(_log_line, log, prefix))
-        models.append((BenchModel(backbone, rpn, name=family), backbone, rpn))
+        own_log = partial(_log_line, log, prefix)
+        folder = _train_rpn(backbone, out / family, seconds, own_log)
+        rpn = _train_gate(backbone, family, folder, out / family, seconds, own_log)
+        models.append(BenchModel(backbone, rpn, name=family))
 
     start = time.perf_counter()
-    log(f"asking {n} questions about details that the models cannot see in the whole image ...")
+    log(f"asking {n} questions, of which some need a closer look ...")
     results = run_benchmark(
-        [model for model, _, _ in models],
+        models,
         METHODS,
         TEST_DATA,
         out=out,
@@ -100,15 +107,17 @@ def run_quickstart(
         seed=seed,
         batch_size=BENCH_BATCH,
         max_new_tokens=MAX_NEW_TOKENS,
+        sweeps=(ALWAYS,),
         overwrite=True,
     )
     seconds["bench"] = time.perf_counter() - start
 
-    records = list(read_records(TEST_DATA, n=min(n, N_OVERLAYS), seed=seed))
+    rows = ItemStore(out, 0).read()
+    records = read_records(TEST_DATA, n=n, seed=seed)
     overlays = [
         path
-        for model, backbone, rpn in models
-        for path in _draw_overlays(backbone, rpn, records, out / str(model.name) / "overlays")
+        for model in models
+        for path in draw_pictures(model, records, rows, out / str(model.name) / "pictures")
     ]
     return QuickstartResult(results, seconds, overlays)
 
@@ -117,8 +126,8 @@ def _log_line(log: Log, prefix: str, line: str) -> None:
     log(f"{prefix} {line}")
 
 
-def _train_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], log: Log) -> RPN:
-    """Label with the model's own attention, and train an RPN on the labels."""
+def _train_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], log: Log) -> Path:
+    """Label with the model's own attention, and train an RPN on the labels; returns its folder."""
     start = time.perf_counter()
     log(f"labeling {N_LABELS} questions with the model's own attention ...")
     labels = read_records(TRAIN_DATA, n=N_LABELS, seed=0)
@@ -126,8 +135,7 @@ def _train_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], log:
         backbone, labels, folder / "labels", batch_size=LABEL_BATCH, max_new_tokens=MAX_NEW_TOKENS
     )
     seconds[f"{folder.name} label"] = time.perf_counter() - start
-    counts = ", ".join(f"{v} {k.value}" for k, v in summary.counts.items() if v)
-    log(f"{counts} in {time.perf_counter() - start:.0f} s")
+    log(f"{_counts(summary.counts)} in {time.perf_counter() - start:.0f} s")
 
     start = time.perf_counter()
     log("training an RPN on these labels, on top of the frozen model's middle layers ...")
@@ -135,30 +143,64 @@ def _train_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], log:
     trained = train(backbone, folder / "labels", folder / "train", settings)
     seconds[f"{folder.name} train"] = time.perf_counter() - start
     log(f"{trained.steps} steps in {time.perf_counter() - start:.0f} s, loss {trained.loss:.3f}")
-    return trained.rpn
+    return trained.folder
 
 
-def _draw_overlays(backbone: Backbone, rpn: RPN, records: list[Record], folder: Path) -> list[Path]:
-    """Draw one image per record: the plain answer, and the answer with its region."""
-    folder.mkdir(parents=True, exist_ok=True)
-    images = [open_image(record.images[0]) for record in records]
-    questions = [Question(r.question, (image,)) for r, image in zip(records, images, strict=True)]
-    plain = answer_batch(backbone, questions, max_new_tokens=MAX_NEW_TOKENS)
-    found = answer_batch(backbone, questions, RPNProposer(rpn), max_new_tokens=MAX_NEW_TOKENS)
-    paths = []
-    for index, record in enumerate(records):
-        drawn = draw_before_after(
-            images[index],
-            record.question,
-            Caption(f"before: {plain[index].text}", is_correct(plain[index].text, record)),
-            Caption(f"after: {found[index].text}", is_correct(found[index].text, record)),
-            roi=found[index].proposals[0].roi,
-            geometry=backbone.preprocess(images[index]).geometry,
-            boxes=found[index].boxes,
-            note=f"expected: {record.answer}",
-        )
-        path = folder / f"{index:02d}.png"
-        with atomic_write(path) as file:
-            drawn.save(file, format="PNG")
-        paths.append(path)
-    return paths
+def _train_gate(
+    backbone: Backbone,
+    family: str,
+    rpn_folder: Path,
+    folder: Path,
+    seconds: dict[str, float],
+    log: Log,
+) -> RPN:
+    """Judge the RPN's crops, train a gate on what they are worth, and choose its threshold."""
+    start = time.perf_counter()
+    log(f"judging {N_JUDGED} crops by how much more likely they make the answer ...")
+    rpn = RPN.from_pretrained(rpn_folder, backbone=backbone)
+    summary = judge_crops(
+        backbone,
+        read_records(GATE_DATA, n=N_JUDGED, seed=0),
+        folder / "utility",
+        rpn,
+        reference=Reference(max_new_tokens=MAX_NEW_TOKENS),
+        n_candidates=0,
+        batch_size=JUDGE_BATCH,
+        shard_size=N_JUDGED,
+    )
+    seconds[f"{family} judge"] = time.perf_counter() - start
+    log(f"{_counts(summary.counts)} in {time.perf_counter() - start:.0f} s")
+
+    start = time.perf_counter()
+    log("training a gate on these judgments, and choosing its threshold on other questions ...")
+    objective = GateObjective(rpn_folder, GATE)
+    settings = objective.settings(backbone, micro_batch_size=MICRO_BATCH, **GATE_SETTINGS)
+    trained = train(
+        backbone,
+        folder / "utility",
+        folder / "gate",
+        settings,
+        objective=objective,
+        feature_cache=folder / "features",
+    )
+    found = calibrate_gate(
+        trained.folder,
+        GATE_DATA,
+        model=backbone_dir(family),
+        out=folder / "calibration",
+        n=N_CALIBRATION,
+        seed=1,
+        batch_size=BENCH_BATCH,
+        max_new_tokens=MAX_NEW_TOKENS,
+        load_options={"device": "cpu"},
+    )
+    seconds[f"{family} gate"] = time.perf_counter() - start
+    log(
+        f"{trained.steps} steps, threshold {found.threshold:.2f} in "
+        f"{time.perf_counter() - start:.0f} s"
+    )
+    return RPN.from_pretrained(trained.folder, backbone=backbone)
+
+
+def _counts(counts: Mapping[Any, int]) -> str:
+    return ", ".join(f"{number} {status.value}" for status, number in counts.items() if number)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from sdrpn_bench.percent import percent
 
 from .families import NAMES
 
@@ -24,9 +27,9 @@ def quickstart(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Label, train and compare on the models that ship with sdrpn, in 20 minutes on two cores.
+    """Label, train, gate and compare on the models that ship with sdrpn, in minutes on two cores.
 
-    A second run reuses the labels and RPNs in the folder.
+    A second run reuses the labels, RPNs and gates in the folder.
     """
     from .quickstart import run_quickstart
 
@@ -47,9 +50,23 @@ def _print(results: dict[str, Any], out: Path) -> None:
 
     console = Console()
     console.print(results_table(results))
-    console.print("Gain from RPN crops:")
+    console.print("Gain from RPN crops behind a gate:")
     for name, model in results["models"].items():
         console.print(gain_line(name, model, "sdrpn"), soft_wrap=True)
+    console.print("Questions for which the gate skipped the region:")
+    for name, model in results["models"].items():
+        console.print(f"{name}: {_skipped(model['methods']['sdrpn'])}", soft_wrap=True)
     console.print(
-        f"Report: {out / 'report.md'}, before/after images: {out}/*/overlays", soft_wrap=True
+        f"Report: {out / 'report.md'}, pictures of questions that were helped, needed no region, "
+        f"or were answered wrong: {out}/*/pictures",
+        soft_wrap=True,
     )
+
+
+def _skipped(values: Mapping[str, Any]) -> str:
+    """How many regions the gate skipped, of all and of those that were not needed."""
+    gate = values["gate"]
+    text = f"{percent(gate['skipped']['share'])} of all"
+    if "skipped_of_right" in gate:
+        text += f", {percent(gate['skipped_of_right']['share'])} of those answered right without"
+    return text

@@ -94,23 +94,31 @@ def test_export_reads_back_as_records(tmp_path):
 
 @pytest.mark.slow
 def test_quickstart_goes_the_whole_way_and_reuses_what_is_there(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(quickstart, "N_LABELS", 64)
+    for name, number in (("N_LABELS", 64), ("N_JUDGED", 48), ("N_CALIBRATION", 16)):
+        monkeypatch.setattr(quickstart, name, number)
     logged: list[str] = []
     out = tmp_path / "run"
     first = quickstart.run_quickstart(out, n=8, seed=1, log=logged.append)
     assert first.results == json.loads((out / "results.json").read_text())
     assert list(first.results["models"]) == list(NAMES)
     for model in first.results["models"].values():
-        assert list(model["methods"]) == list(quickstart.METHODS)
+        assert set(model["methods"]) == {*quickstart.METHODS, "sdrpn[gate_threshold=0.0]"}
     assert (first.results["n"], first.results["seed"]) == (8, 1)
-    assert len(first.overlays) == len(NAMES) * quickstart.N_OVERLAYS
     assert all(path.is_file() for path in first.overlays)
+    kinds = {path.name.partition("-")[0] for path in first.overlays}
+    assert kinds <= {"helped", "not_needed", "wrong"}
+    assert "wrong" in kinds  # an RPN of 64 labels is wrong somewhere
+    for family in NAMES:
+        config = json.loads((out / family / "gate/rpn/config.json").read_text())
+        assert config["gate"]["labels"] == "utility"
+        assert config["gate"]["calibration"]["n"] == 16
     assert "## All models" in (out / "report.md").read_text()
-    shards = {p: p.stat().st_mtime_ns for p in (out / "llava/labels").iterdir()}
+    kept = [*(out / "llava/labels").iterdir(), *(out / "llava/utility").iterdir()]
+    shards = {p: p.stat().st_mtime_ns for p in kept}
     second = quickstart.run_quickstart(out, n=8, seed=2, log=logged.append, families=["llava"])
     assert second.results["seed"] == 2
     assert list(second.results["models"]) == ["llava"]
-    assert shards == {p: p.stat().st_mtime_ns for p in (out / "llava/labels").iterdir()}
+    assert shards == {p: p.stat().st_mtime_ns for p in kept}
     quickstart_command._print(first.results, tmp_path)
     printed = " ".join(capsys.readouterr().out.split())
     for model in NAMES:
