@@ -33,8 +33,10 @@ METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")
 ALWAYS = Sweep("sdrpn", "gate_threshold", (0.0,))
 
 TRAIN_DATA = "glyphs/train"
-GATE_DATA = "glyphs/mixed_train"
 TEST_DATA = "glyphs/mixed"
+#: Seeds of the training data: of the questions that are labeled, judged for the gate, and asked to
+#: choose its threshold.
+LABEL_SEED, GATE_SEED, CALIBRATION_SEED = 0, 1, 2
 
 #: Number of questions that the model labels for itself.
 N_LABELS = 6000
@@ -130,7 +132,7 @@ def _train_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], log:
     """Label with the model's own attention, and train an RPN on the labels; returns its folder."""
     start = time.perf_counter()
     log(f"labeling {N_LABELS} questions with the model's own attention ...")
-    labels = read_records(TRAIN_DATA, n=N_LABELS, seed=0)
+    labels = read_records(TRAIN_DATA, n=N_LABELS, seed=LABEL_SEED)
     summary = label(
         backbone, labels, folder / "labels", batch_size=LABEL_BATCH, max_new_tokens=MAX_NEW_TOKENS
     )
@@ -160,7 +162,7 @@ def _train_gate(
     rpn = RPN.from_pretrained(rpn_folder, backbone=backbone)
     summary = judge_crops(
         backbone,
-        read_records(GATE_DATA, n=N_JUDGED, seed=0),
+        read_records(TRAIN_DATA, n=N_JUDGED, seed=GATE_SEED),
         folder / "utility",
         rpn,
         reference=Reference(max_new_tokens=MAX_NEW_TOKENS),
@@ -185,11 +187,11 @@ def _train_gate(
     )
     found = calibrate_gate(
         trained.folder,
-        GATE_DATA,
+        TRAIN_DATA,
         model=backbone_dir(family),
         out=folder / "calibration",
         n=N_CALIBRATION,
-        seed=1,
+        seed=CALIBRATION_SEED,
         batch_size=BENCH_BATCH,
         max_new_tokens=MAX_NEW_TOKENS,
         load_options={"device": "cpu"},

@@ -31,7 +31,7 @@ class Budget:
     cell_steps: int = 1500
     cell_batch: int = 48
     cell_lr: float = 4e-3
-    question_steps: int = 3000
+    question_steps: int = 2000
     question_batch: int = 32
     question_lr: float = 2e-3
     checkpoint_every: int = 100
