@@ -2,9 +2,10 @@
 
 It uses only the adapters, so the same recipe works for every family:
 
-1. The vision encoder, on the labels of the cells, through a linear probe that is discarded. With a
-   teacher, the encoder also learns the teacher's visual tokens, and inherits its decoder.
-2. The whole model answers questions about images, in most batches with crops; the visual tokens go
+1. The vision encoder, on the labels of the cells, through a linear probe that is discarded.
+2. With a teacher, the model inherits what fits, and the encoder also learns the teacher's visual
+   tokens.
+3. The whole model answers questions about images, in most batches with crops; the visual tokens go
    on learning what their cells show.
 """
 
@@ -15,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,6 @@ class Trainer:
         self.teacher = None
         if family.teacher is not None and family.inherit is not None:
             self.teacher = load_backbone(backbone_dir(family.teacher), device="cpu")
-            family.inherit(self.backbone, self.teacher)
         self.probe = nn.Linear(WIDTH, LABEL_COUNT)
         self.trained = nn.ModuleDict({"model": self.model, "probe": self.probe})
         self.state: _State | None = None
@@ -136,8 +137,9 @@ class Trainer:
         modules: Iterable[nn.Module],
         peak_lr: float,
         step_loss: StepLoss,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
-        """Train ``modules`` on the batches, from the checkpoint on."""
+        """Train ``modules`` on the batches, from the checkpoint on; ``prepare`` comes before."""
         self.model.requires_grad_(False)
         modules = list(modules)
         for module in modules:
@@ -152,6 +154,8 @@ class Trainer:
             self.state = None
         elif self.state:
             return
+        elif prepare is not None:
+            prepare()
         began = time.monotonic()
         averages: dict[str, list[float]] = {}
         for step, batch in enumerate(loader(batches, start), start=start):
@@ -230,10 +234,22 @@ def train_backbone(
     backbone, model = trainer.backbone, trainer.model
     # Everything besides the decoder and the head processes the image.
     vision = [child for child in model.base_model.children() if child is not backbone.decoder]
-    cells = CellBatches(
-        backbone, seed, "cells", budget.cell_steps, budget.cell_batch, trainer.teacher
-    )
-    trainer.run("cells", cells, (*vision, trainer.probe), budget.cell_lr, trainer.cells_step)
+    encoder = (*vision, trainer.probe)
+    cells = CellBatches(backbone, seed, "cells", budget.cell_steps, budget.cell_batch)
+    trainer.run("cells", cells, encoder, budget.cell_lr, trainer.cells_step)
+    teacher = trainer.teacher
+    if teacher is not None and chosen.inherit is not None:
+        aligned = CellBatches(
+            backbone, seed, "align", budget.align_steps, budget.cell_batch, teacher
+        )
+        trainer.run(
+            "align",
+            aligned,
+            encoder,
+            budget.align_lr,
+            trainer.cells_step,
+            partial(chosen.inherit, backbone, teacher),
+        )
     questions = QuestionBatches(
         backbone, seed, "questions", budget.question_steps, budget.question_batch
     )

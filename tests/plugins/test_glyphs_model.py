@@ -31,6 +31,7 @@ MAX_FOLDER_BYTES = 12_000_000
 TINY_BUDGET = Budget(
     cell_steps=2,
     cell_batch=4,
+    align_steps=2,
     question_steps=3,
     question_batch=2,
     checkpoint_every=1,

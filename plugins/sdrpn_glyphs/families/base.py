@@ -26,11 +26,16 @@ IMAGE_STD = (0.25, 0.25, 0.25)
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps, batch sizes and peak learning rates (of matrices) of the stages."""
+    """Steps, batch sizes and peak learning rates (of matrices) of the stages.
+
+    Only families with a teacher have the stage ``align``.
+    """
 
     cell_steps: int = 1500
     cell_batch: int = 48
     cell_lr: float = 4e-3
+    align_steps: int = 300
+    align_lr: float = 3e-3
     question_steps: int = 2000
     question_batch: int = 32
     question_lr: float = 2e-3
