@@ -14,7 +14,6 @@ from .shapes import COLORS, KINDS
 NOUNS = ("shape", "object")
 NONE = "none"
 YES, NO = "yes", "no"
-SAME, DIFFERENT = "same", "different"
 
 DETAIL_FORMS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -42,12 +41,12 @@ EXISTS_FORMS = ("Is there a {0} {noun}?", "Do you see a {0} {noun}?")
 PAIR_FORMS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
         "dot": (
-            "Do the {0} and the {1} {noun} have dots of the same color?",
-            "Compare the dots on the {0} and the {1} {noun}: same or different?",
+            "What color is the dot on the {0} and the dot on the {1} {noun}?",
+            "Look at the {0} and the {1} {noun}. Which dots do they have?",
         ),
         "character": (
-            "Do the {0} and the {1} {noun} say the same?",
-            "Compare the letters or digits on the {0} and the {1} {noun}: same or different?",
+            "What do the {0} and the {1} {noun} say?",
+            "Read the letters or digits on the {0} and the {1} {noun}.",
         ),
     }
 )
@@ -67,11 +66,13 @@ ANSWERS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
         **{topic: (*values, NONE) for topic, values in VALUES.items()},
         "exists": (YES, NO),
-        "pair": (SAME, DIFFERENT),
+        "pair": (*VALUES["dot"], *VALUES["character"]),
         "relation": ("left", "right", "above", "below"),
     }
 )
-"""Per topic, the words that can be its answer."""
+"""Per topic, the words that can be its answer, or a part of it."""
+WHOLE_ANSWERS = ("pair",)
+"""Topics whose answers are several words; for the others, the last word counts."""
 
 
 @dataclass(frozen=True)
@@ -145,20 +146,11 @@ def ask_exists(rng: random.Random, spec: SceneSpec) -> Question:
 
 
 def ask_pair(rng: random.Random, spec: SceneSpec) -> Question:
-    """Compare the marks of two objects far apart, which takes two regions."""
+    """Ask for the marks of two objects far apart, which takes two regions."""
     kind = rng.choice(list(PAIR_FORMS))
-    same = rng.random() < 0.5
-    first = rng.choice(VALUES[kind])
-    others = [value for value in VALUES[kind] if value != first]
-    second = first if same else rng.choice(others)
-    while True:
-        scene = make_scene(rng, spec, [(kind, first), (kind, second)], apart=True)
-        one, other = scene.objects[:2]
-        # A dot of its object's own color would be invisible.
-        if kind != "dot" or (one.color != first and other.color != second):
-            break
-    verdict = SAME if same else DIFFERENT
-    words = (one.color, first, other.color, second, verdict)
+    scene = make_scene(rng, spec, [(kind, None), (kind, None)], apart=True)
+    one, other = scene.objects[:2]
+    words = (one.color, one.mark.value, other.color, other.mark.value)
     colors = (one.color, other.color)
     noun = _noun(rng, one, other)
     return _question(rng, PAIR_FORMS[kind], colors, noun, words, scene, "pair", (one, other))
@@ -200,10 +192,15 @@ ASKERS: MappingProxyType[str, Asker] = MappingProxyType(
 
 
 def answered(prediction: str, topic: str) -> str | None:
-    """The answer that a response gives: the last of its words that can answer the topic."""
+    """The answer that a response gives: the last of its words that can answer the topic.
+
+    Of a topic with :data:`WHOLE_ANSWERS`, all of these words.
+    """
     words = [word.strip(".,;:!?\"'()") for word in prediction.lower().split()]
     named = [word for word in words if word in ANSWERS[topic]]
-    return named[-1] if named else None
+    if not named:
+        return None
+    return " ".join(named) if topic in WHOLE_ANSWERS else named[-1]
 
 
 def vocabulary() -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def test_scores_are_those_of_lmms_eval(name):
 
 def test_all_metrics_are_registered_with_a_line_of_help():
     entries = {entry.name: entry for entry in get_plugins().metrics.entries()}
-    assert {*NAMES, "glyphs_color"} <= entries.keys()
+    assert {*NAMES, "glyphs_answer"} <= entries.keys()
     for name in NAMES:
         assert entries[name].help
         assert get_plugins().metrics.get(name).name == name

@@ -36,7 +36,7 @@ class Budget:
     cell_lr: float = 4e-3
     align_steps: int = 300
     align_lr: float = 3e-3
-    question_steps: int = 2000
+    question_steps: int = 1800
     question_batch: int = 32
     question_lr: float = 2e-3
     checkpoint_every: int = 100
