@@ -17,14 +17,13 @@ ANY = (0.05, 0.30)
 
 DETAILS = (("dot", 0.3), ("character", 0.3), ("arrow", 0.2), ("pips", 0.2))
 EVERYTHING = (
-    ("dot", 0.2),
-    ("character", 0.2),
-    ("arrow", 0.12),
-    ("pips", 0.12),
-    ("pair", 0.12),
-    ("relation", 0.1),
-    ("exists", 0.06),
-    ("absent", 0.08),
+    ("dot", 0.22),
+    ("character", 0.22),
+    ("arrow", 0.14),
+    ("pips", 0.14),
+    ("pair", 0.1),
+    ("exists", 0.09),
+    ("absent", 0.09),
 )
 
 

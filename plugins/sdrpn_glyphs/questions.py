@@ -50,24 +50,11 @@ PAIR_FORMS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-RELATION_FORMS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "beside": ("Is the {0} {noun} left or right of the {1} {noun}?",),
-        "over": ("Is the {0} {noun} above or below the {1} {noun}?",),
-    }
-)
-RELATIONS: MappingProxyType[str, tuple[str, str]] = MappingProxyType(
-    {"beside": ("left", "right"), "over": ("above", "below")}
-)
-CLEARLY = 0.12
-"""How far apart two objects are along the axis of a relation, relative to that side."""
-
 ANSWERS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
         **{topic: (*values, NONE) for topic, values in VALUES.items()},
         "exists": (YES, NO),
         "pair": (*VALUES["dot"], *VALUES["character"]),
-        "relation": ("left", "right", "above", "below"),
     }
 )
 """Per topic, the words that can be its answer, or a part of it."""
@@ -156,23 +143,6 @@ def ask_pair(rng: random.Random, spec: SceneSpec) -> Question:
     return _question(rng, PAIR_FORMS[kind], colors, noun, words, scene, "pair", (one, other))
 
 
-def ask_relation(rng: random.Random, spec: SceneSpec) -> Question:
-    """Ask how two objects lie to each other, which the whole image shows best."""
-    axis = rng.choice(list(RELATIONS))
-    index = 0 if axis == "beside" else 1
-    while True:
-        scene = make_scene(rng, spec, [(rng.choice(list(VALUES)), None) for _ in range(2)])
-        one, other = scene.objects[:2]
-        difference = one.center[index] - other.center[index]
-        if abs(difference) >= CLEARLY * scene.size[index]:
-            break
-    word = RELATIONS[axis][int(difference > 0)]
-    colors = (one.color, other.color)
-    noun = rng.choice(NOUNS)
-    forms = RELATION_FORMS[axis]
-    return _question(rng, forms, colors, noun, (*colors, word), scene, "relation", ())
-
-
 Asker = Callable[[random.Random, SceneSpec], Question]
 
 
@@ -186,7 +156,6 @@ ASKERS: MappingProxyType[str, Asker] = MappingProxyType(
         "absent": ask_absent,
         "exists": ask_exists,
         "pair": ask_pair,
-        "relation": ask_relation,
     }
 )
 
@@ -206,7 +175,7 @@ def answered(prediction: str, topic: str) -> str | None:
 def vocabulary() -> tuple[str, ...]:
     """Every lower-case word of questions and answers, sorted: what a tokenizer must know."""
     forms = [*EXISTS_FORMS]
-    for group in (DETAIL_FORMS, PAIR_FORMS, RELATION_FORMS):
+    for group in (DETAIL_FORMS, PAIR_FORMS):
         forms += [form for several in group.values() for form in several]
     words = {*NOUNS, *KINDS, *COLORS}
     for answers in ANSWERS.values():
