@@ -17,12 +17,12 @@ ANY = (0.05, 0.30)
 
 DETAILS = (("dot", 0.3), ("character", 0.3), ("arrow", 0.2), ("pips", 0.2))
 EVERYTHING = (
-    ("dot", 0.22),
-    ("character", 0.22),
-    ("arrow", 0.14),
-    ("pips", 0.14),
-    ("pair", 0.1),
-    ("exists", 0.09),
+    ("dot", 0.21),
+    ("character", 0.25),
+    ("arrow", 0.12),
+    ("pips", 0.12),
+    ("pair", 0.14),
+    ("exists", 0.07),
     ("absent", 0.09),
 )
 
