@@ -27,7 +27,7 @@ _RPN = {
 # An object covers one to four cells of the 10 x 10 grid: regions are tight and not blurred, with a
 # margin of half a cell, in case a region cuts through the object.
 _POLICY_OPTIONS = {
-    "threshold": 0.5,
+    "threshold": 0.35,
     "relative": True,
     "min_area": 1,
     "blur": False,
@@ -55,21 +55,20 @@ def _preset(name: str, config: Mapping[str, Any], recipe: LabelRecipe) -> Preset
     )
 
 
-# Heads as ranked by `sdrpn heads` (see the model cards). Only the row of the answer's first word
-# counts: the color that the question names, which points at the object in question. The second word
-# attends to its own color. No head has a sink.
+# Heads as ranked by `sdrpn heads` (see the model cards). Of a pair, the first and the third word of
+# the answer point at an object each: the colors that the question names. No head has a sink.
 GLYPHS_LLAVA = _preset(
     "glyphs-llava",
     {"model_type": "llava", "vision_config.image_size": 80},
-    LabelRecipe(grounding={0: (0, 1, 2, 3), 1: (3,), 2: (1,)}, response_rows=1),
+    LabelRecipe(grounding={2: (0, 1), 3: (0, 2), 4: (0,)}, response_rows=3),
 )
 GLYPHS_QWEN2_5_VL = _preset(
     "glyphs-qwen2_5_vl",
     {"model_type": "qwen2_5_vl"},
-    LabelRecipe(grounding={1: (3,), 2: (1,)}, response_rows=1),
+    LabelRecipe(grounding={2: (0, 1), 3: (0, 2), 4: (0,)}, response_rows=3),
 )
 GLYPHS_DEEPSEEK_VL = _preset(
     "glyphs-deepseek_vl",
     {"model_type": "deepseek_vl", "vision_config.image_size": 80},
-    LabelRecipe(grounding={0: (0, 1, 2, 3), 1: (3,), 2: (1,)}, response_rows=1),
+    LabelRecipe(grounding={2: (0, 1), 3: (0, 2), 4: (0,)}, response_rows=3),
 )

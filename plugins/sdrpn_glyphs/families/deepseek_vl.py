@@ -118,5 +118,5 @@ FAMILY = Family(
     build,
     teacher="llava",
     inherit=_inherit,
-    budget=Budget(cell_steps=0, align_steps=200, question_steps=400),
+    budget=Budget(cell_steps=0, align_steps=200, question_steps=300),
 )
