@@ -44,7 +44,7 @@ def test_a_metric_of_your_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     names = run_blocks(METRICS, {})
     results = names["results"]
-    assert results["metric"] == {"name": "first_color", "options": {}}
+    assert results["metric"] == {"name": "first_word", "options": {}}
     assert results["methods"]["sdrpn"]["accuracy"] == 1  # the color that the question names
 
 
