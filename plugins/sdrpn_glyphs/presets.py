@@ -66,7 +66,7 @@ GLYPHS_LLAVA = _preset(
 GLYPHS_QWEN2_5_VL = _preset(
     "glyphs-qwen2_5_vl",
     {"model_type": "qwen2_5_vl"},
-    LabelRecipe(grounding={2: (0, 1), 3: (0, 2), 4: (0,)}, response_rows=3),
+    LabelRecipe(grounding={1: (3,), 2: (1,)}, response_rows=3),
 )
 GLYPHS_DEEPSEEK_VL = _preset(
     "glyphs-deepseek_vl",
