@@ -11,12 +11,13 @@ from sdrpn_core import find_heads, load_backbone
 from sdrpn_glyphs import backbone_dir
 from tests.tiny import randomize, tiny_llava
 
-SIZES = {"n": 28, "max_new_tokens": 3, "progress": False}
+DATA = "glyphs/small"
+SIZES = {"n": 48, "max_new_tokens": 3, "progress": False}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_random_weights_are_no_better_than_chance(seed):
-    report = find_heads(tiny_llava(seed, grid=8), "glyphs/train", seed=seed, **SIZES)
+    report = find_heads(tiny_llava(seed, grid=8), DATA, seed=seed, **SIZES)
     assert report.question_effect.n > 8
     assert not report.better_than_chance
 
@@ -24,8 +25,8 @@ def test_random_weights_are_no_better_than_chance(seed):
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "deepseek_vl"])
 def test_trained_heads_follow_the_question_and_random_ones_do_not(family):
     backbone = load_backbone(backbone_dir(family))
-    trained = find_heads(backbone, "glyphs/train", **SIZES)
+    trained = find_heads(backbone, DATA, **SIZES)
     assert trained.better_than_chance
     assert trained.warnings == ()
     randomize(backbone.model)
-    assert not find_heads(backbone, "glyphs/train", **SIZES).better_than_chance
+    assert not find_heads(backbone, DATA, **SIZES).better_than_chance
