@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdrpn_bench.method import MethodContext
-from sdrpn_core import Outcome, Question, answer_batch, load_backbone
+from sdrpn_core import Outcome, Question, answer_batch
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.token_layers import TokenLayerCounter
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.testing.subject import ContractSubject
-from sdrpn_glyphs import backbone_dir
+from sdrpn_glyphs.families import family
 from sdrpn_zoomeye.confidence import View, Viewer, yes_no_ids
 from sdrpn_zoomeye.cues import _INSTRUCTION, name_cues, parse_cues, singular
 from sdrpn_zoomeye.method import ZoomEye
@@ -341,11 +341,12 @@ def test_every_kind_of_cue_is_searched(monkeypatch):
     assert any(answer.boxes for answer in answers)
 
 
-def test_what_cannot_be_searched_is_refused_in_one_line():
+def test_what_cannot_be_searched_is_refused_in_one_line(monkeypatch):
     backbone = tiny_llava()
     context = MethodContext(backbone)
     assert ZoomEye().unserved(context) is None
-    few_words = MethodContext(load_backbone(backbone_dir("llava")))
+    monkeypatch.setattr("sdrpn_glyphs.tokenizer.vocabulary", lambda: ("red", "square"))
+    few_words = MethodContext(family("llava").build())
     reason = ZoomEye().unserved(few_words)
     assert "has no tokens for Yes and No; its option confidence=answer does without" in reason
     assert ZoomEye(confidence="answer").unserved(few_words) is None
