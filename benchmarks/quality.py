@@ -37,7 +37,7 @@ METHODS = (
     "full", "full_max", "tiles", "random", "oracle",
 )  # fmt: skip
 
-#: The embedded backbones answer in two words and know no others: they cannot say Yes or No.
+#: The embedded backbones say yes and no to nothing but whether an object is there.
 OPTIONS = {"zoomeye": {"confidence": "answer"}}
 SWEEPS = (Sweep("sdrpn", "threshold", (0.2, 0.35, 0.65, 0.8)),)
 DATA = "glyphs/small"
@@ -46,9 +46,10 @@ BATCH_SIZE = 20
 
 _INTRODUCTION = (
     "All methods on the three backbones that ship with the project, which are small and know only "
-    "the questions of `glyphs/small`: what color a small dot has. `make bench-quality` writes this "
-    "page. These models know few words: `zoomeye` is run with `confidence=answer`, as they cannot "
-    "say Yes or No, and the generic prompts of `vicrop` and `vicrop_pure_grad` say little to them. "
+    "questions like those of `glyphs/small`: about small marks. `make bench-quality` writes this "
+    "page. These models know few words: `zoomeye` is run with `confidence=answer`, as they do not "
+    "understand its questions, and the generic prompts of `vicrop` and `vicrop_pure_grad` say "
+    "little to them. "
     "What a method does is in [docs/methods.md](../docs/methods.md). Token-layers do not depend on "
     "the machine; seconds do, and on what else it does."
 )
