@@ -65,7 +65,9 @@ def _print(results: dict[str, Any], out: Path) -> None:
 
 def _skipped(values: Mapping[str, Any]) -> str:
     """How many regions the gate skipped, of all and of those that were not needed."""
-    gate = values["gate"]
+    gate = values.get("gate")
+    if gate is None:
+        return "none: no threshold above 0 kept the accuracy"
     text = f"{percent(gate['skipped']['share'])} of all"
     if "skipped_of_right" in gate:
         text += f", {percent(gate['skipped_of_right']['share'])} of those answered right without"

@@ -143,9 +143,9 @@ def test_head_learns(backbone: Backbone) -> None:
     features, places = prompt_features(backbone, prompts, rpn.branch)
     target = torch.zeros(1, 16)
     target[0, 5] = 1
-    optimizer = torch.optim.Adam(rpn.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(rpn.parameters(), lr=1e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(20):
         scores = rpn(features, places).scores
         loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, target)
         optimizer.zero_grad()
