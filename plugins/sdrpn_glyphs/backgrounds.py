@@ -57,10 +57,24 @@ def camera(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     image = Image.fromarray(np.clip(shot, 0, 255).astype(np.uint8))
     if rng.uniform() >= JPEG_SHARE:
         return image
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=int(rng.integers(*JPEG_QUALITY, endpoint=True)))
-    with Image.open(file) as coded:
-        return coded.convert("RGB")
+    coded = _Memory()
+    image.save(coded, "JPEG", quality=int(rng.integers(*JPEG_QUALITY, endpoint=True)))
+    with Image.open(io.BytesIO(coded.data)) as decoded:
+        return decoded.convert("RGB")
+
+
+class _Memory:
+    """What is written to it. An encoder asks a file for its descriptor first: this has none."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, part: bytes) -> int:
+        self.data += part
+        return len(part)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 _NOISE: list[Field] = []

@@ -64,9 +64,12 @@ def view(backbone: Backbone, image: Image.Image, box: Box) -> ImageInput:
     return backbone.preprocess_crop(image.crop(box))
 
 
-def loader(batches: Batches, start: int) -> DataLoader[Any]:
-    """Load the batches from step ``start`` on, prefetched by one worker process."""
-    steps = range(start, len(batches))
+def loader(batches: Batches, start: int, workers: int = 1) -> DataLoader[Any]:
+    """Load the batches from step ``start`` on, prefetched by worker processes if there are any."""
     return DataLoader(
-        batches, batch_size=None, sampler=steps, num_workers=1, prefetch_factor=PREFETCH
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
     )

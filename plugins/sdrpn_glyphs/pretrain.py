@@ -158,7 +158,7 @@ class Trainer:
             prepare()
         began = time.monotonic()
         averages: dict[str, list[float]] = {}
-        for step, batch in enumerate(loader(batches, start), start=start):
+        for step, batch in enumerate(loader(batches, start, self.budget.workers), start=start):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * learning_rate(step, total)
             with self.precision.forward():

@@ -35,6 +35,7 @@ TINY_BUDGET = Budget(
     question_steps=3,
     question_batch=2,
     checkpoint_every=1,
+    workers=0,
 )
 
 

@@ -28,7 +28,8 @@ IMAGE_STD = (0.25, 0.25, 0.25)
 class Budget:
     """Steps, batch sizes and peak learning rates (of matrices) of the stages.
 
-    Only families with a teacher have the stage ``align``.
+    Only families with a teacher have the stage ``align``. ``workers`` processes make the batches; 0
+    makes them in the training process.
     """
 
     cell_steps: int = 1500
@@ -40,6 +41,7 @@ class Budget:
     question_batch: int = 32
     question_lr: float = 2e-3
     checkpoint_every: int = 100
+    workers: int = 1
 
 
 @dataclass(frozen=True)
