@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ def camera(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     if rng.uniform() >= JPEG_SHARE:
         return image
     coded = _Memory()
-    image.save(coded, "JPEG", quality=int(rng.integers(*JPEG_QUALITY, endpoint=True)))
+    quality = int(rng.integers(*JPEG_QUALITY, endpoint=True))
+    image.save(cast("IO[bytes]", coded), "JPEG", quality=quality)
     with Image.open(io.BytesIO(coded.data)) as decoded:
         return decoded.convert("RGB")
 
