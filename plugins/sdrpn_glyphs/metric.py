@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from sdrpn_bench.metrics.metric import Metric
 from sdrpn_core.data.record import Record
+from sdrpn_core.errors import InputError
 
-from .records import is_correct
+from .questions import ANSWERS
+from .records import is_correct, right_answer
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,20 @@ class GlyphsAnswer(Metric):
     """Whether a response gives the right answer to its kind of question, whatever else it says."""
 
     name: ClassVar[str] = "glyphs_answer"
+
+    def check(self, record: Record) -> None:
+        """Refuse a record whose category is no topic, or whose answer is none of the topic's.
+
+        Raises:
+            InputError: says what the record lacks.
+        """
+        super().check(record)
+        if right_answer(record) is None:
+            raise InputError(
+                f"record {record.id!r} has the category {record.category!r} and the answer "
+                f"{record.answer!r}: {self.name!r} needs one of the categories "
+                f"{', '.join(ANSWERS)}, and one of its answers"
+            )
 
     def score(self, prediction: str, record: Record) -> float:
         """Score 1 for the right answer, else 0."""

@@ -1,7 +1,7 @@
 """Matrix products in bfloat16 and everything else in float32, on a CPU.
 
-A CPU with bfloat16 instructions trains about twice as fast that way; attention is left out, whose
-backward pass is slower there in bfloat16 than in float32.
+On a CPU with bfloat16 instructions, a step of the encoder takes 0.7 of its time in float32.
+Attention is left out, whose backward pass is slower there in bfloat16 than in float32.
 """
 
 from __future__ import annotations

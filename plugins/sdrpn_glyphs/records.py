@@ -8,7 +8,7 @@ from typing import overload
 from sdrpn_core.data.record import Record
 
 from .dataset import make_question
-from .questions import answered
+from .questions import ANSWERS, answered
 from .scenes import render
 
 #: Number of records of a split if none is given; the stream itself is endless.
@@ -78,6 +78,15 @@ def absent(n: int | None, seed: int) -> GlyphRecords:
 
 def is_correct(prediction: str, record: Record) -> bool:
     """Whether a prediction gives the right answer, whatever else it says."""
-    topic = record.category or ""
-    answer = record.answer
-    return answer is not None and answered(prediction, topic) == answered(answer, topic)
+    expected = right_answer(record)
+    return expected is not None and answered(prediction, record.category or "") == expected
+
+
+def right_answer(record: Record) -> str | None:
+    """What :func:`~sdrpn_glyphs.questions.answered` gives for a right response.
+
+    ``None`` where the record's category is no topic, or its answer none of the topic's.
+    """
+    if record.answer is None or record.category is None or record.category not in ANSWERS:
+        return None
+    return answered(record.answer, record.category)

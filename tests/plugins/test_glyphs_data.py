@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from sdrpn_core.errors import InputError
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_glyphs.dataset import SPLITS, make_question
 from sdrpn_glyphs.families.base import CELL_PIXELS
 from sdrpn_glyphs.marks import VALUES
+from sdrpn_glyphs.metric import GlyphsAnswer
 from sdrpn_glyphs.packed import MAX_ASPECT as PACKED_ASPECT
 from sdrpn_glyphs.packed import packed_scene
 from sdrpn_glyphs.patch_labels import LABELS, WORDS, patch_labels
@@ -109,8 +112,6 @@ def test_boxes_are_the_extent_of_what_is_drawn() -> None:
 
 def test_marks_are_seen_in_the_pixels() -> None:
     """The same scene with another value differs inside the mark's box and hardly elsewhere."""
-    from dataclasses import replace
-
     for question in _questions("glyphs/small", 20):
         (asked,) = question.objects
         values = [v for v in VALUES[asked.mark.kind] if v not in (asked.mark.value, asked.color)]
@@ -216,6 +217,23 @@ def test_packed_scenes_show_marks_in_most_of_their_cells() -> None:
         labels, known = patch_labels(scene, index, scene.full_box, whole)
         shown.append((labels * known)[:, LABELS["mark"]].any(axis=-1).mean())
     assert np.mean(shown) > 0.5
+
+
+def test_a_record_that_cannot_be_scored_is_refused() -> None:
+    (record,) = GlyphRecords("glyphs/small", 1, 0)
+    metric = GlyphsAnswer()
+    metric.check(record)
+    for broken in (
+        replace(record, category=None),
+        replace(record, category="size"),
+        replace(record, answers=("red large",)),
+    ):
+        # Nothing known in the answer and nothing in the response is no match.
+        assert not is_correct("", broken)
+        with pytest.raises(InputError, match="needs one of the categories dot, character"):
+            metric.check(broken)
+    with pytest.raises(InputError, match="has no answer"):
+        metric.check(replace(record, answers=()))
 
 
 def test_patch_labels_follow_the_view() -> None:
