@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from sdrpn_core.crops.budget import BudgetRule
 from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
 from sdrpn_core.crops.pruning import PruneRule
@@ -20,8 +23,10 @@ class BboxPolicy(RegionRule, PruneRule, BudgetRule, CropPolicy):
     Adds to the options of ``RegionRule``, ``PruneRule`` and ``BudgetRule``:
 
     Attributes:
-        max_crops: if there are more regions than this, nothing is cropped; the published value is
-            2.
+        max_crops: at most this many regions are cropped; the published value is 2.
+        keep_strongest: if there are more regions than ``max_crops``, crop those with the highest
+            peaks (of the values that the threshold applies to). Off, as published, nothing is
+            cropped then.
         max_ratio: tokens per cell that a crop may have, see ``Crop``; ``None`` (published: -1)
             keeps all.
         margin: margin around a region that its crop shows on every side, in cells or fractions of
@@ -29,6 +34,7 @@ class BboxPolicy(RegionRule, PruneRule, BudgetRule, CropPolicy):
     """
 
     max_crops: int = 2
+    keep_strongest: bool = False
     max_ratio: float | None = None
     margin: float = 0.0
 
@@ -50,6 +56,7 @@ class BboxPolicy(RegionRule, PruneRule, BudgetRule, CropPolicy):
             self.regions(self.above(roi)),
             geometry,
             max_crops=self.max_crops,
+            ranking=self.smoothed(roi) if self.keep_strongest else None,
             max_ratio=self.max_ratio,
             margin=self.margin,
         )
@@ -60,16 +67,23 @@ def plan_boxes(
     geometry: Geometry,
     *,
     max_crops: int,
+    ranking: npt.NDArray[np.floating] | None = None,
     max_ratio: float | None = None,
     margin: float = 0.0,
 ) -> CropPlan:
-    """One crop per region, or the reason for none."""
+    """One crop per region, or the reason for none.
+
+    With a ``ranking``, ``(h, w)``, too many regions are no reason: those with the highest peaks in
+    it are cropped, in the order of ``regions``.
+    """
     shown = source_boxes(regions.boxes, geometry, margin)
     crops = tuple(
         Crop(box=box, grid_box=grid_box, max_ratio=max_ratio)
         for grid_box, box in zip(regions.boxes, shown, strict=True)
         if not is_empty(box)
     )
+    if ranking is not None and len(crops) > max_crops:
+        crops = _strongest(crops, ranking, max_crops)
     if len(crops) > max_crops:
         return CropPlan(
             Outcome.TOO_MANY, reason=f"{len(crops)} regions, at most {max_crops} are cropped"
@@ -77,6 +91,18 @@ def plan_boxes(
     if crops:
         return CropPlan(Outcome.OK, crops)
     return CropPlan(*_why_none(regions))
+
+
+def _strongest(
+    crops: tuple[Crop, ...], ranking: npt.NDArray[np.floating], count: int
+) -> tuple[Crop, ...]:
+    peaks = []
+    for crop in crops:
+        x0, y0, x1, y1 = crop.grid_box
+        peaks.append(ranking[y0:y1, x0:x1].max())
+    # Stable, so that of equal peaks the earlier region stays.
+    chosen = np.argsort(-np.asarray(peaks), kind="stable")[:count]
+    return tuple(crops[index] for index in sorted(chosen.tolist()))
 
 
 def _why_none(regions: Regions) -> tuple[Outcome, tuple[Crop, ...], str]:

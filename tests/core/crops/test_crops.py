@@ -62,6 +62,41 @@ def test_outcomes():
     assert (plan.outcome, plan.crops) == (Outcome.TOO_SMALL, ())
 
 
+def test_the_strongest_of_too_many_regions():
+    boxes = ((0, 0, 3, 3), (5, 5, 8, 8), (9, 0, 12, 3), (0, 9, 3, 12))
+    scores = region_map(*boxes).scores.copy()
+    for (x0, y0, x1, y1), factor in zip(boxes, (0.9, 1.0, 0.8, 0.95), strict=True):
+        scores[y0:y1, x0:x1] *= factor
+    options = {"relative": True, "blur": False, "keep_strongest": True}
+    for policy, kept in (
+        (BboxPolicy(**sharp(**options)), (1, 3)),
+        (BboxPolicy(**sharp(**options, max_crops=1)), (1,)),
+        (BboxPolicy(**sharp(**options, max_crops=3)), (0, 1, 3)),
+        (BboxPolicy(**sharp(**options, max_crops=4)), (0, 1, 2, 3)),
+    ):
+        plan = policy.plan(RoIMap(scores), SQUARE)
+        found = {crop.grid_box for crop in plan.crops}
+        assert (plan.outcome, found) == (Outcome.OK, {boxes[index] for index in kept})
+        # in the order in which the map is read, like those of a map with few regions
+        assert [crop.grid_box[1::-1] for crop in plan.crops] == sorted(
+            crop.grid_box[1::-1] for crop in plan.crops
+        )
+    equal = BboxPolicy(**sharp(**options)).plan(region_map(*boxes), SQUARE)
+    assert [crop.grid_box for crop in equal.crops] == [boxes[0], boxes[2]]
+
+
+def test_the_strongest_regions_lie_in_the_image():
+    """What lies in the padding is dropped before the regions are counted and compared."""
+    geometry = PaddedSquare((240, 720), GRID, 336)  # the middle third of the square
+    in_padding, above, below = (0, 2, 3, 6), (5, 2, 8, 6), (5, 8, 8, 11)
+    scores = region_map(above, below).scores.copy()
+    scores[2:6, 0:3] = 2 * HIGH
+    policy = BboxPolicy(**sharp(0.4, relative=True, blur=False, keep_strongest=True, max_crops=1))
+    (crop,) = policy.plan(RoIMap(scores), geometry).crops
+    assert crop.grid_box == above
+    assert in_padding in policy.regions(policy.above(RoIMap(scores))).boxes
+
+
 def test_oversized_region_outranks_a_speck_beside_it():
     scores = region_map((0, 0, 12, 9)).scores.copy()
     scores[11, 5] = 1000.0
