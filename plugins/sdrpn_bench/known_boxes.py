@@ -12,6 +12,7 @@ from sdrpn_bench.budgeted import BudgetedMethod
 from sdrpn_bench.method import MethodContext
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
+from sdrpn_core.data.boxes import KNOWN_BOX_MARGIN, with_margin
 from sdrpn_core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from sdrpn_core.data.record import Record
     from sdrpn_core.grid.geometry import Box, Geometry
 
-#: Margin on every side of a true box, relative to its longer side: the object fills half the crop.
-DEFAULT_MARGIN = 0.5
 #: Sides of a random crop relative to the image's, if there is no true box to take them from.
 TYPICAL_SIDE = 0.25
 #: As many crops as the published policy allows; more boxes are merged into one enclosing crop.
@@ -65,7 +64,7 @@ class BoxChoice:
 
     Attributes:
         true_boxes: known regions, in source pixels.
-        margin: see :data:`DEFAULT_MARGIN`.
+        margin: on every side of a box, relative to its longer side.
         rng: draws the crop's position; ``None`` keeps it around the true box.
     """
 
@@ -75,7 +74,7 @@ class BoxChoice:
 
     def boxes(self, size: tuple[int, int]) -> list[Box]:
         """Choose the boxes to crop from an image of ``(width, height)`` pixels."""
-        boxes = [_grown(box, self.margin, size) for box in self.true_boxes]
+        boxes = [with_margin(box, self.margin, size) for box in self.true_boxes]
         if self.rng is None:
             return boxes if len(boxes) <= MAX_CROPS else [_enclosing(boxes)]
         if boxes:
@@ -93,13 +92,13 @@ class Oracle(BudgetedMethod):
     """Crops of the true boxes, each with a margin.
 
     Attributes:
-        margin: see :data:`DEFAULT_MARGIN`.
+        margin: on every side of a box, relative to its longer side.
     """
 
     needs_boxes: ClassVar[bool] = True
     is_control: ClassVar[bool] = True
 
-    margin: float = DEFAULT_MARGIN
+    margin: float = KNOWN_BOX_MARGIN
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,12 +122,12 @@ class RandomBox(BudgetedMethod):
     """One crop of the oracle's size (else a typical size), positioned by seed and record id.
 
     Attributes:
-        margin: see :data:`DEFAULT_MARGIN`.
+        margin: on every side of a box, relative to its longer side.
     """
 
     is_control: ClassVar[bool] = True
 
-    margin: float = DEFAULT_MARGIN
+    margin: float = KNOWN_BOX_MARGIN
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,15 +142,6 @@ class RandomBox(BudgetedMethod):
             ],
             self.max_crop_tokens,
         )
-
-
-def _grown(box: Box, margin: float, size: tuple[int, int]) -> Box:
-    x0, y0, x1, y1 = box
-    width, height = size
-    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-        raise InputError(f"box {list(box)} lies outside the image of {width} x {height} pixels")
-    extra = round(margin * max(x1 - x0, y1 - y0))
-    return max(0, x0 - extra), max(0, y0 - extra), min(width, x1 + extra), min(height, y1 + extra)
 
 
 def _enclosing(boxes: Sequence[Box]) -> Box:
