@@ -169,5 +169,5 @@ FAMILY = Family(
     build,
     teacher="llava",
     inherit=_inherit,
-    budget=Budget(cell_steps=1100, align_steps=400, question_steps=450),
+    budget=Budget(cell_steps=1100, align_steps=400, question_steps=950),
 )
