@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -40,4 +41,9 @@ def written_out_logit(rpn: RPN, prompt: Any, block: Any, features: Any) -> torch
 
     extent = torch.stack([share, equal, cells.max()])
     read = torch.cat([normalized(last), normalized(state), extent])
-    return rpn.gate.head.weight[0] @ read + rpn.gate.head.bias[0]
+    head = rpn.gate.head
+    if rpn.config.gate.name == "mlp":
+        inner = head.fc1.weight @ read + head.fc1.bias
+        read = inner * (1 + torch.erf(inner / math.sqrt(2))) / 2
+        head = head.fc2
+    return head.weight[0] @ read + head.bias[0]

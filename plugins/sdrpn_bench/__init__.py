@@ -53,6 +53,11 @@ def sdrpn_register_methods(registry: Registry[Any]) -> None:
     registry.add("baseline", "sdrpn_bench.methods:Baseline", help="the plain answer, without crops")
     registry.add("sdrpn", "sdrpn_bench.methods:TrainedRPN", help="crops proposed by an RPN")
     registry.add(
+        "cascade",
+        "sdrpn_bench.cascade:Cascade",
+        help="the plain answer; crops proposed by an RPN where it is unsure",
+    )
+    registry.add(
         "attention",
         "sdrpn_bench.methods:RawAttention",
         help="crops by the raw grounding attention of a plain answer, without training",

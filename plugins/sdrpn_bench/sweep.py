@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.cost import Cost, CostMeter
+from sdrpn_bench.method import Method
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import Prefill, prefill
 from sdrpn_core.answering.prefix_store import PrefixStore
@@ -19,7 +20,7 @@ from sdrpn_core.runtime.clock import StageClock
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_bench.method import Method, MethodContext
+    from sdrpn_bench.method import MethodContext
     from sdrpn_core.answering.results import Answer
     from sdrpn_core.backbone.adapter import Question
     from sdrpn_core.data.record import Record
@@ -97,7 +98,7 @@ def answer_alike(
 
     Where only the crop policy differs, prefixes and maps are computed once. Each variant's cost is
     still that of the whole: the shared part counts for all of them. Another first look is another
-    prefix.
+    prefix. Methods that answer their own way share nothing.
 
     Args:
         context: the model and the run's settings.
@@ -108,7 +109,7 @@ def answer_alike(
     Returns:
         Per variant its answers and their cost.
     """
-    if len(methods) > 1:
+    if len(methods) > 1 and all(type(one).answer is Method.answer for one in methods):
         proposers = [method.proposer(context, records) for method in methods]
         alike = [one for one in proposers if isinstance(one, MapProposer)]
         asked = [method.questions(records, images) for method in methods]

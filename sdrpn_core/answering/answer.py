@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.answering.budgets import check_budgets, policy_of
+from sdrpn_core.answering.cascade import answer_in_cascade
+from sdrpn_core.answering.confidence import check_confidence_threshold
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
-from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, buckets, check_max_padding
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding
 from sdrpn_core.runtime.generation import check_generate_options
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ def answer_batch(
     *,
     store: PrefixStore | None = None,
     first_look_tokens: int | None = None,
+    confidence_threshold: float | None = None,
     max_padding: float = DEFAULT_MAX_PADDING,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
@@ -95,6 +99,9 @@ def answer_batch(
         first_look_tokens: largest number of visual tokens that each whole image is encoded with, in
             families of dynamic resolution; crops are still cut from the image as it is. Default:
             the questions' own, which is that of the processor unless they say otherwise.
+        confidence_threshold: answer plainly first, and look closer only where a token of that
+            answer is less likely than this (above 0, at most 1). Where all are as likely, the
+            outcome is ``not_needed`` and nothing is proposed. Default: always look.
         max_padding: largest share of a batch that may be padding; at least 0, less than 1.
         max_new_tokens: upper limit of the response lengths.
         options: further arguments of ``generate()``, except those for several responses to one
@@ -102,18 +109,37 @@ def answer_batch(
 
     Raises:
         ConfigError: ``max_padding`` is out of range, ``store`` belongs to another backbone, an
-            option of ``generate()`` cannot be passed on, or the family's resolution is fixed and a
-            first look or a crop budget is asked for.
+            option of ``generate()`` cannot be passed on, the family's resolution is fixed and a
+            first look or a crop budget is asked for, or a confidence threshold is no probability,
+            or is given without a proposer or with a ``streamer``.
         InputError: an empty question, or a prompt that exceeds the model's context.
     """
     check_max_padding(max_padding)
     check_generate_options(options)
     check_budgets(backbone, policy_of(proposer), first_look_tokens)
+    if confidence_threshold is not None:
+        check_confidence_threshold(confidence_threshold)
+        if proposer is None:
+            raise ConfigError("a confidence threshold decides about crops: give a proposer")
+        if "streamer" in options:
+            raise ConfigError(
+                "an answer with a confidence threshold cannot be streamed: it may be replaced"
+            )
     if not questions:
         return []
     questions = [question.with_first_look(first_look_tokens) for question in questions]
     generation = {"max_new_tokens": max_new_tokens, **options}
     rule = BatchRule.of(backbone, max_padding, generation)
+    if proposer is not None and confidence_threshold is not None:
+        return answer_in_cascade(
+            backbone,
+            questions,
+            proposer,
+            confidence_threshold,
+            store=store,
+            rule=rule,
+            generation=generation,
+        )
     answers: dict[int, Answer] = {}
     pending: dict[int, PendingAnswer] = {}
     for index, one in enumerate(
@@ -131,8 +157,7 @@ def answer_batch(
         else:
             pending[index] = one
     indices = list(pending)
-    lengths = [one.lengths for one in pending.values()]
-    for batch in buckets(lengths, len(pending), rule.max_padding, holes=rule.holes):
+    for batch in rule.batches(list(pending.values())):
         chosen = [indices[place] for place in batch]
         found = second_pass(backbone, [pending.pop(index) for index in chosen], **generation)
         answers.update(zip(chosen, found, strict=True))

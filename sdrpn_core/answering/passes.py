@@ -14,6 +14,7 @@ from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
 from sdrpn_core.answering.prefill import run_encoded
 from sdrpn_core.answering.prefix import prefix_block, prefix_cache
 from sdrpn_core.answering.results import Answer, PendingAnswer
+from sdrpn_core.runtime.buckets import buckets
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.generation import STATIC, generate, prompt_block, reads_prompts
 
@@ -48,6 +49,11 @@ class BatchRule:
         if reads_prompts(backbone.model.generation_config, generation):
             return cls(0.0, holes=False)
         return cls(max_padding, holes=not backbone.has_windows)
+
+    def batches(self, pending: Sequence[PendingAnswer]) -> list[list[int]]:
+        """The indices of answers that may take their second pass together."""
+        lengths = [one.lengths for one in pending]
+        return buckets(lengths, len(pending), self.max_padding, holes=self.holes)
 
 
 @torch.no_grad()
@@ -107,7 +113,7 @@ def first_pass(
                 **generation,
             )
             if isinstance(attempt, ProposedRegions):
-                return [*_with_crops(backbone, attempt.state, attempt.proposals)]
+                return [*with_crops(backbone, attempt.state, attempt.proposals)]
             return [*attempt]
     state = run_encoded(
         encoded,
@@ -125,10 +131,10 @@ def first_pass(
         ]
     with clock.stage("proposal"):
         proposals = proposer.propose(state)
-    return [*_with_crops(backbone, state, proposals)]
+    return [*with_crops(backbone, state, proposals)]
 
 
-def _with_crops(
+def with_crops(
     backbone: Backbone, state: Prefill, proposals: Sequence[Sequence[Proposal]]
 ) -> list[PendingAnswer]:
     """Encode the crops and insert them into the prompts."""

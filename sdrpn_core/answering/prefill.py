@@ -121,9 +121,10 @@ class Prefill:
             [index for index, length in enumerate(lengths) if length == wanted]
             for wanted in dict.fromkeys(lengths)
         ]
-        return [(group, self._part(group)) for group in groups]
+        return [(group, self.part(group)) for group in groups]
 
-    def _part(self, indices: Sequence[int]) -> Prefill:
+    def part(self, indices: Sequence[int]) -> Prefill:
+        """Some of the questions, in this order."""
         prefixes = [self.prefixes[index] for index in indices]
         return replace(
             self,

@@ -42,6 +42,9 @@ class Answer:
             accelerator a stage ends when its work is queued, so that its time may show up in a
             later one: see :func:`~sdrpn_core.runtime.clock.synchronized_stages`. The sum is right
             either way.
+        confidence: how sure the plain answer was: the smallest probability of one of its tokens,
+            the end token left out. Known where it was asked for (``confidence_threshold`` of
+            :func:`~sdrpn_core.answering.answer.answer_batch`); else ``None``.
     """
 
     text: str
@@ -50,6 +53,7 @@ class Answer:
     n_prompt_tokens: int
     n_visual_tokens: int
     seconds: Mapping[str, float]
+    confidence: float | None = None
 
     @classmethod
     def from_ids(

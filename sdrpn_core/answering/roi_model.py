@@ -164,8 +164,8 @@ class RoIModel:
 
         Args:
             questions: the questions; images may differ in number, size and grid.
-            options: ``max_new_tokens``, ``store``, ``first_look_tokens``, ``max_padding`` and
-                arguments of ``generate()``.
+            options: ``max_new_tokens``, ``store``, ``first_look_tokens``,
+                ``confidence_threshold``, ``max_padding`` and arguments of ``generate()``.
         """
         looking = [self._looking(question) for question in questions]
         return answer_batch(self.backbone, looking, self.proposer, **options)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.gate.config import GateConfig
@@ -17,9 +16,6 @@ from sdrpn_core.taps.copied_layers import copy_layers
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
-
-#: Numbers by which a gate learns the extent of a region, behind the region's state.
-N_EXTENTS = 3
 
 
 class Gate(nn.Module, ABC):
@@ -59,34 +55,6 @@ class Gate(nn.Module, ABC):
                 :func:`~sdrpn_core.rpn.region_summary.region_summaries` makes it; ``None`` for gates
                 with layers of their own.
         """
-
-
-class LinearGate(Gate):
-    """A linear layer on the last prompt token and on what the RPN found: next to no cost.
-
-    How large the region is, and what the visual tokens in it know, says more about whether the
-    image shows enough of it than the question does. Both states are normalized, without weights.
-    """
-
-    def __init__(
-        self, layers: Sequence[nn.Module], hidden_size: int, options: Mapping[str, Any]
-    ) -> None:
-        super().__init__(layers, hidden_size, options)
-        self.hidden_size = hidden_size
-        self.head = nn.Linear(2 * hidden_size + N_EXTENTS, 1)
-
-    def forward(self, last: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits ``(batch,)``.
-
-        Raises:
-            ValueError: the region is missing.
-        """
-        if region is None:
-            raise ValueError("the linear gate reads what the RPN found")
-        region = region.to(last.dtype)
-        states = (last, region[:, : self.hidden_size])
-        normalized = (functional.layer_norm(state, (self.hidden_size,)) for state in states)
-        return self.head(torch.cat([*normalized, region[:, self.hidden_size :]], dim=1))[:, 0]
 
 
 class DecoderGate(Gate):

@@ -29,7 +29,7 @@ def sdrpn_register_rpn_heads(registry: Registry[Any]) -> None:
 
 @hookimpl
 def sdrpn_register_gates(registry: Registry[Any]) -> None:
-    """The published gate, and one that costs next to nothing."""
+    """The published gate, and two that cost next to nothing."""
     registry.add(
         "decoder",
         "sdrpn_core.gate.gate:DecoderGate",
@@ -37,8 +37,13 @@ def sdrpn_register_gates(registry: Registry[Any]) -> None:
     )
     registry.add(
         "linear",
-        "sdrpn_core.gate.gate:LinearGate",
+        "sdrpn_core.gate.region_gates:LinearGate",
         help="a linear layer on what leaves the RPN's trunk",
+    )
+    registry.add(
+        "mlp",
+        "sdrpn_core.gate.region_gates:MlpGate",
+        help="two linear layers on what leaves the RPN's trunk",
     )
 
 

@@ -259,8 +259,8 @@ class RPN(nn.Module):
     def read_prefix(self, features: Features, starts: Sequence[int]) -> list[PrefixReading]:
         """What scoring needs of the prefixes, whatever is asked: see :class:`PrefixReader`.
 
-        Behind a gate with layers of its own, the trunk runs once the gate lets a question through,
-        and for that prefix alone.
+        The trunk runs once a question's region is looked for, and for that prefix alone: a gate or
+        a sure plain answer may come before it.
 
         Args:
             features: of left-padded prefixes.
@@ -283,8 +283,6 @@ class RPN(nn.Module):
         gated: Sequence[GateRow | None] = [None] * len(starts)
         if self.gate is not None and self.gate.layers:
             gated = read_rows(self.gate, features, starts)
-        else:
-            trunk.do()
         length = features.hidden.shape[1]
         return [
             PrefixReading(length - start, trunk, row, gate)

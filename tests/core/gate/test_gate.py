@@ -30,7 +30,7 @@ QUESTIONS = [
     "why ?",
 ]
 POLICY = BboxPolicy(threshold=1e-6, max_area_fraction=1.0)  # crops whatever it sees
-KINDS = {"decoder": {"n_layers": 2}, "linear": {}}
+KINDS = {"decoder": {"n_layers": 2}, "linear": {}, "mlp": {"width": 8}}
 TOLERANCE = 1e-5
 
 
@@ -47,8 +47,9 @@ def rpn(request, backbone):
     with torch.no_grad():
         # To random weights, questions differ little beside what they have in common.
         logits = expected_logits(backbone, rpn)
-        rpn.gate.head.bias.sub_(logits.median())
-        for parameter in rpn.gate.head.parameters():
+        last = rpn.gate.head.fc2 if request.param == "mlp" else rpn.gate.head
+        last.bias.sub_(logits.median())
+        for parameter in last.parameters():
             parameter.div_(logits.std())
     return rpn.eval()
 
@@ -166,6 +167,7 @@ def test_what_a_prefix_keeps_counts_as_memory(backbone, rpn):
         ({"options": {"n_layers": 0}}, ConfigError, "must be 1 or more, not 0"),
         ({"options": {"n_layers": 99}}, ConfigError, "needs decoder layers up to 99"),
         ({"name": "linear", "options": {"n_layers": 2}}, ConfigError, "its options: none"),
+        ({"name": "mlp", "options": {"width": 0}}, ConfigError, "width of the mlp gate must be 1"),
     ],
 )
 def test_impossible_gates_are_refused(backbone, config, error, message):

@@ -43,7 +43,7 @@ SETTINGS = TrainingSettings(
     log_every=1,
     max_grad_norm=None,
 )
-KINDS = {"decoder": {"n_layers": 2}, "linear": {}}
+KINDS = {"decoder": {"n_layers": 2}, "linear": {}, "mlp": {"width": 8}}
 BRANCH = 1
 
 

@@ -1,0 +1,63 @@
+"""How sure a model is of its response: the probability of its least likely token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessor
+
+from sdrpn_core.errors import ConfigError
+
+__all__ = ["TokenProbabilities", "check_confidence_threshold"]
+
+
+def check_confidence_threshold(value: float) -> None:
+    """Refuse what is no probability.
+
+    Raises:
+        ConfigError: the value is not above 0, or above 1.
+    """
+    if not 0 < value <= 1:
+        raise ConfigError(
+            f"the confidence threshold must be a probability above 0, at most 1, not {value}"
+        )
+
+
+class TokenProbabilities(LogitsProcessor):
+    """Records the probabilities of the tokens that ``generate()`` chooses; changes no logits.
+
+    One instance serves one call of ``generate()``, with one response per row.
+    """
+
+    def __init__(self) -> None:
+        self._chosen: list[torch.Tensor] = []
+        self._latest: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Keep the probabilities of this step, and what was chosen in the one before."""
+        if self._latest is not None:
+            # The last of the ids is what the previous step has chosen.
+            self._chosen.append(self._latest.gather(1, input_ids[:, -1:])[:, 0])
+        self._latest = scores.float().softmax(dim=-1)
+        return scores
+
+    def least(self, responses: Sequence[Sequence[int]]) -> list[float]:
+        """Per row the smallest probability of a token of the response.
+
+        Args:
+            responses: the token ids that were generated, without the end token.
+
+        Returns:
+            From 0 to 1; 0 for an empty response, which says nothing that one could be sure of.
+        """
+        if self._latest is None:
+            return [0.0] * len(responses)
+        steps = torch.stack([*self._chosen, torch.ones_like(self._latest[:, 0])], dim=1)
+        for row, ids in enumerate(responses):
+            if len(ids) == steps.shape[1]:  # cut off: no step follows that would tell
+                steps[row, -1] = self._latest[row, ids[-1]]
+        return [
+            min(probabilities[: len(ids)], default=0.0)
+            for probabilities, ids in zip(steps.tolist(), responses, strict=True)
+        ]
