@@ -179,9 +179,9 @@ class RPN(nn.Module):
             ConfigError: gradient checkpointing and a cache, to which the second pass through a
                 layer would append once more.
         """
+        if cache is not None:
+            self._check_pieces()
         checkpointing = self.gradient_checkpointing and self.training
-        if checkpointing and cache is not None:
-            raise ConfigError("gradient checkpointing needs the features in one piece")
         weight = next(self.parameters())
         hidden = run_layers(list(self.layers), features, weight, cache, checkpointing=checkpointing)
         # The head is the last of the copied layers, whose rotary embeddings may be other ones.
@@ -190,6 +190,10 @@ class RPN(nn.Module):
             hidden if self.norm is None else self.norm(hidden),
             send_to_device(last.get("position_embeddings"), weight.device),
         )
+
+    def _check_pieces(self) -> None:
+        if self.gradient_checkpointing and self.training:
+            raise ConfigError("gradient checkpointing needs the features in one piece")
 
     def score(self, states: TrunkStates, places: Sequence[ImagePlace]) -> RoIScores:
         """Score the visual tokens of every image of a batch.
@@ -265,7 +269,11 @@ class RPN(nn.Module):
         Args:
             features: of left-padded prefixes.
             starts: per row the column of its first token.
+
+        Raises:
+            ConfigError: see :meth:`trunk`.
         """
+        self._check_pieces()
 
         @torch.no_grad()
         def run_trunk(rows: Sequence[int]) -> list[TrunkRow]:
