@@ -52,6 +52,13 @@ def ask(
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
     first_look_tokens: FirstLookTokens = None,
+    confidence_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Answer plainly first, and look closer only where a token of that answer is less "
+            "likely than this (0 to 1); default: always look."
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer.")] = (
         DEFAULT_MAX_NEW_TOKENS
     ),
@@ -74,6 +81,10 @@ def ask(
         raise ConfigError("no model: give --model, or --rpn with an RPN that names its backbone")
     if rpn is None and (policy is not None or threshold is not None or policy_option):
         raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
+    if rpn is None and confidence_threshold is not None:
+        raise ConfigError("--confidence-threshold decides about a closer look: give --rpn")
+    if stream and confidence_threshold is not None:
+        raise ConfigError("--stream and --confidence-threshold cannot be combined")
     if stream and as_json:
         raise ConfigError("--stream and --json cannot be combined")
     if save is not None:
@@ -103,6 +114,8 @@ def ask(
         options["streamer"] = TextStreamer(
             backbone.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
+    if confidence_threshold is not None:
+        options["confidence_threshold"] = confidence_threshold
     if found_by is None:
         found = answer(backbone, images, question, **options)
     else:
@@ -121,6 +134,7 @@ def _facts(answer: Answer) -> dict[str, Any]:
         "answer": answer.text,
         "outcome": None if answer.outcome is None else answer.outcome.value,
         "images": [proposal_facts(proposal) for proposal in answer.proposals],
+        "confidence": answer.confidence,
         "visual_tokens": answer.n_visual_tokens,
         "seconds": dict(answer.seconds),
     }

@@ -39,9 +39,10 @@ def run_blocks(
     """
     blocks = python_blocks(name)
     assert blocks, f"{name} has no Python example"
+    for text in replace or {}:
+        assert any(text in source for _, source in blocks), f"{name} no longer holds {text}"
     for line, source in blocks:
         for text, other in (replace or {}).items():
-            assert text in source, f"{name} no longer holds {text}"
             source = source.replace(text, other)
         _run(name, line, source, namespace)
     return namespace

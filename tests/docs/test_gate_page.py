@@ -34,14 +34,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_page_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    utility, train, calibrate, bench, ladder, by_budget = shell_lines(PAGE)
-    for line in (f"{utility} {SHORT} --candidates 0", train, f"{calibrate} {SHORT}", bench):
+    utility, train, calibrate, bench, ladder, by_budget, cascade = shell_lines(PAGE)
+    for line in (
+        f"{utility} {SHORT} --candidates 0",
+        train,
+        f"{calibrate} {SHORT}",
+        bench,
+        cascade,
+    ):
         with pytest.raises(SystemExit) as end:
             main(shlex.split(line)[1:])
         assert not end.value.code, f"{line}: {capsys.readouterr().err}"
     config = json.loads((folder / "runs/gate/rpn/config.json").read_text())
     assert config["gate"]["calibration"]["n"] == N_RECORDS
     assert "region skipped" in (folder / "runs/bench/report.md").read_text()
+    assert "cascade[confidence_threshold=0.95]" in (folder / "runs/cascade/report.md").read_text()
     names = run_blocks(PAGE, {}, {"runs/gate": "runs/other"})
     assert names["result"].rpn.config.gate.options == {"n_layers": 1}
 

@@ -103,6 +103,19 @@ def test_threshold_and_policy_change_what_is_cropped(folder):
     assert len(json.loads(masked.stdout)["images"][0]["crops"]) == 1
 
 
+def test_a_sure_plain_answer_stays(folder):
+    plain = ask(folder, rpn=None).stdout.strip()
+    sure = json.loads(ask(folder, "--confidence-threshold", 1e-9, "--json").stdout)
+    assert (sure["answer"], sure["outcome"]) == (plain, "not_needed")
+    unsure = json.loads(ask(folder, "--confidence-threshold", 1, "--json").stdout)
+    always = json.loads(ask(folder, "--json").stdout)
+    assert always["confidence"] is None
+    assert 0 < sure["confidence"] < 1
+    assert unsure["confidence"] == pytest.approx(sure["confidence"])
+    for key in ("answer", "outcome", "images", "visual_tokens"):
+        assert unsure[key] == always[key]
+
+
 @pytest.fixture(scope="module")
 def dynamic(tmp_path_factory):
     """A backbone of dynamic resolution, its RPN, and an image."""
@@ -234,6 +247,18 @@ BAD = {
     ),
     "policy without rpn": ((*ASK, "{f}/a.png", QUESTION, "--threshold", "0.2"), "give --rpn"),
     "stream and json": ((*ASK, "{f}/a.png", QUESTION, "--stream", "--json"), "cannot be combined"),
+    "confidence without rpn": (
+        (*ASK, "{f}/a.png", QUESTION, "--confidence-threshold", "0.9"),
+        "give --rpn",
+    ),
+    "confidence and stream": (
+        (*ASK, "{f}/a.png", QUESTION, *RPN_OPTION, "--confidence-threshold", "0.9", "--stream"),
+        "cannot be combined",
+    ),
+    "confidence": (
+        (*ASK, "{f}/a.png", QUESTION, *RPN_OPTION, "--confidence-threshold", "1.5"),
+        "above 0, at most 1, not 1.5",
+    ),
     "overlay format": (
         (*ASK, "{f}/a.png", QUESTION, "--save", "{f}/o.xyz"),
         "cannot write .xyz images",
