@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import nn
 from torch.nn import functional
 
