@@ -33,8 +33,8 @@ FIGURE = "quality.png"
 RUN = HERE.parent / "runs" / "quality"
 
 METHODS = (
-    "baseline", "sdrpn", "attention", "vicrop", "vicrop_grad_att", "vicrop_pure_grad", "zoomeye",
-    "full", "full_max", "tiles", "random", "oracle",
+    "baseline", "sdrpn", "cascade", "attention", "vicrop", "vicrop_grad_att", "vicrop_pure_grad",
+    "zoomeye", "full", "full_max", "tiles", "random", "oracle",
 )  # fmt: skip
 
 #: The embedded backbones say yes and no to nothing but whether an object is there.
