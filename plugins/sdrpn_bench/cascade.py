@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sdrpn_bench.method import MethodContext
 from sdrpn_bench.methods import TrainedRPN
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.answering.confidence import check_confidence_threshold
+from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 
 if TYPE_CHECKING:
     from PIL import Image

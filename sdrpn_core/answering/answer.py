@@ -9,7 +9,7 @@ import torch
 
 from sdrpn_core.answering.budgets import check_budgets, policy_of
 from sdrpn_core.answering.cascade import answer_in_cascade
-from sdrpn_core.answering.confidence import check_confidence_threshold
+from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer

@@ -39,7 +39,8 @@ def answer_in_cascade(
     """Answer a batch plainly, and again with crops where the least likely token is below.
 
     The images run once: both answers go on behind the same prefixes. Where the plain answer is sure
-    enough, the proposer is not asked.
+    enough, or there is no image, the proposer is not asked; where nothing is cropped, the plain
+    answer stays.
 
     Args:
         backbone: the model.
@@ -56,20 +57,36 @@ def answer_in_cascade(
     """
     state = prefill(backbone, questions, proposer.reader, store=store, max_padding=rule.max_padding)
     answers = _finish(backbone, _plain(state), rule, generation)
-    unsure = [index for index, one in enumerate(answers) if (one.confidence or 0.0) < threshold]
-    if unsure:
-        part = replace(state.part(unsure), clock=StageClock(backbone.device))
-        with part.clock.stage("proposal"):
-            proposals = proposer.propose(part)
-        pending = with_crops(backbone, part, proposals)
-        for index, looked in zip(unsure, _finish(backbone, pending, rule, generation), strict=True):
-            first = answers[index]
-            answers[index] = replace(
-                looked,
-                confidence=first.confidence,
-                seconds=_sum_of(first.seconds, looked.seconds),
-            )
+    unsure = [
+        index
+        for index, (prompt, one) in enumerate(zip(state.prompts, answers, strict=True))
+        if prompt.images and (one.confidence or 0.0) < threshold
+    ]
+    if not unsure:
+        return answers
+    part = replace(state.part(unsure), clock=StageClock(backbone.device))
+    with part.clock.stage("proposal"):
+        proposals = proposer.propose(part)
+    pending = dict(zip(unsure, with_crops(backbone, part, proposals), strict=True))
+    cropped = {index: one for index, one in pending.items() if _has_crops(one)}
+    looked = dict(
+        zip(cropped, _finish(backbone, list(cropped.values()), rule, generation), strict=True)
+    )
+    for index, one in pending.items():
+        first = answers[index]
+        found = looked.get(index) or Answer.from_ids(
+            backbone, one.prompt, first.ids, one.proposals, one.seconds
+        )
+        answers[index] = replace(
+            found,
+            confidence=first.confidence,
+            seconds=_sum_of(first.seconds, found.seconds),
+        )
     return answers
+
+
+def _has_crops(pending: PendingAnswer) -> bool:
+    return any(proposal.plan.crops for proposal in pending.proposals)
 
 
 def _plain(state: Prefill) -> list[PendingAnswer]:

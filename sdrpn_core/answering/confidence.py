@@ -7,21 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import LogitsProcessor
 
-from sdrpn_core.errors import ConfigError
-
-__all__ = ["TokenProbabilities", "check_confidence_threshold"]
-
-
-def check_confidence_threshold(value: float) -> None:
-    """Refuse what is no probability.
-
-    Raises:
-        ConfigError: the value is not above 0, or above 1.
-    """
-    if not 0 < value <= 1:
-        raise ConfigError(
-            f"the confidence threshold must be a probability above 0, at most 1, not {value}"
-        )
+__all__ = ["TokenProbabilities"]
 
 
 class TokenProbabilities(LogitsProcessor):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import check_image_path, numbered, save_image
@@ -83,8 +84,10 @@ def ask(
         raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
     if rpn is None and confidence_threshold is not None:
         raise ConfigError("--confidence-threshold decides about a closer look: give --rpn")
-    if stream and confidence_threshold is not None:
-        raise ConfigError("--stream and --confidence-threshold cannot be combined")
+    if confidence_threshold is not None:
+        check_confidence_threshold(confidence_threshold)
+        if stream:
+            raise ConfigError("--stream and --confidence-threshold cannot be combined")
     if stream and as_json:
         raise ConfigError("--stream and --json cannot be combined")
     if save is not None:

@@ -67,18 +67,23 @@ def test_a_batch_is_decided_question_by_question(backbone, questions, stored, n_
     plain = answer_batch(backbone, asked, **options)
     looked = answer_batch(backbone, asked, Scripted(), **options)
     decided = set()
-    for one, confidence, without, with_crops in zip(found, expected, plain, looked, strict=True):
+    for question, one, confidence, without, with_crops in zip(
+        asked, found, expected, plain, looked, strict=True
+    ):
         assert one.confidence == pytest.approx(confidence, abs=1e-5)
         is_sure = confidence >= threshold
         decided.add(is_sure)
         assert one.ids == (without if is_sure else with_crops).ids
-        if is_sure:
+        assert (one.outcome is None) == (not question.images)
+        if is_sure or not question.images:
             assert one.outcome in (Outcome.NOT_NEEDED, None)
             assert all(proposal.geometry is not None for proposal in one.proposals)
             assert not one.seconds.keys() & {"crop", "roi_prefill"}
         else:
             assert (one.outcome, one.boxes) == (with_crops.outcome, with_crops.boxes)
-            assert one.seconds.keys() >= {"prefix", "prefill", "decode", "proposal", "roi_prefill"}
+            assert one.seconds.keys() >= {"prefix", "prefill", "decode", "proposal", "crop"}
+            # Where nothing is cropped, nothing is generated again.
+            assert ("roi_prefill" in one.seconds) == (one.outcome is Outcome.OK)
     assert decided == {True, False}
 
 
