@@ -12,6 +12,7 @@ from sdrpn_bench.sweep import answer_alike
 from sdrpn_core.answering.answer import answer, answer_batch
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.answering.token_layers import TokenLayerCounter
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.policy import Outcome
@@ -151,6 +152,11 @@ def test_bad_thresholds_are_refused(backbone, options, message):
     question = next(iter(QUESTIONS.values()))
     with pytest.raises(ConfigError, match=message):
         answer_batch(backbone, [question], Scripted(), **options)
+
+
+def test_streams_of_answers_say_that_they_have_no_threshold(backbone):
+    with pytest.raises(ConfigError, match=r"answer\(\) and answer_batch\(\) take it"):
+        answer_stream(backbone, [], Scripted(), confidence_threshold=0.5)
 
 
 def test_a_threshold_needs_something_to_look_with(backbone):
