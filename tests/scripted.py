@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from sdrpn_core.answering.crop_encoding import encode_crops
+from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
@@ -49,6 +51,23 @@ class Scripted(Proposer):
                 row.append(Proposal(self.policy.plan(roi, geometry), roi))
             proposals.append(row)
         return proposals
+
+
+def spliced(backbone, question, proposer=None):
+    """The prompt of a question, the crops that are proposed for it encoded one by one."""
+    (prompt,) = backbone.encode([question])
+    if proposer is None:
+        return prompt
+    (proposals,) = proposer.propose(prefill(backbone, [question], proposer.reader))
+    groups = []
+    for image, proposal in zip(question.images, proposals, strict=True):
+        segments = []
+        for crop in proposal.plan.crops:
+            plan = replace(proposal.plan, crops=(crop,))
+            ((_, found),) = encode_crops(backbone, [(image, plan)])
+            segments.extend(found)
+        groups.append(tuple(segments))
+    return prompt.with_crops(tuple(groups))
 
 
 IMAGES = (tiny_image(0), tiny_image(1, (60, 90)), tiny_image(2, (200, 40)))

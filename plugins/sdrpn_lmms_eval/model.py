@@ -127,6 +127,7 @@ class SdrpnSimple(lmms):
             self.session.proposer,
             batch_size=self.batch_size,
             first_look_tokens=self.session.first_look_tokens,
+            confidence_threshold=self.session.confidence_threshold,
             max_new_tokens=generation.max_new_tokens,
             on_error=refuse,
             **generation.options,

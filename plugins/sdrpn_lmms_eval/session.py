@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdrpn_core import RPN, Backbone, Proposer, RPNProposer, load_backbone
+from sdrpn_core.answering.confidence_threshold import check_cascade
 from sdrpn_core.crops.policy import CropPolicy, make_policy
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.checkpoint import read_rpn_config
@@ -28,6 +29,8 @@ class ModelArguments:
         policy_options: other options of the policy, as a JSON object.
         first_look_tokens: largest number of visual tokens of each whole image; default: what the
             processor makes of it.
+        confidence_threshold: how likely every token of a plain answer must be for it to stay;
+            default: every question is looked at closer.
         device: where the model runs; default: CUDA if available.
         device_map: as of transformers, for models spread over devices.
         dtype: float32, bfloat16, float16 or auto; default: float32 on a CPU, else auto.
@@ -41,6 +44,7 @@ class ModelArguments:
     threshold: float | None = None
     policy_options: str | None = None
     first_look_tokens: int | None = None
+    confidence_threshold: float | None = None
     device: str | None = None
     device_map: str | None = None
     dtype: str | None = None
@@ -51,6 +55,7 @@ class ModelArguments:
         crops = (self.policy, self.threshold, self.policy_options)
         if self.rpn is None and any(value is not None for value in crops):
             raise ConfigError("--model_args: a crop policy needs the map of an RPN: give rpn=")
+        check_cascade(self.confidence_threshold, has_proposer=self.rpn is not None, generation={})
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> ModelArguments:
@@ -95,11 +100,13 @@ class Session:
         backbone: the model.
         proposer: where crops come from; ``None`` for plain answers.
         first_look_tokens: see :class:`ModelArguments`.
+        confidence_threshold: see there.
     """
 
     backbone: Backbone
     proposer: Proposer | None
     first_look_tokens: int | None = None
+    confidence_threshold: float | None = None
 
     @classmethod
     def load(cls, arguments: ModelArguments) -> Session:
@@ -115,4 +122,5 @@ class Session:
         if arguments.rpn is None:
             return cls(backbone, None, arguments.first_look_tokens)
         rpn = RPN.from_pretrained(arguments.rpn, backbone=backbone)
-        return cls(backbone, RPNProposer(rpn, policy), arguments.first_look_tokens)
+        proposer = RPNProposer(rpn, policy)
+        return cls(backbone, proposer, arguments.first_look_tokens, arguments.confidence_threshold)

@@ -17,7 +17,13 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
-from sdrpn_core.cli.policy_options import FirstLookTokens, PolicyName, PolicyOptions, Threshold
+from sdrpn_core.cli.policy_options import (
+    ConfidenceThreshold,
+    FirstLookTokens,
+    PolicyName,
+    PolicyOptions,
+    Threshold,
+)
 from sdrpn_core.errors import ConfigError, MissingExtraError
 from sdrpn_serve.settings import (
     Limits,
@@ -43,6 +49,7 @@ def serve(
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
     first_look_tokens: FirstLookTokens = None,
+    confidence_threshold: ConfidenceThreshold = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -131,6 +138,7 @@ def serve(
             policy,
             options,
             first_look_tokens,
+            confidence_threshold,
             load_options(dtype, device, attn_implementation, revision),
         ),
         Limits(

@@ -31,11 +31,17 @@ class ServedModel:
     Args:
         model: backbone, RPN and crop policy.
         max_pixels: images with more are refused before they are decoded.
+        confidence_threshold: see
+            :func:`~sdrpn_core.answering.answer.answer_batch`. An answer that may be replaced is
+            reported in one piece.
     """
 
-    def __init__(self, model: RoIModel, max_pixels: int) -> None:
+    def __init__(
+        self, model: RoIModel, max_pixels: int, confidence_threshold: float | None = None
+    ) -> None:
         self._model = model
         self._max_pixels = max_pixels
+        self._confidence_threshold = confidence_threshold
 
     @classmethod
     def load(cls, settings: ModelSettings, max_pixels: int) -> ServedModel:
@@ -52,7 +58,7 @@ class ServedModel:
             first_look_tokens=settings.first_look_tokens,
             **settings.load_options,
         )
-        return cls(model, max_pixels)
+        return cls(model, max_pixels, settings.confidence_threshold)
 
     def answer(self, asks: Sequence[Ask]) -> list[Reply | Refusal]:
         """Answer a batch; every reply is the same as for its question alone.
@@ -86,19 +92,24 @@ class ServedModel:
             emit: gets each piece.
             cancelled: ends the response early once it is set.
         """
-        streamer = _Pieces(self._model.backbone.tokenizer, StopFilter(ask.stop), emit)
-        ended = _Ended(lambda: streamer.pieces.stopped or cancelled.is_set())
+        tokenizer = self._model.backbone.tokenizer
+        pieces = StopFilter(ask.stop)
+        options = _generation(ask)
+        if self._confidence_threshold is None:
+            options["streamer"] = _Pieces(tokenizer, pieces, emit)
+            ended = _Ended(lambda ids: pieces.stopped or cancelled.is_set())
+        else:
+            options["confidence_threshold"] = self._confidence_threshold
+            ended = _Ended(lambda ids: _has_any(ask.stop, tokenizer, ids) or cancelled.is_set())
         try:
             (answer,) = self._model.answer_batch(
-                [self._question(ask)],
-                streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([ended]),
-                **_generation(ask),
+                [self._question(ask)], stopping_criteria=StoppingCriteriaList([ended]), **options
             )
         except InputError as error:
             return Refusal(str(error))
-        stopped = streamer.pieces.stopped
-        return _reply(answer, ask, text=streamer.pieces.text, stopped=stopped)
+        if self._confidence_threshold is not None:
+            emit(pieces.feed(answer.text, last=True))
+        return _reply(answer, ask, text=pieces.text, stopped=pieces.stopped)
 
     def locate(self, look: Look) -> Located | Refusal:
         """Find the region that a question is about, without an answer."""
@@ -127,6 +138,7 @@ class ServedModel:
             [question for _, question in group],
             batch_size=len(group),
             on_error=refuse,
+            confidence_threshold=self._confidence_threshold,
             **_generation(ask),
         )
         for place, answer in answers:
@@ -164,13 +176,19 @@ class _Pieces(TextStreamer):
 class _Ended(StoppingCriteria):
     """Ends a response once a function says so."""
 
-    def __init__(self, ended: Callable[[], bool]) -> None:
+    def __init__(self, ended: Callable[[torch.Tensor], bool]) -> None:
         self._ended = ended
 
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        return torch.full((len(input_ids),), self._ended(), device=input_ids.device)
+        return torch.full((len(input_ids),), self._ended(input_ids), device=input_ids.device)
+
+
+def _has_any(stop: Sequence[str], tokenizer: Any, ids: torch.Tensor) -> bool:
+    """Whether the only row of ids, decoded, has one of the strings in it."""
+    text = tokenizer.decode(ids[0], skip_special_tokens=True) if stop else ""
+    return any(one in text for one in stop if one)
 
 
 def _generation(ask: Ask) -> dict[str, Any]:
@@ -188,6 +206,7 @@ def _reply(answer: Answer, ask: Ask, *, text: str, stopped: bool = False) -> Rep
         "outcome": None if answer.outcome is None else answer.outcome.value,
         "boxes": [list(box) for box in answer.boxes],
         "images": [proposal_facts(proposal) for proposal in answer.proposals],
+        "confidence": answer.confidence,
         "visual_tokens": answer.n_visual_tokens,
         "seconds": dict(answer.seconds),
     }

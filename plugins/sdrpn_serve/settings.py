@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 from sdrpn_core.errors import ConfigError
 
 __all__ = ["Limits", "ModelSettings", "ReplicaSettings", "ServerSettings", "key_digest"]
@@ -17,7 +18,7 @@ MAX_PIXELS = 2**25
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What every replica loads: arguments of :meth:`sdrpn_core.RoIModel.from_pretrained`.
+    """What every replica loads, and how it looks.
 
     Attributes:
         model: an RPN whose configuration names its backbone, or the backbone: folder or Hub id.
@@ -26,7 +27,12 @@ class ModelSettings:
         policy_options: options of the policy to replace.
         first_look_tokens: largest number of visual tokens of each whole image; default: what the
             processor makes of it.
+        confidence_threshold: how likely every token of a plain answer must be for it to stay;
+            default: every question is looked at closer.
         load_options: ``dtype``, ``device``, ``attn_implementation``, ``revision``.
+
+    Raises:
+        ConfigError: the confidence threshold is no probability above 0.
     """
 
     model: str
@@ -34,7 +40,12 @@ class ModelSettings:
     policy: str | None = None
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     first_look_tokens: int | None = None
+    confidence_threshold: float | None = None
     load_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.confidence_threshold is not None:
+            check_confidence_threshold(self.confidence_threshold)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdrpn_core.answering.budgets import check_budgets, policy_of
-from sdrpn_core.answering.cascade import answer_in_cascade
-from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
+from sdrpn_core.answering.cascade import start_answers
+from sdrpn_core.answering.confidence_threshold import check_cascade
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
-from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
+from sdrpn_core.answering.passes import BatchRule, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.adapter import Question
-from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding
 from sdrpn_core.runtime.generation import check_generate_options
 
@@ -101,7 +100,9 @@ def answer_batch(
             the questions' own, which is that of the processor unless they say otherwise.
         confidence_threshold: answer plainly first, and look closer only where a token of that
             answer is less likely than this (above 0, at most 1). Where all are as likely, the
-            outcome is ``not_needed`` and nothing is proposed. Default: always look.
+            outcome is ``not_needed`` and nothing is proposed. Of the others, the surer one of the
+            two answers stays; if that is the plain one, the outcome is ``less_sure``. Default:
+            always look, and answer once.
         max_padding: largest share of a batch that may be padding; at least 0, less than 1.
         max_new_tokens: upper limit of the response lengths.
         options: further arguments of ``generate()``, except those for several responses to one
@@ -117,38 +118,22 @@ def answer_batch(
     check_max_padding(max_padding)
     check_generate_options(options)
     check_budgets(backbone, policy_of(proposer), first_look_tokens)
-    if confidence_threshold is not None:
-        check_confidence_threshold(confidence_threshold)
-        if proposer is None:
-            raise ConfigError("a confidence threshold decides about crops: give a proposer")
-        if "streamer" in options:
-            raise ConfigError(
-                "an answer with a confidence threshold cannot be streamed: it may be replaced"
-            )
+    check_cascade(confidence_threshold, has_proposer=proposer is not None, generation=options)
     if not questions:
         return []
     questions = [question.with_first_look(first_look_tokens) for question in questions]
     generation = {"max_new_tokens": max_new_tokens, **options}
     rule = BatchRule.of(backbone, max_padding, generation)
-    if proposer is not None and confidence_threshold is not None:
-        return answer_in_cascade(
-            backbone,
-            questions,
-            proposer,
-            confidence_threshold,
-            store=store,
-            rule=rule,
-            generation=generation,
-        )
     answers: dict[int, Answer] = {}
     pending: dict[int, PendingAnswer] = {}
     for index, one in enumerate(
-        first_pass(
+        start_answers(
             backbone,
             questions,
             proposer,
+            confidence_threshold=confidence_threshold,
             store=store,
-            max_padding=rule.max_padding,
+            rule=rule,
             generation=generation,
         )
     ):

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.confidence import TokenProbabilities
 from sdrpn_core.answering.crop_insertion import n_reused
-from sdrpn_core.answering.passes import BatchRule, second_pass, with_crops
+from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass, with_crops
 from sdrpn_core.answering.prefill import Prefill, prefill
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.results import Answer, PendingAnswer
@@ -25,28 +24,27 @@ if TYPE_CHECKING:
 _SURE = CropPlan(Outcome.NOT_NEEDED, reason="the plain answer is sure enough")
 
 
-@torch.no_grad()
-def answer_in_cascade(
+def start_answers(
     backbone: Backbone,
     questions: Sequence[Question],
-    proposer: Proposer,
-    threshold: float,
+    proposer: Proposer | None,
     *,
+    confidence_threshold: float | None,
     store: PrefixStore | None,
     rule: BatchRule,
     generation: Mapping[str, Any],
-) -> list[Answer]:
-    """Answer a batch plainly, and again with crops where the least likely token is below.
+) -> list[PendingAnswer | Answer]:
+    """Take a batch to where only its second pass is missing, if it needs one.
 
-    The images run once: both answers go on behind the same prefixes. Where the plain answer is sure
-    enough, or there is no image, the proposer is not asked; where nothing is cropped, the plain
-    answer stays.
+    With a threshold the questions are answered plainly first, and answers whose tokens all reach it
+    stay. The proposer is asked about the others only. Both answers go on behind the same prefixes.
 
     Args:
         backbone: the model.
         questions: a batch, one or more.
-        proposer: where crops come from.
-        threshold: probability that every token of a plain answer must reach.
+        proposer: where crops come from; ``None`` for plain answers.
+        confidence_threshold: probability that every token of a plain answer must reach; ``None``
+            looks without asking for it.
         store: prefixes of earlier calls; those of this one are added.
         rule: which sequences may go through the model together.
         generation: arguments of :func:`~sdrpn_core.runtime.generation.generate`.
@@ -55,71 +53,70 @@ def answer_in_cascade(
         ConfigError: see :func:`~sdrpn_core.answering.prefill.prefill`.
         InputError: an empty question, or a prompt that exceeds the model's context.
     """
+    if proposer is None or confidence_threshold is None:
+        return first_pass(
+            backbone,
+            questions,
+            proposer,
+            store=store,
+            max_padding=rule.max_padding,
+            generation=generation,
+        )
+    return _plain_first(
+        backbone, questions, proposer, confidence_threshold, store, rule, generation
+    )
+
+
+@torch.no_grad()
+def _plain_first(
+    backbone: Backbone,
+    questions: Sequence[Question],
+    proposer: Proposer,
+    threshold: float,
+    store: PrefixStore | None,
+    rule: BatchRule,
+    generation: Mapping[str, Any],
+) -> list[PendingAnswer | Answer]:
     state = prefill(backbone, questions, proposer.reader, store=store, max_padding=rule.max_padding)
-    answers = _finish(backbone, _plain(state), rule, generation)
+    plain = _plain_answers(state, rule, generation)
+    started: list[PendingAnswer | Answer] = list(plain)
     unsure = [
         index
-        for index, (prompt, one) in enumerate(zip(state.prompts, answers, strict=True))
+        for index, (prompt, one) in enumerate(zip(state.prompts, plain, strict=True))
         if prompt.images and (one.confidence or 0.0) < threshold
     ]
     if not unsure:
-        return answers
+        return started
     part = replace(state.part(unsure), clock=StageClock(backbone.device))
     with part.clock.stage("proposal"):
         proposals = proposer.propose(part)
-    pending = dict(zip(unsure, with_crops(backbone, part, proposals), strict=True))
-    cropped = {index: one for index, one in pending.items() if _has_crops(one)}
-    looked = dict(
-        zip(cropped, _finish(backbone, list(cropped.values()), rule, generation), strict=True)
-    )
-    for index, one in pending.items():
-        first = answers[index]
-        found = looked.get(index) or Answer.from_ids(
-            backbone, one.prompt, first.ids, one.proposals, one.seconds
-        )
-        answers[index] = replace(
-            found,
-            confidence=first.confidence,
-            seconds=_sum_of(first.seconds, found.seconds),
-        )
-    return answers
+    for index, one in zip(unsure, with_crops(backbone, part, proposals), strict=True):
+        one = replace(one, plain=plain[index])
+        started[index] = one if _has_crops(one) else _without_crops(backbone, one, plain[index])
+    return started
 
 
-def _has_crops(pending: PendingAnswer) -> bool:
-    return any(proposal.plan.crops for proposal in pending.proposals)
-
-
-def _plain(state: Prefill) -> list[PendingAnswer]:
+def _plain_answers(state: Prefill, rule: BatchRule, generation: Mapping[str, Any]) -> list[Answer]:
     seconds = state.clock.shares(len(state.questions))
     pending = []
     for prompt, prefix in zip(state.prompts, state.prefixes, strict=True):
         sure = tuple(Proposal(_SURE) for _ in prompt.images)
         kept = n_reused(prompt, prefix, sure)
         pending.append(PendingAnswer(prompt, prefix, kept, sure, "prefill", seconds))
-    return pending
-
-
-def _finish(
-    backbone: Backbone,
-    pending: Sequence[PendingAnswer],
-    rule: BatchRule,
-    generation: Mapping[str, Any],
-) -> list[Answer]:
-    """Generate the responses, and how sure they are."""
     answers: dict[int, Answer] = {}
     for batch in rule.batches(pending):
-        recorder = TokenProbabilities()
-        processors = [recorder, *generation.get("logits_processor", ())]
         found = second_pass(
-            backbone,
-            [pending[index] for index in batch],
-            **{**generation, "logits_processor": processors},
+            state.backbone, [pending[index] for index in batch], with_confidence=True, **generation
         )
-        least = recorder.least([one.ids for one in found])
-        for index, one, confidence in zip(batch, found, least, strict=True):
-            answers[index] = replace(one, confidence=confidence)
+        answers.update(zip(batch, found, strict=True))
     return [answers[index] for index in range(len(pending))]
 
 
-def _sum_of(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
+def _has_crops(pending: PendingAnswer) -> bool:
+    return any(proposal.plan.crops for proposal in pending.proposals)
+
+
+def _without_crops(backbone: Backbone, pending: PendingAnswer, plain: Answer) -> Answer:
+    """The plain answer, with what was proposed: the same again would come of a second pass."""
+    found = Answer.from_ids(backbone, pending.prompt, plain.ids, pending.proposals, pending.seconds)
+    return pending.settled(replace(found, confidence=plain.confidence))

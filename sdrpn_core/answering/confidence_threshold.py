@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sdrpn_core.errors import ConfigError
 
-__all__ = ["check_confidence_threshold"]
+__all__ = ["check_cascade", "check_confidence_threshold"]
+
+
+def check_cascade(
+    threshold: float | None, *, has_proposer: bool, generation: Mapping[str, Any]
+) -> None:
+    """Refuse what does not go with a confidence threshold.
+
+    Args:
+        threshold: the confidence threshold; with ``None``, everything goes.
+        has_proposer: whether there is something to look with.
+        generation: arguments of ``generate()``.
+
+    Raises:
+        ConfigError: the threshold is no probability, there is no proposer, or a ``streamer``, which
+            would report an answer that may be replaced.
+    """
+    if threshold is None:
+        return
+    check_confidence_threshold(threshold)
+    if not has_proposer:
+        raise ConfigError("a confidence threshold decides about crops: give a proposer")
+    if "streamer" in generation:
+        raise ConfigError(
+            "an answer with a confidence threshold cannot be streamed: it may be replaced"
+        )
 
 
 def check_confidence_threshold(value: float) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdrpn_core.answering.confidence import TokenProbabilities
 from sdrpn_core.answering.crop_insertion import insert_crops, n_reused
 from sdrpn_core.answering.encoding import encode_questions
 from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
@@ -152,13 +153,21 @@ def with_crops(
 
 @torch.no_grad()
 def second_pass(
-    backbone: Backbone, pending: Sequence[PendingAnswer], **generation: Any
+    backbone: Backbone,
+    pending: Sequence[PendingAnswer],
+    *,
+    with_confidence: bool = False,
+    **generation: Any,
 ) -> list[Answer]:
     """Generate the responses of a batch, reusing as much of the prefixes as the crops allow.
+
+    Where there is a plain answer already, the surer one of the two stays.
 
     Args:
         backbone: the model.
         pending: a batch, one or more.
+        with_confidence: whether to find out how sure the model is, which is done in any case for
+            questions with a plain answer.
         generation: arguments of :func:`~sdrpn_core.runtime.generation.generate`.
 
     Raises:
@@ -180,6 +189,12 @@ def second_pass(
             max_new_tokens=generation["max_new_tokens"],
             implementation=generation.get("cache_implementation"),
         )
+    recorder = None
+    if with_confidence or any(one.plain is not None for one in pending):
+        recorder = TokenProbabilities()
+        # First of all: what comes behind it is how tokens are chosen, not how likely they are.
+        others = generation.get("logits_processor") or ()
+        generation = {**generation, "logits_processor": [recorder, *others]}
     responses = generate(
         backbone,
         rest,
@@ -190,7 +205,11 @@ def second_pass(
         **generation,
     )
     seconds = clock.shares(len(pending))
-    return [
+    answers = [
         Answer.from_ids(backbone, one.prompt, ids, one.proposals, {**one.seconds, **seconds})
         for one, ids in zip(pending, responses, strict=True)
     ]
+    if recorder is not None:
+        sure = recorder.least(responses)
+        answers = [replace(one, confidence=least) for one, least in zip(answers, sure, strict=True)]
+    return [one.settled(found) for one, found in zip(pending, answers, strict=True)]

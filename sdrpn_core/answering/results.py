@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdrpn_core.crops.policy import Outcome
+from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class Answer:
             accelerator a stage ends when its work is queued, so that its time may show up in a
             later one: see :func:`~sdrpn_core.runtime.clock.synchronized_stages`. The sum is right
             either way.
-        confidence: how sure the plain answer was: the smallest probability of one of its tokens,
-            the end token left out. Known where it was asked for (``confidence_threshold`` of
-            :func:`~sdrpn_core.answering.answer.answer_batch`); else ``None``.
+        confidence: how sure the model is of the response: the smallest probability of one of its
+            tokens, the end token left out. Known where it was asked for (``confidence_threshold``
+            of :func:`~sdrpn_core.answering.answer.answer_batch`); else ``None``.
     """
 
     text: str
@@ -132,7 +132,8 @@ class PendingAnswer:
         n_reused: how many of the prefix's first tokens keep their keys and values.
         proposals: one per image; empty for a plain answer.
         prefill_stage: name in ``Answer.seconds`` of the pass that is still to come.
-        seconds: wall time per stage so far.
+        seconds: wall time per stage so far, that of ``plain`` left out.
+        plain: the answer without crops, if it has been given: the surer one of the two stays.
     """
 
     prompt: Prompt
@@ -141,8 +142,38 @@ class PendingAnswer:
     proposals: tuple[Proposal, ...]
     prefill_stage: str
     seconds: Mapping[str, float]
+    plain: Answer | None = None
+
+    def settled(self, found: Answer) -> Answer:
+        """The answer of the second pass, or the plain one if the model is surer of it.
+
+        Args:
+            found: what the second pass has answered.
+        """
+        plain = self.plain
+        if plain is None:
+            return found
+        found = replace(found, seconds=_sum_of(plain.seconds, found.seconds))
+        before, after = plain.confidence or 0.0, found.confidence or 0.0
+        if found.ids == plain.ids or after >= before:
+            return found
+        reason = f"it is surer ({before:.2f}) than the answer with crops ({after:.2f})"
+        less_sure = CropPlan(Outcome.LESS_SURE, reason=reason)
+        return replace(
+            found,
+            text=plain.text,
+            ids=plain.ids,
+            confidence=plain.confidence,
+            proposals=tuple(
+                replace(one, plan=less_sure) if one.plan.crops else one for one in found.proposals
+            ),
+        )
 
     @property
     def lengths(self) -> tuple[int, int]:
         """Number of tokens that are reused, and of those that still have to run."""
         return self.n_reused, len(self.prompt) - self.n_reused
+
+
+def _sum_of(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}

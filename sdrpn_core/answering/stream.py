@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.budgets import check_budgets, policy_of
+from sdrpn_core.answering.cascade import start_answers
+from sdrpn_core.answering.confidence_threshold import check_cascade
 from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
-from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass
+from sdrpn_core.answering.passes import BatchRule, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.errors import ConfigError, InputError
@@ -49,6 +52,7 @@ def answer_stream(
     batch_size: int = DEFAULT_BATCH_SIZE,
     store: PrefixStore | None = None,
     first_look_tokens: int | None = None,
+    confidence_threshold: float | None = None,
     max_padding: float = DEFAULT_MAX_PADDING,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     on_error: OnError | None = None,
@@ -71,6 +75,7 @@ def answer_stream(
         store: keeps prefixes for questions about the same images in other batches and other
             calls; without one, only questions of the same batch share theirs.
         first_look_tokens: see :func:`~sdrpn_core.answering.answer.answer_batch`.
+        confidence_threshold: see there.
         max_padding: largest share of a batch that may be padding; at least 0, less than 1.
         max_new_tokens: upper limit of the response lengths.
         on_error: called for questions that cannot be answered, which are then skipped; default:
@@ -82,8 +87,9 @@ def answer_stream(
 
     Raises:
         ConfigError: the batch size is below 1, ``max_padding`` is out of range, ``store`` belongs
-            to another backbone, an option of ``generate()`` cannot be passed on, or the family's
-            resolution is fixed and a first look or a crop budget is asked for.
+            to another backbone, an option of ``generate()`` cannot be passed on, the family's
+            resolution is fixed and a first look or a crop budget is asked for, or a confidence
+            threshold is no probability, or is given without a proposer or with a ``streamer``.
         InputError: an empty question, or a prompt that exceeds the model's context; says which
             question.
     """
@@ -92,9 +98,19 @@ def answer_stream(
     check_max_padding(max_padding)
     check_generate_options(options)
     check_budgets(backbone, policy_of(proposer), first_look_tokens)
+    check_cascade(confidence_threshold, has_proposer=proposer is not None, generation=options)
     generation = {"max_new_tokens": max_new_tokens, **options}
     rule = BatchRule.of(backbone, max_padding, generation)
-    stream = _Stream(backbone, proposer, batch_size, store, rule, generation)
+    start = partial(
+        start_answers,
+        backbone,
+        proposer=proposer,
+        confidence_threshold=confidence_threshold,
+        store=store,
+        rule=rule,
+        generation=generation,
+    )
+    stream = _Stream(backbone, start, batch_size, rule, generation, is_stored=store is not None)
     looking = (question.with_first_look(first_look_tokens) for question in questions)
     return stream.run(looking, on_error or _raise)
 
@@ -109,16 +125,17 @@ class _Stream:
     def __init__(
         self,
         backbone: Backbone,
-        proposer: Proposer | None,
+        start: Callable[[Sequence[Question]], list[PendingAnswer | Answer]],
         batch_size: int,
-        store: PrefixStore | None,
         rule: BatchRule,
         generation: dict[str, Any],
+        *,
+        is_stored: bool,
     ) -> None:
         self.backbone = backbone
-        self.proposer = proposer
+        self.start = start
         self.batch_size = batch_size
-        self.store = store
+        self.is_stored = is_stored
         self.rule = rule
         self.generation = generation
         self.waiting: list[_Waiting] = []
@@ -143,7 +160,7 @@ class _Stream:
         preprocessor = Preprocessor(self.backbone)
         for index, question in enumerate(questions):
             # Of images in a store, nothing is encoded.
-            yield index, question if self.store is not None else preprocessor.prepared(question)
+            yield index, question if self.is_stored else preprocessor.prepared(question)
 
     def _first_pass(self, batch: list[tuple[int, Question]], on_error: OnError) -> None:
         """Take a batch through the first pass; a question that fails leaves the others alone."""
@@ -160,14 +177,7 @@ class _Stream:
                     self.done[index] = one
 
     def _start(self, batch: Sequence[tuple[int, Question]]) -> list[PendingAnswer | Answer]:
-        results = first_pass(
-            self.backbone,
-            [question for _, question in batch],
-            self.proposer,
-            store=self.store,
-            max_padding=self.rule.max_padding,
-            generation=self.generation,
-        )
+        results = self.start([question for _, question in batch])
         for one in results:
             if isinstance(one, PendingAnswer):
                 n_tokens = len(one.prompt) + self.generation["max_new_tokens"]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.cli.image_limit import MaxPixels
 from sdrpn_core.cli.image_output import check_image_path, numbered, save_image
@@ -22,6 +21,7 @@ from sdrpn_core.cli.model_options import (
     load_roi_model,
 )
 from sdrpn_core.cli.policy_options import (
+    ConfidenceThreshold,
     FirstLookTokens,
     PolicyName,
     PolicyOptions,
@@ -53,13 +53,7 @@ def ask(
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
     first_look_tokens: FirstLookTokens = None,
-    confidence_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Answer plainly first, and look closer only where a token of that answer is less "
-            "likely than this (0 to 1); default: always look."
-        ),
-    ] = None,
+    confidence_threshold: ConfidenceThreshold = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer.")] = (
         DEFAULT_MAX_NEW_TOKENS
     ),
@@ -84,10 +78,8 @@ def ask(
         raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
     if rpn is None and confidence_threshold is not None:
         raise ConfigError("--confidence-threshold decides about a closer look: give --rpn")
-    if confidence_threshold is not None:
-        check_confidence_threshold(confidence_threshold)
-        if stream:
-            raise ConfigError("--stream and --confidence-threshold cannot be combined")
+    if confidence_threshold is not None and stream:
+        raise ConfigError("--stream and --confidence-threshold cannot be combined")
     if stream and as_json:
         raise ConfigError("--stream and --json cannot be combined")
     if save is not None:

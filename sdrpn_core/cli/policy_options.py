@@ -6,9 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
+from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 from sdrpn_core.cli.option_values import parse_options
 
-__all__ = ["FirstLookTokens", "PolicyName", "PolicyOptions", "Threshold", "policy_changes"]
+__all__ = [
+    "ConfidenceThreshold",
+    "FirstLookTokens",
+    "PolicyName",
+    "PolicyOptions",
+    "Threshold",
+    "policy_changes",
+]
 
 PolicyName = Annotated[
     str | None,
@@ -34,6 +42,22 @@ FirstLookTokens = Annotated[
         metavar="N",
         help="Encode each whole image with at most N visual tokens (dynamic resolution only); "
         "crops are cut from the image as it is.",
+    ),
+]
+
+
+def _checked(value: float | None) -> float | None:
+    if value is not None:
+        check_confidence_threshold(value)
+    return value
+
+
+ConfidenceThreshold = Annotated[
+    float | None,
+    typer.Option(
+        callback=_checked,
+        help="Answer plainly first, and look closer only where a token of that answer is less "
+        "likely than this (0 to 1); default: always look.",
     ),
 ]
 

@@ -35,6 +35,8 @@ class Outcome(str, Enum):
 
     NOT_NEEDED = "not_needed"
     """The question needs no closer look, says the gate, or whoever knows; nothing was proposed."""
+    LESS_SURE = "less_sure"
+    """Regions were cropped, but with them the model was less sure of its answer than without."""
 
     def __str__(self) -> str:
         """The value, as ``str`` of an ``enum.StrEnum`` (Python 3.11) is."""

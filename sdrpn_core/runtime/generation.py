@@ -46,7 +46,6 @@ _REASONS = {
     **dict.fromkeys(("position_ids", "cache", "past_key_values", "use_cache"), _OURS),
     **dict.fromkeys(("cache_config", "pixel_values"), _OURS),
     "max_length": "give max_new_tokens",
-    "confidence_threshold": "answer() and answer_batch() take it",
     **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), _IDS),
     **dict.fromkeys(("output_attentions", "output_hidden_states"), _IDS),
 }

@@ -158,6 +158,9 @@ def test_model_arguments_choose_the_model_and_its_crops():
     looking = ModelArguments.parse({**arguments, "first_look_tokens": 49})
     assert Session.load(looking).first_look_tokens == 49
     assert Session.load(ModelArguments.parse(own)).first_look_tokens is None
+    sure = ModelArguments.parse({**own, "confidence_threshold": 0.5})
+    assert Session.load(sure).confidence_threshold == 0.5
+    assert Session.load(ModelArguments.parse(own)).confidence_threshold is None
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,12 @@ def test_model_arguments_choose_the_model_and_its_crops():
         ({"rpn": "x"}, ConfigError, "pretrained is missing"),
         ({"pretrained": "x", "rnp": "y"}, ConfigError, "did you mean 'rpn'"),
         ({"pretrained": "x", "threshold": 0.1}, ConfigError, "give rpn="),
+        ({"pretrained": "x", "confidence_threshold": 0.5}, ConfigError, "give a proposer"),
+        (
+            {"pretrained": "x", "rpn": "y", "confidence_threshold": 1.5},
+            ConfigError,
+            "at most 1, not 1.5",
+        ),
         ({"pretrained": "x", "threshold": "high"}, ConfigError, "a finite number"),
         (
             {"pretrained": "x", "rpn": str(rpn_dir()), "policy": "box"},

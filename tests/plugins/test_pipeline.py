@@ -196,6 +196,17 @@ def test_a_loaded_model_and_another_policy(folder, questions):
     assert given.processor is processor
 
 
+def test_sure_answers_stay(ask, questions, inputs):
+    plain = answer_batch(ask.roi_model.backbone, questions, max_new_tokens=N_TOKENS)
+    for found in (ask(inputs, confidence_threshold=1e-9), [*map(one_sure(ask), inputs)]):
+        assert [one["generated_text"] for one in found] == [one.text for one in plain]
+        assert {one["outcome"] for one in found} == {"not_needed"}
+
+
+def one_sure(ask):
+    return lambda one: ask(one["images"], one["text"], confidence_threshold=1e-9)
+
+
 def test_a_first_look_reaches_the_model(folder):
     options = {"rpn": folder / "rpn", "device": "cpu", "first_look_tokens": 4}
     with pytest.raises(ConfigError, match="first_look_tokens=4 cannot be set"):

@@ -13,7 +13,8 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
-from sdrpn_core import RoIModel, load_backbone, open_image, read_records
+from sdrpn_core import RoIModel, answer, load_backbone, open_image, read_records
+from sdrpn_core.errors import ConfigError
 from sdrpn_glyphs import backbone_dir, rpn_dir
 from sdrpn_serve.calls import Ask, Located, Look, Refusal, Reply
 from sdrpn_serve.runner import ModelRunner
@@ -132,6 +133,31 @@ def test_settings_choose_the_first_look(asks):
     assert reply.facts["images"][0]["grid"] == grid
     located = served.locate(Look(asks[0].text, asks[0].images))
     assert located.images[0]["grid"] == grid
+
+
+def test_sure_answers_stay_and_are_streamed_in_one_piece(model, asks):
+    first, other = asks[:2]
+    plain = answer(model.backbone, list(first.images), first.text, max_new_tokens=6)
+    served = ServedModel(model, MAX_PIXELS, confidence_threshold=1e-9)
+    pieces = []
+    streamed = served.stream(first, pieces.append, threading.Event())
+    word = plain.text.split()[0]
+    stopped = replace(first, stop=(" ", "z"))
+    for reply in (*served.answer([first, other])[:1], streamed):
+        assert (reply.text, reply.facts["outcome"]) == (plain.text, "not_needed")
+        assert (reply.finish_reason, reply.completion_tokens) == ("stop", len(plain.ids))
+        assert 0 < reply.facts["confidence"] < 1
+    assert pieces == [plain.text]
+    (cut,) = served.answer([stopped])
+    assert (cut.text, cut.finish_reason) == (word, "stop")
+    assert cut.completion_tokens < len(plain.ids)  # it ended there
+    (unsure,) = ServedModel(model, MAX_PIXELS, confidence_threshold=1.0).answer([other])
+    assert unsure.facts["outcome"] in ("ok", "less_sure")
+
+
+def test_a_server_refuses_a_threshold_that_is_none():
+    with pytest.raises(ConfigError, match="at most 1, not 2"):
+        ModelSettings("unused", confidence_threshold=2)
 
 
 class _Endless:

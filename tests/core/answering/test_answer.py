@@ -10,7 +10,6 @@ from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_core.answering.answer import answer, answer_batch
 from sdrpn_core.answering.attention_proposer import AttentionProposer
-from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
@@ -21,7 +20,7 @@ from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError, ImageError, InputError
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.rpn.model import RPN
-from tests.scripted import GRID, IMAGES, LONG_QUESTIONS, N_CROPS, QUESTIONS, Scripted
+from tests.scripted import GRID, IMAGES, LONG_QUESTIONS, N_CROPS, QUESTIONS, Scripted, spliced
 from tests.tiny import tiny_image, tiny_llava
 
 N_NEW = 6
@@ -34,18 +33,7 @@ def backbone():
 
 def recompute(backbone, question, proposer):
     """Ids and visual tokens of stock ``generate`` on the whole spliced sequence, uncached."""
-    (prompt,) = backbone.encode([question])
-    groups = []
-    if proposer is not None:
-        (proposals,) = proposer.propose(prefill(backbone, [question], proposer.reader))
-        for image, proposal in zip(question.images, proposals, strict=True):
-            segments = []
-            for crop in proposal.plan.crops:
-                plan = replace(proposal.plan, crops=(crop,))
-                ((_, found),) = encode_crops(backbone, [(image, plan)])
-                segments.extend(found)
-            groups.append(tuple(segments))
-        prompt = prompt.with_crops(tuple(groups))
+    prompt = spliced(backbone, question, proposer)
     with torch.no_grad():
         ids = backbone.model.generate(
             inputs_embeds=backbone.embed(prompt)[None],

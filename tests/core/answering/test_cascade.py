@@ -19,7 +19,7 @@ from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.model import RPN
-from tests.scripted import GRID, LONG_QUESTIONS, QUESTIONS, Scripted
+from tests.scripted import GRID, LONG_QUESTIONS, QUESTIONS, Scripted, spliced
 from tests.tiny import tiny_image, tiny_llava
 
 N_NEW = 6
@@ -31,9 +31,9 @@ def backbone():
 
 
 @torch.no_grad()
-def stock_confidence(backbone, question, max_new_tokens=N_NEW):
-    """The least likely token of stock ``generate``, uncached, without its end token."""
-    (prompt,) = backbone.encode([question])
+def stock(backbone, question, proposer=None, max_new_tokens=N_NEW):
+    """Ids of stock ``generate``, uncached, and the least likely one, both without the end token."""
+    prompt = spliced(backbone, question, proposer)
     found = backbone.model.generate(
         inputs_embeds=backbone.embed(prompt)[None],
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -45,47 +45,72 @@ def stock_confidence(backbone, question, max_new_tokens=N_NEW):
     )
     ids = found.sequences[0].tolist()
     end = backbone.model.generation_config.eos_token_id
-    n_ids = ids.index(end) if end in ids else len(ids)
-    return min(found.logits[step][0].softmax(-1)[ids[step]].item() for step in range(n_ids))
+    ids = ids[: ids.index(end)] if end in ids else ids
+    steps = [found.logits[step][0].softmax(-1)[one].item() for step, one in enumerate(ids)]
+    return tuple(ids), min(steps)
+
+
+def in_batch(backbone, questions, **options):
+    return answer_batch(backbone, questions, Scripted(), **options)
+
+
+def in_stream(backbone, questions, **options):
+    found = answer_stream(backbone, questions, Scripted(), batch_size=3, **options)
+    return [one for _, one in found]
 
 
 @pytest.mark.parametrize("n_new", [1, N_NEW])
 @pytest.mark.parametrize("questions", [QUESTIONS, LONG_QUESTIONS], ids=["short", "long"])
 @pytest.mark.parametrize("stored", [False, True])
-def test_a_batch_is_decided_question_by_question(backbone, questions, stored, n_new):
+@pytest.mark.parametrize("answered", [in_batch, in_stream])
+def test_questions_are_decided_one_by_one(backbone, questions, stored, n_new, answered):
     asked = list(questions.values())
-    expected = [stock_confidence(backbone, question, n_new) for question in asked]
-    threshold = sorted(expected)[len(expected) // 2]
-    options = {"max_new_tokens": n_new}
-    found = answer_batch(
+    plain = [stock(backbone, question, max_new_tokens=n_new) for question in asked]
+    cropped = [stock(backbone, question, Scripted(), n_new) for question in asked]
+    looked = in_batch(backbone, asked, max_new_tokens=n_new)
+    threshold = sorted(confidence for _, confidence in plain)[len(asked) // 2]
+    found = answered(
         backbone,
         asked,
-        Scripted(),
         confidence_threshold=threshold - 1e-6,
         store=PrefixStore() if stored else None,
-        **options,
+        max_new_tokens=n_new,
     )
-    plain = answer_batch(backbone, asked, **options)
-    looked = answer_batch(backbone, asked, Scripted(), **options)
-    decided = set()
-    for question, one, confidence, without, with_crops in zip(
-        asked, found, expected, plain, looked, strict=True
+    for question, one, before, after, with_crops in zip(
+        asked, found, plain, cropped, looked, strict=True
     ):
-        assert one.confidence == pytest.approx(confidence, abs=1e-5)
-        is_sure = confidence >= threshold
-        decided.add(is_sure)
-        assert one.ids == (without if is_sure else with_crops).ids
-        assert (one.outcome is None) == (not question.images)
-        if is_sure or not question.images:
-            assert one.outcome in (Outcome.NOT_NEEDED, None)
-            assert all(proposal.geometry is not None for proposal in one.proposals)
+        if not question.images:
+            assert (one.ids, one.outcome) == (before[0], None)
+            continue
+        assert all(proposal.geometry is not None for proposal in one.proposals)
+        if before[1] >= threshold:
+            ids, confidence = before
+            assert one.outcome is Outcome.NOT_NEEDED
             assert not one.seconds.keys() & {"crop", "roi_prefill"}
         else:
-            assert (one.outcome, one.boxes) == (with_crops.outcome, with_crops.boxes)
+            ids, confidence = after if after[1] >= before[1] else before
+            assert one.n_visual_tokens == with_crops.n_visual_tokens
             assert one.seconds.keys() >= {"prefix", "prefill", "decode", "proposal", "crop"}
             # Where nothing is cropped, nothing is generated again.
-            assert ("roi_prefill" in one.seconds) == (one.outcome is Outcome.OK)
-    assert decided == {True, False}
+            assert ("roi_prefill" in one.seconds) == bool(with_crops.boxes)
+            is_kept = ids != after[0]
+            assert one.outcome is (Outcome.LESS_SURE if is_kept else with_crops.outcome)
+            assert one.boxes == ([] if is_kept else with_crops.boxes)
+            reasons = [proposal.plan.reason for proposal in one.proposals]
+            assert any(f"surer ({before[1]:.2f})" in reason for reason in reasons) == is_kept
+        assert one.ids == ids
+        assert one.text == backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert one.confidence == pytest.approx(confidence, abs=1e-5)
+
+
+def test_every_kind_of_decision_is_among_them(backbone):
+    """Or the test above would prove less than it says."""
+    asked = list(QUESTIONS.values())
+    confidences = [stock(backbone, question)[1] for question in asked]
+    threshold = sorted(confidences)[len(asked) // 2]
+    found = in_batch(backbone, asked, confidence_threshold=threshold, max_new_tokens=N_NEW)
+    outcomes = {one.outcome for one in found}
+    assert outcomes >= {Outcome.NOT_NEEDED, Outcome.LESS_SURE, Outcome.OK, None}
 
 
 def test_images_run_once_and_the_trunk_only_where_it_is_asked(backbone):
@@ -150,13 +175,9 @@ def test_processors_of_the_caller_still_run(backbone):
 )
 def test_bad_thresholds_are_refused(backbone, options, message):
     question = next(iter(QUESTIONS.values()))
-    with pytest.raises(ConfigError, match=message):
-        answer_batch(backbone, [question], Scripted(), **options)
-
-
-def test_streams_of_answers_say_that_they_have_no_threshold(backbone):
-    with pytest.raises(ConfigError, match=r"answer\(\) and answer_batch\(\) take it"):
-        answer_stream(backbone, [], Scripted(), confidence_threshold=0.5)
+    for answered in (in_batch, in_stream):
+        with pytest.raises(ConfigError, match=message):
+            answered(backbone, [question], **options)
 
 
 def test_a_threshold_needs_something_to_look_with(backbone):

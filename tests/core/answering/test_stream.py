@@ -138,7 +138,7 @@ def test_the_next_batch_is_prepared_while_one_is_answered(backbone, proposer, mo
         return found
 
     monkeypatch.setattr(backbone, "preprocess", preprocess)
-    first_pass = sdrpn_core.answering.stream.first_pass
+    start_answers = sdrpn_core.answering.stream.start_answers
 
     def watched(backbone, questions, *args, **options):
         # Those of this batch and, though nobody asked for them yet, those of the next.
@@ -147,9 +147,9 @@ def test_the_next_batch_is_prepared_while_one_is_answered(backbone, proposer, mo
             assert ready.acquire(timeout=30)
         answered.append(len(questions))
         assert all(len(question.inputs) == len(question.images) for question in questions)
-        return first_pass(backbone, questions, *args, **options)
+        return start_answers(backbone, questions, *args, **options)
 
-    monkeypatch.setattr(sdrpn_core.answering.stream, "first_pass", watched)
+    monkeypatch.setattr(sdrpn_core.answering.stream, "start_answers", watched)
     answered = []
     questions = [Question("how many ?", (tiny_image(seed),)) for seed in range(3 * batch_size)]
     found = list(answer_stream(backbone, questions, proposer, batch_size=batch_size))
