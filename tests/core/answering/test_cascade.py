@@ -96,6 +96,8 @@ def test_questions_are_decided_one_by_one(backbone, questions, stored, n_new, an
             is_kept = ids != after[0]
             assert one.outcome is (Outcome.LESS_SURE if is_kept else with_crops.outcome)
             assert one.boxes == ([] if is_kept else with_crops.boxes)
+            for proposal, looking in zip(one.proposals, with_crops.proposals, strict=True):
+                assert looking.plan.crops or proposal.plan.outcome is looking.plan.outcome
             reasons = [proposal.plan.reason for proposal in one.proposals]
             assert any(f"surer ({before[1]:.2f})" in reason for reason in reasons) == is_kept
         assert one.ids == ids
