@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
@@ -11,6 +13,7 @@ from sdrpn_bench.method import MethodContext
 from sdrpn_bench.sweep import answer_alike
 from sdrpn_core.answering.answer import answer, answer_batch
 from sdrpn_core.answering.prefix_store import PrefixStore
+from sdrpn_core.answering.results import PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.answering.token_layers import TokenLayerCounter
@@ -96,8 +99,6 @@ def test_questions_are_decided_one_by_one(backbone, questions, stored, n_new, an
             is_kept = ids != after[0]
             assert one.outcome is (Outcome.LESS_SURE if is_kept else with_crops.outcome)
             assert one.boxes == ([] if is_kept else with_crops.boxes)
-            for proposal, looking in zip(one.proposals, with_crops.proposals, strict=True):
-                assert looking.plan.crops or proposal.plan.outcome is looking.plan.outcome
             reasons = [proposal.plan.reason for proposal in one.proposals]
             assert any(f"surer ({before[1]:.2f})" in reason for reason in reasons) == is_kept
         assert one.ids == ids
@@ -113,6 +114,17 @@ def test_every_kind_of_decision_is_among_them(backbone):
     found = in_batch(backbone, asked, confidence_threshold=threshold, max_new_tokens=N_NEW)
     outcomes = {one.outcome for one in found}
     assert outcomes >= {Outcome.NOT_NEEDED, Outcome.LESS_SURE, Outcome.OK, None}
+
+
+def test_only_images_that_were_cropped_are_less_sure(backbone):
+    (found,) = in_batch(backbone, [QUESTIONS["first only"]], max_new_tokens=1)
+    plain = replace(found, ids=(*found.ids, 1), text="plain", confidence=0.5)
+    pending = PendingAnswer(None, None, 0, found.proposals, "roi_prefill", {}, plain)
+    kept = pending.settled(replace(found, confidence=0.4))
+    assert (kept.text, kept.ids, kept.confidence) == ("plain", plain.ids, 0.5)
+    outcomes = [proposal.plan.outcome for proposal in kept.proposals]
+    assert outcomes == [Outcome.LESS_SURE, Outcome.NO_ROI]
+    assert pending.settled(replace(found, confidence=0.5)).text == found.text
 
 
 def test_images_run_once_and_the_trunk_only_where_it_is_asked(backbone):
