@@ -101,8 +101,8 @@ def answer_batch(
         confidence_threshold: answer plainly first, and look closer only where a token of that
             answer is less likely than this (above 0, at most 1). Where all are as likely, the
             outcome is ``not_needed`` and nothing is proposed. Of the others, the surer one of the
-            two answers stays; if that is the plain one, the outcome is ``less_sure``. Default:
-            always look, and answer once.
+            two answers stays; if that is the plain one, the outcome is ``less_sure``. (After a
+            coarse first look, that with crops stays.) Default: always look, and answer once.
         max_padding: largest share of a batch that may be padding; at least 0, less than 1.
         max_new_tokens: upper limit of the response lengths.
         options: further arguments of ``generate()``, except those for several responses to one

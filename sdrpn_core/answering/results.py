@@ -133,7 +133,8 @@ class PendingAnswer:
         proposals: one per image; empty for a plain answer.
         prefill_stage: name in ``Answer.seconds`` of the pass that is still to come.
         seconds: wall time per stage so far, that of ``plain`` left out.
-        plain: the answer without crops, if it has been given: the surer one of the two stays.
+        plain: the answer without crops, if it has been given already.
+        compares: whether that one stays where the model is surer of it.
     """
 
     prompt: Prompt
@@ -143,9 +144,10 @@ class PendingAnswer:
     prefill_stage: str
     seconds: Mapping[str, float]
     plain: Answer | None = None
+    compares: bool = True
 
     def settled(self, found: Answer) -> Answer:
-        """The answer of the second pass, or the plain one if the model is surer of it.
+        """The answer of the second pass, or the plain one if that is to stay.
 
         Args:
             found: what the second pass has answered.
@@ -155,7 +157,7 @@ class PendingAnswer:
             return found
         found = replace(found, seconds=_sum_of(plain.seconds, found.seconds))
         before, after = plain.confidence or 0.0, found.confidence or 0.0
-        if found.ids == plain.ids or after >= before:
+        if not self.compares or found.ids == plain.ids or after >= before:
             return found
         reason = f"it is surer ({before:.2f}) than the answer with crops ({after:.2f})"
         less_sure = CropPlan(Outcome.LESS_SURE, reason=reason)

@@ -17,6 +17,7 @@ from sdrpn_core.answering.results import PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.answering.token_layers import TokenLayerCounter
+from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.data.record import Record
@@ -24,6 +25,7 @@ from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.model import RPN
 from tests.scripted import GRID, LONG_QUESTIONS, QUESTIONS, Scripted, spliced
 from tests.tiny import tiny_image, tiny_llava
+from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
 N_NEW = 6
 
@@ -125,6 +127,27 @@ def test_only_images_that_were_cropped_are_less_sure(backbone):
     outcomes = [proposal.plan.outcome for proposal in kept.proposals]
     assert outcomes == [Outcome.LESS_SURE, Outcome.NO_ROI]
     assert pending.settled(replace(found, confidence=0.5)).text == found.text
+
+
+def test_after_a_coarse_look_the_answer_with_crops_stays():
+    backbone = tiny_qwen2_5_vl()
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=2)
+    proposer = RPNProposer(rpn, BboxPolicy(threshold=1e-6, max_area_fraction=1.0))
+    sizes = [(120, 90), (80, 160), (200, 100), (90, 90)]
+    asked = [
+        Question(text, (tiny_image(seed, size),))
+        for seed, size in enumerate(sizes)
+        for text in ("how many ?", "what color ?", "read the sign")
+    ]
+    options = {"max_new_tokens": 3, "confidence_threshold": 1.0}
+    outcomes = {one.outcome for one in answer_batch(backbone, asked, proposer, **options)}
+    assert Outcome.LESS_SURE in outcomes
+    coarse = answer_batch(backbone, asked, proposer, first_look_tokens=6, **options)
+    always = answer_batch(backbone, asked, proposer, first_look_tokens=6, max_new_tokens=3)
+    for one, other in zip(coarse, always, strict=True):
+        assert (one.ids, one.outcome, one.boxes) == (other.ids, other.outcome, other.boxes)
+        assert one.seconds.keys() > other.seconds.keys()
+        assert one.confidence > 0
 
 
 def test_images_run_once_and_the_trunk_only_where_it_is_asked(backbone):
