@@ -21,6 +21,7 @@ from sdrpn_core import hookimpl
 if TYPE_CHECKING:
     from sdrpn_bench.bench_model import BenchModel
     from sdrpn_bench.calibrate import calibrate_gate
+    from sdrpn_bench.calibrate_cascade import calibrate_confidence
     from sdrpn_bench.method import Method, MethodContext
     from sdrpn_bench.metrics.metric import Metric
     from sdrpn_bench.runner import run_benchmark
@@ -33,6 +34,7 @@ __all__ = [
     "Method",
     "MethodContext",
     "Metric",
+    "calibrate_confidence",
     "calibrate_gate",
     "run_benchmark",
 ]
@@ -42,6 +44,7 @@ _MODULES = {
     "Method": "method",
     "MethodContext": "method",
     "Metric": "metrics.metric",
+    "calibrate_confidence": "calibrate_cascade",
     "calibrate_gate": "calibrate",
     "run_benchmark": "runner",
 }
@@ -113,7 +116,8 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
     registry.add(
         "calibrate",
         "sdrpn_bench.calibrate_command:calibrate",
-        help="Choose the threshold of an RPN's gate on held-out questions.",
+        help="Choose on held-out questions where to look closer: a gate's threshold, or how "
+        "sure a plain answer must be.",
     )
 
 

@@ -1,4 +1,4 @@
-"""``sdrpn calibrate``: the threshold of an RPN's gate, from held-out questions."""
+"""``sdrpn calibrate``: where to look closer, from held-out questions."""
 
 from __future__ import annotations
 
@@ -33,17 +33,28 @@ from sdrpn_core.cli.policy_options import FirstLookTokens
 from sdrpn_core.data.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from sdrpn_bench.calibrate import CalibratedGate
+    from sdrpn_bench.held_out import CalibratedThreshold
 
 __all__ = ["calibrate"]
 
 
 def calibrate(
-    rpn: Annotated[str, typer.Option(help="RPN with a gate: local folder.")],
+    rpn: Annotated[
+        str,
+        typer.Option(help="RPN with a gate: local folder; with --confidence any, or its Hub ID."),
+    ],
     data: Annotated[
         str, typer.Option("--data", "-d", help=f"Held-out questions with answers: {DATA_HELP}")
     ],
     model: NamedModelPath = None,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            help="Choose the confidence threshold of plain answers instead: it is printed, and "
+            "belongs to each call.",
+        ),
+    ] = False,
     max_loss: Annotated[
         float,
         typer.Option(help="Accuracy that may be lost against always cropping, from 0 to 1."),
@@ -84,17 +95,19 @@ def calibrate(
 ) -> None:
     """Choose the threshold of an RPN's gate, once, and write it into the RPN's configuration.
 
-    Answers every question plainly and with its crop, and takes the highest threshold whose accuracy
-    is at most --max-loss below that of always cropping.
+    Answers every question plainly and with its crop, and takes the threshold that skips the most
+    regions at an accuracy of at most --max-loss below that of always cropping.
     """
     metric_options = parse_options(metric_option or [], "--metric-option")
     how = read_options(column, image_root, split, allow_urls)
 
     from sdrpn_bench.calibrate import calibrate_gate
+    from sdrpn_bench.calibrate_cascade import calibrate_confidence
     from sdrpn_core.distributed.processes import is_main_process
 
     with progress_bar(as_json) as progress:
-        found = calibrate_gate(
+        choose = calibrate_confidence if confidence else calibrate_gate
+        found = choose(
             rpn,
             data,
             model=model,
@@ -117,10 +130,15 @@ def calibrate(
     if as_json:
         typer.echo(json.dumps({"rpn": rpn, **found.to_dict()}, indent=2))
     else:
-        _print(found, rpn)
+        _print(found)
+        value = f"{found.threshold:.4g}"
+        chosen = f"{rpn}: the gate's threshold is now {value}"
+        if confidence:
+            chosen = f"nothing is saved: give confidence_threshold={value} to each call"
+        typer.echo(chosen)
 
 
-def _print(found: CalibratedGate, rpn: str) -> None:
+def _print(found: CalibratedThreshold) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -152,4 +170,3 @@ def _print(found: CalibratedGate, rpn: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(Text(f"{rpn}: the gate's threshold is now {found.threshold:.4g}"), soft_wrap=True)

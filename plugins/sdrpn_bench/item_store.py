@@ -43,6 +43,7 @@ class _MethodResult:
     crop_hit: bool = False
     map_hit: bool = False
     gate: float | None = None
+    confidence: float | None = None
     error: str = ""
 
     def __post_init__(self) -> None:

@@ -227,6 +227,8 @@ def _result(
     if not answer.proposals:
         return result
     result["boxes"] = [list(box) for box in answer.boxes]
+    if answer.confidence is not None:
+        result["confidence"] = answer.confidence
     if (gate := answer.proposals[0].gate) is not None:
         result["gate"] = gate
     truth = item.record.boxes

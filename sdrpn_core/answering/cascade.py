@@ -39,7 +39,7 @@ def start_answers(
     With a threshold the questions are answered plainly first, and answers whose tokens all reach it
     stay. The proposer is asked about the others only. Both answers go on behind the same prefixes.
     Of a question's two answers the surer one stays, except after a coarse first look, where a model
-    is surer than it is right: with the embedded Qwen2.5-VL at 64 instead of 92 visual tokens,
+    is surer than it is right: with an embedded model at 64 instead of 92 visual tokens,
     choosing lost 1.9 points on 800 questions of ``glyphs/train``; with the three embedded models at
     their own resolution, it lost none there, and gained 3 on ``glyphs/absent``.
 

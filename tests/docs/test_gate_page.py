@@ -34,12 +34,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_page_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    utility, train, calibrate, bench, ladder, by_budget, cascade = shell_lines(PAGE)
+    utility, train, calibrate, bench, ladder, by_budget, sure, cascade = shell_lines(PAGE)
     for line in (
         f"{utility} {SHORT} --candidates 0",
         train,
         f"{calibrate} {SHORT}",
         bench,
+        f"{sure} {SHORT}",
         cascade,
     ):
         with pytest.raises(SystemExit) as end:
