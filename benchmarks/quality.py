@@ -39,15 +39,15 @@ METHODS = (
 
 #: The embedded backbones say yes and no to nothing but whether an object is there.
 OPTIONS = {"zoomeye": {"confidence": "answer"}}
-SWEEPS = (Sweep("sdrpn", "threshold", (0.2, 0.35, 0.65, 0.8)),)
-DATA = "glyphs/small"
+SWEEPS = (Sweep("sdrpn", "threshold", (0.05, 0.2, 0.35)),)
+DATA = "glyphs/mixed"
 N_ITEMS = 100
 BATCH_SIZE = 20
 
 _INTRODUCTION = (
     "All methods on the three backbones that ship with the project, which are small and know only "
-    "questions like those of `glyphs/small`: about small marks. `make bench-quality` writes this "
-    "page. These models know few words: `zoomeye` is run with `confidence=answer`, as they do not "
+    "questions like those of `glyphs/mixed`, of which about half need a closer look. "
+    "`make bench-quality` writes this page. These models know few words: `zoomeye` is run with `confidence=answer`, as they do not "
     "understand its questions, and the generic prompts of `vicrop` and `vicrop_pure_grad` say "
     "little to them. "
     "What a method does is in [docs/methods.md](../docs/methods.md). Token-layers do not depend on "

@@ -9,9 +9,9 @@ import typer
 Form = Annotated[
     str | None,
     typer.Option(
-        metavar="policy|labels",
-        help="What the map learns: all judged regions, weighted by worth (policy, the default), or "
-        "labels of the best one (labels).",
+        metavar="labels|policy",
+        help="What the map learns: labels of the best region (labels, the default), or all judged "
+        "regions, weighted by worth (policy).",
     ),
 ]
 Tolerance = Annotated[

@@ -115,8 +115,8 @@ def map_targets(
         UnknownNameError: no such form.
         ConfigError: an option of the other form, or a value out of range.
     """
-    from sdrpn_core.labels.judged import WeightedRegions, region_targets
+    from sdrpn_core.labels.judged import BestRegion, region_targets
 
     options = {"margin": margin, "tolerance": tolerance, "temperature": temperature}
     given = {key: value for key, value in options.items() if value is not None}
-    return region_targets(form or WeightedRegions.name, **given)
+    return region_targets(form or BestRegion.name, **given)

@@ -78,7 +78,7 @@ def refine(
         out_dir: holds the rounds, one folder each.
         rounds: how many there are, with those that are done.
         targets: how judged regions become targets of the map, see
-            :mod:`sdrpn_core.labels.judged`; default: all regions, weighted.
+            :mod:`sdrpn_core.labels.judged`; default: labels of the best region.
         settings: of the training in every round; default: the backbone's preset.
         n_candidates: regions drawn from the map per record and round.
         seed: of the draws, to which the number of the round is added, so that rounds differ.

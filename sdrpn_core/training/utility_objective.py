@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.labels.judged import BestRegion, RegionTargets, WeightedRegions
+from sdrpn_core.labels.judged import BestRegion, RegionTargets
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.continued import ContinuedObjective
 from sdrpn_core.training.gate_sources import check_backbone, first_look
@@ -30,7 +30,7 @@ class UtilityObjective(MapObjective, ContinuedObjective):
     Args:
         rpn: local folder or hub id of the RPN.
         targets: makes targets of judged regions; default:
-            :class:`~sdrpn_core.labels.judged.WeightedRegions`.
+            :class:`~sdrpn_core.labels.judged.BestRegion`.
 
     Raises:
         CheckpointError: no such RPN.
@@ -42,7 +42,7 @@ class UtilityObjective(MapObjective, ContinuedObjective):
 
     def __init__(self, rpn: str | Path, targets: RegionTargets | None = None) -> None:
         super().__init__(rpn)
-        self.targets = targets or WeightedRegions()
+        self.targets = targets or BestRegion()
         if self.config.loss not in self.targets.losses:
             raise ConfigError(
                 f"an RPN that was trained by {self.config.loss} cannot be refined by "

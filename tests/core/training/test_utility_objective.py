@@ -255,8 +255,8 @@ def test_a_gate_is_taken_off(backbone, run, tmp_path):
 def test_what_does_not_fit_is_refused(backbone, run, start, tmp_path):
     focal = new_rpn(backbone, loss="focal").save_pretrained(tmp_path / "focal")
     with pytest.raises(ConfigError, match="'policy', which needs bce or mse: choose 'labels'"):
-        UtilityObjective(focal)
-    UtilityObjective(focal, BestRegion())
+        UtilityObjective(focal, WeightedRegions())
+    assert UtilityObjective(focal).targets == BestRegion()
     with pytest.raises(ConfigError, match="the folder of a utility run"):
         UtilityObjective(start).source(backbone, [], SETTINGS)
     with pytest.raises(ShardError, match="another backbone"):
@@ -281,7 +281,7 @@ def test_the_command_refines(run, start, tmp_path):
         (("--form", "labels"), "--form is for --objective utility"),
         (("--objective", "utility"), "give --rpn"),
         (("--objective", "utility", "--rpn", "x/y", "--form", "best"), "labels"),
-        (("--objective", "utility", "--rpn", "x/y", "--tolerance", "1"), "tolerance"),
+        (("--objective", "utility", "--rpn", "x/y", "--temperature", "1"), "temperature"),
         (("--objective", "utility", "--rpn", "x/y", "--gate", "linear"), "--gate is for"),
     ],
 )
