@@ -14,15 +14,11 @@ from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.data.record import Record
 from sdrpn_core.gate.config import GateConfig
+from tests.plugins.odd_length import odd_length
 from tests.tiny import tiny_image, tiny_llava
 
 N = 6
 ANSWERS = {"max_new_tokens": 3, "batch_size": 4}
-
-
-def odd_length(prediction: str, record: Record) -> bool:
-    """A rule that a random model meets about every other time."""
-    return len(prediction) % 2 == 1
 
 
 @pytest.fixture(scope="module")

@@ -22,17 +22,13 @@ from sdrpn_core.errors import CheckpointError, ConfigError
 from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.rpn.checkpoint import save_gate_threshold
 from sdrpn_core.util import atomic_files
+from tests.plugins.odd_length import odd_length
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl, write_tiny_qwen2_5_vl
 
 N = 12
 ANSWERS = {"max_new_tokens": 3, "batch_size": 5}
 QUESTIONS = ("what color ?", "why ?", "where is the red square in this image ?")
-
-
-def odd_length(prediction: str, record: Record) -> bool:
-    """A rule that a random model meets about every other time."""
-    return len(prediction) % 2 == 1
 
 
 @pytest.fixture(scope="module")

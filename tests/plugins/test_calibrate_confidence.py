@@ -15,16 +15,12 @@ from sdrpn_core.cli.main import app
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, InputError
+from tests.plugins.odd_length import odd_length
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
 N = 18
 ANSWERS = {"max_new_tokens": 3, "batch_size": 5}
 QUESTIONS = ("what color ?", "why ?", "where is the red square in this image ?")
-
-
-def odd_length(prediction: str, record: Record) -> bool:
-    """A rule that a random model meets about every other time."""
-    return len(prediction) % 2 == 1
 
 
 @pytest.fixture(scope="module")
