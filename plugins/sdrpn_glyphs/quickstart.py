@@ -142,7 +142,14 @@ def _train_rpn(backbone: Backbone, folder: Path, seconds: dict[str, float], log:
     start = time.perf_counter()
     log("training an RPN on these labels, on top of the frozen model's middle layers ...")
     settings = TrainingSettings.for_backbone(backbone, micro_batch_size=MICRO_BATCH)
-    trained = train(backbone, folder / "labels", folder / "train", settings)
+    # The frozen layers run once instead of once per pass.
+    trained = train(
+        backbone,
+        folder / "labels",
+        folder / "train",
+        settings,
+        feature_cache=folder / "label-features",
+    )
     seconds[f"{folder.name} train"] = time.perf_counter() - start
     log(f"{trained.steps} steps in {time.perf_counter() - start:.0f} s, loss {trained.loss:.3f}")
     return trained.folder
