@@ -48,8 +48,8 @@ _INTRODUCTION = (
     "All methods on the three backbones that ship with the project, which are small and know only "
     "questions like those of `glyphs/mixed`, of which about half need a closer look. "
     "`make bench-quality` writes this page. These models know few words: `zoomeye` is run with "
-    "`confidence=answer`, as they do not understand its questions, and the generic prompts of `vicrop` and `vicrop_pure_grad` say "
-    "little to them. "
+    "`confidence=answer`, as they do not understand its questions, and the generic prompts of "
+    "`vicrop` and `vicrop_pure_grad` say little to them. "
     "What a method does is in [docs/methods.md](../docs/methods.md). Token-layers do not depend on "
     "the machine; seconds do, and on what else it does."
 )
