@@ -192,7 +192,7 @@ def second_pass(
     recorder = None
     if with_confidence or any(one.plain is not None for one in pending):
         recorder = TokenProbabilities()
-        # First of all: what comes behind it is how tokens are chosen, not how likely they are.
+        # Before the caller's own, which change what is chosen, not how likely it was.
         others = generation.get("logits_processor") or ()
         generation = {**generation, "logits_processor": [recorder, *others]}
     responses = generate(
