@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
-from sdrpn_core import Question, answer_stream
+from sdrpn_core import Question
 from sdrpn_core.distributed.processes import processes, progress_bar
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_lmms_eval.generation import Generation
@@ -121,13 +121,9 @@ class SdrpnSimple(lmms):
                 except InputError as error:
                     refuse(index, error)
 
-        for _, found in answer_stream(
-            self.session.backbone,
+        for _, found in self.session.answer_stream(
             questions(),
-            self.session.proposer,
             batch_size=self.batch_size,
-            first_look_tokens=self.session.first_look_tokens,
-            confidence_threshold=self.session.confidence_threshold,
             max_new_tokens=generation.max_new_tokens,
             on_error=refuse,
             **generation.options,

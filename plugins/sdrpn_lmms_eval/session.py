@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdrpn_core import RPN, Backbone, Proposer, RPNProposer, load_backbone
-from sdrpn_core.answering.confidence_threshold import check_cascade
+from sdrpn_core import (
+    RPN,
+    Answer,
+    Backbone,
+    Proposer,
+    Question,
+    RPNProposer,
+    answer_stream,
+    load_backbone,
+)
+from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 from sdrpn_core.crops.policy import CropPolicy, make_policy
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.checkpoint import read_rpn_config
@@ -55,7 +64,12 @@ class ModelArguments:
         crops = (self.policy, self.threshold, self.policy_options)
         if self.rpn is None and any(value is not None for value in crops):
             raise ConfigError("--model_args: a crop policy needs the map of an RPN: give rpn=")
-        check_cascade(self.confidence_threshold, has_proposer=self.rpn is not None, generation={})
+        if self.confidence_threshold is not None:
+            if self.rpn is None:
+                raise ConfigError(
+                    "--model_args: confidence_threshold decides about a closer look: give rpn="
+                )
+            check_confidence_threshold(self.confidence_threshold)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> ModelArguments:
@@ -107,6 +121,24 @@ class Session:
     proposer: Proposer | None
     first_look_tokens: int | None = None
     confidence_threshold: float | None = None
+
+    def answer_stream(
+        self, questions: Iterable[Question], **options: Any
+    ) -> Iterator[tuple[int, Answer]]:
+        """Answer questions: :func:`sdrpn_core.answer_stream`, as the arguments say.
+
+        Args:
+            questions: any number; read a batch ahead of need.
+            options: ``batch_size``, ``on_error`` and arguments of ``generate()``.
+        """
+        return answer_stream(
+            self.backbone,
+            questions,
+            self.proposer,
+            first_look_tokens=self.first_look_tokens,
+            confidence_threshold=self.confidence_threshold,
+            **options,
+        )
 
     @classmethod
     def load(cls, arguments: ModelArguments) -> Session:

@@ -107,8 +107,8 @@ class ServedModel:
             )
         except InputError as error:
             return Refusal(str(error))
-        if self._confidence_threshold is not None:
-            emit(pieces.feed(answer.text, last=True))
+        if self._confidence_threshold is not None and pieces.feed(answer.text, last=True):
+            emit(pieces.text)
         return _reply(answer, ask, text=pieces.text, stopped=pieces.stopped)
 
     def locate(self, look: Look) -> Located | Refusal:

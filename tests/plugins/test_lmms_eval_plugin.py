@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 import sdrpn_lmms_eval
+from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
+from sdrpn_core.data.images import open_image
 from sdrpn_core.data.read import read_records
 from sdrpn_core.errors import ConfigError, InputError, UnknownNameError
 from sdrpn_glyphs import backbone_dir, rpn_dir
@@ -158,9 +160,25 @@ def test_model_arguments_choose_the_model_and_its_crops():
     looking = ModelArguments.parse({**arguments, "first_look_tokens": 49})
     assert Session.load(looking).first_look_tokens == 49
     assert Session.load(ModelArguments.parse(own)).first_look_tokens is None
-    sure = ModelArguments.parse({**own, "confidence_threshold": 0.5})
-    assert Session.load(sure).confidence_threshold == 0.5
-    assert Session.load(ModelArguments.parse(own)).confidence_threshold is None
+
+
+def test_the_session_answers_as_the_arguments_say():
+    record = read_records("glyphs/small", n=1)[0]
+    asked = simple_question(record.question, [open_image(record.images[0])])
+    dynamic = {"pretrained": str(backbone_dir("qwen2_5_vl")), "rpn": str(rpn_dir("qwen2_5_vl"))}
+    found = {}
+    for name, more in {
+        "always": {},
+        "coarse": {"first_look_tokens": 49},
+        "sure": {"confidence_threshold": 1e-9},
+    }.items():
+        session = Session.load(ModelArguments.parse({**dynamic, **more}))
+        ((_, found[name]),) = session.answer_stream([asked], max_new_tokens=4)
+    assert found["always"].outcome == "ok"
+    assert found["coarse"].proposals[0].geometry.grid < found["always"].proposals[0].geometry.grid
+    assert found["sure"].outcome == "not_needed"
+    (plain,) = answer_batch(session.backbone, [asked], max_new_tokens=4)
+    assert found["sure"].ids == plain.ids
 
 
 @pytest.mark.parametrize(
@@ -169,7 +187,7 @@ def test_model_arguments_choose_the_model_and_its_crops():
         ({"rpn": "x"}, ConfigError, "pretrained is missing"),
         ({"pretrained": "x", "rnp": "y"}, ConfigError, "did you mean 'rpn'"),
         ({"pretrained": "x", "threshold": 0.1}, ConfigError, "give rpn="),
-        ({"pretrained": "x", "confidence_threshold": 0.5}, ConfigError, "give a proposer"),
+        ({"pretrained": "x", "confidence_threshold": 0.5}, ConfigError, "look: give rpn="),
         (
             {"pretrained": "x", "rpn": "y", "confidence_threshold": 1.5},
             ConfigError,

@@ -39,12 +39,25 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
         (("--api-key", " "), "visible ASCII characters"),
         (("--policy", "boxes"), "unknown crop policy 'boxes'"),
         (("--threshold", "-1"), "threshold"),
+        (("--confidence-threshold", "0"), "above 0, at most 1, not 0"),
         (("--host", "203.0.113.1"), "cannot listen at 203.0.113.1:8000 (Cannot assign"),
         (("--address", "127.0.0.1:1"), "there is no Ray cluster at 127.0.0.1:1: "),
     ],
 )
 def test_mistakes_are_said_before_anything_starts(words, said):
     assert said in refusal(RPN, *words)
+
+
+def test_the_options_reach_the_model(monkeypatch):
+    settings = []
+    monkeypatch.setattr("sdrpn_serve.run.run_server", lambda given, **how: settings.append(given))
+    words = ["serve", "--rpn", RPN, "--first-look-tokens", "49", "--confidence-threshold", "0.5"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert (settings[0].model.first_look_tokens, settings[0].model.confidence_threshold) == (
+        49,
+        0.5,
+    )
 
 
 def test_a_key_from_the_environment_is_checked_too():
