@@ -55,7 +55,10 @@ def calibrate_gate(
         raise CheckpointError(f"{rpn}: no such RPN folder; only a local one can be calibrated")
     config, _ = read_rpn_config(rpn)
     if config.gate is None:
-        raise CheckpointError(f"{rpn}: this RPN has no gate: train one, `sdrpn train` says how")
+        raise CheckpointError(
+            f"{rpn}: this RPN has no gate: train one (`sdrpn train` says how), or calibrate how "
+            "sure a plain answer must be (--confidence)"
+        )
     held_out = HeldOut(data, **how)
     # The same run whatever was calibrated before.
     uncalibrated = replace(config, gate=replace(config.gate, threshold=0.0, calibration=None))
