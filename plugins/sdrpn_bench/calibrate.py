@@ -29,6 +29,7 @@ def calibrate_gate(
     data: str | Path | Sequence[Record],
     *,
     max_loss: float = DEFAULT_MAX_LOSS,
+    certain: bool = False,
     **how: Any,
 ) -> CalibratedThreshold:
     """Choose the highest threshold that costs no more than a stated accuracy, and save it.
@@ -41,6 +42,8 @@ def calibrate_gate(
         data: held-out questions with answers, that neither RPN nor gate were trained on: what
             ``read_records`` accepts.
         max_loss: how far accuracy may lie below that of always cropping.
+        certain: hold the far end of the loss's 95% interval to ``max_loss``, so that other
+            questions keep within it, too; skips fewer regions.
         how: other fields of :class:`~sdrpn_bench.held_out.HeldOut`.
 
     Raises:
@@ -64,7 +67,7 @@ def calibrate_gate(
     uncalibrated = replace(config, gate=replace(config.gate, threshold=0.0, calibration=None))
     options = {"gate_threshold": 0.0, "always_ask_gate": True}
     answers = held_out.answer(rpn, uncalibrated, options, _CLOSED)
-    best, calibration, shown = answers.best(_questions(answers.rows), max_loss)
+    best, calibration, shown = answers.best(_questions(answers.rows), max_loss, certain=certain)
     state = processes((held_out.load_options or {}).get("device"))
     if state.is_main_process:
         save_gate_threshold(rpn, best.threshold, calibration)

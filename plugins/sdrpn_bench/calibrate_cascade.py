@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _LEAST = 5e-324
 _STAYING = Sweep("cascade", "confidence_threshold", (_LEAST,))
 _LOOKING, (_PLAIN,) = _STAYING.method, _STAYING.variants({})
+#: What the loss is measured against: of a cascade's two answers the surer one stays.
+_CROPPED = "sdrpn"
 
 
 def calibrate_confidence(
@@ -30,20 +32,23 @@ def calibrate_confidence(
     data: str | Path | Sequence[Record],
     *,
     max_loss: float = DEFAULT_MAX_LOSS,
+    certain: bool = False,
     **how: Any,
 ) -> CalibratedThreshold:
     """Choose the lowest ``confidence_threshold`` that costs no more than a stated accuracy.
 
     Every question is answered plainly, and again with its crops. The accuracy behind a threshold is
     then that of the plain answers that reach it, and of what
-    :func:`~sdrpn_core.answering.answer.answer_batch` makes of the others. Nothing is saved: the
-    threshold is an argument of each call.
+    :func:`~sdrpn_core.answering.answer.answer_batch` makes of the others. If even a threshold of 1
+    costs more than it may, it is 1. Nothing is saved: the threshold is an argument of each call.
 
     Args:
         rpn: local folder or Hub id. A gate that it has is asked behind unsure answers.
         data: held-out questions with answers, that the RPN was not trained on: what
             ``read_records`` accepts.
-        max_loss: how far accuracy may lie below that of looking closer at every question.
+        max_loss: how far accuracy may lie below that of always cropping.
+        certain: hold the far end of the loss's 95% interval to ``max_loss``, so that other
+            questions keep within it, too; skips fewer regions.
         how: other fields of :class:`~sdrpn_bench.held_out.HeldOut`.
 
     Raises:
@@ -54,8 +59,10 @@ def calibrate_confidence(
     """
     check_max_loss(max_loss)
     config, _ = read_rpn_config(rpn)
-    answers = HeldOut(data, **how).answer(rpn, config, {"confidence_threshold": 1.0}, _STAYING)
-    best, calibration, shown = answers.best(_questions(answers.rows), max_loss)
+    options = {"confidence_threshold": 1.0}
+    always = {_CROPPED: {"gate_threshold": 0.0}}
+    answers = HeldOut(data, **how).answer(rpn, config, options, _STAYING, always)
+    best, calibration, shown = answers.best(_questions(answers.rows), max_loss, certain=certain)
     points = tuple(replace(point, threshold=_confidence(point)) for point in shown)
     return CalibratedThreshold(_confidence(best), calibration, points)
 
@@ -83,4 +90,5 @@ def _questions(rows: Sequence[Row]) -> GatedQuestions:
         [1 - plain["confidence"] if is_kept else 1.0 for is_kept, plain in pairs],
         [plain["score"] if is_kept else 0.0 for is_kept, plain in pairs],
         [methods[_LOOKING]["score"] for methods in asked],
+        [methods[_CROPPED]["score"] for methods in asked],
     )

@@ -59,6 +59,14 @@ def calibrate(
         float,
         typer.Option(help="Accuracy that may be lost against always cropping, from 0 to 1."),
     ] = DEFAULT_MAX_LOSS,
+    certain: Annotated[
+        bool,
+        typer.Option(
+            "--certain",
+            help="Hold the far end of the loss's 95% interval to --max-loss: other questions keep "
+            "within it, too, and fewer regions are skipped.",
+        ),
+    ] = False,
     first_look_tokens: FirstLookTokens = None,
     out: Annotated[
         Path | None,
@@ -112,6 +120,7 @@ def calibrate(
             data,
             model=model,
             max_loss=max_loss,
+            certain=certain,
             first_look_tokens=first_look_tokens,
             out=out,
             n=n,
@@ -130,7 +139,7 @@ def calibrate(
     if as_json:
         typer.echo(json.dumps({"rpn": rpn, **found.to_dict()}, indent=2))
     else:
-        _print(found)
+        _print(found, "always looks" if confidence else "always crops")
         value = f"{found.threshold:.4g}"
         chosen = f"{rpn}: the gate's threshold is now {value}"
         if confidence:
@@ -138,7 +147,7 @@ def calibrate(
         typer.echo(chosen)
 
 
-def _print(found: CalibratedThreshold) -> None:
+def _print(found: CalibratedThreshold, always: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -150,7 +159,7 @@ def _print(found: CalibratedThreshold) -> None:
     for column in ("threshold", "region skipped", "accuracy", ""):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for point in found.shown:
-        notes = ["always crops"] if not point.n_skipped else []
+        notes = [always] if not point.n_skipped else []
         notes += ["never crops"] if point.n_skipped == facts.n else []
         notes += ["chosen"] if point.threshold == found.threshold else []
         table.add_row(
@@ -164,8 +173,8 @@ def _print(found: CalibratedThreshold) -> None:
     low, high = (100 * limit for limit in facts.difference)
     lost = 100 * (facts.accuracy - facts.always)
     console.print(
-        f"chosen minus always: {lost:+.1f} points (95% paired interval {low:+.1f} to {high:+.1f}); "
-        f"at most {100 * facts.max_loss:g} may be lost",
+        f"chosen minus always cropping: {lost:+.1f} points (95% paired interval {low:+.1f} to "
+        f"{high:+.1f}); at most {100 * facts.max_loss:g} may be lost",
         markup=False,
         highlight=False,
         soft_wrap=True,

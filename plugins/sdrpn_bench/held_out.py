@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.bench_model import BenchModel
@@ -102,15 +103,21 @@ class HeldOut:
     progress: Progress | None = None
 
     def answer(
-        self, rpn: str | Path, config: RPNConfig, options: Mapping[str, Any], sweep: Sweep
+        self,
+        rpn: str | Path,
+        config: RPNConfig,
+        options: Mapping[str, Any],
+        sweep: Sweep,
+        beside: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> HeldOutAnswers:
-        """Answer all questions with the method of a sweep, and with its variants.
+        """Answer all questions with the method of a sweep, with its variants, and with others.
 
         Args:
             rpn: folder or Hub id.
             config: what the RPN is configured as meanwhile.
             options: of the method, beside the first look.
             sweep: names the method.
+            beside: options of further methods, which have the same first look.
 
         Raises:
             ConfigError: several processes, and no ``out`` that they share; or ``out`` holds another
@@ -128,19 +135,22 @@ class HeldOut:
         backbone = load_for_process(source[0], {"revision": source[1], **loading})
         loaded = RPN.from_pretrained(rpn, backbone=backbone)
         loaded.config = config
-        method = {**options, "first_look_tokens": self.first_look_tokens}
+        look = {"first_look_tokens": self.first_look_tokens}
         with ExitStack() as held:
             folder = Path(self.out or held.enter_context(TemporaryDirectory()))
             results = run_benchmark(
                 BenchModel(backbone, loaded, name=Path(source[0]).name),
-                [sweep.method],
+                [sweep.method, *beside],
                 records,
                 out=folder,
                 seed=self.seed,
                 batch_size=self.batch_size,
                 max_new_tokens=self.max_new_tokens,
                 max_pixels=self.max_pixels,
-                method_options={sweep.method: method},
+                method_options={
+                    sweep.method: {**options, **look},
+                    **{name: {**own, **look} for name, own in beside.items()},
+                },
                 sweeps=[sweep],
                 metric=self.metric,
                 metric_options=self.metric_options,
@@ -166,15 +176,16 @@ class HeldOutAnswers:
     first_look_tokens: int | None
 
     def best(
-        self, found: GatedQuestions, max_loss: float
+        self, found: GatedQuestions, max_loss: float, *, certain: bool
     ) -> tuple[OperatingPoint, Calibration, tuple[OperatingPoint, ...]]:
         """The best operating point, how it was chosen, and which ones to show beside it.
 
         Args:
             found: the questions, with what decides about each.
             max_loss: how far accuracy may lie below that of always cropping.
+            certain: see :meth:`~sdrpn_bench.operating_points.GatedQuestions.best`.
         """
-        best = found.best(max_loss)
+        best = found.best(max_loss, certain=certain)
         points = found.points()
         calibration = Calibration(
             data=_shared_name(self.results["data"]),
@@ -182,12 +193,13 @@ class HeldOutAnswers:
             n=len(found),
             metric=self.results["metric"]["name"],
             max_loss=max_loss,
-            always=points[0].accuracy,
+            always=found.cropped_accuracy,
             never=found.plain_accuracy,
             accuracy=best.accuracy,
             difference=found.compared(best).interval,
             skipped=best.n_skipped / len(found),
             first_look_tokens=self.first_look_tokens,
+            certain=certain,
         )
         near = [
             min(points, key=lambda point: abs(point.n_skipped - share * len(found)))

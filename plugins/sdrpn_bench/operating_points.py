@@ -39,37 +39,44 @@ class GatedQuestions:
     Args:
         needs: per question the gate's probability.
         plain: score of the plain answer, from 0 to 1.
-        cropped: score of the answer with the crop.
+        looked: score of what a closer look makes of the answer.
+        cropped: score of always answering with the crop, if a closer look may end otherwise, as in
+            a cascade; default: ``looked``.
 
     Raises:
         ValueError: no questions, or different numbers of them.
     """
 
     def __init__(
-        self, needs: Sequence[float], plain: Sequence[float], cropped: Sequence[float]
+        self,
+        needs: Sequence[float],
+        plain: Sequence[float],
+        looked: Sequence[float],
+        cropped: Sequence[float] | None = None,
     ) -> None:
-        if not needs or not len(needs) == len(plain) == len(cropped):
-            raise ValueError("every question needs a probability and two scores")
-        self._needs, self._plain, self._cropped = (
-            np.asarray(column, dtype=np.float64) for column in (needs, plain, cropped)
+        columns = (needs, plain, looked, looked if cropped is None else cropped)
+        if not needs or len({len(column) for column in columns}) > 1:
+            raise ValueError("every question needs a probability and its scores")
+        self._needs, self._plain, self._looked, self._cropped = (
+            np.asarray(column, dtype=np.float64) for column in columns
         )
 
     def __len__(self) -> int:
         return len(self._needs)
 
     def points(self) -> list[OperatingPoint]:
-        """All thresholds that differ in their decisions, from "always crop" up.
+        """All thresholds that differ in their decisions, from "always look" up.
 
         Each lies half-way between two probabilities, so that the last bits of a probability, which
         change with the batch, do not matter.
         """
         order = np.argsort(self._needs, kind="stable")
-        needs, plain, cropped = (
-            column[order] for column in (self._needs, self._plain, self._cropped)
+        needs, plain, looked = (
+            column[order] for column in (self._needs, self._plain, self._looked)
         )
         n = len(needs)
-        gains = np.concatenate([[0.0], np.cumsum(plain - cropped)])
-        accuracies = (cropped.sum() + gains) / n
+        gains = np.concatenate([[0.0], np.cumsum(plain - looked)])
+        accuracies = (looked.sum() + gains) / n
         points = [OperatingPoint(0.0, 0, float(accuracies[0]))]
         above = [*needs[1:].tolist(), 1.0]
         for n_skipped, (low, high) in enumerate(zip(needs.tolist(), above, strict=True), start=1):
@@ -79,19 +86,32 @@ class GatedQuestions:
                 points.append(OperatingPoint(threshold, n_skipped, float(accuracies[n_skipped])))
         return points
 
-    def best(self, max_loss: float) -> OperatingPoint:
+    def best(self, max_loss: float, *, certain: bool = False) -> OperatingPoint:
         """The highest threshold that costs no more than a stated accuracy.
 
         Args:
             max_loss: how far accuracy may lie below that of always cropping, from 0 to 1.
+            certain: hold the far end of the loss's 95% interval to it, not only the loss of these
+                questions. Of many thresholds the best looks better than it is, so that on other
+                questions it mostly loses more than it did on these.
         """
-        points = self.points()
-        least = points[0].accuracy - max_loss - _ROUNDING
-        return [point for point in points if point.accuracy >= least][-1]
+        always, *others = self.points()
+        least = self.cropped_accuracy - max_loss - _ROUNDING
+        for point in reversed(others):
+            if point.accuracy >= least and not (
+                certain and self.compared(point).interval[0] < -max_loss - _ROUNDING
+            ):
+                return point
+        return always
 
     def compared(self, point: OperatingPoint) -> PairedDifference:
         """How the answers behind a threshold differ from always cropping, question by question."""
         return paired_difference(self._behind(point).tolist(), self._cropped.tolist())
+
+    @property
+    def cropped_accuracy(self) -> float:
+        """Mean score of always answering with the crop."""
+        return float(self._cropped.mean())
 
     @property
     def plain_accuracy(self) -> float:
@@ -99,4 +119,4 @@ class GatedQuestions:
         return float(self._plain.mean())
 
     def _behind(self, point: OperatingPoint) -> NDArray[np.float64]:
-        return np.where(self._needs < point.threshold, self._plain, self._cropped)
+        return np.where(self._needs < point.threshold, self._plain, self._looked)

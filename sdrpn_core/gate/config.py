@@ -30,6 +30,7 @@ class Calibration:
         skipped: share of the questions for which no region is looked for.
         first_look_tokens: largest number of visual tokens of a whole image; ``None`` if not
             limited.
+        certain: whether the far end of that interval had to lie within ``max_loss``, too.
     """
 
     data: str
@@ -43,6 +44,7 @@ class Calibration:
     difference: tuple[float, float]
     skipped: float
     first_look_tokens: int | None = None
+    certain: bool = False
 
 
 @dataclass(frozen=True)

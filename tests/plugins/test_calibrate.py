@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -97,6 +98,38 @@ def test_no_higher_threshold_costs_as_little(rows, max_loss):
     for threshold in {*higher, 1.0}:
         if sum(need < threshold for need in needs) > best.n_skipped:
             assert accuracy(threshold) < always - max_loss + 1e-6
+
+
+def test_a_certain_threshold_keeps_its_promise_on_other_questions():
+    """Twenty sets of questions of one kind, and a threshold from each."""
+    draws = np.random.default_rng(0)
+
+    def questions(n):
+        needs = draws.random(n)
+        plain = draws.random(n) > needs  # the gate's probabilities are true
+        return GatedQuestions(needs.tolist(), plain.tolist(), (draws.random(n) < 0.9).tolist())
+
+    others, broken = questions(20_000), {False: 0, True: 0}
+    for _ in range(20):
+        held_out = questions(400)
+        chosen = {certain: held_out.best(0.02, certain=certain) for certain in (False, True)}
+        assert chosen[True].n_skipped < chosen[False].n_skipped
+        assert held_out.compared(chosen[True]).interval[0] >= -0.02
+        for certain, point in chosen.items():
+            broken[certain] += others.compared(point).value < -0.02
+    assert broken[True] <= 1  # 95% intervals have two ends of 2.5%
+    assert broken[False] >= 8
+
+
+def test_the_loss_is_counted_from_always_cropping():
+    """Where a closer look may end with the plain answer, looking at everything can cost, too."""
+    scores = [0.1, 0.9], [1, 0], [1, 0]
+    assert GatedQuestions(*scores).best(0.2).n_skipped == 2
+    found = GatedQuestions(*scores, cropped=[1, 1])
+    assert found.cropped_accuracy == 1
+    assert (found.best(0.2).threshold, found.best(0.2).accuracy) == (0, 0.5)
+    assert found.best(0.5).n_skipped == 2
+    assert found.compared(found.best(0.5)).value == -0.5
 
 
 def test_thresholds_lie_between_probabilities():

@@ -62,10 +62,12 @@ def test_answers_behind_the_threshold_are_as_accurate_as_it_says(
     found = calibrate_confidence(data=records, max_loss=max_loss, metric=odd_length, **how)
     facts, proposer = found.calibration, RPNProposer(rpn)
     plain, never = scores(backbone, records, None)
-    _, always = scores(backbone, records, proposer, confidence_threshold=1.0)
+    _, always = scores(backbone, records, proposer)
+    _, looking = scores(backbone, records, proposer, confidence_threshold=1.0)
+    assert looking != always  # of two answers the surer one stays
     answers, chosen = scores(backbone, records, proposer, confidence_threshold=found.threshold)
     assert (facts.never, facts.always, facts.accuracy) == pytest.approx((never, always, chosen))
-    assert chosen >= always - max_loss - 1e-9
+    assert chosen >= always - max_loss - 1e-9 or found.threshold == 1
     skipped = [one.outcome is Outcome.NOT_NEEDED for one in answers]
     assert facts.skipped == sum(skipped) / N
     assert found.threshold in [point.threshold for point in found.shown]
@@ -79,6 +81,16 @@ def test_answers_behind_the_threshold_are_as_accurate_as_it_says(
     if max_loss == 0.9:
         # An empty answer never stays.
         assert facts.skipped == sum(bool(one.ids) for one in plain) / N < 1
+
+
+def test_a_certain_threshold_looks_more_often(how, records):
+    chosen = [
+        calibrate_confidence(data=records, max_loss=0.3, certain=one, metric=odd_length, **how)
+        for one in (False, True)
+    ]
+    assert [one.calibration.certain for one in chosen] == [False, True]
+    assert chosen[1].threshold > chosen[0].threshold
+    assert chosen[1].calibration.difference[0] >= -0.3 or chosen[1].threshold == 1
 
 
 def test_the_command_says_what_to_give(how, tmp_path):
