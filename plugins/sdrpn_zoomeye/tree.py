@@ -48,7 +48,14 @@ class CropTree:
     @property
     def depth(self) -> int:
         """Of the deepest node."""
-        return self._depth_below(self.root)
+        depth, shapes = 0, {self.size}
+        while True:
+            # Where a part lies does not matter, and few differ in size: the rest of a division.
+            nodes = [Node((0, 0, *shape)) for shape in shapes]
+            boxes = [part.box for node in nodes for part in self.children(node)]
+            if not boxes:
+                return depth
+            depth, shapes = depth + 1, {(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes}
 
     def children(self, node: Node) -> tuple[Node, ...]:
         """The four parts, row by row, which cover the node; none where it is small."""
@@ -87,11 +94,6 @@ class CropTree:
         if height >= _LONG * width:
             return 1, 4
         return (4, 1) if width >= _LONG * height else (2, 2)
-
-    def _depth_below(self, node: Node) -> int:
-        # The last part is the largest: it takes what does not divide.
-        parts = self.children(node)
-        return self._depth_below(parts[-1]) if parts else node.depth
 
 
 def _cuts(low: int, high: int, n: int) -> list[tuple[int, int]]:
