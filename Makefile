@@ -4,21 +4,27 @@ VENV ?= .venv
 PEERS_VENV := .venv-peers
 BIN := $(VENV)/bin
 QUICKSTART ?=
+# as many as cores, each of which computes on one
+PROCESSES ?= 2
 PYTEST ?=
 BENCH ?=
 QUALITY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test docs faults peers bench bench-quality lint format wheel extras clean
+.PHONY: help quickstart test long docs faults peers bench bench-quality lint format wheel extras clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 quickstart: $(VENV)/.installed-test  ## Label, train and compare on the model that ships (QUICKSTART="--seed 1")
-	$(BIN)/sdrpn quickstart $(QUICKSTART)
+	$(BIN)/accelerate launch --config_file configs/accelerate/ddp_cpu.yaml --num_processes $(PROCESSES) \
+	    -m sdrpn_core quickstart $(QUICKSTART)
 
 test: $(VENV)/.installed-test  ## Run the test suite (PYTEST="-k geometry" passes options)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+long: $(VENV)/.installed-test  ## Run the tests that take minutes each
+	$(BIN)/python -m pytest -m long -n auto --maxprocesses 8 --dist worksteal $(PYTEST)
 
 # the variable silences an advertisement of another generator, which no option does
 docs: $(VENV)/.installed-docs  ## Build the documentation site into site/, strictly and without a network

@@ -14,6 +14,7 @@ from sdrpn_bench.calibrate import calibrate_gate
 from sdrpn_bench.item_store import ItemStore
 from sdrpn_bench.sweep import Sweep
 from sdrpn_core import RPN, Backbone, load_backbone, read_records
+from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.training.gate_objective import GateObjective
@@ -46,6 +47,8 @@ N_CALIBRATION = 300
 LABEL_BATCH = 64
 JUDGE_BATCH = 32
 BENCH_BATCH = 25
+#: Judged questions per shard, which is what processes share: an even number of batches for each.
+JUDGE_SHARD = 4 * JUDGE_BATCH
 
 #: Images per forward pass of the training; does not affect the result.
 MICRO_BATCH = 32
@@ -66,7 +69,7 @@ class QuickstartResult:
         results: as in ``results.json``, for all families.
         seconds: wall time of each stage in this session, by family; ``bench`` covers all families.
         overlays: paths of the images of questions that were helped, that needed no region, and that
-            were answered wrong.
+            were answered wrong; the main process draws them, the others have none.
     """
 
     results: dict[str, Any]
@@ -79,17 +82,21 @@ def run_quickstart(
 ) -> QuickstartResult:
     """Label, train, gate and compare; work that an earlier session finished is reused.
 
-    Every family goes through the same code.
+    Every family goes through the same code. Started by ``accelerate launch``, the processes share
+    the work of every stage, and all get the same results.
 
     Args:
         out: folder of the run; labels and RPN of a family are in a folder of that name.
         n: number of test questions.
         seed: seed of the test questions. Labels, RPN and gate do not depend on it.
-        log: called with a line of progress.
+        log: called with a line of progress, in the main process.
         families: the embedded backbones to use.
     """
+    state = processes("cpu")
     seconds: dict[str, float] = {}
     models = []
+    if not state.is_main_process:
+        log = _silent
     for number, family in enumerate(families, start=1):
         backbone = load_backbone(backbone_dir(family), device="cpu")
         prefix = f"[{number}/{len(families)}] {family}:"
@@ -114,14 +121,18 @@ def run_quickstart(
     )
     seconds["bench"] = time.perf_counter() - start
 
-    rows = ItemStore(out, 0).read()
-    records = read_records(TEST_DATA, n=n, seed=seed)
-    overlays = [
-        path
-        for model in models
-        for path in draw_pictures(model, records, rows, out / str(model.name) / "pictures")
-    ]
+    overlays = []
+    if state.is_main_process:
+        rows = ItemStore(out).read()
+        records = read_records(TEST_DATA, n=n, seed=seed)
+        for model in models:
+            overlays += draw_pictures(model, records, rows, out / str(model.name) / "pictures")
+    wait_for_everyone(state)
     return QuickstartResult(results, seconds, overlays)
+
+
+def _silent(line: str) -> None:
+    """Log nothing."""
 
 
 def _log_line(log: Log, prefix: str, line: str) -> None:
@@ -175,7 +186,7 @@ def _train_gate(
         reference=Reference(max_new_tokens=MAX_NEW_TOKENS),
         n_candidates=0,
         batch_size=JUDGE_BATCH,
-        shard_size=N_JUDGED,
+        shard_size=JUDGE_SHARD,
     )
     seconds[f"{family} judge"] = time.perf_counter() - start
     log(f"{_counts(summary.counts)} in {time.perf_counter() - start:.0f} s")

@@ -29,14 +29,19 @@ def quickstart(
 ) -> None:
     """Label, train, gate and compare on the models that ship with sdrpn, in minutes on two cores.
 
-    A second run reuses the labels, RPNs and gates in the folder.
+    A second run reuses the labels, RPNs and gates in the folder. `accelerate launch` splits the
+    work over processes.
     """
+    from sdrpn_core.distributed.processes import is_main_process
+
     from .quickstart import run_quickstart
 
     def log(line: str) -> None:
         typer.echo(line, err=True)
 
     result = run_quickstart(out, n=n, seed=seed, log=log, families=family or tuple(NAMES))
+    if not is_main_process():
+        return
     if as_json:
         typer.echo(json.dumps(result.results, indent=2))
         return

@@ -43,3 +43,13 @@ def test_help_starts_without_torch():
     for case in ("sdrpn --help", "sdrpn --version", "sdrpn plugins", "sdrpn ask --help"):
         assert not rows[case]["imports_torch"]
         assert not rows[case]["imports_transformers"]
+
+
+@pytest.mark.slow
+@on_linux
+def test_training_is_compared_with_the_whole_model():
+    rows = quick_rows("train_cost")
+    assert [row["case"] for row in rows] == ["whole model", "sdrpn", "sdrpn, cached"]
+    assert {row["benchmark"] for row in rows} == {"train_cost"}
+    assert (rows[0]["ratio"], rows[0]["memory_ratio"]) == (1.0, 1.0)
+    assert all(row["step_seconds"] > 0 and row["peak_memory_bytes"] > 0 for row in rows)

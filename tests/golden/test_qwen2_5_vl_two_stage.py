@@ -133,6 +133,7 @@ def test_every_threshold(case, case_rpn):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("any_qwen", ["sdpa"], indirect=True)  # each alone: under both, above
 def test_all_cases_in_one_batch(qwen_folder, load, any_qwen):
     """Pruned, cropped and plain answers side by side: each is the one that its question gets alone.
 

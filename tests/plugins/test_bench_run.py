@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import types
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -557,31 +554,6 @@ def test_command_refuses_in_one_line(files, tmp_path, more, message):
     result = CliRunner().invoke(app, words(files, tmp_path, *more))
     assert result.exit_code == 1
     assert message in result.stderr.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_same_scores(files, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert CliRunner().invoke(app, words(files, one)).exit_code == 0
-    # The launcher that accelerate itself starts several processes with; it needs no GPU.
-    launch = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "-m", "sdrpn_core",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *words(files, two)], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert rows(one) == rows(two)
-    results = [json.loads((out / "results.json").read_text()) for out in (one, two)]
-    assert results[1]["processes"] == 2
-    for name in DEFAULT_METHODS:
-        first, second = (found["methods"][name] for found in results)
-        for key in ("accuracy", "interval", "outcomes", "pointing", "visual_tokens"):
-            assert first[key] == second[key]
-    assert not list(two.glob("items-*.jsonl"))
-    assert done.stdout.count("report.md") == 1, "only one process speaks"
 
 
 @dataclass(frozen=True)

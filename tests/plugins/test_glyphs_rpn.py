@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +20,8 @@ from sdrpn_glyphs import backbone_dir, quickstart, quickstart_command, rpn_dir
 from sdrpn_glyphs.export_command import export
 from sdrpn_glyphs.families import NAMES
 from sdrpn_glyphs.records import is_correct
+from tests.environments import ROOT
+from tests.plugins import small_quickstart
 
 N = 60
 
@@ -93,33 +98,55 @@ def test_export_reads_back_as_records(tmp_path):
 
 
 @pytest.mark.slow
-def test_quickstart_goes_the_whole_way_and_reuses_what_is_there(tmp_path, monkeypatch, capsys):
-    for name, number in (("N_LABELS", 64), ("N_JUDGED", 48), ("N_CALIBRATION", 16)):
-        monkeypatch.setattr(quickstart, name, number)
-    logged: list[str] = []
+def test_quickstart_goes_the_whole_way(tmp_path, monkeypatch, capsys):
+    """As ``make quickstart`` runs it, in two processes; and in one, to the same."""
     out = tmp_path / "run"
-    first = quickstart.run_quickstart(out, n=8, seed=1, log=logged.append)
-    assert first.results == json.loads((out / "results.json").read_text())
-    assert list(first.results["models"]) == list(NAMES)
-    for model in first.results["models"].values():
+    launched = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("accelerate"), "launch"),
+            *(f"--config_file={ROOT / 'configs/accelerate/ddp_cpu.yaml'}", "--module"),
+            *("tests.plugins.small_quickstart", "--n=6", "--seed=1", f"--out={out}", "--json"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert launched.returncode == 0, launched.stderr
+    results = json.loads(launched.stdout)  # one process prints
+    assert results == json.loads((out / "results.json").read_text())
+    assert list(results["models"]) == list(NAMES)
+    for model in results["models"].values():
         assert set(model["methods"]) == {*quickstart.METHODS, "sdrpn[gate_threshold=0.0]"}
-    assert (first.results["n"], first.results["seed"]) == (8, 1)
-    assert all(path.is_file() for path in first.overlays)
-    kinds = {path.name.partition("-")[0] for path in first.overlays}
-    assert kinds <= {"helped", "not_needed", "wrong"}
-    assert "wrong" in kinds  # an RPN of 64 labels is wrong somewhere
+    assert (results["n"], results["seed"], results["processes"]) == (6, 1, 2)
+    assert launched.stderr.count(f"labeling {small_quickstart.SIZES['N_LABELS']} questions") == 3
     for family in NAMES:
+        kinds = {path.name.partition("-")[0] for path in (out / family / "pictures").iterdir()}
+        assert kinds <= {"helped", "not_needed", "wrong"}
         config = json.loads((out / family / "gate/rpn/config.json").read_text())
         assert config["gate"]["labels"] == "utility"
-        assert config["gate"]["calibration"]["n"] == 16
+        assert config["gate"]["calibration"]["n"] == small_quickstart.SIZES["N_CALIBRATION"]
+    assert list(out.glob("*/pictures/wrong-*.png"))  # RPNs of few labels are wrong somewhere
     assert "## All models" in (out / "report.md").read_text()
+
+    # One process goes on with what two have made, and makes the same.
+    for name, size in small_quickstart.SIZES.items():
+        monkeypatch.setattr(quickstart, name, size)
+    logged: list[str] = []
+    alone = quickstart.run_quickstart(
+        tmp_path / "alone", n=6, seed=1, log=logged.append, families=["llava"]
+    )
+    for name, found in alone.results["methods"].items():
+        shared = results["models"]["llava"]["methods"][name]
+        assert found["accuracy"] == shared["accuracy"]
     kept = [*(out / "llava/labels").iterdir(), *(out / "llava/utility").iterdir()]
     shards = {p: p.stat().st_mtime_ns for p in kept}
-    second = quickstart.run_quickstart(out, n=8, seed=2, log=logged.append, families=["llava"])
+    second = quickstart.run_quickstart(out, n=6, seed=2, log=logged.append, families=["llava"])
     assert second.results["seed"] == 2
     assert list(second.results["models"]) == ["llava"]
     assert shards == {p: p.stat().st_mtime_ns for p in kept}
-    quickstart_command._print(first.results, tmp_path)
+    assert all(path.is_file() for path in second.overlays)
+    quickstart_command._print(results, tmp_path)
     printed = " ".join(capsys.readouterr().out.split())
     for model in NAMES:
         assert f"{model}: " in printed

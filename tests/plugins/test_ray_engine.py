@@ -98,12 +98,15 @@ def local(job: LabelJob) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_a_worker_is_killed_and_nothing_is_lost(job, engine, folder):
     (folder / "armed").write_text(str(folder))
-    job = replace(job, folder=folder / "killed")
+    job = replace(job, folder=folder / "killed", dataset="mine")
     summary = engine(workers=2).run(job, overwrite=False, progress=False)
     assert not (folder / "armed").exists(), "nobody was killed"
     assert sum(summary.counts.values()) == 7
     assert summary.missing_shards == 0
     assert files(job.folder) == local(job)
+    # Both engines name the data as the job does.
+    for made in (job.folder, job.folder.with_name("local")):
+        assert LabelManifest.read(made).dataset == "mine"
 
 
 @pytest.mark.faults  # a minute and a half of waiting for Ray to give up
@@ -120,17 +123,6 @@ def test_workers_that_keep_dying_end_the_job_and_the_next_one_finishes_it(job, e
     assert sum(summary.counts.values()) == 7
     assert files(job.folder) == local(job)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "made again"
-
-
-@pytest.mark.slow
-def test_both_engines_name_the_data_as_the_job_does(job, engine, folder):
-    names = {}
-    for name, chosen in (("local", LocalEngine()), ("ray", engine(workers=1))):
-        named = replace(job, dataset="mine", folder=folder / f"named-{name}")
-        chosen.run(named, overwrite=False, progress=False)
-        names[name] = LabelManifest.read(named.folder).dataset
-    assert names == {"local": "mine", "ray": "mine"}
-    assert files(folder / "named-ray") == files(folder / "named-local")
 
 
 @pytest.mark.slow

@@ -165,7 +165,9 @@ def deadly(folder, fresh_plugins, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "config"), [(2, "ddp_cpu"), (3, "fsdp")])
+@pytest.mark.parametrize(
+    ("n", "config"), [(2, "ddp_cpu"), pytest.param(3, "fsdp", marks=pytest.mark.long)]
+)
 def test_several_processes_arrive_where_one_does(folder, n, config):
     out = folder / f"{n}-processes"
     commands = [
@@ -174,6 +176,10 @@ def test_several_processes_arrive_where_one_does(folder, n, config):
         [
             *("bench", "--models", f"model={folder / 'alone' / 'rpn'}", "--data", "data.jsonl"),
             *("--out", str(out / "bench"), "--batch-size", "2", "--max-new-tokens", "2"),
+        ],
+        [
+            *("train", str(out / "labels"), "--model", "model", "--out", str(out / "cached")),
+            *("--feature-cache", str(out / "features"), *TRAIN_WORDS),
         ],
         [
             *("train", "judged", "--objective", "gate", "--rpn", str(folder / "alone/rpn")),
@@ -190,7 +196,7 @@ def test_several_processes_arrive_where_one_does(folder, n, config):
     code, printed, errors = run(folder, [*command(n, config=config), *words])
     assert code == 0, errors
     assert printed.count('"counts"') == printed.count("threshold is now") == 1
-    assert printed.count('"resumed_from"') == 2
+    assert printed.count('"resumed_from"') == 3
     assert printed.count("report: ") == 1
     bar = errors.count(f"{-(-N // n)}/{-(-N // n)}")
     assert bar == 2, "one process shows its share of the benchmark, and of the calibration"
@@ -199,6 +205,7 @@ def test_several_processes_arrive_where_one_does(folder, n, config):
     assert files(out / "labels") == files(folder / "one")
     same_weights(out, folder / "alone")
     assert log(out) == log(folder / "alone")
+    same_weights(out / "cached", folder / "alone")
     same_weights(out / "gate", folder / "gate")
     own, others = (
         json.loads((path / "gate/rpn/config.json").read_text())["gate"] for path in (out, folder)
@@ -206,12 +213,16 @@ def test_several_processes_arrive_where_one_does(folder, n, config):
     assert own["threshold"] == pytest.approx(others["threshold"], abs=1e-5)
     assert own["calibration"] == others["calibration"]
     assert items(out / "bench") == items(folder / "bench")
+    assert not list((out / "bench").glob("items-*.jsonl")), "merged"
     ours, theirs = (
         json.loads((path / "bench" / "results.json").read_text()) for path in (out, folder)
     )
     assert ours["processes"] == n
     scores = [
-        {name: (m["accuracy"], m["outcomes"]) for name, m in results["methods"].items()}
+        {
+            name: [m.get(key) for key in ("accuracy", "interval", "outcomes", "visual_tokens")]
+            for name, m in results["methods"].items()
+        }
         for results in (ours, theirs)
     ]
     assert scores[0] == scores[1]
@@ -253,7 +264,7 @@ def test_labeling_survives_a_killed_process(folder, deadly):
     assert rows(folder / "killed") == rows(folder / "one")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_launcher_restarts_what_was_killed(folder):
     """It may keep the addresses of the dead; their successors must not wait for those."""
     (folder / "armed").write_text(str(folder))
@@ -290,7 +301,7 @@ def test_training_survives_a_killed_process(folder, deadly):
     assert log(out) == log(whole)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_machine_that_is_lost_is_missed(folder, deadly):
     """Two launchers as on two machines; one dies with its process, so that nobody reports it."""
     (folder / "armed-with-parent").write_text(str(folder))

@@ -390,7 +390,7 @@ def test_features_without_a_record_are_refused(backbone, labels, cache, tmp_path
 # -- several processes ---------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_fill_one_cache_and_train_like_one(tmp_path):
     n = 2 * DEFAULT_SHARD_SAMPLES + 1
     folder = write_tiny_llava(tmp_path / "model")
