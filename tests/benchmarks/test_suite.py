@@ -7,6 +7,9 @@ from suite import HERE, SCRIPTS
 
 from tests.benchmarks.quick_runs import on_linux, quick_rows
 
+#: Each takes 10 to 20 s, and most measure alike.
+IN_EVERY_SUITE = ("startup", "answer_cost", "train_cost")
+
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 
 
@@ -27,7 +30,14 @@ def test_the_docstring_says_what_is_measured_and_how_it_is_used(script):
 
 @pytest.mark.slow
 @on_linux
-@each_script
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(script, marks=() if script.name in IN_EVERY_SUITE else pytest.mark.long)
+        for script in SCRIPTS
+    ],
+    ids=lambda script: script.name,
+)
 def test_a_quick_run_prints_what_the_page_shows(script):
     rows = quick_rows(script.name)
     assert {row["benchmark"] for row in rows} == {table.benchmark for table in script.tables}

@@ -251,7 +251,7 @@ print(peak_memory(cpu) - before)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux tells it")
 def test_loading_a_part_takes_a_part_of_the_memory(tmp_path):
     # 21 layers of 6 MB in float32; stored in bfloat16, so that none is merely mapped from the file.

@@ -247,7 +247,7 @@ def test_a_process_that_fails_ends_the_job_and_names_itself(folder):
     assert files(out) == files(folder / "one")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_labeling_survives_a_killed_process(folder, deadly):
     (folder / "armed").write_text(str(folder))
     words = ["-m", "sdrpn_core", *label_words(folder, "killed", deadly_data.NAME)]
