@@ -40,9 +40,9 @@ TEST_DATA = "glyphs/mixed"
 LABEL_SEED, GATE_SEED, CALIBRATION_SEED = 0, 1, 2
 
 #: Number of questions that the model labels for itself.
-N_LABELS = 3000
+N_LABELS = 2400
 #: Number of questions whose crops are judged, to train a gate on; and to choose its threshold by.
-N_JUDGED = 1000
+N_JUDGED = 768
 N_CALIBRATION = 300
 LABEL_BATCH = 64
 JUDGE_BATCH = 32
