@@ -61,11 +61,10 @@ extras:  ## Check that all extras can be installed side by side (PYTHON=python3.
 clean:  ## Remove the environment, builds, runs and caches
 	rm -rf $(VENV) $(PEERS_VENV) build dist runs site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# One stamp per extra: pip runs again only after pyproject.toml has changed. Python compiles what is
-# imported, a fraction of what is installed, and that takes more than a minute less.
+# One stamp per extra: pip runs again only after pyproject.toml has changed.
 $(VENV)/.installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --editable '.[$*]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
 	touch $@
 
 # make would delete the stamps as intermediate files
