@@ -40,14 +40,14 @@ TEST_DATA = "glyphs/mixed"
 LABEL_SEED, GATE_SEED, CALIBRATION_SEED = 0, 1, 2
 
 #: Number of questions that the model labels for itself.
-N_LABELS = 2400
+N_LABELS = 1536
 #: Number of questions whose crops are judged, to train a gate on; and to choose its threshold by.
-N_JUDGED = 768
+N_JUDGED = 512
 N_CALIBRATION = 300
 LABEL_BATCH = 64
 JUDGE_BATCH = 32
 BENCH_BATCH = 25
-#: Judged questions per shard, which is what processes share: an even number of batches for each.
+#: Judged questions per shard; processes share whole shards.
 JUDGE_SHARD = 4 * JUDGE_BATCH
 
 #: Images per forward pass of the training; does not affect the result.
