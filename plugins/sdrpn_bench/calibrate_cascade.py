@@ -48,7 +48,7 @@ def calibrate_confidence(
             ``read_records`` accepts.
         max_loss: how far accuracy may lie below that of always cropping.
         certain: hold the far end of the loss's 95% interval to ``max_loss``, so that other
-            questions keep within it, too; skips fewer regions.
+            questions mostly keep within it, too; skips fewer regions.
         how: other fields of :class:`~sdrpn_bench.held_out.HeldOut`.
 
     Raises:

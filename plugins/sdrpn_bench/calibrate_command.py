@@ -63,8 +63,8 @@ def calibrate(
         bool,
         typer.Option(
             "--certain",
-            help="Hold the far end of the loss's 95% interval to --max-loss: other questions keep "
-            "within it, too, and fewer regions are skipped.",
+            help="Hold the far end of the loss's 95% interval to --max-loss: other questions "
+            "mostly keep within it, too, and fewer regions are skipped.",
         ),
     ] = False,
     first_look_tokens: FirstLookTokens = None,
@@ -179,3 +179,8 @@ def _print(found: CalibratedThreshold, always: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if not facts.skipped:
+        keeps = "is certain to keep within that; more questions may show one"
+        if not facts.certain:
+            keeps = "keeps within that"
+        console.print(f"no threshold that skips a region {keeps}", soft_wrap=True)

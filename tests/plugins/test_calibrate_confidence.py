@@ -104,6 +104,11 @@ def test_the_command_says_what_to_give(how, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "never crops, chosen" in shown.stdout
     assert "nothing is saved: give confidence_threshold=" in shown.stdout
+    assert "no threshold" not in shown.stdout
+    # One question shows nothing for certain.
+    shown = CliRunner().invoke(app, [*arguments, "--certain"])
+    assert "always looks, chosen" in shown.stdout
+    assert "no threshold that skips a region is certain to keep within that" in shown.stdout
     told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert told["calibration"]["skipped"] == 1
     assert 0 < told["threshold"] < 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from sdrpn_core import __version__
 from sdrpn_core.cli.main import app
 
 SDRPN = Path(sys.executable).with_name("sdrpn")
+HELP_BUDGET = 0.5  # seconds, the project's promise
+HELP_TRIES = 5  # the fastest counts: the first one may have to compile
 
 PLUGIN = """
 from sdrpn_core import hookimpl
@@ -94,6 +97,22 @@ def test_help_lists_every_registered_command(fresh_plugins, sdrpn):
     for entry in fresh_plugins.commands.entries():
         assert f" {entry.name} " in output
         assert entry.help in output
+
+
+def child_seconds() -> float:
+    """Processor time of all finished child processes: unlike the clock, deaf to a busy machine."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.long  # not quite deaf: beside other tests, it took 0.51 s once
+def test_help_is_fast():
+    spent = []
+    while len(spent) < HELP_TRIES and min(spent, default=HELP_BUDGET) >= HELP_BUDGET:
+        before = child_seconds()
+        assert program("--help").returncode == 0
+        spent.append(child_seconds() - before)
+    assert min(spent) < HELP_BUDGET
 
 
 LIGHTNESS = """

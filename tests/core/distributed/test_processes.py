@@ -220,7 +220,9 @@ def test_several_processes_arrive_where_one_does(folder, n, config):
     assert ours["processes"] == n
     scores = [
         {
-            name: [m.get(key) for key in ("accuracy", "interval", "outcomes", "visual_tokens")]
+            name: [
+                m[key] for key in ("accuracy", "interval", "outcomes", "pointing", "visual_tokens")
+            ]
             for name, m in results["methods"].items()
         }
         for results in (ours, theirs)
