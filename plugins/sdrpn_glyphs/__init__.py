@@ -12,18 +12,30 @@ from typing import Any
 
 from sdrpn_core import hookimpl
 
+from .families import check_name
+
 SDRPN_API = 1
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 
 
 def backbone_dir(family: str = "llava") -> Path:
-    """The Hugging Face folder of an embedded backbone; see :mod:`sdrpn_glyphs.families`."""
+    """The Hugging Face folder of an embedded backbone; see :mod:`sdrpn_glyphs.families`.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    check_name(family)
     return ASSETS / family
 
 
 def rpn_dir(family: str = "llava") -> Path:
-    """The folder of the RPN that was trained for that backbone."""
+    """The folder of the RPN that was trained for that backbone.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    check_name(family)
     return ASSETS / f"{family}-rpn"
 
 

@@ -91,15 +91,19 @@ def run_quickstart(
         seed: seed of the test questions. Labels, RPN and gate do not depend on it.
         log: called with a line of progress, in the main process.
         families: the embedded backbones to use.
+
+    Raises:
+        UnknownNameError: there is no embedded backbone of a name.
     """
+    folders = {family: backbone_dir(family) for family in families}
     state = processes("cpu")
     seconds: dict[str, float] = {}
     models = []
     if not state.is_main_process:
         log = _silent
-    for number, family in enumerate(families, start=1):
-        backbone = load_backbone(backbone_dir(family), device="cpu")
-        prefix = f"[{number}/{len(families)}] {family}:"
+    for number, (family, source) in enumerate(folders.items(), start=1):
+        backbone = load_backbone(source, device="cpu")
+        prefix = f"[{number}/{len(folders)}] {family}:"
         own_log = partial(_log_line, log, prefix)
         folder = _train_rpn(backbone, out / family, seconds, own_log)
         rpn = _train_gate(backbone, family, folder, out / family, seconds, own_log)

@@ -145,6 +145,15 @@ def test_quickstart_goes_the_whole_way(tmp_path, monkeypatch, capsys):
         assert f"{model}: " in printed
 
 
+def test_quickstart_names_the_families_before_it_starts(tmp_path):
+    logged: list[str] = []
+    with pytest.raises(UnknownNameError, match=r"embedded backbone 'lava'.*llava"):
+        quickstart.run_quickstart(tmp_path, n=1, seed=0, log=logged.append, families=["lava"])
+    assert not logged
+    with pytest.raises(UnknownNameError, match="qwen2_5_vl"):
+        rpn_dir("qwen")
+
+
 def test_a_gain_is_one_sentence():
     methods = {
         "baseline": {"accuracy": 0.1},

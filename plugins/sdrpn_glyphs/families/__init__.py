@@ -22,6 +22,16 @@ NAMES: MappingProxyType[str, str] = MappingProxyType(
 )
 
 
+def check_name(name: str) -> None:
+    """Check that an embedded backbone has a name.
+
+    Raises:
+        UnknownNameError: none has it.
+    """
+    if name not in NAMES:
+        raise UnknownNameError("embedded backbone", name, NAMES)
+
+
 @cache
 def family(name: str) -> Family:
     """Look up a family by name.
@@ -29,7 +39,6 @@ def family(name: str) -> Family:
     Raises:
         UnknownNameError: no embedded backbone has that name.
     """
-    if name not in NAMES:
-        raise UnknownNameError("embedded backbone", name, NAMES)
+    check_name(name)
     found: Family = import_module(f"{__name__}.{NAMES[name]}").FAMILY
     return found
