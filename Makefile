@@ -9,6 +9,8 @@ PROCESSES ?= 2
 PYTEST ?=
 BENCH ?=
 QUALITY ?=
+# pip leaves compiling to the first import, since most files are never imported: Python has to keep it
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test long docs faults peers bench bench-quality lint format wheel extras clean
@@ -64,7 +66,7 @@ clean:  ## Remove the environment, builds, runs and caches
 # One stamp per extra: pip runs again only after pyproject.toml has changed.
 $(VENV)/.installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --editable '.[$*]'
 	touch $@
 
 # make would delete the stamps as intermediate files
