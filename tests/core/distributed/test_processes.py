@@ -279,7 +279,7 @@ def test_the_launcher_restarts_what_was_killed(folder):
     assert rows(folder / "restarted") == rows(folder / "one")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_survives_a_killed_process(folder, deadly):
     out = folder / "killed-training"
     saved = out / "checkpoints" / "step-00000002"

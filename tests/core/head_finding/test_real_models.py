@@ -15,7 +15,9 @@ DATA = "glyphs/small"
 SIZES = {"n": 48, "max_new_tokens": 3, "progress": False}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3, 4))]
+)
 def test_random_weights_are_no_better_than_chance(seed):
     report = find_heads(tiny_llava(seed, grid=8), DATA, seed=seed, **SIZES)
     assert report.question_effect.n > 8
