@@ -34,7 +34,7 @@ from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sdrpn_bench.runner import Progress
+    from sdrpn_bench.share import Progress
 
 __all__ = ["bench"]
 

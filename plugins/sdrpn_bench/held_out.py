@@ -14,7 +14,8 @@ from sdrpn_bench.bench_model import BenchModel
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE
 from sdrpn_bench.item_store import ItemStore, Row
 from sdrpn_bench.operating_points import GatedQuestions, OperatingPoint
-from sdrpn_bench.runner import Progress, run_benchmark
+from sdrpn_bench.runner import run_benchmark
+from sdrpn_bench.share import Progress
 from sdrpn_core.backbone.loading import load_for_process
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records

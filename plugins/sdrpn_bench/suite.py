@@ -11,15 +11,11 @@ from sdrpn_bench.bench_model import BenchModel
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE
 from sdrpn_bench.item_store import ItemStore
 from sdrpn_bench.paper_table import paper_table
+from sdrpn_bench.preparation import named_models, prepare_run
 from sdrpn_bench.report import REPORT_NAME
-from sdrpn_bench.runner import (
-    RESULTS_NAME,
-    Progress,
-    finish_runs,
-    named_models,
-    prepare_run,
-)
+from sdrpn_bench.runner import RESULTS_NAME, finish_runs
 from sdrpn_bench.scoring import MetricChoice
+from sdrpn_bench.share import Progress
 from sdrpn_bench.sweep import Sweep
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import RecordSource

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sdrpn_bench import BenchModel, Method, Metric, run_benchmark
-from sdrpn_bench.runner import DEFAULT_METHODS
+from sdrpn_bench.preparation import DEFAULT_METHODS
 from sdrpn_bench.suite import run_suite
 from sdrpn_core import RPN, LabelRecipe, hookimpl
 from sdrpn_core.answering.answer import answer_batch
