@@ -14,14 +14,14 @@ from .answering.roi_model import RoIModel as RoIModel
 from .answering.rpn_proposer import RPNProposer as RPNProposer
 from .answering.stream import answer_stream as answer_stream
 from .backbone.adapter import Backbone as Backbone
-from .backbone.adapter import ImageInput as ImageInput
-from .backbone.adapter import Question as Question
 from .backbone.loading import load_backbone as load_backbone
 from .backbone.loading import load_outline as load_outline
 from .backbone.preset import Preset as Preset
 from .backbone.prompt import ImageSegment as ImageSegment
 from .backbone.prompt import Prompt as Prompt
 from .backbone.prompt import TextSegment as TextSegment
+from .backbone.question import ImageInput as ImageInput
+from .backbone.question import Question as Question
 from .crops.bbox import BboxPolicy as BboxPolicy
 from .crops.mask import MaskPolicy as MaskPolicy
 from .crops.policy import Crop as Crop

@@ -9,7 +9,7 @@ import numpy as np
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.proposer import Proposal, Proposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.grid.roi_map import RoIMap
 from tests.readers import KeepsHidden

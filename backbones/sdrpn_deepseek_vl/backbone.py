@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import Letterboxed
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.prompt import ImageSegment, Segment, TextSegment
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_core.runtime.kv_cache import CACHE_NAME, cache_argument
 

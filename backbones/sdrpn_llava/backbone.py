@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import PaddedSquare, Resized
 from sdrpn_llava.padding import padded_square
 

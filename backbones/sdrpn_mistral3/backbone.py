@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import ResizedWithBreaks
 from sdrpn_core.grid.native import native_grid

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_core.grid.native import native_grid

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.prompt import ImageSegment, Segment, TextSegment
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import Resized
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from sdrpn_core.crops.budget import check_budget
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.question import Question
     from sdrpn_core.data.record import Record
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sdrpn_bench.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.util.dataclass_reader import read_dataclass
 

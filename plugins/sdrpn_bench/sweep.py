@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sdrpn_bench.method import MethodContext
     from sdrpn_core.answering.results import Answer
-    from sdrpn_core.backbone.adapter import Question
+    from sdrpn_core.backbone.question import Question
     from sdrpn_core.data.record import Record
     from sdrpn_core.grid.roi_map import RoIMap
 

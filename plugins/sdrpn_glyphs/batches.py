@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import ImageInput
 
 from .shapes import Box
 

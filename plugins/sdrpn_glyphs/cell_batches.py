@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import ImageInput
 
 from .batches import Batches, JoinedImages, view
 from .dataset import ANY, HIDDEN, SHOWN

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from sdrpn_core.backbone.adapter import ImageInput
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_core.runtime.generation import prompt_block
 

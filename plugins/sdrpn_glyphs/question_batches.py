@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from sdrpn_core.backbone.adapter import ImageInput
+from sdrpn_core.backbone.question import ImageInput
 
 from .batches import Batches, JoinedImages, view
 from .dataset import ANY, HIDDEN, SHOWN

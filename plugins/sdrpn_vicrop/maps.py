@@ -18,8 +18,8 @@ from scipy.ndimage import median_filter
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
-from sdrpn_core.backbone.adapter import ImageInput
 from sdrpn_core.backbone.prompt import ImageSegment
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import ResizedWithBreaks
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.logits import block_logits

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone

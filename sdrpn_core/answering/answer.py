@@ -14,7 +14,7 @@ from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding
 from sdrpn_core.runtime.generation import check_generate_options
 

@@ -19,7 +19,8 @@ from sdrpn_core.runtime.clock import StageClock
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.proposer import Proposer
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.question import Question
 
 _SURE = CropPlan(Outcome.NOT_NEEDED, reason="the plain answer is sure enough")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from sdrpn_core.backbone.adapter import ImageInput
 from sdrpn_core.backbone.prompt import ImageSegment
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.crops.tokens import keep_tokens, token_grid
 from sdrpn_core.errors import ImageError

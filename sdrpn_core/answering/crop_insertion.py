@@ -12,8 +12,9 @@ from sdrpn_core.answering.pruning import n_unchanged, without_costly_pruning
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix import Prefix
     from sdrpn_core.answering.proposer import Proposal
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
+    from sdrpn_core.backbone.question import Question
 
 
 def insert_crops(

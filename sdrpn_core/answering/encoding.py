@@ -14,8 +14,9 @@ from sdrpn_core.runtime.buckets import padding
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix import Prefix, PrefixReader
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
+    from sdrpn_core.backbone.question import Question
     from sdrpn_core.runtime.clock import StageClock
 
 #: Length of questions relative to their prefixes up to which one pass over both is faster. Longer

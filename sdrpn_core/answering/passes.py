@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
     from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.proposer import Proposal, Proposer
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.question import Question
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from sdrpn_core.taps.feature_tap import FeatureTap
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.proposer import Proposal, Proposer
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
+    from sdrpn_core.backbone.question import Question
     from sdrpn_core.runtime.clock import StageClock
 
 

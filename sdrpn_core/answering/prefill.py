@@ -10,7 +10,7 @@ import torch
 
 from sdrpn_core.answering.encoding import EncodedQuestions, encode_questions, split_ids
 from sdrpn_core.answering.prefix import Prefix, PrefixReader, prefix_block, run_prefixes
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import ImagePlace, image_places
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING

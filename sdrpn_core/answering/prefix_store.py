@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sdrpn_core.answering.prefix import Prefix, PrefixReader
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.question import Question
 
 #: Default limit of a store. The keys and values of 600 tokens take 0.3 GB in a 7B model with
 #: full attention heads in half precision (32 layers x 2 x 4096 x 2 bytes x 600).

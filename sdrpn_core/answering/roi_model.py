@@ -16,8 +16,8 @@ from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.pruning import may_be_pruned, without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.loading import HUB_OPTIONS, load_backbone
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.backbone_source import backbone_source

@@ -25,7 +25,8 @@ from sdrpn_core.util.prefetch import prefetched
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.proposer import Proposer
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.question import Question
 
 
 #: How many batches' worth of questions are between the two passes at most, those of the next first

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,89 +21,16 @@ from sdrpn_core.backbone.decoder import FULL_ATTENTION, decoder_layers, layer_ki
 from sdrpn_core.backbone.plain_text import PlainText
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
-from sdrpn_core.crops.budget import check_budget
-from sdrpn_core.data.images import open_image
+from sdrpn_core.backbone.question import ImageInput, Question
 from sdrpn_core.data.text import check_question, check_text
 from sdrpn_core.errors import ConfigError, InputError
-from sdrpn_core.grid.geometry import Geometry
 from sdrpn_core.plugins.manager import get_plugins
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
     from torch import nn
     from transformers import PreTrainedModel
     from typing_extensions import Self
-
-
-@dataclass(frozen=True)
-class ImageInput:
-    """One image, ready for the vision encoder.
-
-    Attributes:
-        tensors: keyword arguments of ``base_model.get_image_features``, for this image alone;
-            :meth:`Backbone.collate` puts those of several images together.
-        geometry: where its visual tokens lie in the source image.
-    """
-
-    tensors: Mapping[str, torch.Tensor]
-    geometry: Geometry
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked: a text and the images that it is about (RGB, upright).
-
-    Attributes:
-        text: the question.
-        images: images, in the order in which the prompt shows them. Where nothing will be cropped,
-            they may be left out for their ``inputs``.
-        response_ids: a given response, appended to the prompt (teacher forcing).
-        special_tokens: whether special tokens that the text spells, such as an end-of-turn token,
-            are meant as such; else they are text.
-        first_look_tokens: largest number of visual tokens that each whole image is encoded with,
-            in families of dynamic resolution; crops are still cut from the image as it is.
-            ``None``: as many as the backbone's processor makes of it.
-        inputs: what ``preprocess`` makes of the images, where that was done ahead by a
-            :class:`~sdrpn_core.backbone.preprocessing.Preprocessor`; empty where it was not.
-    """
-
-    text: str
-    images: tuple[Image.Image, ...] = ()
-    response_ids: tuple[int, ...] = field(default=())
-    special_tokens: bool = False
-    first_look_tokens: int | None = None
-    inputs: tuple[ImageInput, ...] = field(default=(), repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_budget(self.first_look_tokens, "first_look_tokens")
-
-    @property
-    def n_images(self) -> int:
-        """How many images the prompt shows."""
-        return len(self.images or self.inputs)
-
-    def with_first_look(self, n_tokens: int | None) -> Question:
-        """The same with other ``first_look_tokens``; ``None`` leaves the question as it is."""
-        if n_tokens is None or n_tokens == self.first_look_tokens:
-            return self
-        # What was prepared ahead has the other number of tokens.
-        return replace(self, first_look_tokens=n_tokens, inputs=())
-
-    @classmethod
-    def about(cls, image: str | Path | bytes | Image.Image | Sequence[Any], text: str) -> Question:
-        """A question about a path, bytes or image, or about a list of these.
-
-        Raises:
-            ImageError: an image cannot be read.
-            InputError: an empty list.
-        """
-        # A string and bytes are sequences too, but each is one image.
-        sources: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
-        if not sources:
-            raise InputError("the question has no image")
-        return cls(text, tuple(open_image(source) for source in sources))
 
 
 class Backbone(ABC):

@@ -17,7 +17,8 @@ from sdrpn_core.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.question import ImageInput, Question
 
 
 class _WithoutWeights:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.identity import backbone_identity
 from sdrpn_core.backbone.preprocessing import Preprocessor
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.runtime.block import image_places
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.testing.checks import check
 
 #: The two methods that turn images into the encoder's input.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.loading import find_adapter
 from sdrpn_core.backbone.prompt import TextSegment
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import SdrpnError
 from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded

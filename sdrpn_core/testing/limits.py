@@ -7,7 +7,8 @@ from collections.abc import Callable
 from PIL import Image
 
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import ImageInput, Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError, ImageError
 from sdrpn_core.grid.geometry import Geometry

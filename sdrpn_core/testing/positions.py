@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.logits import block_logits
 from sdrpn_core.testing.checks import check, check_close

@@ -7,8 +7,9 @@ import torch
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import prefill
-from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.prompt import ImageSegment, TextSegment
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.runtime.generation import end_token_ids, prompt_block
 from sdrpn_core.runtime.logits import block_logits
 from sdrpn_core.testing.checks import check, check_close

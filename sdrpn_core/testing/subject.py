@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import torch
 
-from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import ImageInput, Question
 from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.images import block_image
 

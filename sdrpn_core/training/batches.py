@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import InputError
 from sdrpn_core.labels.pseudo import IGNORE
 from sdrpn_core.runtime.block import image_places

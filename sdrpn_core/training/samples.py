@@ -21,8 +21,8 @@ from sdrpn_core.data.record import only_image, validate_record
 from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
 
 if TYPE_CHECKING:
-    from sdrpn_core.backbone.adapter import ImageInput
     from sdrpn_core.backbone.preprocessing import Preprocessor
+    from sdrpn_core.backbone.question import ImageInput
     from sdrpn_core.data.record import RecordSource
     from sdrpn_core.labeling.run import LabelDataset
     from sdrpn_core.labels.pseudo import PseudoLabeler

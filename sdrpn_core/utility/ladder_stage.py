@@ -31,7 +31,8 @@ from sdrpn_core.utility.record_maker import OpenedRecord, RecordMaker, check_pos
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.results import Answer
-    from sdrpn_core.backbone.adapter import Backbone, ImageInput, Question
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.question import ImageInput, Question
     from sdrpn_core.shards.run import RunSummary
 
 __all__ = ["LadderMaker", "answer_ladders"]

@@ -8,9 +8,9 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.identity import backbone_identity
 from sdrpn_core.backbone.preprocessing import Preprocessor
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, RecordSource, only_image, validate_record

@@ -13,7 +13,8 @@ from sdrpn_core.utility.defaults import DEFAULT_MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.proposer import Proposer
-    from sdrpn_core.backbone.adapter import Backbone, Question
+    from sdrpn_core.backbone.adapter import Backbone
+    from sdrpn_core.backbone.question import Question
     from sdrpn_core.data.record import Record
 
 __all__ = ["Reference", "ReferenceKind"]

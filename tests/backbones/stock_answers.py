@@ -12,7 +12,8 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.answering.stream import answer_stream
-from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.runtime.generation import end_token_ids
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.stock import with_crops

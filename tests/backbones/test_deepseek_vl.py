@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import DeepseekVLHybridImageProcessor, DeepseekVLImageProcessor
 
 from sdrpn_core.answering.answer import answer
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.loading import load_backbone
 from sdrpn_core.backbone.prompt import ImageSegment
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.grid.geometry import Letterboxed

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.grid.geometry import PaddedSquare
 from sdrpn_core.plugins.manager import get_plugins

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from sdrpn_core.answering.answer import answer, answer_batch
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, TextSegment
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.crops.policy import make_policy
 from sdrpn_core.data.record import Record

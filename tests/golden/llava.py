@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import CLIPImageProcessor, LlavaForConditionalGeneration
 
 from sdrpn_core import RPN, RPNConfig, open_image
-from sdrpn_core.backbone.adapter import ImageInput, Question
+from sdrpn_core.backbone.question import ImageInput, Question
 from sdrpn_core.rpn.checkpoint import assign_rpn_weights
 from sdrpn_llava.backbone import LlavaBackbone
 from tests.golden.runs import IdProcessor, rpn_name

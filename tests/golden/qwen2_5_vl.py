@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessor
 
 from sdrpn_core import RPN, RPNConfig, open_image
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.rpn.checkpoint import assign_rpn_weights
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone

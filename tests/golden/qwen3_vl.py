@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration
 
 from sdrpn_core import RPN, RPNConfig, open_image
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.rpn.checkpoint import assign_rpn_weights
 from sdrpn_qwen3_vl.backbone import Qwen3VLBackbone

@@ -20,7 +20,8 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.answering.results import Answer
-from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import CropPlan, CropPolicy
 from sdrpn_core.grid.roi_map import RoIMap
 from sdrpn_core.runtime.generation import end_token_ids

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from sdrpn_core import RPN, FeatureTap, open_image
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import InputError
 from sdrpn_core.gate.budget_labels import AnswerLadder, Difficulty, balanced

@@ -17,7 +17,7 @@ import torch
 from sdrpn_core import AttentionTap, LabelRecipe
 from sdrpn_core.answering.attention_proposer import AttentionProposer
 from sdrpn_core.answering.prefill import prefill
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.response_attention import (

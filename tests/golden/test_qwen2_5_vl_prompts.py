@@ -10,7 +10,7 @@ import pytest
 from sdrpn_core import Outcome, open_image
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from tests.golden.qwen2_5_vl import (
     LOGITS,
     Case,

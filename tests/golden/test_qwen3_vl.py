@@ -16,7 +16,7 @@ from sdrpn_core import RPN, FeatureTap
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_published import import_rpn

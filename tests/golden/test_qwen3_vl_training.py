@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdrpn_core import open_image
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.labels.pseudo import IGNORE
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
 from sdrpn_core.runtime.block import ImagePlace

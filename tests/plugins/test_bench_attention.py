@@ -11,7 +11,7 @@ from sdrpn_bench.methods import RawAttention
 from sdrpn_core import RPN, LabelRecipe
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.attention_proposer import AttentionProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.errors import ConfigError

@@ -10,7 +10,7 @@ import torch
 from sdrpn_bench import BenchModel, run_benchmark
 from sdrpn_core import RPN, RPNProposer
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.data.record import Record
 from sdrpn_core.gate.config import GateConfig

@@ -16,8 +16,8 @@ from sdrpn_bench.suite import run_suite
 from sdrpn_core import RPN, LabelRecipe, hookimpl
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposer
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.preset import Preset
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.cli.main import app
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record

@@ -15,7 +15,7 @@ from sdrpn_bench import calibrate_gate
 from sdrpn_bench.operating_points import GatedQuestions
 from sdrpn_core import RPN, RPNProposer
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.cli.main import app
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.data.record import Record

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdrpn_core.backbone.adapter import ImageInput
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import PaddedSquare, Resized
 from sdrpn_llava.backbone import LlavaBackbone
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import pytest
 
 import sdrpn_core.plugins.manager
-from sdrpn_core.backbone.adapter import Backbone, Question
+from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.preset import Preset
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import CORE_PLUGIN
 from sdrpn_core.plugins.hookspecs import hookimpl
 from sdrpn_core.plugins.manager import ENTRY_POINT_GROUP, Plugins

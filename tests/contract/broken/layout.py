@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from sdrpn_core.backbone.adapter import ImageInput
 from sdrpn_core.backbone.prompt import Prompt
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_llava.backbone import LlavaBackbone
 from tests.contract.broken.harness import Broken

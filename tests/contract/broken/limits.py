@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from sdrpn_core.backbone.adapter import ImageInput
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_llava.backbone import LlavaBackbone
 from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
 from tests.contract.broken.harness import Broken, BrokenQwen

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from sdrpn_core.backbone.adapter import ImageInput
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, TextSegment
+from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_gemma3.backbone import Gemma3Backbone
 from sdrpn_llava.backbone import LlavaBackbone

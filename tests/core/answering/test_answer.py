@@ -13,7 +13,7 @@ from sdrpn_core.answering.attention_proposer import AttentionProposer
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.crops.policy import Outcome

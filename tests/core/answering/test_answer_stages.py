@@ -9,7 +9,7 @@ import torch
 
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.rpn.model import RPN
 from tests.scripted import GRID, IMAGES, LONG_QUESTIONS, QUESTIONS, Scripted

@@ -17,7 +17,7 @@ from sdrpn_core.answering.results import PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.answering.token_layers import TokenLayerCounter
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.data.record import Record

@@ -13,8 +13,8 @@ from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.preprocessing import Preprocessor
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.errors import ConfigError

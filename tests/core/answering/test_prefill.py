@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdrpn_core.answering.prefill import prefill
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import InputError
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.kv_cache import CACHE_NAME

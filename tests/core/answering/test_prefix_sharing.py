@@ -9,7 +9,7 @@ from sdrpn_core.answering.answer import answer, answer_batch
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.model import RPN

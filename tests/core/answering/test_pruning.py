@@ -15,7 +15,7 @@ from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.pruning import without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.crops.policy import Crop, CropPlan, Outcome

@@ -8,7 +8,7 @@ from sdrpn_core import Outcome
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.proposer import Proposal, Proposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import Crop, CropPlan
 from sdrpn_core.errors import ImageError
 from sdrpn_llava.backbone import LlavaBackbone

@@ -13,7 +13,7 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.rpn.model import RPN

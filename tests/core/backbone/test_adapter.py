@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sdrpn_core import hookimpl
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import ImageSegment, TextSegment
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_llava.presets import LLAVA_1_5_7B

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sdrpn_core import load_backbone
 from sdrpn_core.answering.answer import answer, answer_batch
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.plain_text import PlainText
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import InputError
 from sdrpn_glyphs.families import NAMES, family
 from tests.families import FAMILIES

@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.preprocessing import Preprocessor
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ImageError, InputError
 from tests.families import FAMILIES
 from tests.tiny import tiny_image, tiny_llava

@@ -10,7 +10,7 @@ import torch
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.gate.config import GateConfig

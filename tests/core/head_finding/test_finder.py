@@ -11,9 +11,9 @@ import torch
 
 import sdrpn_core.head_finding.finder as finder
 from sdrpn_core import find_heads
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import TextSegment
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.backbone.recipe_file import RecipeFile
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record

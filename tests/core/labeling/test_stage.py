@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import ConfigError, SdrpnError, ShardError

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.identity import backbone_identity, differences
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import CheckpointError, SdrpnError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN

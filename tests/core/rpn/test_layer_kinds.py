@@ -8,7 +8,7 @@ import torch
 from transformers import Gemma3TextConfig, Qwen2Config
 
 from sdrpn_core.answering.prefill import prefill
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from sdrpn_core.answering.prefill import prefill
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError, UnknownNameError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.losses import LOSS_FUNCTIONS

@@ -10,7 +10,7 @@ import pytest
 from sdrpn_core import RPN
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import InputError
 from sdrpn_core.rpn.prediction import predict_prompt_roi, predict_roi
 from tests.tiny import tiny_image, tiny_llava

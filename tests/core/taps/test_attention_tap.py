@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.kv_cache import cache_argument

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
 from tests.tiny import tiny_image, tiny_llava

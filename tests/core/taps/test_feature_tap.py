@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap

@@ -10,7 +10,7 @@ import torch
 from transformers import MistralConfig
 
 from sdrpn_core.answering.prefill import prefill
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.runtime.generation import prompt_block

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN

@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.preprocessing import Preprocessor
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
 from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.labels.pseudo import IGNORE

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.cli.main import app
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError

@@ -10,8 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sdrpn_core.backbone.adapter import Question
 from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.cli.main import app
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.data.images import open_image

@@ -8,7 +8,7 @@ import torch
 
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.bbox import source_boxes
 from sdrpn_core.crops.candidates import RegionSampler
 from sdrpn_core.data.record import Record

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sdrpn_core.answering.answer import answer_batch
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, ShardError

@@ -12,7 +12,7 @@ import torch
 
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.adapter import Question
+from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.candidates import RegionSampler
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record, RecordSource
