@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
+from sdrpn_bench.method import MethodContext
 from sdrpn_bench.methods import TrainedRPN
+from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.answering.results import Answer
+    from sdrpn_core.data.record import Record
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,17 @@ class Cascade(TrainedRPN):
         super().__post_init__()
         check_confidence_threshold(self.confidence_threshold)
 
-    def answering(self) -> dict[str, Any]:
-        """How sure a plain answer must be to stay."""
-        return {"confidence_threshold": self.confidence_threshold}
+    def answer(
+        self,
+        context: MethodContext,
+        records: Sequence[Record],
+        images: Sequence[tuple[Image.Image, ...]],
+    ) -> list[Answer]:
+        """Answer plainly, and again where that is not sure enough."""
+        return answer_batch(
+            context.backbone,
+            self.questions(records, images),
+            self.proposer(context, records),
+            confidence_threshold=self.confidence_threshold,
+            max_new_tokens=context.max_new_tokens,
+        )

@@ -144,12 +144,7 @@ class Method:
             self.questions(records, images),
             self.proposer(context, records),
             max_new_tokens=context.max_new_tokens,
-            **self.answering(),
         )
-
-    def answering(self) -> dict[str, Any]:
-        """Further arguments of :func:`~sdrpn_core.answering.answer.answer_batch`, by name."""
-        return {}
 
     def questions(
         self, records: Sequence[Record], images: Sequence[tuple[Image.Image, ...]]

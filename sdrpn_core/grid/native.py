@@ -24,18 +24,28 @@ def native_grid(
     """
     width, height = size
     natural_rows, natural_columns = height / cell, width / cell
-    rows, columns = ceil(natural_rows), ceil(natural_columns)
+    rows, columns = full = ceil(natural_rows), ceil(natural_columns)
     if rows * (columns + breaks) > most:
-        scale = _scale_within(natural_rows, natural_columns, most, breaks)
-        rows = min(max(1, floor(natural_rows * scale)), max(1, most // (1 + breaks)))
-        columns = min(max(1, floor(natural_columns * scale)), max(1, most // rows - breaks))
+        shrink = _reduction(size, cell, most, breaks)
+        # Below 1 where only the pixels' share of their outermost tokens fits: nothing is enlarged.
+        rows, columns = (
+            min(max(1, floor(side / shrink / cell)), limit)
+            for side, limit in zip((height, width), full, strict=True)
+        )
+        rows = min(rows, max(1, most // (1 + breaks)))
+        columns = min(columns, max(1, most // rows - breaks))
     if rows * columns < least:
         scale = sqrt(least / (natural_rows * natural_columns))
         rows, columns = ceil(natural_rows * scale), ceil(natural_columns * scale)
     return rows, columns
 
 
-def _scale_within(rows: float, columns: float, most: int, breaks: int) -> float:
-    """The factor at which ``rows * (columns + breaks)`` is ``most``."""
+def _reduction(size: tuple[int, int], cell: int, most: int, breaks: int) -> float:
+    """How many times smaller both sides are where ``rows * (columns + breaks)`` is ``most``."""
+    width, height = size
+    if not breaks:
+        # In the steps of the processors: where a side comes to whole tokens, rounding decides.
+        return sqrt(height * width / (most * cell**2))
+    rows, columns = height / cell, width / cell
     linear = rows * breaks
-    return (sqrt(linear**2 + 4 * rows * columns * most) - linear) / (2 * rows * columns)
+    return 2 * rows * columns / (sqrt(linear**2 + 4 * rows * columns * most) - linear)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -33,6 +33,8 @@ def test_without_limits_the_grid_is_the_smallest_that_keeps_every_pixel(width, h
     most=st.integers(2, 3000),
     breaks=st.integers(0, 1),
 )
+@example(width=129, height=1591, cell=32, most=211, breaks=0)
+@example(width=1534, height=130, cell=32, most=222, breaks=1)
 def test_a_grid_takes_neither_more_than_the_budget_nor_than_its_pixels(
     width, height, cell, most, breaks
 ):
@@ -44,6 +46,7 @@ def test_a_grid_takes_neither_more_than_the_budget_nor_than_its_pixels(
 
 
 @given(width=SIDES, height=SIDES, cell=CELLS, most=st.integers(1, 3000))
+@example(width=749, height=749, cell=8, most=961)  # 31 cells a side: rounding decides
 def test_a_reduced_grid_is_that_of_the_stock_processor(width, height, cell, most):
     """Within the shapes for which the stock rule keeps its own maximum."""
     if max(width, height) > 200 * min(width, height):
@@ -51,7 +54,8 @@ def test_a_reduced_grid_is_that_of_the_stock_processor(width, height, cell, most
     stock = smart_resize(height, width, cell, min_pixels=1, max_pixels=most * cell**2)
     stock_grid = (stock[0] // cell, stock[1] // cell)
     rounded = round(width / cell) * round(height / cell)
-    if rounded <= most or shown(stock_grid) > most:
+    is_enlarged = width * height < most * cell**2
+    if rounded <= most or is_enlarged or shown(stock_grid) > most:
         return
     assert native_grid((width, height), cell, most) == stock_grid
 
