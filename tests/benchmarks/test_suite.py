@@ -7,8 +7,8 @@ from suite import HERE, SCRIPTS
 
 from tests.benchmarks.quick_runs import on_linux, quick_rows
 
-#: Each takes 10 to 20 s, and most measure alike. What others read is measured in any case.
-IN_EVERY_SUITE = ("startup", "train_cost")
+#: Each takes 10 to 20 s, and most measure alike.
+IN_EVERY_SUITE = ("startup",)
 
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
 
@@ -55,7 +55,7 @@ def test_help_starts_without_torch():
         assert not rows[case]["imports_transformers"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @on_linux
 def test_training_is_compared_with_the_whole_model():
     rows = quick_rows("train_cost")

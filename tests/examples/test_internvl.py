@@ -59,6 +59,7 @@ def test_it_is_listed_beside_what_ships(python, tmp_path):
     assert info["registers"] == {"backbones": ["internvl"]}
 
 
+@pytest.mark.long  # the contract, which every family that ships passes in each run
 def test_its_own_tests_pass(python):
     cacheless = ("-p", "no:cacheprovider")
     output = run(python, "-m", "pytest", *cacheless, "-q", cwd=PROJECT, timeout=600)
