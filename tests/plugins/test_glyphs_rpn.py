@@ -131,7 +131,8 @@ def test_quickstart_goes_the_whole_way(families, tmp_path, monkeypatch, capsys):
         config = json.loads((out / family / "gate/rpn/config.json").read_text())
         assert config["gate"]["labels"] == "utility"
         assert config["gate"]["calibration"]["n"] == small_quickstart.SIZES["N_CALIBRATION"]
-    assert list(out.glob("*/pictures/*.png"))
+    # RPNs of few labels are wrong somewhere; of one family's six questions, not always.
+    assert list(out.glob("*/pictures/wrong-*.png" if len(families) > 1 else "*/pictures/*.png"))
     report = (out / "report.md").read_text()
     assert ("## All models" in report) == (len(families) > 1)
 
