@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.identity import backbone_identity
-from sdrpn_core.backbone.loading import load_backbone
+from sdrpn_core.backbone.loading import HUB_OPTIONS, find_backbone, load_backbone
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.rpn.checkpoint import read_rpn_config
 from sdrpn_core.rpn.model import RPN
 
 if TYPE_CHECKING:
     import torch
+
+#: Arguments of ``load_backbone`` that decide which config is read.
+_ABOUT_THE_CONFIG = frozenset({*HUB_OPTIONS, "revision", "trust_remote_code"})
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,22 @@ class BenchModel:
         return (
             f"{self.name}" if self.visual_tokens is None else f"{self.name} @{self.visual_tokens}"
         )
+
+    def check(self, **load_options: Any) -> None:
+        """Find what can be found wrong without loading weights, which takes longer.
+
+        Raises:
+            InputError: no model there.
+            UnknownNameError: no adapter serves its model type.
+            ConfigError: its decoder cannot be served.
+            CheckpointError: no RPN there, or its configuration is broken or too new.
+        """
+        if not isinstance(self.source, Backbone):
+            find_backbone(
+                self.source, **{k: load_options[k] for k in _ABOUT_THE_CONFIG & load_options.keys()}
+            )
+        if not (self.rpn is None or isinstance(self.rpn, RPN)):
+            read_rpn_config(self.rpn)
 
     def load(self, **load_options: Any) -> tuple[Backbone, RPN | None]:
         """Load the backbone and its RPN.

@@ -132,6 +132,8 @@ def finish_runs(
     options = dict(load_options)
     if state.num_processes > 1 and not options.keys() & {"device", "device_map"}:
         options["device"] = state.device
+    for model in models:  # before the first one runs for hours, and before the folder is written
+        model.check(**options)
     with ExitStack() as held:
         for run in runs:
             if state.is_main_process:

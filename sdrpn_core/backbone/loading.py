@@ -82,9 +82,7 @@ def load_backbone(
     name = str(source)
     shared = _shared_options(revision, trust=model_kwargs.pop("trust_remote_code", False))
     shared |= {key: model_kwargs.pop(key) for key in HUB_OPTIONS if key in model_kwargs}
-    config = _read_config(name, shared)
-    check_served(config)
-    adapter = find_adapter(config.model_type)
+    config, adapter = _find(name, shared)
     if device is not None:
         device = usable_device(device)
     elif device_map is None:
@@ -134,12 +132,34 @@ def load_outline(source: str | Path, *, revision: str | None = None) -> Backbone
         UnknownNameError: no adapter serves its model type.
     """
     name = str(source)
-    config = _read_config(name, _shared_options(revision, trust=False))
-    check_served(config)
-    adapter = find_adapter(config.model_type)
+    config, adapter = _find(name, _shared_options(revision, trust=False))
     with _loading(name), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     return adapter(model, None, name=name, revision=revision)
+
+
+def find_backbone(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **hub_options: Any,
+) -> type[Backbone]:
+    """The adapter that will serve a model, from its config alone: what can be said in a second.
+
+    Args:
+        source: local folder or hub id.
+        revision: hub revision.
+        trust_remote_code: whether code from the Hub may be run.
+        hub_options: those of ``HUB_OPTIONS``.
+
+    Raises:
+        InputError: no model there.
+        ConfigError: several adapters serve the model type, or its decoder cannot be served.
+        UnknownNameError: no adapter serves its model type.
+    """
+    shared = _shared_options(revision, trust=trust_remote_code)
+    return _find(str(source), {**shared, **hub_options})[1]
 
 
 def _shared_options(revision: str | None, trust: bool) -> dict[str, Any]:
@@ -151,11 +171,14 @@ def _shared_options(revision: str | None, trust: bool) -> dict[str, Any]:
     return shared
 
 
-def _read_config(name: str, shared: dict[str, Any]) -> Any:
+def _find(name: str, shared: dict[str, Any]) -> tuple[Any, type[Backbone]]:
+    """A model's config, and the adapter that serves it."""
     if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
         raise InputError(f"cannot load the model {name}: no such folder")
     with _loading(name):
-        return AutoConfig.from_pretrained(name, **shared)
+        config = AutoConfig.from_pretrained(name, **shared)
+    check_served(config)
+    return config, find_adapter(config.model_type)
 
 
 def _load_model(name: str, config: Any, **options: Any) -> PreTrainedModel:

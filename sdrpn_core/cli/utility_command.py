@@ -108,6 +108,7 @@ def utility(
     from sdrpn_core.backbone.loading import load_for_process
     from sdrpn_core.data.read import read_records
     from sdrpn_core.distributed.processes import is_main_process
+    from sdrpn_core.rpn.checkpoint import read_rpn_config
     from sdrpn_core.rpn.model import RPN
     from sdrpn_core.utility.row import UtilityStatus
     from sdrpn_core.utility.run import UtilityDataset
@@ -117,13 +118,14 @@ def utility(
     records = read_records(
         data, n=n, seed=seed, **vars(read_options(column, image_root, split, allow_urls))
     )
+    crop_policy = None
+    if rpn is not None:  # what is wrong with it is said before the backbone is loaded
+        crop_policy = read_rpn_config(rpn)[0].crop_policy(policy, changes)
     backbone = load_for_process(model, load_options(dtype, device, attn_implementation, revision))
     proposer = None if rpn is None else RPN.from_pretrained(rpn, backbone=backbone)
-    sampler, crop_policy = None, None
-    if proposer is not None:
-        crop_policy = proposer.config.crop_policy(policy, changes)
-        if candidates:
-            sampler = default_sampler(proposer, candidates, seed)
+    sampler = None
+    if proposer is not None and candidates:
+        sampler = default_sampler(proposer, candidates, seed)
     summary = judge_crops(
         backbone,
         records,
