@@ -12,15 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.hostile_commands import (
-    LONGEST,
-    Case,
-    all_cases,
-    build_workspace,
-    copied,
-    expected,
-    judge,
-)
+from tests.faults.hostile_cases import Case, all_cases
+from tests.faults.hostile_commands import LONGEST, build_workspace, copied, expected, judge
 
 SDRPN = Path(sys.executable).with_name("sdrpn")
 FIGURES: Counter[str] = Counter()
