@@ -42,11 +42,13 @@ from .errors import SdrpnError as SdrpnError
 from .errors import ShardError as ShardError
 from .errors import UnknownNameError as UnknownNameError
 from .gate.config import GateConfig as GateConfig
+from .gate.gate import Gate as Gate
 from .gate.utility_labels import UtilityMargins as UtilityMargins
 from .grid.geometry import Geometry as Geometry
 from .grid.geometry import Letterboxed as Letterboxed
 from .grid.geometry import PaddedSquare as PaddedSquare
 from .grid.geometry import Resized as Resized
+from .grid.geometry import ResizedWithBreaks as ResizedWithBreaks
 from .grid.overlay import draw_overlay as draw_overlay
 from .grid.roi_map import RoIMap as RoIMap
 from .head_finding.finder import find_heads as find_heads

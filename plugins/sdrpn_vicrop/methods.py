@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from sdrpn_bench.input_side import input_side
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.grid.roi_map import RoIMap
-from sdrpn_vicrop.maps import Map, gradient_attention, pure_gradient, relative_attention
+from sdrpn_vicrop.maps import PIXELS, Map, gradient_attention, pure_gradient, relative_attention
 from sdrpn_vicrop.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ DYNAMIC_SIDE = 224
 
 #: How deep the published layer lies: 14 of 32 (LLaVA-1.5-7B).
 LAYER_SHARE = 14 / 32
+
+#: Width and height of an image that shows how an adapter lays out its pixels.
+_PROBE = (64, 48)
 
 ReadMaps = Callable[["Prefill"], list[list[Map]]]
 
@@ -98,6 +103,17 @@ class ViCropPureGradient(_ViCrop):
     """
 
     generic: str = GENERIC
+
+    def unserved(self, context: MethodContext) -> str | None:
+        """Why the pixels of an image cannot be told apart; ``None`` if they can."""
+        item = context.backbone.preprocess(Image.new("RGB", _PROBE))
+        if PIXELS not in item.tensors:
+            return f"the family's encoder takes no {PIXELS}"
+        try:
+            context.backbone.pixel_plane(item.tensors[PIXELS], item.geometry.grid)
+        except ConfigError as error:
+            return str(error)
+        return None
 
     def reader(self, context: MethodContext) -> ReadMaps:
         """Pure gradients: two whole passes, forward and backward."""

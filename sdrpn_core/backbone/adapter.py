@@ -117,11 +117,22 @@ class Backbone(ABC):
     def pixel_plane(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """One image's ``pixel_values``, or gradients by them, as ``(channels, height, width)``.
 
+        Methods that follow gradients to the pixels need it. A family whose processor cuts images
+        into patches overrides it, or goes without these methods.
+
         Args:
             pixels: as in ``ImageInput.tensors`` (default: ``(1, channels, height, width)``, or
                 with more dimensions of length 1 in front).
             grid: of the image's visual tokens.
+
+        Raises:
+            ConfigError: the tensor has another shape, and the adapter does not say which.
         """
+        if pixels.ndim < 3 or any(length != 1 for length in pixels.shape[:-3]):
+            raise ConfigError(
+                f"{self.name}: its pixel_values of shape {tuple(pixels.shape)} are no plane of "
+                "pixels, and the family's adapter does not offer pixel_plane"
+            )
         return pixels.reshape(pixels.shape[-3:])
 
     def chat_text(self, question: str, n_images: int) -> str:

@@ -10,14 +10,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from sdrpn_core.backbone.adapter import Backbone
-from sdrpn_core.grid.geometry import Box, Geometry
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.grid.geometry import Box, Geometry, ResizedWithBreaks
 from sdrpn_core.testing.checks import check
 from sdrpn_core.testing.encoding import PREPROCESSING, encoded
 from sdrpn_core.testing.images import block_image, repainted
 from sdrpn_core.testing.subject import ContractSubject
 
+_PIXELS = "pixel_values"
 #: Moves are summed over so many images: attention to one image's colors evens out.
 _N_IMAGES = 4
 #: A cell with a smaller share of the largest cell's source pixels lies mostly in the padding.
@@ -57,6 +60,40 @@ class GeometryChecks(ContractSubject):
     ) -> None:
         """The same for what ``preprocess_crop`` makes of a crop."""
         _check_moves(backbone, "preprocess_crop", size)
+
+    def test_a_plane_of_pixels_lies_where_the_geometry_says(
+        self, backbone: Backbone, size: tuple[int, int]
+    ) -> None:
+        """What ``pixel_plane`` makes of the encoder's input changes in the cell that is repainted.
+
+        An adapter need not offer it: methods that need it are then left out.
+        """
+        image = block_image(0, size)
+        item = backbone.preprocess(image)
+        if _PIXELS not in item.tensors:
+            return
+        try:
+            before = backbone.pixel_plane(item.tensors[_PIXELS], item.geometry.grid)
+        except ConfigError:
+            return
+        geometry = item.geometry
+        rows, columns = geometry.grid
+        columns -= isinstance(geometry, ResizedWithBreaks)  # tokens that show no part of the image
+        check(
+            before.ndim == 3 and before.shape[1] >= rows and before.shape[2] >= columns,
+            f"pixel_plane: made {tuple(before.shape)} of an image of {size}, not (channels, "
+            f"height, width) with a grid of {rows}x{columns} cells",
+        )
+        for cell, box in _paints(geometry):
+            changed = backbone.preprocess(repainted(image, box)).tensors[_PIXELS]
+            moves = (backbone.pixel_plane(changed, geometry.grid) - before).abs().float().sum(0)
+            cells = F.adaptive_avg_pool2d(moves[None], (rows, columns))[0]
+            strongest = divmod(int(cells.argmax()), columns)
+            check(
+                strongest == cell,
+                f"pixel_plane: repainting the source pixels {box} of cell (row, column) {cell} "
+                f"changes the plane most in cell {strongest}",
+            )
 
 
 def _check_moves(backbone: Backbone, method: str, size: tuple[int, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from sdrpn_bench import MethodContext
 from sdrpn_core import (
     RPN,
     Backbone,
+    GateConfig,
     Question,
     Record,
     Resized,
@@ -154,6 +156,32 @@ def test_head_learns(backbone: Backbone) -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
     assert int(predict_prompt_roi(backbone, prompts, rpn)[0].scores.argmax()) == 5
+
+
+def test_gate_learns_and_is_saved(plugins: Plugins, backbone: Backbone, tmp_path: Path) -> None:
+    rpn = RPN.from_backbone(backbone, branch=2, n_layers=2)
+    gate = rpn.add_gate(backbone, GateConfig("size", {"bias": False}))
+    prompts = backbone.encode([Question("what is it", (tiny_image(seed),)) for seed in range(2)])
+    features, places = prompt_features(backbone, prompts, rpn.branch)
+    before = rpn.gate_logits(features, places)
+    assert before.shape == (2,)
+    last, extents = torch.zeros(2, 4), torch.tensor([[0.1, 0.1, 1.0], [0.9, 0.9, 1.0]])
+    region = torch.cat([torch.zeros(2, 4), extents], dim=1)
+    optimizer = torch.optim.Adam(gate.parameters(), lr=0.1)
+    for _ in range(100):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            gate(last, region), torch.tensor([1.0, 0.0])
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    small, large = gate(last, region).tolist()
+    assert small > 0 > large
+    learned = rpn.gate_logits(features, places)
+    assert not torch.equal(learned, before)
+    rpn.save_pretrained(tmp_path)
+    loaded = RPN.from_pretrained(tmp_path, backbone=backbone)
+    assert torch.equal(loaded.gate_logits(features, places), learned)
 
 
 def test_method_looks_at_the_middle(plugins: Plugins, backbone: Backbone) -> None:

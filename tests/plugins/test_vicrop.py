@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import median_filter
+from torch.nn import functional as F
 
 from sdrpn_bench.input_side import input_side
 from sdrpn_bench.method import MethodContext
@@ -22,6 +24,7 @@ from sdrpn_core.crops.policy import make_policy
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.grid.geometry import PaddedSquare, Resized
 from sdrpn_core.testing.subject import ContractSubject
+from sdrpn_llava.backbone import LlavaBackbone
 from sdrpn_vicrop.maps import gradient_attention, has_detail, pure_gradient, relative_attention
 from sdrpn_vicrop.methods import (
     ViCrop,
@@ -190,6 +193,29 @@ def test_pure_gradients_are_those_of_autograd_on_the_stock_model(family):
         cells = ratio.reshape(rows, ratio.shape[0] // rows, columns, -1).mean(axis=(1, 3))
         expected.append(np.pad(cells, ((0, 0), (0, int(family == "mistral3")))))
     assert_maps_equal(found, expected)
+
+
+class Patches(LlavaBackbone):
+    """A family whose processor cuts images into patches, of which the adapter says no more."""
+
+    def preprocess(self, image):
+        item = super().preprocess(image)
+        pixels = F.unfold(item.tensors["pixel_values"], kernel_size=14, stride=14)[0].T
+        return replace(item, tensors={**item.tensors, "pixel_values": pixels})
+
+
+def test_pure_gradients_are_left_out_where_pixels_cannot_be_told_apart():
+    healthy = tiny_llava()
+    assert ViCropPureGradient().unserved(MethodContext(healthy)) is None
+    backbone = Patches(healthy.model, healthy.processor, name="patches")
+    reason = ViCropPureGradient().unserved(MethodContext(backbone))
+    assert reason == (
+        "patches: its pixel_values of shape (16, 588) are no plane of pixels, and the family's "
+        "adapter does not offer pixel_plane"
+    )
+    item = backbone.preprocess(tiny_image(0, (60, 60)))
+    with pytest.raises(ConfigError, match="no plane of pixels"):
+        backbone.pixel_plane(item.tensors["pixel_values"], item.geometry.grid)
 
 
 def detail_by_definition(plane):

@@ -56,6 +56,7 @@ class TestCutToASquare(Broken):
     noticed: ClassVar = {
         "test_pixels_are_the_stock_processors": "preprocess",
         "test_tokens_move_where_the_geometry_says": "preprocess: the geometry",
+        "test_a_plane_of_pixels_lies_where_the_geometry_says": "pixel_plane: repainting",
     }
 
 
@@ -86,6 +87,7 @@ class TestGridTransposed(BrokenQwen):
         "test_tokens_move_where_the_geometry_says": "preprocess: the geometry",
         "test_tokens_of_a_crop_move_where_its_geometry_says": "preprocess_crop: the geometry",
         "test_logits_equal_the_stock_forward": "positions",
+        "test_a_plane_of_pixels_lies_where_the_geometry_says": "pixel_plane",
     }
 
 
@@ -105,4 +107,23 @@ class TestColumnMajor(Broken):
         "test_tokens_move_where_the_geometry_says": "not row-major",
         "test_tokens_of_a_crop_move_where_its_geometry_says": "not row-major",
         "test_logits_equal_the_stock_forward": "image_features",
+    }
+
+
+class PatchesInRows(Qwen2_5VLBackbone):
+    """Patches put down row by row, although those of a visual token follow each other."""
+
+    def pixel_plane(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        vision = self.model.config.vision_config
+        merge, patch = vision.spatial_merge_size, vision.patch_size
+        rows, columns = grid[0] * merge, grid[1] * merge
+        patches = pixels.view(rows, columns, -1, vision.temporal_patch_size, patch, patch)
+        plane = patches.mean(dim=3).permute(2, 0, 3, 1, 4)
+        return plane.reshape(-1, rows * patch, columns * patch)
+
+
+class TestPatchesInRows(BrokenQwen):
+    adapter = PatchesInRows
+    noticed: ClassVar = {
+        "test_a_plane_of_pixels_lies_where_the_geometry_says": "pixel_plane: repainting"
     }
