@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from sdrpn_core.backbone.decoder import decoder_layers
@@ -19,6 +20,7 @@ from sdrpn_core.backbone.served import check_served
 from sdrpn_core.distributed.processes import processes, usable_device
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.util.json_files import read_json_object
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -176,9 +178,18 @@ def _find(name: str, shared: dict[str, Any]) -> tuple[Any, type[Backbone]]:
     if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
         raise InputError(f"cannot load the model {name}: no such folder")
     with _loading(name):
+        _check_is_no_rpn(Path(name) / CONFIG_NAME)
         config = AutoConfig.from_pretrained(name, **shared)
     check_served(config)
     return config, find_adapter(config.model_type)
+
+
+def _check_is_no_rpn(path: Path) -> None:
+    """Say so if an RPN was given in the place of its backbone: both folders look alike."""
+    if path.is_file():
+        values = read_json_object(path, InputError)
+        if "model_type" not in values and {"branch", "head", "backbone"} <= values.keys():
+            raise InputError("the folder holds an RPN; a model and its RPN are given apart")
 
 
 def _load_model(name: str, config: Any, **options: Any) -> PreTrainedModel:

@@ -72,7 +72,7 @@ def train(
         ),
     ] = None,
     gate: Annotated[
-        str | None, typer.Option(help="Gate: decoder (default), linear, or that of a plugin.")
+        str | None, typer.Option(help="Gate: decoder (default), linear, mlp, or that of a plugin.")
     ] = None,
     gate_option: Annotated[
         list[str] | None,

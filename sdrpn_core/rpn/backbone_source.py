@@ -44,8 +44,8 @@ def backbone_source(config: RPNConfig, source: str | Path) -> tuple[str, str | N
     else:
         looked = "a local folder of wherever it was trained"
     raise CheckpointError(
-        f"{source}: was trained on the backbone {name!r}, {looked}; load the backbone, and give "
-        f"this RPN beside it: RoIModel.from_pretrained(BACKBONE, rpn={str(source)!r})"
+        f"{source}: was trained on the backbone {name!r}, {looked}; name the backbone, "
+        f"too: --model BACKBONE, or RoIModel.from_pretrained(BACKBONE, rpn={str(source)!r})"
     )
 
 

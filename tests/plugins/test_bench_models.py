@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sdrpn_bench import BenchModel, run_benchmark
+from sdrpn_core import RPN, load_backbone
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import CheckpointError, InputError, SdrpnError, UnknownNameError
 from tests.tiny import tiny_image, write_tiny_llava
@@ -43,9 +44,16 @@ def with_broken_rpn(tmp_path, folder):
     return BenchModel(folder, tmp_path, name="second")
 
 
+def rpn_alone(tmp_path, folder):
+    backbone = load_backbone(folder, device="cpu")
+    RPN.from_backbone(backbone, branch=2, n_layers=2).save_pretrained(tmp_path / "rpn")
+    return BenchModel(tmp_path / "rpn")
+
+
 @pytest.mark.parametrize(
     ("second", "error", "says"),
     [
+        (rpn_alone, InputError, "the folder holds an RPN; a model and its RPN are given apart"),
         (without_rpn, CheckpointError, "missing-rpn: no such RPN folder"),
         (with_broken_rpn, CheckpointError, "config.json"),
         (missing, InputError, "missing: no such folder"),
