@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.rpn.map_checksum import map_checksum
 from sdrpn_core.rpn.model import RPN
-from sdrpn_core.util.checksums import tensor_checksum
 from sdrpn_core.utility.row import Candidate, UtilityRow
 from sdrpn_core.utility.run import UtilityManifest, open_run
 from tests.tiny import tiny_image
@@ -60,7 +60,7 @@ def write_judged(
         )
     provenance = {
         "backbone": backbone_identity(backbone, branch=0),
-        "rpn": tensor_checksum(rpn.state_dict()),
+        "rpn": map_checksum(rpn),
         "first_look_tokens": first_look_tokens,
         "compute": {"dtype": str(backbone.model.dtype).removeprefix("torch.")},
     }

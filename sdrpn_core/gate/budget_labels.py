@@ -80,7 +80,7 @@ class AnswerLadder:
     def difficulty(self) -> Difficulty:
         """Whether the question is worth training on, and as what."""
         wrong = self._wrong()
-        if not self._stable or not _match(self._oracle, _normalized(self.ground_truth)):
+        if not self._stable or not _match(self._oracle, normalized_answer(self.ground_truth)):
             return Difficulty.DROPPED
         if not wrong:
             return Difficulty.EASY
@@ -89,7 +89,7 @@ class AnswerLadder:
     @property
     def agreement(self) -> tuple[bool, ...]:
         """Per answer, whether it matches that of the highest budget."""
-        return tuple(_match(_normalized(answer), self._oracle) for answer in self.answers)
+        return tuple(_match(normalized_answer(answer), self._oracle) for answer in self.answers)
 
     def draw(self, rng: random.Random) -> GateLabel:
         """A label at a resolution to train at.
@@ -116,7 +116,7 @@ class AnswerLadder:
             return nothing
         right = [place for place in below if place not in wrong]
         if wrong and rng.random() < POSITIVE_SHARE:
-            if not _match(self._oracle, _normalized(self.ground_truth)):
+            if not _match(self._oracle, normalized_answer(self.ground_truth)):
                 return nothing
             return GateLabel(self.resolutions[rng.choice(wrong[-N_HARDEST:])], 1)
         return GateLabel(self.resolutions[rng.choice(right)], 0) if right else nothing
@@ -128,16 +128,16 @@ class AnswerLadder:
             rng: chooses the resolution.
         """
         place = rng.choice(range(max(len(self.answers) - N_ORACLES, 1)))
-        answer, truth = _normalized(self.answers[place]), _normalized(self.ground_truth)
+        answer, truth = normalized_answer(self.answers[place]), normalized_answer(self.ground_truth)
         return GateLabel(self.resolutions[place], int(not answer or not _match(answer, truth)))
 
     @property
     def _oracle(self) -> str:
-        return _normalized(self.answers[-1])
+        return normalized_answer(self.answers[-1])
 
     @property
     def _stable(self) -> bool:
-        return len({_normalized(answer) for answer in self.answers[-N_ORACLES:]}) == 1
+        return len({normalized_answer(answer) for answer in self.answers[-N_ORACLES:]}) == 1
 
     def _wrong(self) -> list[int]:
         return [place for place, agrees in enumerate(self.agreement) if not agrees]
@@ -163,7 +163,8 @@ def balanced(ladders: Sequence[AnswerLadder], rng: random.Random) -> list[int]:
     return mixed
 
 
-def _normalized(answer: str) -> str:
+def normalized_answer(answer: str) -> str:
+    """What is compared: lower case, without punctuation; nothing may be left."""
     return answer.lower().strip().translate(_PUNCTUATION)
 
 

@@ -10,9 +10,9 @@ import torch
 
 from sdrpn_core.gate.gate import n_gate_layers
 from sdrpn_core.rpn.checkpoint import read_rpn_config
+from sdrpn_core.rpn.map_checksum import map_checksum
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training.objective import Objective
-from sdrpn_core.util.checksums import tensor_checksum
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -55,9 +55,4 @@ class ContinuedObjective(Objective):
 
     def facts(self, rpn: RPN) -> Mapping[str, Any]:
         """What the run starts from: a checksum of the weights, those of a gate left out."""
-        weights = {name: value for name, value in rpn.state_dict().items() if not _of_gate(name)}
-        return {"start": tensor_checksum(weights)}
-
-
-def _of_gate(name: str) -> bool:
-    return name.startswith("gate.")
+        return {"start": map_checksum(rpn)}

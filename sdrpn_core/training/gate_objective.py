@@ -14,11 +14,11 @@ from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.gate.gate import n_gate_layers
 from sdrpn_core.gate.losses import gate_loss
 from sdrpn_core.gate.utility_labels import UtilityMargins
+from sdrpn_core.rpn.map_checksum import map_checksum
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training.continued import ContinuedObjective
 from sdrpn_core.training.gate_sources import answered_at_budgets, judged_questions
 from sdrpn_core.training.objective import BatchLoss
-from sdrpn_core.util.checksums import tensor_checksum
 from sdrpn_core.utility.ladder_run import LADDERS, LadderDataset
 from sdrpn_core.utility.run import UtilityDataset
 
@@ -124,7 +124,7 @@ class GateObjective(ContinuedObjective):
         # A run has loaded it in the backbone's dtype of then.
         dtype = getattr(torch, provenance["compute"]["dtype"])
         rpn = RPN.from_pretrained(self._folder, backbone=backbone, dtype=dtype)
-        if tensor_checksum(rpn.state_dict()) != provenance["rpn"]:
+        if map_checksum(rpn) != provenance["rpn"]:
             raise ShardError(
                 f"{rows.folder} judges the regions of another RPN than {self._source}: judge this "
                 "one's"

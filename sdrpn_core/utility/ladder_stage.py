@@ -17,7 +17,7 @@ from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import ConfigError, ImageError, SdrpnError
-from sdrpn_core.gate.budget_labels import N_ORACLES
+from sdrpn_core.gate.budget_labels import N_ORACLES, normalized_answer
 from sdrpn_core.shards.image_cell import portable_image
 from sdrpn_core.shards.making import make_missing_shards
 from sdrpn_core.utility.defaults import (
@@ -148,8 +148,14 @@ class LadderMaker(RecordMaker[LadderRow]):
 
     def rows(self, opened: Sequence[OpenedRecord]) -> list[LadderRow]:
         """Answer a batch, budget by budget."""
-        asked = [one for one in opened if one.record.answer is not None]
-        rows = [self._unanswered(one) for one in opened if one.record.answer is None]
+        asked: list[OpenedRecord] = []
+        rows: list[LadderRow] = []
+        for one in opened:
+            # What is empty without its punctuation would be found in every response.
+            if normalized_answer(one.record.answer or ""):
+                asked.append(one)
+            else:
+                rows.append(self._unanswered(one))
         answers: list[list[Answer]] = [[] for _ in asked]
         for rung in range(len(self.resolutions)):
             # An image that fills no larger budget looks the same from there on.

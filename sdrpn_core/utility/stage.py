@@ -22,9 +22,9 @@ from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import ConfigError, ImageError, InputError, SdrpnError
+from sdrpn_core.rpn.map_checksum import map_checksum
 from sdrpn_core.shards.image_cell import portable_image
 from sdrpn_core.shards.making import make_missing_shards
-from sdrpn_core.util.checksums import tensor_checksum
 from sdrpn_core.utility.candidates import CandidateSource, Found, GivenCandidates, RPNCandidates
 from sdrpn_core.utility.defaults import (
     DEFAULT_BATCH_SIZE,
@@ -202,7 +202,7 @@ class UtilityMaker(RecordMaker[UtilityRow]):
             candidates |= source.facts()
         weights, config = None, None
         if self.rpn is not None:
-            weights = tensor_checksum(self.rpn.state_dict())
+            weights = map_checksum(self.rpn)
             values = self.rpn.config.to_dict()
             config = {name: values[name] for name in values if name not in _BESIDE_THE_RPN}
         return {

@@ -153,6 +153,14 @@ def test_a_run_of_another_backbone_or_rpn_is_refused(backbone, run, start, tmp_p
         GateObjective(start).source(backbone, skipped(tmp_path / "boxes", without), SETTINGS)
 
 
+def test_a_gate_can_be_trained_anew_on_the_same_judged_regions(backbone, run, start, tmp_path):
+    gated = RPN.from_pretrained(start, backbone=backbone)
+    gated.add_gate(backbone, GateConfig("linear"))
+    gated.save_pretrained(tmp_path / "gated")
+    source = GateObjective(tmp_path / "gated", GateConfig("linear")).source(backbone, run, SETTINGS)
+    assert len(source.samples) == len(UTILITIES)
+
+
 def test_a_run_without_rows_and_data_of_another_kind_are_refused(backbone, run, start, tmp_path):
     empty = skipped(tmp_path / "empty", UtilityManifest.read(run))
     with pytest.raises(ShardError, match="every record was skipped"):

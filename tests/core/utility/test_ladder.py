@@ -62,6 +62,14 @@ def test_records_without_an_answer_or_an_image_are_skipped(backbone, tmp_path):
     assert [row.id for row in LadderDataset(tmp_path)] == ["r2", "r3"]
 
 
+@pytest.mark.parametrize("answer", ["", " ", "?!"])
+def test_an_answer_that_says_nothing_verifies_nothing(answer, backbone, tmp_path):
+    given = records()[:2]
+    given[1] = replace(given[1], answers=(answer,))
+    summary = answer_ladders(backbone, given, tmp_path, BUDGETS, **SIZES)
+    assert [(one.index, one.status) for one in summary.skipped] == [(1, LadderStatus.NO_ANSWER)]
+
+
 def test_an_interrupted_run_is_finished_without_loss_or_repetition(backbone, tmp_path):
     given = records(5)
     answer_ladders(backbone, Source(given), tmp_path / "whole", BUDGETS, **SIZES)

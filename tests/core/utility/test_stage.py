@@ -17,6 +17,7 @@ from sdrpn_core.crops.candidates import RegionSampler
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import ConfigError, ShardError
+from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.stock import with_crops
@@ -232,6 +233,16 @@ def test_another_rpn_or_reference_does_not_continue_a_run(backbone, rpn, tmp_pat
     with pytest.raises(ShardError, match="reference"):
         judge_crops(backbone, records(2), tmp_path, rpn, reference=OWN, **options)
     judge_crops(backbone, records(2), tmp_path, rpn, reference=OWN, overwrite=True, **options)
+
+
+def test_a_gate_does_not_make_it_another_rpn(backbone, rpn, tmp_path):
+    given, options = records(2), {"n_candidates": 0, "reference": ANSWERS, **SIZES}
+    judge_crops(backbone, given, tmp_path / "run", rpn, **options)
+    before = contents(tmp_path / "run")
+    gated = RPN.from_pretrained(rpn.save_pretrained(tmp_path / "rpn"), backbone=backbone)
+    gated.add_gate(backbone, GateConfig("linear"))
+    judge_crops(backbone, given, tmp_path / "run", gated, **options)
+    assert contents(tmp_path / "run") == before
 
 
 def test_what_gives_no_reference_is_refused(backbone, tmp_path):
