@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: Behind a gate that is always closed an answer is plain, after the same first look.
 _CLOSED = Sweep("sdrpn", "gate_threshold", (1.0,))
 _CROPPED, (_PLAIN,) = _CLOSED.method, _CLOSED.variants({})
+_FACT = "gate"
 
 
 def calibrate_gate(
@@ -72,7 +73,9 @@ def calibrate_gate(
     if state.is_main_process:
         save_gate_threshold(rpn, best.threshold, calibration)
     wait_for_everyone(state)
-    return CalibratedThreshold(best.threshold, calibration, shown)
+    return CalibratedThreshold(
+        best.threshold, calibration, shown, answers.left_out(_CROPPED, _FACT)
+    )
 
 
 def _questions(rows: Sequence[Row]) -> GatedQuestions:
@@ -81,11 +84,11 @@ def _questions(rows: Sequence[Row]) -> GatedQuestions:
     Raises:
         InputError: there are none.
     """
-    asked = [row["methods"] for row in rows if "gate" in row.get("methods", {}).get(_CROPPED, {})]
+    asked = [row["methods"] for row in rows if _FACT in row.get("methods", {}).get(_CROPPED, {})]
     if not asked:
         raise InputError("the gate could not be asked about any of the questions: see the log")
     return GatedQuestions(
-        [methods[_CROPPED]["gate"] for methods in asked],
+        [methods[_CROPPED][_FACT] for methods in asked],
         [methods[_PLAIN]["score"] for methods in asked],
         [methods[_CROPPED]["score"] for methods in asked],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _LEAST = 5e-324
 _STAYING = Sweep("cascade", "confidence_threshold", (_LEAST,))
 _LOOKING, (_PLAIN,) = _STAYING.method, _STAYING.variants({})
+_FACT = "confidence"
 #: What the loss is measured against: of a cascade's two answers the surer one stays.
 _CROPPED = "sdrpn"
 
@@ -64,12 +66,13 @@ def calibrate_confidence(
     answers = HeldOut(data, **how).answer(rpn, config, options, _STAYING, always)
     best, calibration, shown = answers.best(_questions(answers.rows), max_loss, certain=certain)
     points = tuple(replace(point, threshold=_confidence(point)) for point in shown)
-    return CalibratedThreshold(_confidence(best), calibration, points)
+    left_out = answers.left_out(_PLAIN, _FACT)
+    return CalibratedThreshold(_confidence(best), calibration, points, left_out)
 
 
 def _confidence(point: OperatingPoint) -> float:
     """How sure an answer is that is needed as little as the point's threshold says."""
-    return max(1 - point.threshold, _LEAST)
+    return max(round(1 - point.threshold, sys.float_info.dig), _LEAST)
 
 
 def _questions(rows: Sequence[Row]) -> GatedQuestions:
@@ -78,16 +81,14 @@ def _questions(rows: Sequence[Row]) -> GatedQuestions:
     Raises:
         InputError: there are none.
     """
-    asked = [
-        row["methods"] for row in rows if "confidence" in row.get("methods", {}).get(_PLAIN, {})
-    ]
+    asked = [row["methods"] for row in rows if _FACT in row.get("methods", {}).get(_PLAIN, {})]
     if not asked:
         raise InputError("no question with an image could be answered: see the log")
     # An empty answer is sure of nothing and right about nothing: it never stays.
     stays = [methods[_PLAIN]["outcome"] == Outcome.NOT_NEEDED.value for methods in asked]
     pairs = [*zip(stays, (methods[_PLAIN] for methods in asked), strict=True)]
     return GatedQuestions(
-        [1 - plain["confidence"] if is_kept else 1.0 for is_kept, plain in pairs],
+        [1 - plain[_FACT] if is_kept else 1.0 for is_kept, plain in pairs],
         [plain["score"] if is_kept else 0.0 for is_kept, plain in pairs],
         [methods[_LOOKING]["score"] for methods in asked],
         [methods[_CROPPED]["score"] for methods in asked],

@@ -140,7 +140,7 @@ def calibrate(
         typer.echo(json.dumps({"rpn": rpn, **found.to_dict()}, indent=2))
     else:
         _print(found, "always looks" if confidence else "always crops")
-        value = f"{found.threshold:.4g}"
+        value = str(found.threshold)  # with fewer digits it could decide otherwise
         chosen = f"{rpn}: the gate's threshold is now {value}"
         if confidence:
             chosen = f"nothing is saved: give confidence_threshold={value} to each call"
@@ -163,7 +163,7 @@ def _print(found: CalibratedThreshold, always: str) -> None:
         notes += ["never crops"] if point.n_skipped == facts.n else []
         notes += ["chosen"] if point.threshold == found.threshold else []
         table.add_row(
-            f"{point.threshold:.4f}",
+            str(point.threshold),
             percent(point.n_skipped / facts.n),
             percent(point.accuracy),
             ", ".join(notes),
@@ -179,6 +179,15 @@ def _print(found: CalibratedThreshold, always: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if found.left_out:
+        n_asked = facts.n + len(found.left_out)
+        console.print(
+            f"{len(found.left_out)} of {n_asked} questions are left out, such as "
+            f"{found.left_out[0]}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if not facts.skipped:
         keeps = "is certain to keep within that; more questions may show one"
         if not facts.certain:

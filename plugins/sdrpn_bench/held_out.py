@@ -44,11 +44,13 @@ class CalibratedThreshold:
         calibration: how it was chosen.
         shown: operating points for a table, from always cropping to never; the chosen one is
             among them.
+        left_out: of the questions that do not count, which could not be answered: ``ID: why``.
     """
 
     threshold: float
     calibration: Calibration
     shown: tuple[OperatingPoint, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -175,6 +177,14 @@ class HeldOutAnswers:
     rows: Sequence[Row]
     results: Mapping[str, Any]
     first_look_tokens: int | None
+
+    def left_out(self, method: str, fact: str) -> tuple[str, ...]:
+        """The questions of which a method told no such fact, each as ``ID: why``."""
+        return tuple(
+            f"{row['id']}: {row.get('error') or result.get('error') or f'no {fact}'}"
+            for row in self.rows
+            if fact not in (result := row.get("methods", {}).get(method, {}))
+        )
 
     def best(
         self, found: GatedQuestions, max_loss: float, *, certain: bool

@@ -6,6 +6,7 @@ the answers would have been behind any threshold follows from that, without anot
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,9 @@ class GatedQuestions:
     def points(self) -> list[OperatingPoint]:
         """All thresholds that differ in their decisions, from "always look" up.
 
-        Each lies half-way between two probabilities, so that the last bits of a probability, which
-        change with the batch, do not matter.
+        Each lies about half-way between two probabilities, so that the last bits of a probability,
+        which change with the batch, do not matter. It has as few digits as that takes: a threshold
+        is read, and typed in again.
         """
         order = np.argsort(self._needs, kind="stable")
         needs, plain, looked = (
@@ -81,9 +83,8 @@ class GatedQuestions:
         above = [*needs[1:].tolist(), 1.0]
         for n_skipped, (low, high) in enumerate(zip(needs.tolist(), above, strict=True), start=1):
             if low < high:
-                half_way = (low + high) / 2
-                threshold = half_way if half_way > low else high
-                points.append(OperatingPoint(threshold, n_skipped, float(accuracies[n_skipped])))
+                accuracy = float(accuracies[n_skipped])
+                points.append(OperatingPoint(_between(low, high), n_skipped, accuracy))
         return points
 
     def best(self, max_loss: float, *, certain: bool = False) -> OperatingPoint:
@@ -120,3 +121,13 @@ class GatedQuestions:
 
     def _behind(self, point: OperatingPoint) -> NDArray[np.float64]:
         return np.where(self._needs < point.threshold, self._plain, self._looked)
+
+
+def _between(low: float, high: float) -> float:
+    """A number above ``low`` and at most ``high``: the shortest decimal in their middle half."""
+    middle, reach = (low + high) / 2, (high - low) / 4
+    for n_digits in range(1, sys.float_info.dig + 1):
+        short = round(middle, n_digits)
+        if abs(short - middle) <= reach and low < short <= high:
+            return short
+    return middle if middle > low else high

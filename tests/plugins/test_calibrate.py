@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -142,6 +142,22 @@ def test_thresholds_lie_between_probabilities():
     assert found.compared(found.points()[1]).value == 0
     low, high = found.compared(found.points()[2]).interval
     assert low < found.compared(found.points()[2]).value < high
+
+
+@settings(max_examples=200, deadline=None)
+@given(needs=st.lists(st.floats(0, 1), min_size=1, max_size=6, unique=True))
+@example([0.00009, 0.00007, 0.00003, 0.00001])  # a sure model: with four digits all were the same
+@example([0.5, 0.5 + 2**-53])
+def test_a_threshold_that_is_read_and_typed_decides_the_same(needs):
+    found = GatedQuestions(needs, [1.0] * len(needs), [1.0] * len(needs))
+    for point in found.points():
+        typed = float(str(point.threshold))
+        assert [need < typed for need in needs] == [need < point.threshold for need in needs]
+
+
+def test_thresholds_are_short_where_that_decides_the_same():
+    found = GatedQuestions([0.12345678, 0.5432109876, 0.9998], [1] * 3, [1] * 3)
+    assert [point.threshold for point in found.points()] == [0, 0.3, 0.8, 0.9999]
 
 
 @pytest.mark.parametrize("max_loss", [0.0, 0.2])

@@ -115,6 +115,25 @@ def test_the_command_says_what_to_give(how, tmp_path):
     assert (how["rpn"] / "config.json").read_bytes() == before
 
 
+def test_the_command_tells_of_questions_that_are_left_out(how, tmp_path):
+    tiny_image(0).save(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    data = tmp_path / "held_out.jsonl"
+    rows = [
+        {"id": f"q{i}", "image": f"{i}.png", "question": "why ?", "answers": ["red"]}
+        for i in range(2)
+    ]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    arguments = ["calibrate", "--confidence", "--rpn", str(how["rpn"]), "--data", str(data)]
+    arguments += ["--model", str(how["model"]), "--max-new-tokens", "2", "--device", "cpu"]
+    shown = CliRunner().invoke(app, arguments)
+    assert "n = 1" in shown.stdout
+    assert "1 of 2 questions are left out, such as q1: " in shown.stdout
+    (left_out,) = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["left_out"]
+    assert left_out.startswith("q1: ")
+    assert "1.png" in left_out
+
+
 def test_what_cannot_be_calibrated_is_refused(how, records):
     with pytest.raises(ConfigError, match="between 0 and 1, not 1"):
         calibrate_confidence(data=records, max_loss=1.0, **how)
