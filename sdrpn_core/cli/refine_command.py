@@ -90,6 +90,10 @@ def refine(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Max new tokens per generated response.")
     ] = DEFAULT_MAX_NEW_TOKENS,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Start over: delete the runs of these rounds in OUT."),
+    ] = False,
     column: Columns = None,
     image_root: ImageRoot = None,
     split: Split = None,
@@ -146,6 +150,7 @@ def refine(
             "shard_size": shard_size,
             "max_pixels": max_pixels,
         },
+        overwrite=overwrite,
         progress=not as_json,
     )
     if not is_main_process():

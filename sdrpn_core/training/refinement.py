@@ -64,6 +64,7 @@ def refine(
     n_candidates: int = DEFAULT_CANDIDATES,
     seed: int = 0,
     judging: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> list[RefinementRound]:
     """Refine an RPN by what its regions are worth, or continue where an interrupted call stopped.
@@ -84,6 +85,7 @@ def refine(
         seed: of the draws, to which the number of the round is added, so that rounds differ.
         judging: further arguments of :func:`~sdrpn_core.utility.stage.judge_crops`: ``reference``,
             ``batch_size``, ``shard_size``, ``max_pixels``.
+        overwrite: start over: remove the runs of these rounds.
         progress: show bars on the main process.
 
     Returns:
@@ -113,6 +115,7 @@ def refine(
             proposer,
             sampler=sampler,
             **(judging or {}),
+            overwrite=overwrite,
             progress=progress,
         )
         training = train(
@@ -121,6 +124,7 @@ def refine(
             folder / TRAIN_FOLDER,
             settings,
             objective=objective,
+            overwrite=overwrite,
             progress=progress,
         )
         done.append(RefinementRound(folder, judged, training))

@@ -14,7 +14,7 @@ from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.cli.main import app
 from sdrpn_core.data.record import Record
-from sdrpn_core.errors import ConfigError
+from sdrpn_core.errors import ConfigError, ShardError
 from sdrpn_core.labels.judged import BestRegion
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training import refinement
@@ -69,7 +69,7 @@ def records():
     ]
 
 
-def run(backbone, start, folder, rounds=2):
+def run(backbone, start, folder, rounds=2, **options):
     return refine(
         backbone,
         records(),
@@ -78,9 +78,9 @@ def run(backbone, start, folder, rounds=2):
         rounds=rounds,
         targets=TARGETS,
         settings=SETTINGS,
-        n_candidates=4,
         judging={"reference": ANSWERS, "batch_size": 3, "shard_size": 3},
         progress=False,
+        **{"n_candidates": 4, **options},
     )
 
 
@@ -190,6 +190,14 @@ def test_a_finished_refinement_does_nothing_and_can_be_extended(
     monkeypatch.setattr(UtilityMaker, "make", refused)
     monkeypatch.setattr(TrainingStep, "__call__", refused)
     run(backbone, start, tmp_path)
+    assert contents(tmp_path) == contents(whole[0])
+
+
+def test_other_settings_start_over_if_that_is_said(backbone, start, whole, tmp_path):
+    run(backbone, start, tmp_path, rounds=1, n_candidates=3)
+    with pytest.raises(ShardError, match="or --overwrite"):
+        run(backbone, start, tmp_path)
+    run(backbone, start, tmp_path, overwrite=True)
     assert contents(tmp_path) == contents(whole[0])
 
 
