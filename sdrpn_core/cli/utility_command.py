@@ -124,8 +124,8 @@ def utility(
     backbone = load_for_process(model, load_options(dtype, device, attn_implementation, revision))
     proposer = None if rpn is None else RPN.from_pretrained(rpn, backbone=backbone)
     sampler = None
-    if proposer is not None and candidates:
-        sampler = default_sampler(proposer, candidates, seed)
+    if crop_policy is not None and candidates:
+        sampler = default_sampler(crop_policy, candidates, seed)
     summary = judge_crops(
         backbone,
         records,

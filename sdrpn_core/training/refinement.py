@@ -107,7 +107,7 @@ def refine(
         # First: what does not fit fails before the work.
         objective = UtilityObjective(current, targets)
         proposer = RPN.from_pretrained(current, backbone=backbone)
-        sampler = default_sampler(proposer, n_candidates, seed + number)
+        sampler = default_sampler(proposer.config.crop_policy(), n_candidates, seed + number)
         judged = judge_crops(
             backbone,
             records,

@@ -107,7 +107,7 @@ def judge_crops(
     if rpn is not None:
         policy = policy or rpn.config.crop_policy()
         if sampler is None and n_candidates:
-            sampler = default_sampler(rpn, n_candidates)
+            sampler = default_sampler(policy, n_candidates)
     maker = UtilityMaker(
         backbone,
         source,
@@ -130,15 +130,15 @@ def judge_crops(
     )
 
 
-def default_sampler(rpn: RPN, n_candidates: int, seed: int = 0) -> RegionSampler:
-    """A sampler whose boxes are no smaller than those that the RPN's crop policy makes.
+def default_sampler(policy: CropPolicy, n_candidates: int, seed: int = 0) -> RegionSampler:
+    """A sampler whose boxes are no smaller than those that a crop policy makes.
 
     Args:
-        rpn: the RPN.
+        policy: the one that will crop.
         n_candidates: regions per record.
         seed: of the draws.
     """
-    min_area = int(rpn.config.crop_policy().options().get("min_area", 1))
+    min_area = int(policy.options().get("min_area", 1))
     return RegionSampler(n=n_candidates, min_area=min_area, seed=seed)
 
 

@@ -24,7 +24,7 @@ from sdrpn_core.testing.stock import with_crops
 from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_core.utility.reference import Reference, ReferenceKind
 from sdrpn_core.utility.row import Candidate, UtilityRow, UtilityStatus
-from sdrpn_core.utility.run import UtilityDataset
+from sdrpn_core.utility.run import UtilityDataset, UtilityManifest
 from sdrpn_core.utility.stage import judge_crops
 from sdrpn_core.utility.summary import summarize
 from tests.tiny import CHAT_TEMPLATE, tiny_image, tiny_llava
@@ -154,6 +154,13 @@ def test_candidates_come_from_the_policy_from_the_map_and_from_the_record(backbo
         if record.boxes:  # with half of the longer side around it, within the image
             assert row.candidates[-1].boxes == ((0, 0, 37, 42),)
     assert any(abs(utility) > 1e-3 for row in rows for utility in row.utilities)
+
+
+def test_regions_are_drawn_as_large_as_the_policy_that_crops_makes_them(backbone, rpn, tmp_path):
+    policy = rpn.config.crop_policy("bbox", {"min_area": 6})
+    judge_crops(backbone, records(1), tmp_path, rpn, policy=policy, reference=ANSWERS, **SIZES)
+    facts = UtilityManifest.read(tmp_path).provenance["candidates"]
+    assert facts["sampled"]["min_area"] == 6
 
 
 def test_the_own_reference_is_the_answer_with_the_crop(backbone, rpn, tmp_path):
