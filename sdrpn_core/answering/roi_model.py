@@ -66,7 +66,7 @@ class RoIModel:
         source: str | Path | PreTrainedModel,
         *,
         rpn: str | Path | None = None,
-        policy: str | None = None,
+        policy: str | CropPolicy | None = None,
         policy_options: dict[str, Any] | None = None,
         first_look_tokens: int | None = None,
         revision: str | None = None,
@@ -79,8 +79,10 @@ class RoIModel:
             source: the RPN, or with ``rpn`` the backbone: a local folder or Hub id; the backbone
                 may also be a model that is loaded already.
             rpn: the RPN's local folder or Hub id, if ``source`` is the backbone.
-            policy: name of the crop policy; default: the one in the RPN's configuration.
-            policy_options: options of the policy to replace, such as ``{"threshold": 0.2}``.
+            policy: the crop policy, or the name of one; default: the one in the RPN's
+                configuration.
+            policy_options: options to replace of a policy that is named, such as
+                ``{"threshold": 0.2}``.
             first_look_tokens: see the attribute.
             revision: revision of ``source`` on the Hub. The backbone that an RPN names has the
                 revision that is named there.
@@ -123,19 +125,20 @@ class RoIModel:
         return RPNProposer(self.rpn, self.policy)
 
     def with_policy(
-        self, policy: str | None = None, policy_options: dict[str, Any] | None = None
+        self, policy: str | CropPolicy | None = None, policy_options: dict[str, Any] | None = None
     ) -> RoIModel:
         """The same model (nothing is copied) with another crop policy.
 
         Args:
-            policy: name of the crop policy; default: the one in the RPN's configuration.
-            policy_options: options to replace; the others are those in the RPN's configuration, or
-                the defaults of another policy.
+            policy: the crop policy, or the name of one; default: the one in the RPN's
+                configuration.
+            policy_options: options to replace of a policy that is named; the others are those in
+                the RPN's configuration, or the defaults of another policy.
 
         Raises:
             UnknownNameError: no policy of that name.
-            ConfigError: an option is unknown or out of range, or a crop budget for a family of
-                fixed resolution.
+            ConfigError: an option is unknown or out of range, or given beside a policy, or a crop
+                budget for a family of fixed resolution.
         """
         return replace(self, policy=self.rpn.config.crop_policy(policy, policy_options))
 

@@ -145,22 +145,30 @@ class RPNConfig:
         return config
 
     def crop_policy(
-        self, name: str | None = None, options: Mapping[str, Any] | None = None
+        self, policy: str | CropPolicy | None = None, options: Mapping[str, Any] | None = None
     ) -> CropPolicy:
-        """The crop policy that the thresholds were chosen for, or a variation of it.
+        """The crop policy that the thresholds were chosen for, or another one.
 
         Args:
-            name: another policy, which starts from its own defaults; default: the one named here.
-            options: options to replace.
+            policy: name of another policy, which starts from its own defaults, or a policy, which
+                stays as it is; default: the one named here.
+            options: options to replace, of a policy that is named.
 
         Raises:
             UnknownNameError: no policy of that name.
-            ConfigError: an option is unknown or out of range.
+            ConfigError: an option is unknown or out of range, or given beside a policy.
         """
-        from sdrpn_core.crops.policy import make_policy  # needs NumPy
+        from sdrpn_core.crops.policy import CropPolicy, make_policy  # needs NumPy
 
-        own = self.policy_options if name in (None, self.policy) else {}
-        return make_policy(name or self.policy, {**own, **(options or {})})
+        if isinstance(policy, CropPolicy):
+            if options:
+                raise ConfigError(
+                    f"policy options ({', '.join(options)}) beside a {type(policy).__name__}, "
+                    "which has its own: give its name instead, or make it with these options"
+                )
+            return policy
+        own = self.policy_options if policy is None or policy == self.policy else {}
+        return make_policy(self.policy if policy is None else policy, {**own, **(options or {})})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -257,6 +257,22 @@ def test_another_policy_is_another_model_around_the_same_weights(model, question
         model.with_policy(policy_options={"treshold": 0.1})
 
 
+def test_a_policy_itself_is_as_good_as_its_name(original, model, questions):
+    policy = BboxPolicy(**{**POLICY, "threshold": 0.9999})
+    assert model.with_policy(policy).policy is policy
+    assert RoIModel.from_pretrained(original / "rpn", policy=policy).policy is policy
+    with pytest.raises(ConfigError, match=r"\(margin\) beside a BboxPolicy") as error:
+        model.with_policy(policy, {"margin": 1.0})
+    assert "give its name instead" in str(error.value)
+
+
+@pytest.mark.parametrize("policy", [3, "", ["bbox"], BboxPolicy])
+def test_what_is_neither_a_policy_nor_a_name(model, policy):
+    with pytest.raises(UnknownNameError, match="unknown crop policy") as error:
+        model.with_policy(policy)
+    assert "known: bbox, mask" in str(error.value)
+
+
 def test_an_answer_draws_its_own_overlay(model, questions):
     image = questions[0].images[0]
     found = model.answer(image, QUESTION, max_new_tokens=2)
