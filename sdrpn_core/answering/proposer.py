@@ -83,7 +83,11 @@ class Proposer(ABC):
 
     @abstractmethod
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Return for every question one proposal per image."""
+        """Return for every question one proposal per image.
+
+        An answer refuses plans that cannot be cropped: see
+        :func:`~sdrpn_core.crops.policy.checked_plan`.
+        """
 
 
 class MapProposer(Proposer):
