@@ -17,7 +17,7 @@ from sdrpn_core.answering.pruning import may_be_pruned, without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.backbone.loading import HUB_OPTIONS, load_backbone
-from sdrpn_core.backbone.question import Question
+from sdrpn_core.backbone.question import Question, checked_questions
 from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.backbone_source import backbone_source
@@ -170,7 +170,7 @@ class RoIModel:
             options: ``max_new_tokens``, ``store``, ``first_look_tokens``,
                 ``confidence_threshold``, ``max_padding`` and arguments of ``generate()``.
         """
-        looking = [self._looking(question) for question in questions]
+        looking = list(map(self._looking, checked_questions(questions)))
         return answer_batch(self.backbone, looking, self.proposer, **options)
 
     def answer_stream(
@@ -182,7 +182,7 @@ class RoIModel:
             questions: any number; read a batch ahead of need.
             options: ``batch_size``, ``on_error``, and those of :meth:`answer_batch`.
         """
-        looking = map(self._looking, questions)
+        looking = map(self._looking, checked_questions(questions))
         return answer_stream(self.backbone, looking, self.proposer, **options)
 
     def propose(
@@ -215,7 +215,8 @@ class RoIModel:
         Raises:
             InputError: an empty question, or a prompt that exceeds the model's context.
         """
-        prompts = self.backbone.encode([self._looking(question) for question in questions])
+        looking = list(map(self._looking, checked_questions(questions)))
+        prompts = self.backbone.encode(looking)
         maps = iter(
             predict_prompt_roi(
                 self.backbone, prompts, self.rpn, wants_question=may_be_pruned(self.policy)
