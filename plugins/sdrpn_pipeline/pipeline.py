@@ -29,6 +29,7 @@ class RoIImageTextToTextPipeline(Pipeline):
             ``{"threshold": 0.2}``.
         first_look_tokens: largest number of visual tokens of each whole image, in families of
             dynamic resolution.
+        gate_threshold: probability from which on an RPN with a gate looks for the region.
         local_files_only: download nothing.
         kwargs: ``processor``, ``device``, ``batch_size``, and default arguments of
             :meth:`__call__`.
@@ -57,6 +58,7 @@ class RoIImageTextToTextPipeline(Pipeline):
         policy: str | CropPolicy | None = None,
         policy_options: dict[str, Any] | None = None,
         first_look_tokens: int | None = None,
+        gate_threshold: float | None = None,
         local_files_only: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -71,6 +73,7 @@ class RoIImageTextToTextPipeline(Pipeline):
             policy=policy,
             policy_options=policy_options,
             first_look_tokens=first_look_tokens,
+            gate_threshold=gate_threshold,
             processor=self.processor,
             local_files_only=local_files_only,
         )

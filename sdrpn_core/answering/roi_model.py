@@ -46,19 +46,24 @@ class RoIModel:
         first_look_tokens: largest number of visual tokens that each whole image is encoded with, in
             families of dynamic resolution, unless a question or a call says otherwise; crops are
             still cut from the image as it is. ``None``: as many as the processor makes of it.
+        gate_threshold: probability from which on an RPN with a gate looks for the region; 0 does
+            not ask the gate. ``None``: the gate's own.
 
     Raises:
-        ConfigError: a budget is below 1, or the family's resolution is fixed and a first look or a
-            crop budget is asked for.
+        ConfigError: a budget is below 1, the family's resolution is fixed and a first look or a
+            crop budget is asked for, the gate's threshold is no probability, or one above 0 is
+            given for an RPN without a gate.
     """
 
     backbone: Backbone
     rpn: RPN
     policy: CropPolicy
     first_look_tokens: int | None = None
+    gate_threshold: float | None = None
 
     def __post_init__(self) -> None:
         check_budgets(self.backbone, self.policy, self.first_look_tokens)
+        self.rpn.config.gate_threshold(self.gate_threshold)
 
     @classmethod
     def from_pretrained(
@@ -69,6 +74,7 @@ class RoIModel:
         policy: str | CropPolicy | None = None,
         policy_options: dict[str, Any] | None = None,
         first_look_tokens: int | None = None,
+        gate_threshold: float | None = None,
         revision: str | None = None,
         rpn_revision: str | None = None,
         **options: Any,
@@ -84,6 +90,7 @@ class RoIModel:
             policy_options: options to replace of a policy that is named, such as
                 ``{"threshold": 0.2}``.
             first_look_tokens: see the attribute.
+            gate_threshold: see the attribute.
             revision: revision of ``source`` on the Hub. The backbone that an RPN names has the
                 revision that is named there.
             rpn_revision: revision of ``rpn`` on the Hub.
@@ -96,8 +103,8 @@ class RoIModel:
             CheckpointError: there is no RPN, its files are broken, it belongs to another backbone,
                 or the backbone that it names is not there.
             InputError: the backbone cannot be loaded.
-            ConfigError: a bad option, of loading or of the policy, or a budget for a family of
-                fixed resolution.
+            ConfigError: a bad option, of loading or of the policy, a budget for a family of fixed
+                resolution, or a gate's threshold for an RPN without a gate.
             UnknownNameError: no policy of that name, or no adapter for the backbone.
             MissingExtraError: flash-attention is asked for and not installed.
         """
@@ -113,16 +120,17 @@ class RoIModel:
         config, folder = read_rpn_config(rpn_source, **download)
         crop_policy = config.crop_policy(policy, policy_options)
         check_budget(first_look_tokens, "first_look_tokens")
+        config.gate_threshold(gate_threshold)
         if rpn is None:
             source, revision = backbone_source(config, rpn_source)
         backbone = load_backbone(source, revision=revision, **options)
         loaded = RPN.from_pretrained(folder, backbone=backbone)
-        return cls(backbone, loaded, crop_policy, first_look_tokens)
+        return cls(backbone, loaded, crop_policy, first_look_tokens, gate_threshold)
 
     @cached_property
     def proposer(self) -> RPNProposer:
         """What chooses the crops, for functions that take a proposer."""
-        return RPNProposer(self.rpn, self.policy)
+        return RPNProposer(self.rpn, self.policy, gate_threshold=self.gate_threshold)
 
     def with_policy(
         self, policy: str | CropPolicy | None = None, policy_options: dict[str, Any] | None = None

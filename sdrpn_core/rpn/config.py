@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import CheckpointError, ConfigError
-from sdrpn_core.gate.config import GateConfig
+from sdrpn_core.gate.config import GateConfig, check_threshold
 from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
@@ -169,6 +169,25 @@ class RPNConfig:
             return policy
         own = self.policy_options if policy is None or policy == self.policy else {}
         return make_policy(self.policy if policy is None else policy, {**own, **(options or {})})
+
+    def gate_threshold(self, threshold: float | None = None) -> float:
+        """From which probability on the region is looked for; 0 asks no gate.
+
+        Args:
+            threshold: another one than the gate's own.
+
+        Raises:
+            ConfigError: it is no probability, or above 0 where there is no gate.
+        """
+        own = 0.0 if self.gate is None else self.gate.threshold
+        chosen = own if threshold is None else threshold
+        check_threshold(chosen)
+        if self.gate is None and chosen > 0:
+            raise ConfigError(
+                f"a gate threshold of {chosen} is given, but this RPN has no gate: leave it out, "
+                "or train one"
+            )
+        return chosen
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

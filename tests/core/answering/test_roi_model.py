@@ -21,6 +21,7 @@ from sdrpn_core.errors import (
     InputError,
     UnknownNameError,
 )
+from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.grid.overlay import draw_overlay
 from sdrpn_core.rpn.backbone_source import backbone_source
 from sdrpn_core.rpn.checkpoint import read_rpn_config
@@ -255,6 +256,49 @@ def test_another_policy_is_another_model_around_the_same_weights(model, question
     assert one.outcome is Outcome.NO_ROI
     with pytest.raises(ConfigError, match="did you mean 'threshold'"):
         model.with_policy(policy_options={"treshold": 0.1})
+
+
+@pytest.fixture(scope="module")
+def gated(original):
+    """The RPN with a gate, which has not learned anything."""
+    backbone = load_backbone(original / "tiny")
+    rpn = RPN.from_pretrained(original / "rpn", backbone=backbone)
+    rpn.add_gate(backbone, GateConfig("linear", threshold=0.25))
+    rpn.save_pretrained(original / "gated")
+    return original / "gated"
+
+
+def test_the_gates_threshold_is_that_of_the_model(gated, questions):
+    def needed(model):
+        answers = model.answer_batch(questions, max_new_tokens=1)
+        return [one.outcome is not Outcome.NOT_NEEDED for one in answers], answers
+
+    default = RoIModel.from_pretrained(gated)
+    assert default.proposer.gate_threshold == 0.25
+    closed = RoIModel.from_pretrained(gated, gate_threshold=1.0)
+    assert needed(closed)[0] == [False] * len(questions)
+    # Nothing is asked, and another policy asks nothing either.
+    opened = RoIModel(closed.backbone, closed.rpn, closed.policy, gate_threshold=0.0)
+    for model in (opened, opened.with_policy(policy_options={"threshold": 0.4})):
+        found, answers = needed(model)
+        assert found == [True] * len(questions)
+        assert {proposal.gate for one in answers for proposal in one.proposals} == {None}
+
+
+def test_a_threshold_without_a_gate(original, model, monkeypatch):
+    def loads(*args, **options):
+        raise AssertionError("the backbone was loaded")
+
+    assert model.proposer.gate_threshold == 0
+    monkeypatch.setattr("sdrpn_core.answering.roi_model.load_backbone", loads)
+    for make in (
+        lambda threshold: RoIModel.from_pretrained(original / "rpn", gate_threshold=threshold),
+        lambda threshold: RoIModel(model.backbone, model.rpn, model.policy, None, threshold),
+    ):
+        with pytest.raises(ConfigError, match=r"gate threshold of 0\.5 is .* this RPN has no gate"):
+            make(0.5)
+        with pytest.raises(ConfigError, match="between 0 and 1, not '0'"):
+            make("0")
 
 
 def test_a_policy_itself_is_as_good_as_its_name(original, model, questions):
