@@ -65,6 +65,19 @@ class RoIModel:
         check_budgets(self.backbone, self.policy, self.first_look_tokens)
         self.rpn.config.gate_threshold(self.gate_threshold)
 
+    def __repr__(self) -> str:
+        config = self.rpn.config
+        given = {"first_look_tokens": self.first_look_tokens, "gate_threshold": self.gate_threshold}
+        parts = [
+            repr(self.backbone.name),
+            f"head={config.head!r}",
+            f"branch={config.branch}",
+            *([] if config.gate is None else [f"gate={config.gate.name!r}"]),
+            f"policy={type(self.policy).__name__}",
+            *(f"{name}={value}" for name, value in given.items() if value is not None),
+        ]
+        return f"RoIModel({', '.join(parts)})"
+
     @classmethod
     def from_pretrained(
         cls,

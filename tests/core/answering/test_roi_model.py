@@ -285,6 +285,32 @@ def test_the_gates_threshold_is_that_of_the_model(gated, questions):
         assert {proposal.gate for one in answers for proposal in one.proposals} == {None}
 
 
+def test_what_is_shown_is_one_short_line(gated, questions):
+    model = RoIModel.from_pretrained(gated, gate_threshold=0.0)
+    assert repr(model) == (
+        f"RoIModel({model.backbone.name!r}, head='qk', branch=3, gate='linear', policy=BboxPolicy, "
+        "gate_threshold=0.0)"
+    )
+    (one,) = model.answer_batch(questions[:1], max_new_tokens=2)
+    ((proposal,),) = model.propose_batch(questions[:1])
+    shown = f"boxes={one.boxes}"
+    assert one.boxes
+    assert repr(one) == f"Answer({one.text!r}, outcome=ok, {shown})"
+    assert repr(proposal) == f"Proposal(ok, {shown})"
+    assert repr(proposal.roi) == f"RoIMap(8 x 8, logit, peak {proposal.roi.scores.max():.3g})"
+    (sure,) = model.answer_batch(questions[:1], max_new_tokens=2, confidence_threshold=1e-9)
+    assert repr(sure) == (
+        f"Answer({sure.text!r}, outcome=not_needed, boxes=[], confidence={sure.confidence:.3g})"
+    )
+    reason = "Proposal(not_needed: the plain answer is sure enough, boxes=[])"
+    assert repr(sure.proposals) == f"({reason},)"
+    asked = RoIModel(model.backbone, model.rpn, model.policy, gate_threshold=1.0)
+    ((closed,),) = (row.proposals for row in asked.answer_batch(questions[:1], max_new_tokens=1))
+    assert repr(closed).endswith(f"boxes=[], gate={closed.gate:.3g})")
+    (plain,) = answer_batch(model.backbone, questions[:1], max_new_tokens=1)
+    assert repr(plain) == f"Answer({plain.text!r}, plain)"
+
+
 def test_a_threshold_without_a_gate(original, model, monkeypatch):
     def loads(*args, **options):
         raise AssertionError("the backbone was loaded")
