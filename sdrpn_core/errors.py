@@ -66,14 +66,14 @@ class UnknownNameError(SdrpnError, LookupError):
 
     Args:
         kind: What was looked up, for example ``"RPN head"``.
-        name: The name that was asked for.
+        name: The name that was asked for; shown as it is, should it be no text at all.
         known: The names that exist.
         where: Where the name was written, for example ``"in SDRPN_PLUGINS"``.
         hint: A reason why the name may be missing, for example a plugin that failed to load.
     """
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, where: str = "", hint: str = ""
+        self, kind: str, name: object, known: Iterable[str], *, where: str = "", hint: str = ""
     ) -> None:
         self.kind = kind
         self.name = name
@@ -150,8 +150,8 @@ def _printable_line(text: str) -> str:
     )
 
 
-def _near(name: str, known: list[str]) -> list[str]:
+def _near(name: object, known: list[str]) -> list[str]:
     """The known names closest to ``name``, best first, ignoring case."""
     by_lower = {candidate.lower(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.lower(), by_lower, n=_MAX_SUGGESTIONS)
+    matches = difflib.get_close_matches(str(name).lower(), by_lower, n=_MAX_SUGGESTIONS)
     return [by_lower[match] for match in matches]

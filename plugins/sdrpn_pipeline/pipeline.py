@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import Pipeline, PreTrainedModel
 
-from sdrpn_core import Answer, Question, RoIModel
+from sdrpn_core import Answer, CropPolicy, Question, RoIModel
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_pipeline.inputs import as_inputs, as_question
 
@@ -24,10 +24,12 @@ class RoIImageTextToTextPipeline(Pipeline):
         model: the backbone, which ``transformers.pipeline`` has loaded.
         rpn: the RPN's local folder or Hub id.
         rpn_revision: its revision on the Hub.
-        policy: name of the crop policy; default: the one in the RPN's configuration.
-        policy_options: options of the policy to replace, such as ``{"threshold": 0.2}``.
+        policy: the crop policy, or the name of one; default: the one in the RPN's configuration.
+        policy_options: options to replace of a policy that is named, such as
+            ``{"threshold": 0.2}``.
         first_look_tokens: largest number of visual tokens of each whole image, in families of
             dynamic resolution.
+        gate_threshold: probability from which on an RPN with a gate looks for the region.
         local_files_only: download nothing.
         kwargs: ``processor``, ``device``, ``batch_size``, and default arguments of
             :meth:`__call__`.
@@ -53,9 +55,10 @@ class RoIImageTextToTextPipeline(Pipeline):
         *,
         rpn: str | Path | None = None,
         rpn_revision: str | None = None,
-        policy: str | None = None,
+        policy: str | CropPolicy | None = None,
         policy_options: dict[str, Any] | None = None,
         first_look_tokens: int | None = None,
+        gate_threshold: float | None = None,
         local_files_only: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -70,6 +73,7 @@ class RoIImageTextToTextPipeline(Pipeline):
             policy=policy,
             policy_options=policy_options,
             first_look_tokens=first_look_tokens,
+            gate_threshold=gate_threshold,
             processor=self.processor,
             local_files_only=local_files_only,
         )

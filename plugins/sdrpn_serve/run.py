@@ -70,14 +70,15 @@ def run_server(
 
 
 def _check_model(settings: ModelSettings) -> None:
-    """Say what is wrong with the RPN and the policy before anything slow happens.
+    """Say what is wrong with the RPN, its gate and the policy before anything slow happens.
 
     Raises:
-        SdrpnError: there is no such RPN, or no such policy.
+        SdrpnError: there is no such RPN, no such policy, or no gate for a threshold.
     """
     revision = settings.load_options.get("revision") if settings.rpn is None else None
     config, _ = read_rpn_config(settings.rpn or settings.model, revision=revision)
     config.crop_policy(settings.policy, dict(settings.policy_options))
+    config.gate_threshold(settings.gate_threshold)
 
 
 def _check_free(host: str, port: int) -> None:

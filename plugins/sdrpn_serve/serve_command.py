@@ -20,6 +20,7 @@ from sdrpn_core.cli.option_values import parse_options
 from sdrpn_core.cli.policy_options import (
     ConfidenceThreshold,
     FirstLookTokens,
+    GateThreshold,
     PolicyName,
     PolicyOptions,
     Threshold,
@@ -49,6 +50,7 @@ def serve(
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
     first_look_tokens: FirstLookTokens = None,
+    gate_threshold: GateThreshold = None,
     confidence_threshold: ConfidenceThreshold = None,
     name: Annotated[
         str | None,
@@ -138,6 +140,7 @@ def serve(
             policy,
             options,
             first_look_tokens,
+            gate_threshold,
             confidence_threshold,
             load_options(dtype, device, attn_implementation, revision),
         ),

@@ -56,6 +56,7 @@ class ServedModel:
             policy=settings.policy,
             policy_options=dict(settings.policy_options),
             first_look_tokens=settings.first_look_tokens,
+            gate_threshold=settings.gate_threshold,
             **settings.load_options,
         )
         return cls(model, max_pixels, settings.confidence_threshold)

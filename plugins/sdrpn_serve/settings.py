@@ -27,6 +27,8 @@ class ModelSettings:
         policy_options: options of the policy to replace.
         first_look_tokens: largest number of visual tokens of each whole image; default: what the
             processor makes of it.
+        gate_threshold: probability from which on an RPN with a gate looks closer; default: the
+            gate's own.
         confidence_threshold: how likely every token of a plain answer must be for it to stay;
             default: every question is looked at closer.
         load_options: ``dtype``, ``device``, ``attn_implementation``, ``revision``.
@@ -40,6 +42,7 @@ class ModelSettings:
     policy: str | None = None
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     first_look_tokens: int | None = None
+    gate_threshold: float | None = None
     confidence_threshold: float | None = None
     load_options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdrpn_core.answering.budgets import check_budgets, policy_of
+from sdrpn_core.answering.arguments import check_arguments
 from sdrpn_core.answering.cascade import start_answers
-from sdrpn_core.answering.confidence_threshold import check_cascade
 from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.backbone.question import Question
-from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding
-from sdrpn_core.runtime.generation import check_generate_options
+from sdrpn_core.backbone.question import Question, checked_questions
+from sdrpn_core.errors import ConfigError
+from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +59,8 @@ def answer(
         ImageError: an image cannot be read.
         InputError: an empty question, no image, or a prompt that exceeds the model's context.
     """
+    if "proposer" in options:
+        raise ConfigError("answer takes an rpn and a policy; give a proposer to answer_batch")
     proposer = RPNProposer(rpn, policy) if rpn is not None else None
     return answer_batch(
         backbone,
@@ -109,19 +110,29 @@ def answer_batch(
             prompt and those that need the prompt's ids.
 
     Raises:
-        ConfigError: ``max_padding`` is out of range, ``store`` belongs to another backbone, an
-            option of ``generate()`` cannot be passed on, the family's resolution is fixed and a
-            first look or a crop budget is asked for, or a confidence threshold is no probability,
-            or is given without a proposer or with a ``streamer``.
-        InputError: an empty question, or a prompt that exceeds the model's context.
+        ConfigError: an argument is of another kind or out of range, ``store`` belongs to another
+            backbone, an option of ``generate()`` is unknown or cannot be passed on, the family's
+            resolution is fixed and a first look or a crop budget is asked for, a confidence
+            threshold is given without a proposer or with a ``streamer``, or what is proposed cannot
+            be cropped.
+        InputError: an entry that is no :class:`Question`, an empty question, or a prompt that
+            exceeds the model's context.
     """
-    check_max_padding(max_padding)
-    check_generate_options(options)
-    check_budgets(backbone, policy_of(proposer), first_look_tokens)
-    check_cascade(confidence_threshold, has_proposer=proposer is not None, generation=options)
+    check_arguments(
+        backbone,
+        proposer,
+        store=store,
+        first_look_tokens=first_look_tokens,
+        confidence_threshold=confidence_threshold,
+        max_padding=max_padding,
+        max_new_tokens=max_new_tokens,
+        options=options,
+    )
+    questions = [
+        question.with_first_look(first_look_tokens) for question in checked_questions(questions)
+    ]
     if not questions:
         return []
-    questions = [question.with_first_look(first_look_tokens) for question in questions]
     generation = {"max_new_tokens": max_new_tokens, **options}
     rule = BatchRule.of(backbone, max_padding, generation)
     answers: dict[int, Answer] = {}

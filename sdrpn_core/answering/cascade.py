@@ -11,6 +11,7 @@ import torch
 from sdrpn_core.answering.crop_insertion import n_reused
 from sdrpn_core.answering.passes import BatchRule, first_pass, second_pass, with_crops
 from sdrpn_core.answering.prefill import Prefill, prefill
+from sdrpn_core.answering.proposals import proposals_of
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.crops.policy import CropPlan, Outcome
@@ -94,7 +95,7 @@ def _plain_first(
         return started
     part = replace(state.part(unsure), clock=StageClock(backbone.device))
     with part.clock.stage("proposal"):
-        proposals = proposer.propose(part)
+        proposals = proposals_of(proposer, part)
     for index, one in zip(unsure, with_crops(backbone, part, proposals), strict=True):
         is_coarse = questions[index].first_look_tokens is not None
         one = replace(one, plain=plain[index], compares=not is_coarse)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 from sdrpn_core.errors import ConfigError
 
@@ -35,13 +35,13 @@ def check_cascade(
         )
 
 
-def check_confidence_threshold(value: float) -> None:
+def check_confidence_threshold(value: object) -> None:
     """Refuse what is no probability above 0.
 
     Raises:
-        ConfigError: the value is not above 0, or above 1.
+        ConfigError: the value is no number, not above 0, or above 1.
     """
-    if not 0 < value <= 1:
+    if not isinstance(value, SupportsFloat) or not 0 < float(value) <= 1:
         raise ConfigError(
-            f"the confidence threshold must be a probability above 0, at most 1, not {value}"
+            f"the confidence threshold must be a probability above 0, at most 1, not {value!r}"
         )

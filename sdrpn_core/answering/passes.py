@@ -14,6 +14,7 @@ from sdrpn_core.answering.encoding import encode_questions
 from sdrpn_core.answering.plain_answer import ProposedRegions, try_plain_answer
 from sdrpn_core.answering.prefill import run_encoded
 from sdrpn_core.answering.prefix import prefix_block, prefix_cache
+from sdrpn_core.answering.proposals import proposals_of
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.buckets import buckets
 from sdrpn_core.runtime.clock import StageClock
@@ -87,7 +88,7 @@ def first_pass(
         Per question a pending answer, or the answer if no second pass is needed.
 
     Raises:
-        ConfigError: the backbone is only partially loaded.
+        ConfigError: the backbone is only partially loaded, or what is proposed cannot be cropped.
         InputError: an empty question, or a prompt (with its response) exceeds the model's context.
     """
     clock = StageClock(backbone.device)
@@ -132,7 +133,7 @@ def first_pass(
             for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
         ]
     with clock.stage("proposal"):
-        proposals = proposer.propose(state)
+        proposals = proposals_of(proposer, state)
     return [*with_crops(backbone, state, proposals)]
 
 

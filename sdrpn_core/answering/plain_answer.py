@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.prefill import Prefill
 from sdrpn_core.answering.prefix import columns_with_crops, keep_prefixes
+from sdrpn_core.answering.proposals import proposals_of
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.runtime.generation import columns_needed, generate, prompt_block
 from sdrpn_core.runtime.in_place_cache import full_cache
@@ -91,7 +92,7 @@ def try_plain_answer(
             readings = reader.read_prefix(features, block.starts)
             prefixes = keep_prefixes(backbone, prompts, block, cache, reader, readings)
             state = Prefill(backbone, questions, prompts, prefixes, block, clock)
-            proposals.extend(proposer.propose(state))
+            proposals.extend(proposals_of(proposer, state))
         if any(one.plan.crops or one.plan.keep is not None for row in proposals for one in row):
             raise _RegionsFound(ProposedRegions(state, proposals))
 

@@ -11,6 +11,7 @@ from sdrpn_core.crops.policy import CropPlan, CropPolicy, Outcome
 from sdrpn_core.data.images import open_image
 from sdrpn_core.errors import InputError
 from sdrpn_core.grid.roi_map import RoIMap
+from sdrpn_core.util.formatting import short_repr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,11 @@ class Proposal:
     roi: RoIMap | None = None
     geometry: Geometry | None = None
     gate: float | None = None
+
+    def __repr__(self) -> str:
+        why = f": {self.plan.reason}" if self.plan.reason else ""
+        gate = "" if self.gate is None else f", gate={self.gate:.3g}"
+        return f"Proposal({self.plan.outcome}{why}, boxes={short_repr(self.boxes)}{gate})"
 
     @property
     def boxes(self) -> list[Box]:
@@ -83,7 +89,11 @@ class Proposer(ABC):
 
     @abstractmethod
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Return for every question one proposal per image."""
+        """Return for every question one proposal per image.
+
+        An answer refuses plans that cannot be cropped: see
+        :func:`~sdrpn_core.crops.policy.checked_plan`.
+        """
 
 
 class MapProposer(Proposer):

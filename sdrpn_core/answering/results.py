@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.errors import InputError
+from sdrpn_core.util.formatting import short_repr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,13 @@ class Answer:
             for proposal, geometry in zip(proposals, geometries, strict=True)
         )
         return cls(text, ids, placed, len(prompt), prompt.n_visual_tokens, seconds)
+
+    def __repr__(self) -> str:
+        facts = (
+            f"outcome={self.outcome}, boxes={short_repr(self.boxes)}" if self.proposals else "plain"
+        )
+        sure = "" if self.confidence is None else f", confidence={self.confidence:.3g}"
+        return f"Answer({short_repr(self.text)}, {facts}{sure})"
 
     @property
     def outcome(self) -> Outcome | None:

@@ -17,7 +17,7 @@ from sdrpn_core.answering.pruning import may_be_pruned, without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.backbone.loading import HUB_OPTIONS, load_backbone
-from sdrpn_core.backbone.question import Question
+from sdrpn_core.backbone.question import Question, checked_questions
 from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.backbone_source import backbone_source
@@ -46,19 +46,37 @@ class RoIModel:
         first_look_tokens: largest number of visual tokens that each whole image is encoded with, in
             families of dynamic resolution, unless a question or a call says otherwise; crops are
             still cut from the image as it is. ``None``: as many as the processor makes of it.
+        gate_threshold: probability from which on an RPN with a gate looks for the region; 0 does
+            not ask the gate. ``None``: the gate's own.
 
     Raises:
-        ConfigError: a budget is below 1, or the family's resolution is fixed and a first look or a
-            crop budget is asked for.
+        ConfigError: a budget is below 1, the family's resolution is fixed and a first look or a
+            crop budget is asked for, the gate's threshold is no probability, or one above 0 is
+            given for an RPN without a gate.
     """
 
     backbone: Backbone
     rpn: RPN
     policy: CropPolicy
     first_look_tokens: int | None = None
+    gate_threshold: float | None = None
 
     def __post_init__(self) -> None:
         check_budgets(self.backbone, self.policy, self.first_look_tokens)
+        self.rpn.config.gate_threshold(self.gate_threshold)
+
+    def __repr__(self) -> str:
+        config = self.rpn.config
+        given = {"first_look_tokens": self.first_look_tokens, "gate_threshold": self.gate_threshold}
+        parts = [
+            repr(self.backbone.name),
+            f"head={config.head!r}",
+            f"branch={config.branch}",
+            *([] if config.gate is None else [f"gate={config.gate.name!r}"]),
+            f"policy={type(self.policy).__name__}",
+            *(f"{name}={value}" for name, value in given.items() if value is not None),
+        ]
+        return f"RoIModel({', '.join(parts)})"
 
     @classmethod
     def from_pretrained(
@@ -66,9 +84,10 @@ class RoIModel:
         source: str | Path | PreTrainedModel,
         *,
         rpn: str | Path | None = None,
-        policy: str | None = None,
+        policy: str | CropPolicy | None = None,
         policy_options: dict[str, Any] | None = None,
         first_look_tokens: int | None = None,
+        gate_threshold: float | None = None,
         revision: str | None = None,
         rpn_revision: str | None = None,
         **options: Any,
@@ -79,9 +98,12 @@ class RoIModel:
             source: the RPN, or with ``rpn`` the backbone: a local folder or Hub id; the backbone
                 may also be a model that is loaded already.
             rpn: the RPN's local folder or Hub id, if ``source`` is the backbone.
-            policy: name of the crop policy; default: the one in the RPN's configuration.
-            policy_options: options of the policy to replace, such as ``{"threshold": 0.2}``.
+            policy: the crop policy, or the name of one; default: the one in the RPN's
+                configuration.
+            policy_options: options to replace of a policy that is named, such as
+                ``{"threshold": 0.2}``.
             first_look_tokens: see the attribute.
+            gate_threshold: see the attribute.
             revision: revision of ``source`` on the Hub. The backbone that an RPN names has the
                 revision that is named there.
             rpn_revision: revision of ``rpn`` on the Hub.
@@ -94,8 +116,8 @@ class RoIModel:
             CheckpointError: there is no RPN, its files are broken, it belongs to another backbone,
                 or the backbone that it names is not there.
             InputError: the backbone cannot be loaded.
-            ConfigError: a bad option, of loading or of the policy, or a budget for a family of
-                fixed resolution.
+            ConfigError: a bad option, of loading or of the policy, a budget for a family of fixed
+                resolution, or a gate's threshold for an RPN without a gate.
             UnknownNameError: no policy of that name, or no adapter for the backbone.
             MissingExtraError: flash-attention is asked for and not installed.
         """
@@ -111,31 +133,33 @@ class RoIModel:
         config, folder = read_rpn_config(rpn_source, **download)
         crop_policy = config.crop_policy(policy, policy_options)
         check_budget(first_look_tokens, "first_look_tokens")
+        config.gate_threshold(gate_threshold)
         if rpn is None:
             source, revision = backbone_source(config, rpn_source)
         backbone = load_backbone(source, revision=revision, **options)
         loaded = RPN.from_pretrained(folder, backbone=backbone)
-        return cls(backbone, loaded, crop_policy, first_look_tokens)
+        return cls(backbone, loaded, crop_policy, first_look_tokens, gate_threshold)
 
     @cached_property
     def proposer(self) -> RPNProposer:
         """What chooses the crops, for functions that take a proposer."""
-        return RPNProposer(self.rpn, self.policy)
+        return RPNProposer(self.rpn, self.policy, gate_threshold=self.gate_threshold)
 
     def with_policy(
-        self, policy: str | None = None, policy_options: dict[str, Any] | None = None
+        self, policy: str | CropPolicy | None = None, policy_options: dict[str, Any] | None = None
     ) -> RoIModel:
         """The same model (nothing is copied) with another crop policy.
 
         Args:
-            policy: name of the crop policy; default: the one in the RPN's configuration.
-            policy_options: options to replace; the others are those in the RPN's configuration, or
-                the defaults of another policy.
+            policy: the crop policy, or the name of one; default: the one in the RPN's
+                configuration.
+            policy_options: options to replace of a policy that is named; the others are those in
+                the RPN's configuration, or the defaults of another policy.
 
         Raises:
             UnknownNameError: no policy of that name.
-            ConfigError: an option is unknown or out of range, or a crop budget for a family of
-                fixed resolution.
+            ConfigError: an option is unknown or out of range, or given beside a policy, or a crop
+                budget for a family of fixed resolution.
         """
         return replace(self, policy=self.rpn.config.crop_policy(policy, policy_options))
 
@@ -167,7 +191,7 @@ class RoIModel:
             options: ``max_new_tokens``, ``store``, ``first_look_tokens``,
                 ``confidence_threshold``, ``max_padding`` and arguments of ``generate()``.
         """
-        looking = [self._looking(question) for question in questions]
+        looking = list(map(self._looking, checked_questions(questions)))
         return answer_batch(self.backbone, looking, self.proposer, **options)
 
     def answer_stream(
@@ -179,7 +203,7 @@ class RoIModel:
             questions: any number; read a batch ahead of need.
             options: ``batch_size``, ``on_error``, and those of :meth:`answer_batch`.
         """
-        looking = map(self._looking, questions)
+        looking = map(self._looking, checked_questions(questions))
         return answer_stream(self.backbone, looking, self.proposer, **options)
 
     def propose(
@@ -212,7 +236,8 @@ class RoIModel:
         Raises:
             InputError: an empty question, or a prompt that exceeds the model's context.
         """
-        prompts = self.backbone.encode([self._looking(question) for question in questions])
+        looking = list(map(self._looking, checked_questions(questions)))
+        prompts = self.backbone.encode(looking)
         maps = iter(
             predict_prompt_roi(
                 self.backbone, prompts, self.rpn, wants_question=may_be_pruned(self.policy)

@@ -12,7 +12,6 @@ from sdrpn_core.answering.proposer import MapProposer, Proposal
 from sdrpn_core.answering.pruning import may_be_pruned
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.gate.config import check_threshold
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
@@ -46,7 +45,8 @@ class RPNProposer(MapProposer):
             leaves it nothing to decide.
 
     Raises:
-        ConfigError: a threshold that is no probability, or one above 0 for an RPN without a gate.
+        ConfigError: a threshold that is no probability; or the RPN has no gate, and a threshold
+            above 0 is given, or it is always to be asked.
     """
 
     def __init__(
@@ -60,9 +60,7 @@ class RPNProposer(MapProposer):
         self.rpn = rpn.eval()
         self.reader = rpn
         self.policy = policy or rpn.config.crop_policy()
-        own = 0.0 if rpn.config.gate is None else rpn.config.gate.threshold
-        self.gate_threshold = own if gate_threshold is None else gate_threshold
-        check_threshold(self.gate_threshold)
+        self.gate_threshold = rpn.config.gate_threshold(gate_threshold)
         self.asks_gate = always_asks or self.gate_threshold > 0
         if self.asks_gate and rpn.gate is None:
             raise ConfigError("the gate is to be asked, but this RPN has no gate")

@@ -9,16 +9,15 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.answering.budgets import check_budgets, policy_of
+from sdrpn_core.answering.arguments import check_arguments, check_count
 from sdrpn_core.answering.cascade import start_answers
-from sdrpn_core.answering.confidence_threshold import check_cascade
 from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.backbone.preprocessing import Preprocessor
-from sdrpn_core.errors import ConfigError, InputError
-from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
-from sdrpn_core.runtime.generation import check_generate_options
+from sdrpn_core.backbone.question import checked_questions
+from sdrpn_core.errors import InputError
+from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, nearest
 from sdrpn_core.util.isolate_failures import isolate_failures
 from sdrpn_core.util.prefetch import prefetched
 
@@ -87,19 +86,22 @@ def answer_stream(
         The index of a question, from 0, and its answer, in the order of the questions.
 
     Raises:
-        ConfigError: the batch size is below 1, ``max_padding`` is out of range, ``store`` belongs
-            to another backbone, an option of ``generate()`` cannot be passed on, the family's
-            resolution is fixed and a first look or a crop budget is asked for, or a confidence
-            threshold is no probability, or is given without a proposer or with a ``streamer``.
-        InputError: an empty question, or a prompt that exceeds the model's context; says which
-            question.
+        ConfigError: the batch size is below 1, or see
+            :func:`~sdrpn_core.answering.answer.answer_batch`.
+        InputError: an empty question, or a prompt that exceeds the model's context, unless
+            ``on_error`` is given; an entry that is no :class:`Question`. Says which.
     """
-    if batch_size < 1:
-        raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
-    check_max_padding(max_padding)
-    check_generate_options(options)
-    check_budgets(backbone, policy_of(proposer), first_look_tokens)
-    check_cascade(confidence_threshold, has_proposer=proposer is not None, generation=options)
+    check_count(batch_size, "the batch size")
+    check_arguments(
+        backbone,
+        proposer,
+        store=store,
+        first_look_tokens=first_look_tokens,
+        confidence_threshold=confidence_threshold,
+        max_padding=max_padding,
+        max_new_tokens=max_new_tokens,
+        options=options,
+    )
     generation = {"max_new_tokens": max_new_tokens, **options}
     rule = BatchRule.of(backbone, max_padding, generation)
     start = partial(
@@ -112,7 +114,9 @@ def answer_stream(
         generation=generation,
     )
     stream = _Stream(backbone, start, batch_size, rule, generation, is_stored=store is not None)
-    looking = (question.with_first_look(first_look_tokens) for question in questions)
+    looking = (
+        question.with_first_look(first_look_tokens) for question in checked_questions(questions)
+    )
     return stream.run(looking, on_error or _raise)
 
 

@@ -513,7 +513,8 @@ class Backbone(ABC):
         if limit is not None and length > limit:
             raise InputError(
                 f"a sequence of {length} tokens (response included) exceeds the context of {limit} "
-                f"tokens of {self.name}: use smaller or fewer images, or fewer new tokens"
+                f"tokens of {self.name}: use smaller or fewer images, a shorter question, "
+                "or fewer new tokens"
             )
 
     @cached_property

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.data.images import open_image
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from PIL import Image
 
     from sdrpn_core.grid.geometry import Geometry
 
@@ -49,6 +50,10 @@ class Question:
             ``None``: as many as the backbone's processor makes of it.
         inputs: what ``preprocess`` makes of the images, where that was done ahead by a
             :class:`~sdrpn_core.backbone.preprocessing.Preprocessor`; empty where it was not.
+
+    Raises:
+        InputError: the images are anything but a tuple (or a list) of images.
+        ConfigError: the first look has less than one visual token.
     """
 
     text: str
@@ -60,6 +65,12 @@ class Question:
 
     def __post_init__(self) -> None:
         check_budget(self.first_look_tokens, "first_look_tokens")
+        if not isinstance(self.images, (tuple, list)):
+            raise InputError(f"the images of a Question must be a tuple, {_not(self.images)}")
+        for index, image in enumerate(self.images):
+            if not isinstance(image, Image.Image):
+                raise InputError(f"image {index} of a Question must be opened, {_not(image)}")
+        object.__setattr__(self, "images", tuple(self.images))
 
     @property
     def n_images(self) -> int:
@@ -86,3 +97,21 @@ class Question:
         if not sources:
             raise InputError("the question has no image")
         return cls(text, tuple(open_image(source) for source in sources))
+
+
+def checked_questions(questions: Iterable[object]) -> Iterator[Question]:
+    """The questions of a batch or a stream, as they come.
+
+    Raises:
+        InputError: something is no question; says which, and what to write.
+    """
+    if isinstance(questions, Question):
+        raise InputError("a list of questions is expected, not a Question: write [question]")
+    for index, question in enumerate(questions):
+        if not isinstance(question, Question):
+            raise InputError(f"question {index} must be a Question, {_not(question)}")
+        yield question
+
+
+def _not(value: object) -> str:
+    return f"not {type(value).__name__}: write Question.about(image, text)"

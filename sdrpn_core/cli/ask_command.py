@@ -23,6 +23,7 @@ from sdrpn_core.cli.model_options import (
 from sdrpn_core.cli.policy_options import (
     ConfidenceThreshold,
     FirstLookTokens,
+    GateThreshold,
     PolicyName,
     PolicyOptions,
     Threshold,
@@ -53,6 +54,7 @@ def ask(
     threshold: Threshold = None,
     policy_option: PolicyOptions = None,
     first_look_tokens: FirstLookTokens = None,
+    gate_threshold: GateThreshold = None,
     confidence_threshold: ConfidenceThreshold = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer.")] = (
         DEFAULT_MAX_NEW_TOKENS
@@ -76,6 +78,8 @@ def ask(
         raise ConfigError("no model: give --model, or --rpn with an RPN that names its backbone")
     if rpn is None and (policy is not None or threshold is not None or policy_option):
         raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
+    if rpn is None and gate_threshold is not None:
+        raise ConfigError("--gate-threshold is of the gate of an RPN: give --rpn")
     if rpn is None and confidence_threshold is not None:
         raise ConfigError("--confidence-threshold decides about a closer look: give --rpn")
     if confidence_threshold is not None and stream:
@@ -96,7 +100,14 @@ def ask(
         # One of both is given.
         backbone = load_backbone(str(model), **loading)
     else:
-        found_by = load_roi_model(model, rpn, policy=policy, policy_options=changes, **loading)
+        found_by = load_roi_model(
+            model,
+            rpn,
+            policy=policy,
+            policy_options=changes,
+            gate_threshold=gate_threshold,
+            **loading,
+        )
         backbone = found_by.backbone
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,

@@ -8,10 +8,12 @@ import typer
 
 from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.gate.config import check_threshold
 
 __all__ = [
     "ConfidenceThreshold",
     "FirstLookTokens",
+    "GateThreshold",
     "PolicyName",
     "PolicyOptions",
     "Threshold",
@@ -58,6 +60,22 @@ ConfidenceThreshold = Annotated[
         callback=_checked,
         help="Answer plainly first, and look closer only where a token of that answer is less "
         "likely than this (0 to 1); default: always look.",
+    ),
+]
+
+
+def _checked_gate(value: float | None) -> float | None:
+    if value is not None:
+        check_threshold(value)
+    return value
+
+
+GateThreshold = Annotated[
+    float | None,
+    typer.Option(
+        callback=_checked_gate,
+        help="Look closer only where the RPN's gate gives at least this probability (0 to 1); "
+        "0: always look; default: the gate's own.",
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import SupportsIndex
 
 from sdrpn_core.errors import ConfigError
 
@@ -38,7 +39,7 @@ class BudgetRule:
         return self.max_crop_tokens
 
 
-def check_budget(n_tokens: int | None, option: str) -> None:
+def check_budget(n_tokens: object, option: str) -> None:
     """Refuse budgets of no visual token.
 
     Args:
@@ -46,7 +47,9 @@ def check_budget(n_tokens: int | None, option: str) -> None:
         option: how it is called in the message.
 
     Raises:
-        ConfigError: it is below 1.
+        ConfigError: it is no whole number, or below 1.
     """
-    if n_tokens is not None and n_tokens < 1:
-        raise ConfigError(f"{option} must be at least 1, not {n_tokens}")
+    if n_tokens is None:
+        return
+    if not isinstance(n_tokens, SupportsIndex) or int(n_tokens) < 1:
+        raise ConfigError(f"{option} must be at least 1, not {n_tokens!r}")

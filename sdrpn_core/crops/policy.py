@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sdrpn_core.errors import InputError
+from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.grid.geometry import Box, Geometry
 from sdrpn_core.grid.roi_map import RoIMap
 from sdrpn_core.plugins.manager import get_plugins
@@ -86,13 +86,72 @@ class CropPlan:
     prunes_at_any_cost: bool = False
 
 
+def checked_plan(plan: object, geometry: Geometry, by: str) -> CropPlan:
+    """A plan that can be cropped; the sides of its boxes are plain integers.
+
+    Pillow fills what lies outside an image with black, so a wrong box would be answered like any
+    other.
+
+    Args:
+        plan: what a policy or a proposer has made.
+        geometry: of the image.
+        by: who made it, as messages call it.
+
+    Raises:
+        ConfigError: it is no plan, an outcome does not go with its crops, or a box is empty, not of
+            integers, or reaches out of the image or of its grid.
+    """
+    if not isinstance(plan, CropPlan):
+        raise ConfigError(f"{by} has planned a {type(plan).__name__}: return a CropPlan")
+    if not isinstance(plan.outcome, Outcome):
+        raise ConfigError(f"{by}: {plan.outcome!r} is no outcome of a plan: take one of Outcome")
+    if plan.outcome is Outcome.OK and not plan.crops:
+        raise ConfigError(
+            f"{by}: the outcome is ok, and there is no crop: give crops, or an outcome that says "
+            f"why there are none, such as {Outcome.NO_ROI}"
+        )
+    if plan.outcome is not Outcome.OK and plan.crops:
+        raise ConfigError(
+            f"{by}: the outcome is {plan.outcome}, and there are crops: they go with ok alone"
+        )
+    rows, columns = geometry.grid
+    crops = []
+    for crop in plan.crops:
+        if not isinstance(crop, Crop):
+            raise ConfigError(f"{by} has planned a {type(crop).__name__} among its crops, no Crop")
+        box = _checked_box(crop.box, geometry.source_size, f"{by}: box", "pixels of the image")
+        cells = _checked_box(crop.grid_box, (columns, rows), f"{by}: grid_box", "cells of the grid")
+        crops.append(replace(crop, box=box, grid_box=cells))
+    return replace(plan, crops=tuple(crops))
+
+
+def _checked_box(box: object, size: tuple[int, int], what: str, unit: str) -> Box:
+    sides = list(box) if isinstance(box, (tuple, list, np.ndarray)) else []
+    width, height = size
+    if len(sides) == 4 and all(map(_is_integer, sides)):
+        x0, y0, x1, y1 = map(int, sides)
+        if 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height:
+            return x0, y0, x1, y1
+    raise ConfigError(
+        f"{what} {box!r} must be four integers (x0, y0, x1, y1) with 0 <= x0 < x1 <= {width} and "
+        f"0 <= y0 < y1 <= {height}, {unit}"
+    )
+
+
+def _is_integer(side: object) -> bool:
+    return isinstance(side, (int, np.integer)) and not isinstance(side, bool)
+
+
 @dataclass(frozen=True)
 class CropPolicy(ABC):
     """Chooses crops from an RoI map. The options are the fields of a frozen dataclass."""
 
     @abstractmethod
     def _plan(self, roi: RoIMap, geometry: Geometry) -> CropPlan:
-        """Plan the crops; map and geometry have the same grid, and ``keep`` is set afterwards."""
+        """Plan the crops; map and geometry have the same grid, and ``keep`` is set afterwards.
+
+        Boxes lie in the image, see :func:`checked_plan`.
+        """
 
     def needs_question_scores(self, grid: tuple[int, int]) -> bool:
         """Whether ``kept_tokens`` reads ``RoIMap.question_scores`` for an image with this grid."""
@@ -121,10 +180,11 @@ class CropPolicy(ABC):
 
         Raises:
             InputError: map and geometry have different grids.
+            ConfigError: what the policy planned cannot be cropped, see :func:`checked_plan`.
         """
         if roi.grid != geometry.grid:
             raise InputError(f"RoI map has grid {roi.grid}, but its geometry has {geometry.grid}")
-        plan = self._plan(roi, geometry)
+        plan = checked_plan(self._plan(roi, geometry), geometry, type(self).__name__)
         if not plan.crops:
             return plan
         crops = plan.crops

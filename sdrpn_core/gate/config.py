@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, SupportsFloat
 
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.util.dataclass_reader import read_dataclass
@@ -86,11 +86,11 @@ class GateConfig:
         return asdict(self)
 
 
-def check_threshold(threshold: float) -> None:
+def check_threshold(threshold: object) -> None:
     """Check a gate's threshold.
 
     Raises:
         ConfigError: it is no probability.
     """
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"the gate's threshold must lie between 0 and 1, not {threshold}")
+    if not isinstance(threshold, SupportsFloat) or not 0 <= float(threshold) <= 1:
+        raise ConfigError(f"the gate's threshold must lie between 0 and 1, not {threshold!r}")

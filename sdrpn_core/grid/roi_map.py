@@ -58,6 +58,10 @@ class RoIMap:
                 )
             object.__setattr__(self, "question_scores", question_scores)
 
+    def __repr__(self) -> str:
+        rows, columns = self.grid
+        return f"RoIMap({rows} x {columns}, {self.kind}, peak {self.scores.max():.3g})"
+
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns)."""

@@ -126,13 +126,14 @@ class Registry(Generic[T]):
             self._resolved[name] = self._resolve(entry)
         return self._resolved[name]
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: object) -> Entry:
         """The registration itself, nothing imported.
 
         Raises:
             UnknownNameError: No plugin registers it; near names are listed.
         """
-        if name not in self._entries:
+        # A caller may hand over anything, and not everything can be looked up.
+        if not isinstance(name, str) or name not in self._entries:
             raise UnknownNameError(self.kind, name, self._entries, hint=self._hint())
         return self._entries[name]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.errors import CheckpointError, ConfigError
-from sdrpn_core.gate.config import GateConfig
+from sdrpn_core.gate.config import GateConfig, check_threshold
 from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
@@ -145,22 +145,49 @@ class RPNConfig:
         return config
 
     def crop_policy(
-        self, name: str | None = None, options: Mapping[str, Any] | None = None
+        self, policy: str | CropPolicy | None = None, options: Mapping[str, Any] | None = None
     ) -> CropPolicy:
-        """The crop policy that the thresholds were chosen for, or a variation of it.
+        """The crop policy that the thresholds were chosen for, or another one.
 
         Args:
-            name: another policy, which starts from its own defaults; default: the one named here.
-            options: options to replace.
+            policy: name of another policy, which starts from its own defaults, or a policy, which
+                stays as it is; default: the one named here.
+            options: options to replace, of a policy that is named.
 
         Raises:
             UnknownNameError: no policy of that name.
-            ConfigError: an option is unknown or out of range.
+            ConfigError: an option is unknown or out of range, or given beside a policy.
         """
-        from sdrpn_core.crops.policy import make_policy  # needs NumPy
+        from sdrpn_core.crops.policy import CropPolicy, make_policy  # needs NumPy
 
-        own = self.policy_options if name in (None, self.policy) else {}
-        return make_policy(name or self.policy, {**own, **(options or {})})
+        if isinstance(policy, CropPolicy):
+            if options:
+                raise ConfigError(
+                    f"policy options ({', '.join(options)}) beside a {type(policy).__name__}, "
+                    "which has its own: give its name instead, or make it with these options"
+                )
+            return policy
+        own = self.policy_options if policy is None or policy == self.policy else {}
+        return make_policy(self.policy if policy is None else policy, {**own, **(options or {})})
+
+    def gate_threshold(self, threshold: float | None = None) -> float:
+        """From which probability on the region is looked for; 0 asks no gate.
+
+        Args:
+            threshold: another one than the gate's own.
+
+        Raises:
+            ConfigError: it is no probability, or above 0 where there is no gate.
+        """
+        own = 0.0 if self.gate is None else self.gate.threshold
+        chosen = own if threshold is None else threshold
+        check_threshold(chosen)
+        if self.gate is None and chosen > 0:
+            raise ConfigError(
+                f"a gate threshold of {chosen} is given, but this RPN has no gate: leave it out, "
+                "or train one"
+            )
+        return chosen
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

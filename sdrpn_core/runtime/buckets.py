@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import SupportsFloat, TypeAlias
 
 from sdrpn_core.errors import ConfigError
 
@@ -16,14 +16,14 @@ Lengths: TypeAlias = tuple[int, ...]
 DEFAULT_MAX_PADDING = 0.2
 
 
-def check_max_padding(max_padding: float) -> None:
+def check_max_padding(max_padding: object) -> None:
     """Check a limit of padding.
 
     Raises:
-        ConfigError: the limit is below 0, or 1 or more.
+        ConfigError: the limit is no number, below 0, or 1 or more.
     """
-    if not 0 <= max_padding < 1:
-        raise ConfigError(f"max_padding must be at least 0 and less than 1, not {max_padding}")
+    if not isinstance(max_padding, SupportsFloat) or not 0 <= float(max_padding) < 1:
+        raise ConfigError(f"max_padding must be at least 0 and less than 1, not {max_padding!r}")
 
 
 def padding(lengths: Sequence[Lengths]) -> float:

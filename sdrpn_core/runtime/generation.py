@@ -7,6 +7,9 @@ model's own run. The decoder gets the rows of the prompts in place of these ids'
 
 from __future__ import annotations
 
+import copy
+import difflib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import get_ident
@@ -23,7 +26,7 @@ from sdrpn_core.runtime.in_place_cache import cache_for
 from sdrpn_core.runtime.kv_cache import cache_argument, static_cache
 
 if TYPE_CHECKING:
-    from transformers import Cache, GenerationConfig
+    from transformers import Cache, GenerationConfig, PreTrainedModel
 
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
@@ -57,6 +60,9 @@ STATIC = "static"
 #: Most tokens of a response that memory is set aside for in advance; the cache grows with longer
 #: ones. So a limit that no answer reaches costs nothing.
 _MOST_AHEAD = 512
+
+#: Where the caller says nothing else, whatever the checkpoint's generation config says.
+_DEFAULTS: Mapping[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
 
 #: Fields of a generation config that cannot be served, nor be ignored: answers would be others.
 _UNSERVED = ("penalty_alpha", "guidance_scale", "prompt_lookup_num_tokens", "prefill_chunk_size")
@@ -107,6 +113,34 @@ def check_generate_options(options: Mapping[str, Any]) -> None:
             f"cache_implementation must be {STATIC!r} or None (a cache that grows in place), not "
             f"{implementation!r}"
         )
+
+
+def check_accepted(model: PreTrainedModel, options: Mapping[str, Any]) -> None:
+    """Check that stock ``generate()`` takes arguments, as it would only after the prefix has run.
+
+    Args:
+        model: the stock model.
+        options: the arguments.
+
+    Raises:
+        ConfigError: it knows none of that name (names a near one), or refuses a value.
+    """
+    if not options:
+        return
+    config = copy.deepcopy(model.generation_config)
+    try:
+        rest = config.update(**{**_DEFAULTS, **options})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"generate() refuses its options: {error}") from error
+    # What is no field of the configuration may be an argument of its own, or one of the model.
+    generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
+    own = {*inspect.signature(generate).parameters, "tokenizer"}
+    known = own | set(inspect.signature(model.forward).parameters)
+    for name in rest:
+        if name not in known:
+            near = difflib.get_close_matches(name, {*vars(config), *own}, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see GenerationConfig of transformers"
+            raise ConfigError(f"generate() has no argument {name!r}: {hint}")
 
 
 def columns_needed(length: int, max_new_tokens: int) -> int:
@@ -217,10 +251,7 @@ def generate(
             max_new_tokens=max_new_tokens,
             pad_token_id=_pad_token_id(backbone),
             **{
-                # Whatever the checkpoint's generation config says.
-                "do_sample": False,
-                "num_beams": 1,
-                "use_cache": True,
+                **_DEFAULTS,
                 **options,
                 "cache_implementation": None,
                 **cache_argument(cache),

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from sdrpn_core.errors import InputError, MissingExtraError, PluginError, SdrpnError
+from sdrpn_core.errors import (
+    InputError,
+    MissingExtraError,
+    PluginError,
+    SdrpnError,
+    UnknownNameError,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,3 +41,10 @@ def test_messages_that_classes_write_are_of_the_same_kind():
     assert str(PluginError("x", "broken\n\x00")).isprintable()
     assert str(MissingExtraError("a\nfeature", "ray")).startswith("a feature needs a package")
     assert isinstance(MissingExtraError("a", "b"), ImportError)
+
+
+@pytest.mark.parametrize("name", [None, 3, ("bbox",), object()])
+def test_a_name_that_is_no_text_is_unknown_like_any_other(name):
+    error = UnknownNameError("crop policy", name, ["mask", "bbox"])
+    assert error.name is name
+    assert "(known: bbox, mask)" in str(error)

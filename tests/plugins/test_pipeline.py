@@ -213,6 +213,12 @@ def test_a_first_look_reaches_the_model(folder):
         pipeline(TASK, model=str(folder / "tiny"), **options)
 
 
+def test_a_gates_threshold_reaches_the_model(folder):
+    options = {"rpn": folder / "rpn", "device": "cpu", "gate_threshold": 0.5}
+    with pytest.raises(ConfigError, match="this RPN has no gate"):
+        pipeline(TASK, model=str(folder / "tiny"), **options)
+
+
 def test_what_is_saved_loads_again(ask, questions, expected, tmp_path):
     ask.save_pretrained(tmp_path / "saved")
     again = pipeline(

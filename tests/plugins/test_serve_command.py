@@ -39,6 +39,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
         (("--api-key", " "), "visible ASCII characters"),
         (("--policy", "boxes"), "unknown crop policy 'boxes'"),
         (("--threshold", "-1"), "threshold"),
+        (("--gate-threshold", "0.1"), "this RPN has no gate"),
         (("--confidence-threshold", "0"), "above 0, at most 1, not 0"),
         (("--host", "203.0.113.1"), "cannot listen at 203.0.113.1:8000 (Cannot assign"),
         (("--address", "127.0.0.1:1"), "there is no Ray cluster at 127.0.0.1:1: "),
@@ -51,12 +52,14 @@ def test_mistakes_are_said_before_anything_starts(words, said):
 def test_the_options_reach_the_model(monkeypatch):
     settings = []
     monkeypatch.setattr("sdrpn_serve.run.run_server", lambda given, **how: settings.append(given))
-    words = ["serve", "--rpn", RPN, "--first-look-tokens", "49", "--confidence-threshold", "0.5"]
-    result = CliRunner().invoke(app, words)
+    words = ["--first-look-tokens=49", "--confidence-threshold=0.5", "--gate-threshold=0.1"]
+    result = CliRunner().invoke(app, ["serve", "--rpn", RPN, *words])
     assert result.exit_code == 0, result.output
-    assert (settings[0].model.first_look_tokens, settings[0].model.confidence_threshold) == (
+    model = settings[0].model
+    assert (model.first_look_tokens, model.confidence_threshold, model.gate_threshold) == (
         49,
         0.5,
+        0.1,
     )
 
 

@@ -135,6 +135,12 @@ def test_settings_choose_the_first_look(asks):
     assert located.images[0]["grid"] == grid
 
 
+def test_settings_choose_the_gates_threshold():
+    settings = ModelSettings(str(backbone_dir()), str(rpn_dir()), gate_threshold=0.5)
+    with pytest.raises(ConfigError, match="this RPN has no gate"):
+        ServedModel.load(settings, MAX_PIXELS)
+
+
 def test_sure_answers_stay_and_are_streamed_in_one_piece(model, asks):
     first, other = asks[:2]
     plain = answer(model.backbone, list(first.images), first.text, max_new_tokens=6)

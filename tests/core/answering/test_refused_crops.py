@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from sdrpn_core import Outcome
+from sdrpn_core import RPN, Outcome
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import Crop, CropPlan
-from sdrpn_core.errors import ImageError
+from sdrpn_core.errors import ConfigError, ImageError
 from sdrpn_llava.backbone import LlavaBackbone
 from tests.tiny import tiny_image, tiny_llava
 
@@ -64,3 +66,47 @@ def test_the_answer_is_then_the_plain_one(backbone):
     (found,) = answer_batch(backbone, [question], Refused(), max_new_tokens=5)
     assert (found.ids, found.n_visual_tokens) == (plain.ids, plain.n_visual_tokens)
     assert (found.outcome, found.boxes) == (Outcome.TOO_SMALL, [])
+
+
+class Given(Proposer):
+    """Proposes what it is told, whatever is asked."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def propose(self, state):
+        return self.rows
+
+
+class GivenAtOnce(Given):
+    """The same, asked within the pass that begins the plain answer."""
+
+    def __init__(self, rows, reader):
+        super().__init__(rows)
+        self.reader = reader
+
+
+OUTSIDE = (50, 50, 500, 500)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[Proposal(plan(GOOD, OUTSIDE))]], re.escape(str(OUTSIDE))),
+        ([[Proposal(CropPlan(Outcome.OK))]], "the outcome is ok, and there is no crop"),
+        ([[Proposal(CropPlan(Outcome.NO_ROI, plan(GOOD).crops))]], "they go with ok alone"),
+        ([[Proposal([])]], "has planned a list"),
+        ([[plan(GOOD)]], "one Proposal per image"),
+        ([Proposal(plan(GOOD))], "one Proposal per image"),
+        ([[]], "one Proposal per image"),
+        ([], "one Proposal per image"),
+        (None, "one Proposal per image"),
+    ],
+)
+def test_what_cannot_be_cropped_is_refused_wherever_it_is_proposed(backbone, rows, message):
+    questions = [Question("what color is the small square on the left ?", (tiny_image(),))]
+    proposers = [Given(rows), GivenAtOnce(rows, RPN.from_backbone(backbone, branch=2, n_layers=1))]
+    for proposer in proposers:
+        for options in ({}, {"confidence_threshold": 1.0}):
+            with pytest.raises(ConfigError, match=f"^{type(proposer).__name__}.*{message}"):
+                answer_batch(backbone, questions, proposer, max_new_tokens=1, **options)

@@ -21,6 +21,7 @@ from sdrpn_core.errors import (
     InputError,
     UnknownNameError,
 )
+from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.grid.overlay import draw_overlay
 from sdrpn_core.rpn.backbone_source import backbone_source
 from sdrpn_core.rpn.checkpoint import read_rpn_config
@@ -255,6 +256,91 @@ def test_another_policy_is_another_model_around_the_same_weights(model, question
     assert one.outcome is Outcome.NO_ROI
     with pytest.raises(ConfigError, match="did you mean 'threshold'"):
         model.with_policy(policy_options={"treshold": 0.1})
+
+
+@pytest.fixture(scope="module")
+def gated(original):
+    """The RPN with a gate, which has not learned anything."""
+    backbone = load_backbone(original / "tiny")
+    rpn = RPN.from_pretrained(original / "rpn", backbone=backbone)
+    rpn.add_gate(backbone, GateConfig("linear", threshold=0.25))
+    rpn.save_pretrained(original / "gated")
+    return original / "gated"
+
+
+def test_the_gates_threshold_is_that_of_the_model(gated, questions):
+    def needed(model):
+        answers = model.answer_batch(questions, max_new_tokens=1)
+        return [one.outcome is not Outcome.NOT_NEEDED for one in answers], answers
+
+    default = RoIModel.from_pretrained(gated)
+    assert default.proposer.gate_threshold == 0.25
+    closed = RoIModel.from_pretrained(gated, gate_threshold=1.0)
+    assert needed(closed)[0] == [False] * len(questions)
+    # Nothing is asked, and another policy asks nothing either.
+    opened = RoIModel(closed.backbone, closed.rpn, closed.policy, gate_threshold=0.0)
+    for model in (opened, opened.with_policy(policy_options={"threshold": 0.4})):
+        found, answers = needed(model)
+        assert found == [True] * len(questions)
+        assert {proposal.gate for one in answers for proposal in one.proposals} == {None}
+
+
+def test_what_is_shown_is_one_short_line(gated, questions):
+    model = RoIModel.from_pretrained(gated, gate_threshold=0.0)
+    assert repr(model) == (
+        f"RoIModel({model.backbone.name!r}, head='qk', branch=3, gate='linear', policy=BboxPolicy, "
+        "gate_threshold=0.0)"
+    )
+    (one,) = model.answer_batch(questions[:1], max_new_tokens=2)
+    ((proposal,),) = model.propose_batch(questions[:1])
+    shown = f"boxes={one.boxes}"
+    assert one.boxes
+    assert repr(one) == f"Answer({one.text!r}, outcome=ok, {shown})"
+    assert repr(proposal) == f"Proposal(ok, {shown})"
+    assert repr(proposal.roi) == f"RoIMap(8 x 8, logit, peak {proposal.roi.scores.max():.3g})"
+    (sure,) = model.answer_batch(questions[:1], max_new_tokens=2, confidence_threshold=1e-9)
+    assert repr(sure) == (
+        f"Answer({sure.text!r}, outcome=not_needed, boxes=[], confidence={sure.confidence:.3g})"
+    )
+    reason = "Proposal(not_needed: the plain answer is sure enough, boxes=[])"
+    assert repr(sure.proposals) == f"({reason},)"
+    asked = RoIModel(model.backbone, model.rpn, model.policy, gate_threshold=1.0)
+    ((closed,),) = (row.proposals for row in asked.answer_batch(questions[:1], max_new_tokens=1))
+    assert repr(closed).endswith(f"boxes=[], gate={closed.gate:.3g})")
+    (plain,) = answer_batch(model.backbone, questions[:1], max_new_tokens=1)
+    assert repr(plain) == f"Answer({plain.text!r}, plain)"
+
+
+def test_a_threshold_without_a_gate(original, model, monkeypatch):
+    def loads(*args, **options):
+        raise AssertionError("the backbone was loaded")
+
+    assert model.proposer.gate_threshold == 0
+    monkeypatch.setattr("sdrpn_core.answering.roi_model.load_backbone", loads)
+    for make in (
+        lambda threshold: RoIModel.from_pretrained(original / "rpn", gate_threshold=threshold),
+        lambda threshold: RoIModel(model.backbone, model.rpn, model.policy, None, threshold),
+    ):
+        with pytest.raises(ConfigError, match=r"gate threshold of 0\.5 is .* this RPN has no gate"):
+            make(0.5)
+        with pytest.raises(ConfigError, match="between 0 and 1, not '0'"):
+            make("0")
+
+
+def test_a_policy_itself_is_as_good_as_its_name(original, model, questions):
+    policy = BboxPolicy(**{**POLICY, "threshold": 0.9999})
+    assert model.with_policy(policy).policy is policy
+    assert RoIModel.from_pretrained(original / "rpn", policy=policy).policy is policy
+    with pytest.raises(ConfigError, match=r"\(margin\) beside a BboxPolicy") as error:
+        model.with_policy(policy, {"margin": 1.0})
+    assert "give its name instead" in str(error.value)
+
+
+@pytest.mark.parametrize("policy", [3, "", ["bbox"], BboxPolicy])
+def test_what_is_neither_a_policy_nor_a_name(model, policy):
+    with pytest.raises(UnknownNameError, match="unknown crop policy") as error:
+        model.with_policy(policy)
+    assert "known: bbox, mask" in str(error.value)
 
 
 def test_an_answer_draws_its_own_overlay(model, questions):

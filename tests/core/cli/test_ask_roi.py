@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from sdrpn_core import RPN, load_backbone, open_image
 from sdrpn_core.answering.answer import answer
 from sdrpn_core.cli.main import app
+from sdrpn_core.gate.config import GateConfig
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 from tests.tiny_qwen2_5_vl import write_tiny_qwen2_5_vl
 
@@ -28,6 +29,8 @@ def folder(tmp_path_factory):
     for name, backbone in (("rpn", tiny_llava(grid=8)), ("other", tiny_llava(seed=1, grid=8))):
         rpn = RPN.from_backbone(backbone, branch=3, n_layers=2, policy_options=POLICY)
         rpn.save_pretrained(root / name)
+        rpn.add_gate(backbone, GateConfig("linear"))
+        rpn.save_pretrained(root / f"{name}-gated")
     tiny_image(1).save(root / "a.png")
     tiny_image(2, (60, 200)).save(root / "b.png")
     (root / "empty.png").write_bytes(b"")
@@ -101,6 +104,18 @@ def test_threshold_and_policy_change_what_is_cropped(folder):
     assert (none["outcome"], none["visual_tokens"]) == ("no_roi", 64)
     masked = ask(folder, "--policy", "mask", "--policy-option", "min_regions=1", "--json")
     assert len(json.loads(masked.stdout)["images"][0]["crops"]) == 1
+
+
+def test_the_gates_threshold_decides_about_the_look(folder):
+    def facts(threshold):
+        words = ("--json", "--gate-threshold", threshold)
+        return json.loads(ask(folder, *words, rpn="{f}/rpn-gated").stdout)
+
+    closed, opened = facts(1), facts(0)
+    assert closed["outcome"] == "not_needed"
+    assert 0 < closed["images"][0]["gate"] < 1
+    assert opened["outcome"] != "not_needed"
+    assert "gate" not in opened["images"][0]
 
 
 def test_a_sure_plain_answer_stays(folder):
@@ -250,6 +265,15 @@ BAD = {
     ),
     "policy without rpn": ((*ASK, "{f}/a.png", QUESTION, "--threshold", "0.2"), "give --rpn"),
     "stream and json": ((*ASK, "{f}/a.png", QUESTION, "--stream", "--json"), "cannot be combined"),
+    "gate without rpn": ((*ASK, "{f}/a.png", QUESTION, "--gate-threshold", "0.1"), "give --rpn"),
+    "no gate": (
+        (*ASK, "{f}/a.png", QUESTION, *RPN_OPTION, "--gate-threshold", "0.1"),
+        "this RPN has no gate",
+    ),
+    "gate": (
+        (*ASK, "{f}/a.png", QUESTION, *RPN_OPTION, "--gate-threshold", "1.5"),
+        "must lie between 0 and 1, not 1.5",
+    ),
     "confidence without rpn": (
         (*ASK, "{f}/a.png", QUESTION, "--confidence-threshold", "0.9"),
         "give --rpn",

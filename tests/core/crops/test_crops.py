@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
-from sdrpn_core.crops.policy import Crop, Outcome
+from sdrpn_core.crops.policy import Crop, CropPlan, CropPolicy, Outcome
 from sdrpn_core.crops.regions import RegionRule
 from sdrpn_core.crops.tokens import keep_tokens, token_grid
 from sdrpn_core.errors import ConfigError, InputError
@@ -434,3 +436,68 @@ def test_a_margin_grows_the_box_inside_the_image(row, column, margin, size) -> N
 def test_a_negative_margin_is_refused() -> None:
     with pytest.raises(ConfigError, match="margin must not be negative"):
         BboxPolicy(margin=-0.1)
+
+
+@dataclass(frozen=True)
+class Planned(CropPolicy):
+    """Plans what it is told."""
+
+    made: Any = None
+
+    def _plan(self, roi, geometry):
+        return self.made
+
+
+WIDE = Resized((480, 284), (3, 5), 28)
+ONE = Crop((0, 0, 480, 284), (0, 0, 5, 3))
+
+
+def planned(made):
+    return Planned(made).plan(RoIMap(np.zeros(WIDE.grid)), WIDE)
+
+
+@pytest.mark.parametrize(
+    ("box", "grid_box"),
+    [
+        ((5000, 5000, 5050, 5050), (0, 0, 1, 1)),
+        ((-50, -50, 50, 50), (0, 0, 1, 1)),
+        ((0, 0, 284, 480), (0, 0, 1, 1)),  # height and width changed places
+        ((50, 50, 10, 10), (0, 0, 1, 1)),
+        ((50, 50, 50, 60), (0, 0, 1, 1)),
+        ((0.5, 0.5, 50.2, 50.7), (0, 0, 1, 1)),
+        ((0, 0, True, 9), (0, 0, 1, 1)),
+        ((0, 0, 9), (0, 0, 1, 1)),
+        (None, (0, 0, 1, 1)),
+        ((0, 0, 9, 9), (0, 0, 3, 5)),
+        ((0, 0, 9, 9), (0, 0, 6, 1)),
+        ((0, 0, 9, 9), (1, 1, 1, 2)),
+    ],
+)
+def test_a_policys_boxes_lie_in_the_image(box, grid_box):
+    with pytest.raises(ConfigError) as error:
+        planned(CropPlan(Outcome.OK, (ONE, Crop(box, grid_box))))
+    wrong = grid_box if box == (0, 0, 9, 9) else box
+    assert str(error.value).startswith("Planned: ")
+    assert repr(wrong) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ([(0, 0, 9, 9)], "Planned has planned a list: return a CropPlan"),
+        (None, "Planned has planned a NoneType"),
+        (CropPlan("ok", (ONE,)), "Planned: 'ok' is no outcome"),
+        (CropPlan(Outcome.OK), "the outcome is ok, and there is no crop"),
+        (CropPlan(Outcome.NO_ROI, (ONE,)), "the outcome is no_roi, and there are crops"),
+        (CropPlan(Outcome.OK, ((0, 0, 9, 9),)), "a tuple among its crops"),
+    ],
+)
+def test_a_policys_outcome_goes_with_its_crops(made, message):
+    with pytest.raises(ConfigError, match=message):
+        planned(made)
+
+
+def test_boxes_of_numpy_become_plain_integers():
+    boxes = np.array([[0, 0, 480, 284], [1, 2, 5, 3]])
+    (crop,) = planned(CropPlan(Outcome.OK, [Crop(tuple(boxes[0]), boxes[1])])).crops
+    assert json.dumps([crop.box, crop.grid_box]) == "[[0, 0, 480, 284], [1, 2, 5, 3]]"
