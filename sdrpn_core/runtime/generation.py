@@ -13,7 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, StoppingCriteria, StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_core.errors import ConfigError
@@ -21,6 +21,7 @@ from sdrpn_core.runtime.block import Block, join, left_pad
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.in_place_cache import cache_for
 from sdrpn_core.runtime.kv_cache import cache_argument, static_cache
+from sdrpn_core.runtime.stopping import RowEnds
 
 if TYPE_CHECKING:
     from transformers import Cache, GenerationConfig
@@ -209,13 +210,15 @@ def generate(
     if "streamer" in options:
         options = {**options, "streamer": _WithoutPrompt(options["streamer"])}
     first = _AfterFirstPass(between)
+    criteria = _stopping_criteria(backbone, options)
+    row_ends = RowEnds(criteria, whole.length)
     with clock.stage(first_stage), rows_of_prompts(backbone, block, whole.mask):
         sequences = backbone.model.generate(
             whole.ids,
             attention_mask=whole.mask,
             position_ids=whole.positions,
             max_new_tokens=max_new_tokens,
-            pad_token_id=_pad_token_id(backbone),
+            pad_token_id=_pad_token_id(backbone, options),
             **{
                 # Whatever the checkpoint's generation config says.
                 "do_sample": False,
@@ -225,10 +228,13 @@ def generate(
                 "cache_implementation": None,
                 **cache_argument(cache),
                 "logits_processor": [first, *options.get("logits_processor", ())],
+                "stopping_criteria": [row_ends] if criteria else [],
+                "stop_strings": None,  # among the criteria
             },
         )
-    ends = end_token_ids(backbone)
-    return [_until_end(row, ends) for row in sequences[:, whole.length :].tolist()]
+    ends = end_token_ids(backbone, options)
+    responses = row_ends.cut(sequences[:, whole.length :].tolist())
+    return [_until_end(row, ends) for row in responses]
 
 
 @contextmanager
@@ -289,20 +295,37 @@ class _AfterFirstPass(LogitsProcessor):
         return scores
 
 
-def end_token_ids(backbone: Backbone) -> frozenset[int]:
-    """Ids that end a response."""
-    ids = backbone.model.generation_config.eos_token_id
+def end_token_ids(backbone: Backbone, options: Mapping[str, Any] | None = None) -> frozenset[int]:
+    """Ids that end a response.
+
+    Args:
+        backbone: the model.
+        options: arguments of ``generate()``, which outweigh the model's generation config.
+    """
+    config = backbone.model.generation_config
+    ids = {"eos_token_id": config.eos_token_id, **(options or {})}["eos_token_id"]
     if ids is None:
         return frozenset()
-    return frozenset([ids] if isinstance(ids, int) else ids)
+    return frozenset(torch.as_tensor(ids).flatten().tolist())
 
 
-def _pad_token_id(backbone: Backbone) -> int:
+def _pad_token_id(backbone: Backbone, options: Mapping[str, Any]) -> int:
     pad = backbone.model.generation_config.pad_token_id
     if pad is not None:
         return int(pad)
     # Any id will do, because ids after the end token are dropped; without one generate() warns.
-    return min(end_token_ids(backbone), default=0)
+    return min(end_token_ids(backbone, options), default=0)
+
+
+def _stopping_criteria(backbone: Backbone, options: Mapping[str, Any]) -> list[StoppingCriteria]:
+    """What ends single rows, beside end tokens: the caller's criteria, and stop strings."""
+    config = backbone.model.generation_config
+    strings = {"stop_strings": config.stop_strings, **options}["stop_strings"]
+    criteria = list(options.get("stopping_criteria", ()))
+    if strings is not None:
+        tokenizer = options.get("tokenizer", backbone.tokenizer)
+        criteria.append(StopStringCriteria(tokenizer, strings))
+    return criteria
 
 
 def _until_end(ids: list[int], ends: frozenset[int]) -> tuple[int, ...]:
