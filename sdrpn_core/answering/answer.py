@@ -16,7 +16,7 @@ from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding
-from sdrpn_core.runtime.generation import check_generate_options
+from sdrpn_core.runtime.generation import check_generate_options, given_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,6 +116,7 @@ def answer_batch(
         InputError: an empty question, or a prompt that exceeds the model's context.
     """
     check_max_padding(max_padding)
+    options = given_options(options)
     check_generate_options(options)
     check_budgets(backbone, policy_of(proposer), first_look_tokens)
     check_cascade(confidence_threshold, has_proposer=proposer is not None, generation=options)

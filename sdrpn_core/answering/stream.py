@@ -18,7 +18,7 @@ from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, check_max_padding, nearest
-from sdrpn_core.runtime.generation import check_generate_options
+from sdrpn_core.runtime.generation import check_generate_options, given_options
 from sdrpn_core.util.isolate_failures import isolate_failures
 from sdrpn_core.util.prefetch import prefetched
 
@@ -97,6 +97,7 @@ def answer_stream(
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}")
     check_max_padding(max_padding)
+    options = given_options(options)
     check_generate_options(options)
     check_budgets(backbone, policy_of(proposer), first_look_tokens)
     check_cascade(confidence_threshold, has_proposer=proposer is not None, generation=options)

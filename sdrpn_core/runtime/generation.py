@@ -13,7 +13,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessor, StoppingCriteria, StopStringCriteria
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    StoppingCriteria,
+    StopStringCriteria,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_core.errors import ConfigError
@@ -24,7 +29,7 @@ from sdrpn_core.runtime.kv_cache import cache_argument, static_cache
 from sdrpn_core.runtime.stopping import RowEnds
 
 if TYPE_CHECKING:
-    from transformers import Cache, GenerationConfig
+    from transformers import Cache
 
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
@@ -47,6 +52,7 @@ _REASONS = {
     **dict.fromkeys(("position_ids", "cache", "past_key_values", "use_cache"), _OURS),
     **dict.fromkeys(("cache_config", "pixel_values"), _OURS),
     "max_length": "give max_new_tokens",
+    "generation_config": "give its values as arguments",
     **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), _IDS),
     **dict.fromkeys(("output_attentions", "output_hidden_states"), _IDS),
 }
@@ -61,6 +67,9 @@ _MOST_AHEAD = 512
 
 #: Fields of a generation config that cannot be served, nor be ignored: answers would be others.
 _UNSERVED = ("penalty_alpha", "guidance_scale", "prompt_lookup_num_tokens", "prefill_chunk_size")
+
+#: What a generation config can set.
+_FIELDS = frozenset(GenerationConfig().to_dict())
 
 #: Options that read the ids of a prompt or count its tokens, padding between them included, and
 #: the values that switch them off.
@@ -88,6 +97,17 @@ def prompt_block(
         positions.append(backbone.positions(prompt)[..., part])
         ids.append(torch.tensor(backbone.token_ids(prompt)[part], dtype=torch.long))
     return left_pad(embeds, positions, ids)
+
+
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``generate()`` without those that are ``None``, which means that none is given.
+
+    Fields of a generation config stay: there ``None`` outweighs what the model's own one says.
+
+    Args:
+        options: the arguments.
+    """
+    return {name: one for name, one in options.items() if one is not None or name in _FIELDS}
 
 
 def check_generate_options(options: Mapping[str, Any]) -> None:
@@ -185,11 +205,14 @@ def generate(
         Per prompt the new token ids, up to the end token, which is left out.
 
     Raises:
-        ConfigError: the backbone is only partially loaded, or its generation config asks for what
-            cannot be done here.
+        ConfigError: the backbone is only partially loaded, its generation config asks for what
+            cannot be done here, or no token is to be generated.
         InputError: the sequences would exceed the model's context.
     """
     backbone.check_whole("answering")
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+    options = given_options(options)
     check_generation_config(backbone.model.generation_config, options)
     whole = block if prefix is None else join(prefix, block)
     if whole.ids is None:
