@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import StoppingCriteriaList, TextStreamer
 
 from sdrpn_core import ImageError, InputError, Question, RoIModel, open_image
 from sdrpn_core.cli.proposal_facts import proposal_facts
+from sdrpn_core.runtime.stopping import ResponseCriteria
 from sdrpn_serve.calls import Ask, Located, Look, Refusal, Reply
 from sdrpn_serve.stop_strings import StopFilter
 
@@ -174,8 +175,8 @@ class _Pieces(TextStreamer):
             self._emit(piece)
 
 
-class _Ended(StoppingCriteria):
-    """Ends a response once a function says so."""
+class _Ended(ResponseCriteria):
+    """Ends a response once a function of its ids says so; the prompt is not among them."""
 
     def __init__(self, ended: Callable[[torch.Tensor], bool]) -> None:
         self._ended = ended

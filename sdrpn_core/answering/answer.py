@@ -16,6 +16,7 @@ from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.question import Question, checked_questions
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
+from sdrpn_core.runtime.generation import given_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +119,7 @@ def answer_batch(
         InputError: an entry that is no :class:`Question`, an empty question, or a prompt that
             exceeds the model's context.
     """
+    options = given_options(options)
     check_arguments(
         backbone,
         proposer,

@@ -18,6 +18,7 @@ from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.backbone.question import checked_questions
 from sdrpn_core.errors import InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, nearest
+from sdrpn_core.runtime.generation import given_options
 from sdrpn_core.util.isolate_failures import isolate_failures
 from sdrpn_core.util.prefetch import prefetched
 
@@ -92,6 +93,7 @@ def answer_stream(
             ``on_error`` is given; an entry that is no :class:`Question`. Says which.
     """
     check_count(batch_size, "the batch size")
+    options = given_options(options)
     check_arguments(
         backbone,
         proposer,

@@ -16,7 +16,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    StoppingCriteria,
+    StopStringCriteria,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_core.errors import ConfigError
@@ -24,6 +29,7 @@ from sdrpn_core.runtime.block import Block, join, left_pad
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.in_place_cache import cache_for
 from sdrpn_core.runtime.kv_cache import cache_argument, static_cache
+from sdrpn_core.runtime.stopping import RowEnds
 
 if TYPE_CHECKING:
     from transformers import Cache, GenerationConfig, PreTrainedModel
@@ -49,6 +55,7 @@ _REASONS = {
     **dict.fromkeys(("position_ids", "cache", "past_key_values", "use_cache"), _OURS),
     **dict.fromkeys(("cache_config", "pixel_values"), _OURS),
     "max_length": "give max_new_tokens",
+    "generation_config": "give its values as arguments",
     **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), _IDS),
     **dict.fromkeys(("output_attentions", "output_hidden_states"), _IDS),
 }
@@ -66,6 +73,9 @@ _DEFAULTS: Mapping[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache":
 
 #: Fields of a generation config that cannot be served, nor be ignored: answers would be others.
 _UNSERVED = ("penalty_alpha", "guidance_scale", "prompt_lookup_num_tokens", "prefill_chunk_size")
+
+#: What a generation config can set.
+_FIELDS = frozenset(GenerationConfig().to_dict())
 
 #: Options that read the ids of a prompt or count its tokens, padding between them included, and
 #: the values that switch them off.
@@ -93,6 +103,17 @@ def prompt_block(
         positions.append(backbone.positions(prompt)[..., part])
         ids.append(torch.tensor(backbone.token_ids(prompt)[part], dtype=torch.long))
     return left_pad(embeds, positions, ids)
+
+
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``generate()`` without those that are ``None``, which means that none is given.
+
+    Fields of a generation config stay: there ``None`` outweighs what the model's own one says.
+
+    Args:
+        options: the arguments.
+    """
+    return {name: one for name, one in options.items() if one is not None or name in _FIELDS}
 
 
 def check_generate_options(options: Mapping[str, Any]) -> None:
@@ -218,11 +239,14 @@ def generate(
         Per prompt the new token ids, up to the end token, which is left out.
 
     Raises:
-        ConfigError: the backbone is only partially loaded, or its generation config asks for what
-            cannot be done here.
+        ConfigError: the backbone is only partially loaded, its generation config asks for what
+            cannot be done here, or no token is to be generated.
         InputError: the sequences would exceed the model's context.
     """
     backbone.check_whole("answering")
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+    options = given_options(options)
     check_generation_config(backbone.model.generation_config, options)
     whole = block if prefix is None else join(prefix, block)
     if whole.ids is None:
@@ -243,23 +267,28 @@ def generate(
     if "streamer" in options:
         options = {**options, "streamer": _WithoutPrompt(options["streamer"])}
     first = _AfterFirstPass(between)
+    criteria = _stopping_criteria(backbone, options)
+    row_ends = RowEnds(criteria, whole.length)
     with clock.stage(first_stage), rows_of_prompts(backbone, block, whole.mask):
         sequences = backbone.model.generate(
             whole.ids,
             attention_mask=whole.mask,
             position_ids=whole.positions,
             max_new_tokens=max_new_tokens,
-            pad_token_id=_pad_token_id(backbone),
+            pad_token_id=_pad_token_id(backbone, options),
             **{
                 **_DEFAULTS,
                 **options,
                 "cache_implementation": None,
                 **cache_argument(cache),
                 "logits_processor": [first, *options.get("logits_processor", ())],
+                "stopping_criteria": [row_ends] if criteria else [],
+                "stop_strings": None,  # among the criteria
             },
         )
-    ends = end_token_ids(backbone)
-    return [_until_end(row, ends) for row in sequences[:, whole.length :].tolist()]
+    ends = end_token_ids(backbone, options)
+    responses = row_ends.cut(sequences[:, whole.length :].tolist())
+    return [_until_end(row, ends) for row in responses]
 
 
 @contextmanager
@@ -320,20 +349,37 @@ class _AfterFirstPass(LogitsProcessor):
         return scores
 
 
-def end_token_ids(backbone: Backbone) -> frozenset[int]:
-    """Ids that end a response."""
-    ids = backbone.model.generation_config.eos_token_id
+def end_token_ids(backbone: Backbone, options: Mapping[str, Any] | None = None) -> frozenset[int]:
+    """Ids that end a response.
+
+    Args:
+        backbone: the model.
+        options: arguments of ``generate()``, which outweigh the model's generation config.
+    """
+    config = backbone.model.generation_config
+    ids = {"eos_token_id": config.eos_token_id, **(options or {})}["eos_token_id"]
     if ids is None:
         return frozenset()
-    return frozenset([ids] if isinstance(ids, int) else ids)
+    return frozenset(torch.as_tensor(ids).flatten().tolist())
 
 
-def _pad_token_id(backbone: Backbone) -> int:
+def _pad_token_id(backbone: Backbone, options: Mapping[str, Any]) -> int:
     pad = backbone.model.generation_config.pad_token_id
     if pad is not None:
         return int(pad)
     # Any id will do, because ids after the end token are dropped; without one generate() warns.
-    return min(end_token_ids(backbone), default=0)
+    return min(end_token_ids(backbone, options), default=0)
+
+
+def _stopping_criteria(backbone: Backbone, options: Mapping[str, Any]) -> list[StoppingCriteria]:
+    """What ends single rows, beside end tokens: the caller's criteria, and stop strings."""
+    config = backbone.model.generation_config
+    strings = {"stop_strings": config.stop_strings, **options}["stop_strings"]
+    criteria = list(options.get("stopping_criteria", ()))
+    if strings is not None:
+        tokenizer = options.get("tokenizer", backbone.tokenizer)
+        criteria.append(StopStringCriteria(tokenizer, strings))
+    return criteria
 
 
 def _until_end(ids: list[int], ends: frozenset[int]) -> tuple[int, ...]:

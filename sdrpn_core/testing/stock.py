@@ -171,7 +171,7 @@ def with_crops(
     (prompt,) = backbone.encode([question])
     if proposer is None:
         return prompt, backbone.image_inputs(question)
-    (proposals,) = proposer.propose(prefill(backbone, [question]))
+    (proposals,) = proposer.propose(prefill(backbone, [question], proposer.reader))
     jobs = [(image, one.plan) for image, one in zip(question.images, proposals, strict=True)]
     crops, inputs = [], []
     for (image, _), whole, (plan, segments) in zip(

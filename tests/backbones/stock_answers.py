@@ -57,9 +57,8 @@ def stock_answer(
         **ContractSubject.stock_inputs(backbone, prompt, ids, images),
         attention_mask=torch.ones_like(ids),
         max_new_tokens=N_NEW_TOKENS,
-        suppress_tokens=sorted(end_token_ids(backbone)),
         do_sample=False,
-        **options,
+        **{"suppress_tokens": sorted(end_token_ids(backbone)), **options},
     )
     return tuple(sequence[0, ids.shape[1] :].tolist())
 

@@ -7,19 +7,21 @@ import base64
 import io
 import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
-from sdrpn_core import RoIModel, answer, load_backbone, open_image, read_records
+from sdrpn_core import Question, RoIModel, answer, load_backbone, open_image, read_records
 from sdrpn_core.errors import ConfigError
 from sdrpn_glyphs import backbone_dir, rpn_dir
 from sdrpn_serve.calls import Ask, Located, Look, Refusal, Reply
 from sdrpn_serve.runner import ModelRunner
 from sdrpn_serve.served_model import ServedModel
 from sdrpn_serve.settings import ModelSettings
+from tests.backbones.stock_answers import stock_answer
 from tests.plugins.serving import data_uri
 
 MAX_PIXELS = 10**6
@@ -156,9 +158,30 @@ def test_sure_answers_stay_and_are_streamed_in_one_piece(model, asks):
     assert pieces == [plain.text]
     (cut,) = served.answer([stopped])
     assert (cut.text, cut.finish_reason) == (word, "stop")
-    assert cut.completion_tokens < len(plain.ids)  # it ended there
     (unsure,) = ServedModel(model, MAX_PIXELS, confidence_threshold=1.0).answer([other])
     assert unsure.facts["outcome"] in ("ok", "less_sure")
+
+
+@pytest.mark.parametrize("threshold", [None, 1e-9, 1.0], ids=["always", "sure", "unsure"])
+@pytest.mark.parametrize("stop", ["\n", "shape", "?", "green", "white"])
+def test_stop_strings_are_looked_for_in_the_response_alone(model, threshold, stop):
+    """The template has line ends, and a question says what the response may be about."""
+    served = ServedModel(model, MAX_PIXELS, threshold)
+    decode = partial(model.backbone.tokenizer.decode, skip_special_tokens=True)
+    for record in read_records("glyphs/mixed", n=7)[5:]:
+        question = Question.about(list(record.images), record.question)
+        proposer = None if threshold == 1e-9 else model.proposer
+        ids = stock_answer(model.backbone, question, proposer, suppress_tokens=None)
+        before, found, _ = decode(ids).partition(stop)
+        ask = Ask(record.question, (encoded(record.images[0]),), max_tokens=6, stop=(stop,))
+        (reply,) = served.answer([ask])
+        assert (reply.text, reply.finish_reason) == (before.strip(), "stop")
+        n_tokens = len([one for one in ids if one != model.backbone.tokenizer.eos_token_id])
+        if not found:
+            assert reply.completion_tokens == n_tokens
+        elif threshold is not None:  # it ended there
+            pieces = (decode(ids[:n]) for n in range(1, n_tokens + 1))
+            assert reply.completion_tokens == 1 + [stop in piece for piece in pieces].index(True)
 
 
 def test_a_server_refuses_a_threshold_that_is_none():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_core.answering.answer import answer, answer_batch
@@ -245,6 +246,7 @@ def test_fields_of_an_answer(backbone):
         ({"prompt_lookup_num_tokens": 2}, "consists of embeddings"),
         ({"cache_config": {}}, "sdrpn sets it"),
         ({"return_dict_in_generate": True}, "holds the token ids"),
+        ({"generation_config": GenerationConfig(num_beams=2)}, "give its values as arguments"),
     ],
     ids=str,
 )
@@ -255,6 +257,46 @@ def test_options_that_would_break_an_answer_are_refused(backbone, option, reason
             answer_batch(backbone, [QUESTIONS["ok"]], proposer, **option)
         with pytest.raises(ConfigError, match=message):
             next(answer_stream(backbone, [QUESTIONS["ok"]], proposer, **option))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "streamer",
+        "logits_processor",
+        "stopping_criteria",
+        "prefix_allowed_tokens_fn",
+        "generation_config",
+        "assistant_model",
+        "attention_mask",
+    ],
+)
+def test_none_means_that_an_option_is_not_given(backbone, name):
+    question = QUESTIONS["ok"]
+    plain, cropped = (recompute(backbone, question, one)[0] for one in (None, Scripted()))
+    options = {name: None, "max_new_tokens": N_NEW}
+    (found,) = answer_batch(backbone, [question], **options)
+    assert found.ids == plain
+    (found,) = answer_batch(backbone, [question], Scripted(), **options)
+    assert found.ids == cropped
+    for _, found in answer_stream(backbone, [question], Scripted(), **options):
+        assert found.ids == cropped
+    sure = {"confidence_threshold": 1e-9}
+    (found,) = answer_batch(backbone, [question], Scripted(), **sure, **options)
+    assert found.ids == plain
+
+
+@pytest.mark.parametrize("n_tokens", [0, -3])
+@pytest.mark.parametrize("options", [{}, {"confidence_threshold": 0.5}], ids=str)
+@pytest.mark.parametrize("questions", [QUESTIONS, LONG_QUESTIONS], ids=["short", "long"])
+def test_an_answer_has_a_token(backbone, questions, options, n_tokens):
+    message = f"^max_new_tokens must be 1 or more, not {n_tokens}$"
+    asked = [questions["ok"]]
+    for proposer in (Scripted(), None)[: 2 - len(options)]:
+        with pytest.raises(ConfigError, match=message):
+            answer_batch(backbone, asked, proposer, max_new_tokens=n_tokens, **options)
+        with pytest.raises(ConfigError, match=message):
+            next(answer_stream(backbone, asked, proposer, max_new_tokens=n_tokens, **options))
 
 
 @pytest.mark.parametrize("proposer", [None, Scripted()])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_bench.cascade import Cascade
@@ -28,6 +29,13 @@ from tests.tiny import tiny_image, tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
 N_NEW = 6
+#: A token that ends some answers early, none before it begins.
+END = 66
+
+
+class _Behind(StoppingCriteria):
+    def __call__(self, input_ids, scores):
+        return input_ids[:, -1] == END
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +44,7 @@ def backbone():
 
 
 @torch.no_grad()
-def stock(backbone, question, proposer=None, max_new_tokens=N_NEW):
+def stock(backbone, question, proposer=None, max_new_tokens=N_NEW, **options):
     """Ids of stock ``generate``, uncached, and the least likely one, both without the end token."""
     prompt = spliced(backbone, question, proposer)
     found = backbone.model.generate(
@@ -47,9 +55,10 @@ def stock(backbone, question, proposer=None, max_new_tokens=N_NEW):
         use_cache=False,
         output_logits=True,
         return_dict_in_generate=True,
+        **options,
     )
     ids = found.sequences[0].tolist()
-    end = backbone.model.generation_config.eos_token_id
+    end = options.get("eos_token_id", backbone.model.generation_config.eos_token_id)
     ids = ids[: ids.index(end)] if end in ids else ids
     steps = [found.logits[step][0].softmax(-1)[one].item() for step, one in enumerate(ids)]
     return tuple(ids), min(steps)
@@ -105,6 +114,29 @@ def test_questions_are_decided_one_by_one(backbone, questions, stored, n_new, an
             assert any(f"surer ({before[1]:.2f})" in reason for reason in reasons) == is_kept
         assert one.ids == ids
         assert one.text == backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert one.confidence == pytest.approx(confidence, abs=1e-5)
+
+
+@pytest.mark.parametrize("pad", [0, 4])
+@pytest.mark.parametrize("answered", [in_batch, in_stream])
+@pytest.mark.parametrize("way", ["eos_token_id", "stopping_criteria"])
+def test_both_answers_end_where_the_call_ends_them(backbone, monkeypatch, way, answered, pad):
+    """So what lies behind the end of a row decides nothing."""
+    monkeypatch.setattr(backbone.model.generation_config, "pad_token_id", pad)
+    # The others are of equal length: a criterion reads prompts, so there is no padding in them.
+    asked = [
+        *QUESTIONS.values(),
+        *(Question("one : how many ?", (tiny_image(n),)) for n in range(8)),
+    ]
+    options = {way: END if way == "eos_token_id" else [_Behind()]}
+    plain = [stock(backbone, question, **options) for question in asked]
+    cropped = [stock(backbone, question, Scripted(), **options) for question in asked]
+    for found in (plain, cropped):
+        assert len({len(ids) for ids, _ in found}) > 1
+    found = answered(backbone, asked, confidence_threshold=1.0, max_new_tokens=N_NEW, **options)
+    for one, before, after in zip(found, plain, cropped, strict=True):
+        ids, confidence = after if after[1] >= before[1] else before
+        assert one.ids == ids
         assert one.confidence == pytest.approx(confidence, abs=1e-5)
 
 
