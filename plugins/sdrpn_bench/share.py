@@ -118,7 +118,12 @@ def answer_share(
 
 def _refused(methods: Mapping[str, Method], context: MethodContext) -> dict[str, str]:
     """The methods that cannot be offered for a model, and why."""
-    reasons = {name: method.unserved(context) for name, method in methods.items()}
+    reasons = {
+        name: "it needs an RPN: name the model as PATH=RPN"
+        if method.needs_rpn and context.rpn is None
+        else method.unserved(context)
+        for name, method in methods.items()
+    }
     found = {name: reason for name, reason in reasons.items() if reason is not None}
     for name, method in methods.items():
         if method.follows in found:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+
+import pytest
 
 from sdrpn_bench import BenchModel, run_benchmark
 from sdrpn_core import Record, hookimpl
+from sdrpn_core.cli.main import main
 from sdrpn_core.plugins.manager import get_plugins
-from tests.docs.fences import ROOT, run_blocks
+from sdrpn_glyphs import backbone_dir
+from sdrpn_glyphs.export_command import export
+from tests.docs.fences import ROOT, run_blocks, shell_lines
 from tests.tiny import tiny_image
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
@@ -39,3 +46,29 @@ def test_the_examples_are_methods(fresh_plugins, tmp_path):
     )  # fmt: skip
     tokens = {name: values["visual_tokens"] for name, values in results["methods"].items()}
     assert tokens["coarse"] <= 6 < tokens["baseline"] < tokens["center"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with the model and the records that the page names."""
+    (tmp_path / "MODEL").symlink_to(backbone_dir())
+    export(tmp_path, "glyphs/small", 6).rename(tmp_path / "DATA.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line):
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(line)[1:])
+    return end.value.code
+
+
+def test_a_comparison_before_anything_is_trained(folder, capsys):
+    heads, bench, *_ = shell_lines("docs/methods.md")
+    # Fewer records than on the page, which would take minutes.
+    for line in (heads.replace("--n 200", "--n 24 --max-new-tokens 4"), bench):
+        assert not run(line), f"{line}: {capsys.readouterr().err}"
+    recipe = json.loads((folder / "recipe.json").read_text())["recipe"]
+    results = json.loads((folder / "runs/new/results.json").read_text())
+    assert results["method_options"]["attention"]["recipe"] == recipe
+    assert results["methods"]["attention"]["n"] == 6
