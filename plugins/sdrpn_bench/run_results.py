@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.curve import curves
 from sdrpn_bench.environment import environment
-from sdrpn_bench.item_store import CONFIG, Row
+from sdrpn_bench.item_store import Row
+from sdrpn_bench.run_config import CONFIG
 from sdrpn_bench.summary import summarize
 from sdrpn_bench.sweep import base_of
 from sdrpn_core.errors import InputError

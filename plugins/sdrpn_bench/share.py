@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.bench_model import fingerprint
-from sdrpn_bench.item_store import CONFIG, Row
+from sdrpn_bench.item_store import Row
 from sdrpn_bench.measure import OpenedItem, measure, open_items
 from sdrpn_bench.method import Method, MethodContext
+from sdrpn_bench.run_config import CONFIG
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.util.prefetch import prefetched
 
