@@ -544,7 +544,7 @@ def test_command(files, tmp_path):
     for name in DEFAULT_METHODS:
         assert f" {name} " in result.stdout
     assert str(tmp_path / "report.md") in result.stdout
-    assert "exact_match" in result.stdout
+    assert "exact_match, n = 3, seed" in " ".join(result.stdout.split())
     again = words(files, tmp_path, "--n", "3", "--json")
     results = json.loads(CliRunner().invoke(app, again).stdout)
     assert results == json.loads((tmp_path / "results.json").read_text())
@@ -628,6 +628,7 @@ def test_published_thresholds_are_used_and_can_be_overridden(
     assert f"| tiny-llava-0 | sdrpn | {accuracy:.1f} | {accuracy:.1f} |" in table
     assert "|  | sdrpn, published | 34.5 | 34.5 |" in table
     assert "|  | baseline, published | 12.5 | 12.5 |" in table
+    assert f"- [mine](mine/report.md): n = {N}\n" in table
     # A suite goes on where it stopped, and what it has is that of single runs.
     again = run_suite(model, ["baseline", "sdrpn"], sources, out=tmp_path / "suite")
     assert again == json.loads((tmp_path / "suite" / "results.json").read_text())
