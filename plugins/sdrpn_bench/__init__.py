@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sdrpn_bench.bench_model import BenchModel
     from sdrpn_bench.calibrate import calibrate_gate
     from sdrpn_bench.calibrate_cascade import calibrate_confidence
+    from sdrpn_bench.compare import compare_runs
     from sdrpn_bench.method import Method, MethodContext
     from sdrpn_bench.metrics.metric import Metric
     from sdrpn_bench.runner import run_benchmark
@@ -36,6 +37,7 @@ __all__ = [
     "Metric",
     "calibrate_confidence",
     "calibrate_gate",
+    "compare_runs",
     "run_benchmark",
 ]
 
@@ -46,6 +48,7 @@ _MODULES = {
     "Metric": "metrics.metric",
     "calibrate_confidence": "calibrate_cascade",
     "calibrate_gate": "calibrate",
+    "compare_runs": "compare",
     "run_benchmark": "runner",
 }
 
@@ -107,11 +110,16 @@ def sdrpn_register_metrics(registry: Registry[Any]) -> None:
 
 @hookimpl
 def sdrpn_register_commands(registry: Registry[Any]) -> None:
-    """Register the commands ``bench`` and ``calibrate``."""
+    """Register the commands ``bench``, ``compare`` and ``calibrate``."""
     registry.add(
         "bench",
         "sdrpn_bench.bench_command:bench",
         help="Compare methods on one or more models: accuracy, cost, and a report with figures.",
+    )
+    registry.add(
+        "compare",
+        "sdrpn_bench.compare_command:compare",
+        help="Compare two benchmark runs on the questions that both answered.",
     )
     registry.add(
         "calibrate",

@@ -79,12 +79,20 @@ class BenchModel:
         Raises:
             InputError: no model there.
             UnknownNameError: no adapter serves its model type.
-            ConfigError: its decoder cannot be served.
+            ConfigError: its decoder cannot be served, or its family has a fixed resolution and a
+                budget of visual tokens is given.
             CheckpointError: no RPN there, or its configuration is broken or too new.
         """
-        if not isinstance(self.source, Backbone):
-            find_backbone(
-                self.source, **{k: load_options[k] for k in _ABOUT_THE_CONFIG & load_options.keys()}
+        backbone: Backbone | type[Backbone]
+        if isinstance(self.source, Backbone):
+            backbone = self.source
+        else:
+            known = {k: load_options[k] for k in _ABOUT_THE_CONFIG & load_options.keys()}
+            backbone = find_backbone(self.source, **known)
+        if self.visual_tokens is not None and not backbone.dynamic_resolution:
+            raise ConfigError(
+                f"model {self.name or self.origin!r}: the family's resolution is fixed, so a "
+                f"budget of {self.visual_tokens} cannot be set: run it without budgets"
             )
         if not (self.rpn is None or isinstance(self.rpn, RPN)):
             read_rpn_config(self.rpn)

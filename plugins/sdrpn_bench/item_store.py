@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdrpn_bench.run_config import CONFIG, require_same_run
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError
 from sdrpn_core.util.atomic_files import atomic_write
 from sdrpn_core.util.dataclass_reader import read_dataclass
 from sdrpn_core.util.json_files import parse_json_object
-from sdrpn_core.util.run_manifest import ManifestFormat
 
-CONFIG = ManifestFormat("config.json", "benchmark run", ConfigError)
 ITEMS_NAME = "items.jsonl"
 _ITEM_FILES = "items*.jsonl"
 
@@ -109,7 +108,7 @@ class ItemStore:
                 f"{self.folder} holds item results, but no {CONFIG.name}: {CONFIG.remedy}"
             )
         if exists and self.read():
-            CONFIG.require_same(self.folder, config)
+            require_same_run(self.folder, config)
         else:
             CONFIG.write(self.folder, config)
 

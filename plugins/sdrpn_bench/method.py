@@ -22,6 +22,7 @@ from sdrpn_bench.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.labels.recipe import LabelRecipe
+from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.util.dataclass_reader import read_dataclass
 
 if TYPE_CHECKING:
@@ -69,12 +70,10 @@ class MethodContext:
 
     @property
     def policy(self) -> tuple[str, dict[str, Any]]:
-        """Name and options of the crop policy: the RPN's, else those of the backbone's preset.
-
-        Raises:
-            ConfigError: there is neither.
-        """
-        source = self.backbone.preset if self.rpn is None else self.rpn.config
+        """Name and options of the crop policy: the RPN's, else the preset's, else the default."""
+        source = self.backbone.find_preset() if self.rpn is None else self.rpn.config
+        if source is None:
+            return RPNConfig.policy, {}
         return source.policy, dict(source.policy_options)
 
 
@@ -85,7 +84,7 @@ class Method:
     A subclass overrides :meth:`proposer` or :meth:`answer`; as it stands, it gives plain answers.
     """
 
-    #: Whether the method requires a trained RPN.
+    #: Whether the method requires a trained RPN; models without one are not served.
     needs_rpn: ClassVar[bool] = False
     #: Whether the method requires records with boxes.
     needs_boxes: ClassVar[bool] = False

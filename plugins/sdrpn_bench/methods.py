@@ -11,11 +11,13 @@ from sdrpn_bench.method import Method, MethodContext
 from sdrpn_core.answering.attention_proposer import AttentionProposer
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.backbone.recipe_option import GivenRecipe
 from sdrpn_core.crops.policy import make_policy
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from sdrpn_core.data.record import Record
+    from sdrpn_core.labels.recipe import LabelRecipe
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ class TrainedRPN(BudgetedMethod):
     always_ask_gate: bool = False
     policy: str | None = None
     policy_options: Mapping[str, Any] | None = None
+
+    def unserved(self, context: MethodContext) -> str | None:
+        """Refuse to ask a gate that the RPN lacks, and budgets in families of fixed resolution."""
+        asks_gate = self.always_ask_gate or bool(self.gate_threshold)
+        if asks_gate and context.rpn is not None and context.rpn.gate is None:
+            return "the gate is to be asked, but this RPN has no gate"
+        return super().unserved(context)
 
     def tuned(self, threshold: float, context: MethodContext) -> TrainedRPN:
         """The published threshold, unless one was chosen or the policy's are of another kind."""
@@ -79,23 +88,52 @@ class TrainedRPN(BudgetedMethod):
 class RawAttention(BudgetedMethod):
     """Crops the regions that the grounding heads attend to while the plain answer is generated.
 
-    The crop policy is the RPN's (without an RPN, the preset's), with two differences. Attention is
-    not a probability, so the threshold is relative to its maximum. And a policy that would crop the
-    whole image (``whole_grid``) crops what lies above the threshold instead: otherwise it would not
-    matter where the model looks.
+    The crop policy is the RPN's (without an RPN, the preset's; without that, ``bbox``), with two
+    differences. Attention is not a probability, so the threshold is relative to its maximum. And a
+    policy that would crop the whole image (``whole_grid``) crops what lies above the threshold
+    instead: otherwise it would not matter where the model looks.
 
     Attributes:
         threshold: the relative threshold. Default: the policy's own if it is relative, else the
             foreground threshold of the label recipe, so that labels and crops mark the same cells.
         max_crops: overrides the policy's maximum number of crops.
+        recipe: the label recipe that names the grounding heads: one of the preset, by its name, or
+            a JSON file, which is read at once. Default: that of the RPN, else the preset's first.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no recipe.
     """
 
     threshold: float | None = None
     max_crops: int | None = None
+    recipe: str | GivenRecipe | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.recipe, str):
+            object.__setattr__(self, "recipe", GivenRecipe.read(self.recipe))
+
+    def options(self) -> dict[str, Any]:
+        """The options as plain JSON values; of a recipe file what it says, not where it lies."""
+        given = self.recipe.to_value() if isinstance(self.recipe, GivenRecipe) else None
+        return {**super().options(), "recipe": given}
+
+    def unserved(self, context: MethodContext) -> str | None:
+        """Refuse models whose grounding heads are not known, and budgets as the others do."""
+        try:
+            self._recipe(context)
+        except ConfigError as error:
+            return str(error) if self.recipe else f"{error}; the option recipe=FILE.json takes it"
+        return super().unserved(context)
+
+    def _recipe(self, context: MethodContext) -> LabelRecipe:
+        given = self.recipe
+        chosen = given.choice(context.backbone).recipe if isinstance(given, GivenRecipe) else None
+        return chosen or context.recipe
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
         """Propose by attention, with a threshold relative to the map's maximum."""
-        recipe = context.recipe
+        recipe = self._recipe(context)
         name, options = context.policy
         if self.threshold is not None:
             options["threshold"] = self.threshold

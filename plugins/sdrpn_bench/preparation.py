@@ -187,11 +187,10 @@ def _choose_methods(
 
 
 def _unmet(method: type[Method], models: Sequence[BenchModel], facts: DataFacts) -> str | None:
-    """What a method needs but does not get, in words; ``None`` if it has everything."""
-    if method.needs_rpn:
-        for model in models:
-            if model.rpn is None:
-                return f"an RPN, but model {model.name!r} has none: use PATH=RPN"
+    """What a method needs but gets of no model, in words; ``None`` if some can be served."""
+    if method.needs_rpn and all(model.rpn is None for model in models):
+        named = ", ".join(f"{model.name!r}" for model in models)
+        return f"an RPN, but none is given for {named}: use PATH=RPN"
     if method.needs_boxes and not facts.n_with_boxes:
         return "records with boxes, but the data has none"
     return None

@@ -58,6 +58,7 @@ def render_report(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> b
     ]
     if len(results["models"]) > 1:
         lines += ["", "## All models", "", *_all_models(results["models"])]
+        lines += ["", *_model_differences(results["model_differences"])]
     for name, model in results["models"].items():
         lines += ["", f"## {name}", "", *_model_lines(model)]
     lines += ["", "## Accuracy against cost", *_curve_lines(results["curves"])]
@@ -86,6 +87,25 @@ def _all_models(models: Mapping[str, Any]) -> list[str]:
             )
         rows.append([method, *cells])
     return table(["method", *models], rows)
+
+
+def _model_differences(differences: Mapping[str, Any]) -> list[str]:
+    """Tabulate how each model differs from the first, with the number of questions."""
+    first, others = differences["reference"], differences["models"]
+    methods = dict.fromkeys(method for model in others.values() for method in model)
+    rows = []
+    for method in methods:
+        found = [model.get(method) for model in others.values()]
+        rows.append([method, *(_NONE if one is None else _paired(one) for one in found)])
+    return [
+        f"Paired differences between models on the same questions, from `{first}` (95%):",
+        "",
+        *table(["method", *(f"{name} minus {first}" for name in others)], rows),
+    ]
+
+
+def _paired(found: Mapping[str, Any]) -> str:
+    return f"{_points(found['difference'])}, n = {found['n']}"
 
 
 def _model_lines(model: Mapping[str, Any]) -> list[str]:

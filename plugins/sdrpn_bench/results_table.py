@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.percent import percent
+from sdrpn_bench.scored_items import scored_items
 from sdrpn_bench.summary import REFERENCE
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: With intervals at their widest, these and names of up to 12 characters fit into 80 columns.
+#: With intervals at their widest, these leave 17 of 80 columns to the names.
 _COLUMNS = ("accuracy [95%]", "gain [95%]", "tokens", "cost", "time")
 
 
@@ -25,25 +26,28 @@ def results_table(results: Mapping[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from sdrpn_bench.folded_name import FoldedName
+
     metric = results["metric"]["name"]
-    title = f"{results['data']}, {metric}, n = {results['n']}, seed {results['seed']}"
+    title = f"{results['data']}, {metric}, {scored_items(results)}, seed {results['seed']}"
     table = Table(
         title=Text(title),
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=0,  # columns still have a space between them
+        show_edge=False,
     )
     # Long names take more lines: a number that is cut short says nothing.
-    table.add_column("method", overflow="fold")
+    table.add_column("method")
     for column in _COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for name, model in results["models"].items():
-        table.add_row(Text(name, style="bold"))
+        table.add_row(Text(name, style="bold", overflow="fold"))
         for number, (method, values) in enumerate(model["methods"].items(), start=1):
             part = "" if values["n"] == model["n"] else f" (n = {values['n']})"
-            cells = map(Text, (f"  {method}{part}", *_cells(values)))
-            table.add_row(*cells, end_section=number == len(model["methods"]))
+            label = FoldedName(f"{method}{part}", indent=2)
+            is_last = number == len(model["methods"])
+            table.add_row(label, *map(Text, _cells(values)), end_section=is_last)
     return table
 
 

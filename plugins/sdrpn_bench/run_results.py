@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.curve import curves
 from sdrpn_bench.environment import environment
-from sdrpn_bench.item_store import CONFIG, Row
+from sdrpn_bench.item_store import Row
+from sdrpn_bench.model_differences import model_differences
+from sdrpn_bench.run_config import CONFIG
 from sdrpn_bench.summary import summarize
 from sdrpn_bench.sweep import base_of
 from sdrpn_core.errors import InputError
@@ -69,6 +71,8 @@ def run_results(run: Run, models: Sequence[BenchModel], n_processes: int) -> dic
     }
     if len(models) == 1:
         results["methods"] = summaries[models[0].label]["methods"]
+    else:
+        results["model_differences"] = model_differences(rows, list(summaries), list(run.methods))
     return {**results, "models": summaries, "curves": curves(summaries, _controls(run))}
 
 

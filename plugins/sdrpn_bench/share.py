@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.bench_model import fingerprint
-from sdrpn_bench.item_store import CONFIG, Row
+from sdrpn_bench.item_store import Row
 from sdrpn_bench.measure import OpenedItem, measure, open_items
 from sdrpn_bench.method import Method, MethodContext
+from sdrpn_bench.run_config import CONFIG
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.util.prefetch import prefetched
 
@@ -118,7 +119,12 @@ def answer_share(
 
 def _refused(methods: Mapping[str, Method], context: MethodContext) -> dict[str, str]:
     """The methods that cannot be offered for a model, and why."""
-    reasons = {name: method.unserved(context) for name, method in methods.items()}
+    reasons = {
+        name: "it needs an RPN: name the model as PATH=RPN"
+        if method.needs_rpn and context.rpn is None
+        else method.unserved(context)
+        for name, method in methods.items()
+    }
     found = {name: reason for name, reason in reasons.items() if reason is not None}
     for name, method in methods.items():
         if method.follows in found:

@@ -14,6 +14,7 @@ from sdrpn_bench.paper_table import paper_table
 from sdrpn_bench.preparation import named_models, prepare_run
 from sdrpn_bench.report import REPORT_NAME
 from sdrpn_bench.runner import RESULTS_NAME, finish_runs
+from sdrpn_bench.scored_items import scored_items
 from sdrpn_bench.scoring import MetricChoice
 from sdrpn_bench.share import Progress
 from sdrpn_bench.sweep import Sweep
@@ -109,7 +110,10 @@ def run_suite(
     if state.is_main_process:
         write_json(folder / RESULTS_NAME, results)
         lines = ["# Benchmark", "", *paper_table(results["datasets"]), "", _NOTE, ""]
-        lines += [f"- [{name}]({name}/{REPORT_NAME})" for name in names]
+        lines += [
+            f"- [{name}]({name}/{REPORT_NAME}): {scored_items(one)}"
+            for name, one in results["datasets"].items()
+        ]
         with atomic_write(folder / REPORT_NAME) as file:
             file.write("\n".join([*lines, ""]).encode())
     wait_for_everyone(state)
@@ -119,8 +123,8 @@ def run_suite(
 _NOTE = (
     "Percent of the metric in the header. Published numbers are those of the paper that the "
     "dataset's plugin names, for the model with the same preset; the thresholds that they were "
-    "made with are used here unless others were chosen. The report of each dataset has intervals, "
-    "costs and thresholds:"
+    "made with are used here unless others were chosen. Of each dataset, the accuracies are over "
+    "its n scored questions, and its report has intervals, costs and thresholds:"
 )
 
 

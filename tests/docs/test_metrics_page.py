@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from sdrpn_bench.scoring import find_metric
-from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core import Record
+from sdrpn_core.plugins.manager import Plugins, get_plugins
 from sdrpn_lmms_eval.session import ModelArguments
 from tests.docs.fences import ROOT, run_blocks
 from tests.peers.metric_table import read_table
@@ -40,12 +42,21 @@ def test_the_number_of_committed_pairs_is_the_pages() -> None:
     assert f"scores that they gave for {len(read_table())} pairs" in " ".join(text.split())
 
 
-def test_a_metric_of_your_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_of_your_own_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_plugins: Plugins
+) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_blocks(METRICS, {})
     results = names["results"]
     assert results["metric"] == {"name": "first_word", "options": {}}
     assert results["methods"]["sdrpn"]["accuracy"] == 1  # the color that the question names
+
+    plugin = ModuleType("theirs")
+    vars(plugin).update(SDRPN_API=1, sdrpn_register_metrics=names["sdrpn_register_metrics"])
+    fresh_plugins.register(plugin, "theirs")
+    metric = find_metric("first_words", None, {"n_words": 2})
+    record = Record("r", (), "what ?", answers="dark red")
+    assert [metric.score(text, record) for text in ("dark red dot", "dark blue")] == [1, 0]
 
 
 def test_every_model_argument_is_listed() -> None:

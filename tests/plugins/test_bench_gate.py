@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from sdrpn_bench import BenchModel, run_benchmark
+from sdrpn_bench.method import MethodContext
+from sdrpn_bench.methods import TrainedRPN
 from sdrpn_core import RPN, RPNProposer
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.data.record import Record
+from sdrpn_core.errors import ConfigError
 from sdrpn_core.gate.config import GateConfig
 from tests.plugins.odd_length import odd_length
 from tests.tiny import tiny_image, tiny_llava
@@ -42,6 +45,18 @@ def answers(backbone, records):
     proposer = RPNProposer(rpn, gate_threshold=0, always_asks=True)
     plain = answer_batch(backbone, questions, max_new_tokens=3)
     return rpn, plain, answer_batch(backbone, questions, proposer, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("options", [{"gate_threshold": 0.3}, {"always_ask_gate": True}])
+def test_a_gate_that_an_rpn_lacks_leaves_that_model_out(backbone, records, answers, options):
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=2)
+    method = TrainedRPN(**options)
+    reason = "the gate is to be asked, but this RPN has no gate"
+    assert method.unserved(MethodContext(backbone, rpn)) == reason
+    with pytest.raises(ConfigError, match=reason):  # what it would end with
+        method.proposer(MethodContext(backbone, rpn), records)
+    assert method.unserved(MethodContext(backbone, answers[0])) is None
+    assert TrainedRPN(gate_threshold=0).unserved(MethodContext(backbone, rpn)) is None
 
 
 def test_the_share_is_in_results_and_report(backbone, records, answers, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from sdrpn_bench import BenchModel, run_benchmark
 from sdrpn_core import RPN, load_backbone
 from sdrpn_core.data.record import Record
-from sdrpn_core.errors import CheckpointError, InputError, SdrpnError, UnknownNameError
+from sdrpn_core.errors import CheckpointError, ConfigError, InputError, SdrpnError, UnknownNameError
 from tests.tiny import tiny_image, write_tiny_llava
 
 
@@ -39,6 +39,10 @@ def missing(tmp_path, folder):
     return BenchModel(tmp_path / "missing")
 
 
+def with_a_budget(tmp_path, folder):
+    return BenchModel(folder, name="second", visual_tokens=20)
+
+
 def with_broken_rpn(tmp_path, folder):
     (tmp_path / "config.json").write_text("{")
     return BenchModel(folder, tmp_path, name="second")
@@ -57,6 +61,11 @@ def rpn_alone(tmp_path, folder):
         (without_rpn, CheckpointError, "missing-rpn: no such RPN folder"),
         (with_broken_rpn, CheckpointError, "config.json"),
         (missing, InputError, "missing: no such folder"),
+        (
+            with_a_budget,
+            ConfigError,
+            "'second': the family's resolution is fixed, so a .* 20",
+        ),
         (unserved, UnknownNameError, "bert"),
     ],
 )

@@ -385,8 +385,10 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(model, records,
 def test_default_methods_are_those_that_apply(model, records, tmp_path):
     boxless = [replace(record, boxes=None) for record in records[:2]]
     bare = replace(model, rpn=None)
-    with pytest.raises(ConfigError, match="no preset matches"):  # attention: which heads?
-        run_benchmark(bare, None, boxless, out=tmp_path / "a", **ANSWERS)
+    results = run_benchmark(bare, None, boxless, out=tmp_path / "a", **ANSWERS)
+    assert list(results["methods"]) == ["baseline", "random"]
+    refused = results["models"]["tiny-llava-0"]["refused"]
+    assert "no preset matches" in refused["attention"]  # which heads?
     results = run_benchmark(model, None, boxless, out=tmp_path / "b", **ANSWERS)
     assert list(results["methods"]) == ["baseline", "sdrpn", "attention", "random"]
     assert results["methods"]["sdrpn"]["pointing"] == {"map": None, "crop": None}
@@ -406,6 +408,18 @@ def test_several_models_side_by_side(model, records, tmp_path):
     assert "## two" in report
     texts = {row["model"]: row["methods"]["baseline"]["text"] for row in rows(tmp_path)}
     assert texts["one"] != texts["two"]
+
+
+@pytest.mark.parametrize("methods", [None, ["baseline", "sdrpn", "cascade"]])
+def test_a_model_without_an_rpn_leaves_out_what_needs_one(model, records, tmp_path, methods):
+    entries = [replace(model, name="one"), replace(model, rpn=None, name="bare")]
+    results = run_benchmark(entries, methods, records[:2], out=tmp_path, **ANSWERS)
+    one, bare = (results["models"][name] for name in ("one", "bare"))
+    assert "sdrpn" in one["methods"]
+    assert one["refused"] == {}
+    assert "sdrpn" not in bare["methods"]
+    assert bare["refused"]["sdrpn"] == "it needs an RPN: name the model as PATH=RPN"
+    assert ("cascade" in bare["refused"]) == (methods is not None)
 
 
 def test_the_report_says_what_the_results_say(whole):
@@ -530,7 +544,7 @@ def test_command(files, tmp_path):
     for name in DEFAULT_METHODS:
         assert f" {name} " in result.stdout
     assert str(tmp_path / "report.md") in result.stdout
-    assert "exact_match" in result.stdout
+    assert "exact_match, n = 3, seed" in " ".join(result.stdout.split())
     again = words(files, tmp_path, "--n", "3", "--json")
     results = json.loads(CliRunner().invoke(app, again).stdout)
     assert results == json.loads((tmp_path / "results.json").read_text())
@@ -614,6 +628,7 @@ def test_published_thresholds_are_used_and_can_be_overridden(
     assert f"| tiny-llava-0 | sdrpn | {accuracy:.1f} | {accuracy:.1f} |" in table
     assert "|  | sdrpn, published | 34.5 | 34.5 |" in table
     assert "|  | baseline, published | 12.5 | 12.5 |" in table
+    assert f"- [mine](mine/report.md): n = {N}\n" in table
     # A suite goes on where it stopped, and what it has is that of single runs.
     again = run_suite(model, ["baseline", "sdrpn"], sources, out=tmp_path / "suite")
     assert again == json.loads((tmp_path / "suite" / "results.json").read_text())

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from sdrpn_bench.item_store import ItemStore
 from sdrpn_core.errors import ConfigError, InputError
 
-CONFIG = {"seed": 0, "methods": {"a": {"x": None}}, "sizes": (1, 2)}
+CONFIG = {
+    "seed": 0,
+    "n": 4,
+    "data": "records",
+    "data_fingerprint": "0f" * 32,
+    "methods": {"a": {"x": None}},
+    "models": {"m": {"rpn": None}},
+    "sizes": (1, 2),
+}
 
 
 def row(index, model="m", **values):
@@ -57,11 +65,43 @@ def test_the_same_settings_go_on_and_others_do_not(tmp_path):
     store.write_config(CONFIG)
     with pytest.raises(ConfigError, match=r"seed is 0 there and 1 here.*--overwrite"):
         store.write_config({**CONFIG, "seed": 1})
-    with pytest.raises(ConfigError, match="methods"):
+    with pytest.raises(ConfigError, match=r"methods\.a\.x is null there and 1 here"):
         store.write_config({**CONFIG, "methods": {"a": {"x": 1}}})
     store.clear()
     store.write_config({**CONFIG, "seed": 1})
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"methods": {"a": {"x": None}, "center": {"share": 0.5, "side": None}}},
+            "method 'center' is not part of that run",
+        ),
+        ({"methods": {"b": {}}}, "method 'b' is not .*; method 'a' is part of that run alone"),
+        ({"models": {"k": {"rpn": None}}}, "model 'k' is not part .*; model 'm' is part .* alone"),
+        ({"n": 6, "data_fingerprint": "1e" * 32}, "n is 4 there and 6 here"),
+        ({"data_fingerprint": "1e" * 32}, "the records of records are others there"),
+    ],
+)
+def test_another_run_is_told_in_few_words(tmp_path, changes, says):
+    store = ItemStore(tmp_path)
+    store.write_config(CONFIG)
+    store.append([row(0)])
+    with pytest.raises(ConfigError, match=f"another benchmark run: {says}: choose") as caught:
+        store.write_config({**CONFIG, **changes})
+    assert "share" not in str(caught.value)
+    assert "0f0f" not in str(caught.value)
+
+
+@pytest.mark.parametrize("methods", [None, 3, ["a"]])
+def test_a_damaged_configuration_is_another_run(tmp_path, methods):
+    store = ItemStore(tmp_path)
+    store.write_config({**CONFIG, "methods": methods})
+    store.append([row(0)])
+    with pytest.raises(ConfigError, match=r"another benchmark run: methods"):
+        store.write_config(CONFIG)
 
 
 def test_results_without_settings_are_refused(tmp_path):

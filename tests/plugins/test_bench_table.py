@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from rich.console import Console
 
+from sdrpn_bench.folded_name import FoldedName
 from sdrpn_bench.results_table import results_table
 
 #: As wide as numbers get.
@@ -18,22 +20,34 @@ WIDEST = {
     "cost_ratio": 24.68,
     "difference": {"value": -0.863, "interval": (-0.894, -0.812)},
 }
-NAMES = ["sdrpn", "a_method_with_a_long_name[threshold=0.35]"]
+NAMES = ["sdrpn", "a_method_with_a_long_name[threshold=0.35]", "sdrpn[threshold=0.05]"]
 
 
-def test_no_number_is_cut_short_in_80_columns():
-    model = {"n": 300, "methods": dict.fromkeys(NAMES, WIDEST)}
-    results = {
+def results(**n_skipped):
+    """Of runs on 300 items, by model."""
+    models = {
+        name: {"n": 300 - n, "skipped": {"n": n}, "methods": {}} for name, n in n_skipped.items()
+    }
+    return {
         "data": "glyphs/small",
         "metric": {"name": "exact_match"},
         "n": 300,
         "seed": 0,
-        "models": {"llava": model},
+        "models": models,
     }
-    console = Console(width=80)
+
+
+def shown(what, width=80):
+    console = Console(width=width)
     with console.capture() as captured:
-        console.print(results_table(results))
-    text = captured.get()
+        console.print(what)
+    return captured.get()
+
+
+def test_no_number_is_cut_short_in_80_columns():
+    found = results(llava=0)
+    found["models"]["llava"]["methods"] = dict.fromkeys(NAMES, WIDEST)
+    text = shown(results_table(found))
     assert "…" not in text
     for number in ("100.0% [98.7, 100.0]", "-86.3 [-89.4, -81.2]", "16384", "12.35x", "24.68x"):
         assert text.count(number) == len(NAMES)
@@ -41,3 +55,41 @@ def test_no_number_is_cut_short_in_80_columns():
     folded = "".join(numbers.sub("", line).strip() for line in text.splitlines())
     for name in NAMES:
         assert name in folded
+    assert [line.split()[0] for line in text.splitlines()[-2:]] == ["sdrpn[threshold", "=0.05]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("sdrpn[threshold=0.05]", 40, ["sdrpn[threshold=0.05]"]),
+        ("sdrpn[threshold=0.05]", 12, ["sdrpn", "[threshold", "=0.05]"]),
+        ("vicrop_grad_att", 12, ["vicrop_", "grad_att"]),
+        ("oracle (n = 5)", 12, ["oracle", "(n = 5)"]),
+        ("unbreakable_long_name", 8, ["unbrea", "kable_", "long_", "name"]),
+    ],
+)
+def test_a_name_is_broken_between_its_parts(name, width, lines):
+    folded = FoldedName(name, indent=2)
+    assert [line.rstrip() for line in shown(folded, width).splitlines()] == [
+        f"  {x}" for x in lines
+    ]
+
+
+def test_a_name_is_whole_where_there_is_room():
+    found = results(llava=0)
+    found["models"]["llava"]["methods"] = dict.fromkeys(NAMES, WIDEST)
+    for name in NAMES:
+        assert f"  {name} " in shown(results_table(found), 130)
+
+
+@pytest.mark.parametrize(
+    ("n_skipped", "says"),
+    [
+        ({"one": 0}, "n = 300, seed"),
+        ({"one": 3, "two": 3}, "n = 297, 3 of 300 skipped, seed"),
+        ({"one": 3, "two": 0}, "n = 297 to 300, 0 to 3 of 300 skipped, seed"),
+    ],
+)
+def test_the_title_says_how_many_were_scored(n_skipped, says):
+    title = " ".join(shown(results_table(results(**n_skipped)), 200).split())
+    assert title.startswith(f"glyphs/small, exact_match, {says}")
