@@ -91,12 +91,15 @@ class Answer:
 
     @property
     def outcome(self) -> Outcome | None:
-        """``ok`` if any image was cropped, else the first image's outcome; ``None`` for a plain
-        answer.
+        """What became of all images; ``None`` for a plain answer.
+
+        ``ok`` if any was cropped, ``less_sure`` if one was and the plain answer stayed, else the
+        first image's outcome.
         """
         outcomes = [proposal.plan.outcome for proposal in self.proposals]
-        if Outcome.OK in outcomes:
-            return Outcome.OK
+        for one in (Outcome.OK, Outcome.LESS_SURE):
+            if one in outcomes:
+                return one
         return outcomes[0] if outcomes else None
 
     @property

@@ -290,7 +290,7 @@ def test_none_means_that_an_option_is_not_given(backbone, name):
 @pytest.mark.parametrize("options", [{}, {"confidence_threshold": 0.5}], ids=str)
 @pytest.mark.parametrize("questions", [QUESTIONS, LONG_QUESTIONS], ids=["short", "long"])
 def test_an_answer_has_a_token(backbone, questions, options, n_tokens):
-    message = f"^max_new_tokens must be 1 or more, not {n_tokens}$"
+    message = f"^max_new_tokens must be a whole number of at least 1, not {n_tokens}$"
     asked = [questions["ok"]]
     for proposer in (Scripted(), None)[: 2 - len(options)]:
         with pytest.raises(ConfigError, match=message):

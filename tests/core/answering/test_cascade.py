@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -158,6 +159,8 @@ def test_only_images_that_were_cropped_are_less_sure(backbone):
     assert (kept.text, kept.ids, kept.confidence) == ("plain", plain.ids, 0.5)
     outcomes = [proposal.plan.outcome for proposal in kept.proposals]
     assert outcomes == [Outcome.LESS_SURE, Outcome.NO_ROI]
+    assert kept.outcome is Outcome.LESS_SURE
+    assert replace(kept, proposals=kept.proposals[::-1]).outcome is Outcome.LESS_SURE
     assert pending.settled(replace(found, confidence=0.5)).text == found.text
 
 
@@ -180,6 +183,18 @@ def test_after_a_coarse_look_the_answer_with_crops_stays():
         assert (one.ids, one.outcome, one.boxes) == (other.ids, other.outcome, other.boxes)
         assert one.seconds.keys() > other.seconds.keys()
         assert one.confidence > 0
+    # A budget that leaves every image as it is changes nothing.
+    free = answer_batch(backbone, asked, proposer, **options)
+    most = max(one.proposals[0].geometry.grid for one in free)
+    roomy = answer_batch(backbone, asked, proposer, first_look_tokens=math.prod(most), **options)
+    same = [
+        (one, other)
+        for one, other in zip(free, roomy, strict=True)
+        if one.proposals[0].geometry == other.proposals[0].geometry
+    ]
+    assert any(one.outcome is Outcome.LESS_SURE for one, _ in same)
+    for one, other in same:
+        assert (one.ids, one.outcome, one.boxes) == (other.ids, other.outcome, other.boxes)
 
 
 def test_images_run_once_and_the_trunk_only_where_it_is_asked(backbone):
