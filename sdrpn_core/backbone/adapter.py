@@ -67,6 +67,9 @@ class Backbone(ABC):
         if self.token_width != self.hidden_size:
             self.decoder.register_forward_pre_hook(self._take_apart, with_kwargs=True)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
     # -- what a family may change ---------------------------------------------------------------
 
     @abstractmethod

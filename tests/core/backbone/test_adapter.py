@@ -38,6 +38,10 @@ def register_presets(plugins, **presets):
     plugins.register(Module, "extra")
 
 
+def test_it_is_shown_by_its_name(backbone):
+    assert repr(backbone) == f"LlavaBackbone({backbone.name!r})"
+
+
 def test_the_preset_is_the_one_that_matches(backbone, fresh_plugins):
     mine = Preset("mine", MATCH, branch=2, n_layers=2, recipes={"natural": RECIPE})
     register_presets(fresh_plugins, mine=mine, other=replace(mine, match={"model_type": "other"}))
