@@ -26,10 +26,13 @@ LOGITS = 1e-3
 
 
 class BlackCropLlava(LlavaBackbone):
-    """The published defect: a crop without pixels becomes a black image."""
+    """The published defect: a crop without pixels becomes a black image.
+
+    An answer's crops have pixels: those of no width or height come as lines of one pixel.
+    """
 
     def preprocess_crop(self, image: Image.Image) -> ImageInput:
-        return super().preprocess_crop(image if all(image.size) else Image.new("RGB", (1, 1)))
+        return super().preprocess_crop(image if min(image.size) > 1 else Image.new("RGB", (1, 1)))
 
 
 def load_llava(folder: Path, attn_implementation: str) -> LlavaBackbone:
