@@ -20,8 +20,8 @@ from suite import HERE
 
 from sdrpn_bench import BenchModel, run_benchmark
 from sdrpn_bench.curve_report import COST_HEADER, NOTES, cost_row, curve_tables
+from sdrpn_bench.markdown import table
 from sdrpn_bench.percent import percent
-from sdrpn_bench.report import table
 from sdrpn_bench.sweep import Sweep
 from sdrpn_core.util.atomic_files import atomic_write
 from sdrpn_glyphs import backbone_dir, rpn_dir

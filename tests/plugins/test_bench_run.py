@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sdrpn_bench import BenchModel, Method, Metric, run_benchmark
-from sdrpn_bench.preparation import DEFAULT_METHODS
+from sdrpn_bench.method_choice import DEFAULT_METHODS
 from sdrpn_bench.suite import run_suite
 from sdrpn_core import RPN, LabelRecipe, hookimpl
 from sdrpn_core.answering.answer import answer_batch
@@ -368,6 +368,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(model, records,
         (bare, ["sdrpn"], records, {}, ConfigError, "'sdrpn' needs an RPN.*PATH=RPN"),
         (model, ["oracle"], boxless, {}, ConfigError, "'oracle' needs records with boxes"),
         (model, ["random", "random"], records, {}, ConfigError, "named twice"),
+        (model, [], records, {}, ConfigError, "no method is named"),
         (model, ["oracle"], records, {"oracle": {"margn": 1}}, ConfigError, "mean 'margin'"),
         (model, ["oracle"], records, {"oracle": {"margin": -1}}, ConfigError, "0 or more"),
         (model, ["oracle"], records, {"sdrpn": {}}, ConfigError, "not compared"),
