@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,12 +78,12 @@ def ask(
     """Answer a question about an image, with a closer look at the region that matters."""
     if model is None and rpn is None:
         raise ConfigError("no model: give --model, or --rpn with an RPN that names its backbone")
-    if rpn is None and (policy is not None or threshold is not None or policy_option):
-        raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
-    if rpn is None and gate_threshold is not None:
-        raise ConfigError("--gate-threshold is of the gate of an RPN: give --rpn")
-    if rpn is None and confidence_threshold is not None:
-        raise ConfigError("--confidence-threshold decides about a closer look: give --rpn")
+    if rpn is None:
+        _check_plain(
+            has_policy=policy is not None or threshold is not None or bool(policy_option),
+            gate_threshold=gate_threshold,
+            confidence_threshold=confidence_threshold,
+        )
     if confidence_threshold is not None and stream:
         raise ConfigError("--stream and --confidence-threshold cannot be combined")
     if stream and as_json:
@@ -95,12 +97,13 @@ def ask(
     from sdrpn_core.backbone.loading import load_backbone
 
     loading = load_options(dtype, device, attn_implementation, revision)
-    found_by = None
+    reply: Callable[..., Answer]
     if rpn is None:
         # One of both is given.
         backbone = load_backbone(str(model), **loading)
+        reply = partial(answer, backbone)
     else:
-        found_by = load_roi_model(
+        looking = load_roi_model(
             model,
             rpn,
             policy=policy,
@@ -108,11 +111,8 @@ def ask(
             gate_threshold=gate_threshold,
             **loading,
         )
-        backbone = found_by.backbone
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "first_look_tokens": first_look_tokens,
-    }
+        backbone, reply = looking.backbone, looking.answer
+    options: dict[str, Any] = {}
     if stream:
         from transformers import TextStreamer
 
@@ -120,12 +120,14 @@ def ask(
         options["streamer"] = TextStreamer(
             backbone.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
-    if confidence_threshold is not None:
-        options["confidence_threshold"] = confidence_threshold
-    if found_by is None:
-        found = answer(backbone, images, question, **options)
-    else:
-        found = found_by.answer(images, question, **options)
+    found = reply(
+        images,
+        question,
+        max_new_tokens=max_new_tokens,
+        first_look_tokens=first_look_tokens,
+        confidence_threshold=confidence_threshold,
+        **options,
+    )
     files = [] if save is None else _save(images, question, found, save)
     if as_json:
         typer.echo(json.dumps({**_facts(found), "overlays": [str(path) for path in files]}))
@@ -133,6 +135,18 @@ def ask(
     if not stream:
         typer.echo(found.text)
     _print(found, files)
+
+
+def _check_plain(
+    *, has_policy: bool, gate_threshold: float | None, confidence_threshold: float | None
+) -> None:
+    """Refuse what needs an RPN where there is none."""
+    if has_policy:
+        raise ConfigError("a crop policy needs the map of an RPN: give --rpn")
+    if gate_threshold is not None:
+        raise ConfigError("--gate-threshold is of the gate of an RPN: give --rpn")
+    if confidence_threshold is not None:
+        raise ConfigError("--confidence-threshold decides about a closer look: give --rpn")
 
 
 def _facts(answer: Answer) -> dict[str, Any]:
