@@ -60,27 +60,30 @@ class AnswerLadder:
     Attributes:
         resolutions: in visual tokens, ascending.
         answers: one for each.
-        ground_truth: the correct answer.
+        truths: the correct answers; one that matches any of them is right. (The published rule
+            knows one.)
 
     Raises:
-        InputError: no resolutions, not ascending, or not one answer each.
+        InputError: no resolutions, not ascending, not one answer each, or no correct answer.
     """
 
     resolutions: Sequence[int]
     answers: Sequence[str]
-    ground_truth: str
+    truths: Sequence[str]
 
     def __post_init__(self) -> None:
         if len(self.answers) != len(self.resolutions):
             raise InputError(f"{len(self.answers)} answers for {len(self.resolutions)} resolutions")
         if not self.resolutions or list(self.resolutions) != sorted(set(self.resolutions)):
             raise InputError(f"the resolutions {list(self.resolutions)} do not ascend")
+        if isinstance(self.truths, str) or not self.truths:
+            raise InputError("the correct answers are a sequence of one or more")
 
     @property
     def difficulty(self) -> Difficulty:
         """Whether the question is worth training on, and as what."""
         wrong = self._wrong()
-        if not self._stable or not _match(self._oracle, normalized_answer(self.ground_truth)):
+        if not self._stable or not self._is_right(self._oracle):
             return Difficulty.DROPPED
         if not wrong:
             return Difficulty.EASY
@@ -116,7 +119,7 @@ class AnswerLadder:
             return nothing
         right = [place for place in below if place not in wrong]
         if wrong and rng.random() < POSITIVE_SHARE:
-            if not _match(self._oracle, normalized_answer(self.ground_truth)):
+            if not self._is_right(self._oracle):
                 return nothing
             return GateLabel(self.resolutions[rng.choice(wrong[-N_HARDEST:])], 1)
         return GateLabel(self.resolutions[rng.choice(right)], 0) if right else nothing
@@ -128,8 +131,8 @@ class AnswerLadder:
             rng: chooses the resolution.
         """
         place = rng.choice(range(max(len(self.answers) - N_ORACLES, 1)))
-        answer, truth = normalized_answer(self.answers[place]), normalized_answer(self.ground_truth)
-        return GateLabel(self.resolutions[place], int(not answer or not _match(answer, truth)))
+        answer = normalized_answer(self.answers[place])
+        return GateLabel(self.resolutions[place], int(not answer or not self._is_right(answer)))
 
     @property
     def _oracle(self) -> str:
@@ -138,6 +141,9 @@ class AnswerLadder:
     @property
     def _stable(self) -> bool:
         return len({normalized_answer(answer) for answer in self.answers[-N_ORACLES:]}) == 1
+
+    def _is_right(self, answer: str) -> bool:
+        return any(_match(answer, normalized_answer(truth)) for truth in self.truths)
 
     def _wrong(self) -> list[int]:
         return [place for place, agrees in enumerate(self.agreement) if not agrees]

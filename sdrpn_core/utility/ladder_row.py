@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
         pa.field("resolutions", pa.list_(pa.int64()), nullable=False),
         pa.field("visual_tokens", pa.list_(pa.int64()), nullable=False),
         pa.field("answers", pa.list_(pa.string()), nullable=False),
-        pa.field("ground_truth", pa.string()),
+        pa.field("truths", pa.list_(pa.string()), nullable=False),
     ]
 )
 
@@ -58,7 +58,7 @@ class LadderRow:
         resolutions: budgets of visual tokens, ascending.
         visual_tokens: how many the image took at each; small images fill no large budget.
         answers: one for each.
-        ground_truth: the correct answer.
+        truths: the correct answers.
 
     Raises:
         ShardError: the fields contradict each other.
@@ -73,7 +73,7 @@ class LadderRow:
     resolutions: tuple[int, ...] = ()
     visual_tokens: tuple[int, ...] = ()
     answers: tuple[str, ...] = ()
-    ground_truth: str | None = None
+    truths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -87,9 +87,9 @@ class LadderRow:
         Raises:
             InputError: the record was skipped.
         """
-        if self.ground_truth is None:
+        if self.status is not LadderStatus.OK:
             raise InputError(f"record {self.id!r} was not answered: {self.reason}")
-        return AnswerLadder(self.resolutions, self.answers, self.ground_truth)
+        return AnswerLadder(self.resolutions, self.answers, self.truths)
 
     @classmethod
     def skip(cls, index: int, record: Record, status: LadderStatus, reason: str) -> LadderRow:
@@ -107,15 +107,13 @@ class LadderRow:
         if self.index < 0:
             return "index must not be negative"
         if self.status is not LadderStatus.OK:
-            if self.answers or self.ground_truth is not None:
+            if self.answers or self.truths:
                 return f"status {self.status.value!r} comes with answers"
             return "" if self.reason else f"status {self.status.value!r} needs a reason"
-        if self.ground_truth is None:
-            return "status 'ok' needs the correct answer"
         if len(self.visual_tokens) != len(self.resolutions):
             return f"{len(self.visual_tokens)} counts of tokens, {len(self.resolutions)} budgets"
         try:
-            AnswerLadder(self.resolutions, self.answers, self.ground_truth)
+            AnswerLadder(self.resolutions, self.answers, self.truths)
         except InputError as error:
             return str(error)
         return ""
@@ -138,7 +136,7 @@ def row_from_table(table: pa.Table, position: int) -> LadderRow:
         resolutions=tuple(values["resolutions"]),
         visual_tokens=tuple(values["visual_tokens"]),
         answers=tuple(values["answers"]),
-        ground_truth=values["ground_truth"],
+        truths=tuple(values["truths"]),
     )
 
 

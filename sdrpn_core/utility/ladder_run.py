@@ -26,7 +26,7 @@ MANIFEST = ManifestFormat(
     name="ladder.json",
     kind="ladder run",
     error=ShardError,
-    version=1,
+    version=2,  # 1: one correct answer
     uncompared=("dataset",),  # the same data may be spelled as another path
 )
 
@@ -97,5 +97,5 @@ class LadderDataset(RowDataset[LadderRow]):
         Raises:
             ShardError: a shard is corrupt.
         """
-        columns = self.columns(["resolutions", "answers", "ground_truth"])
+        columns = self.columns(["resolutions", "answers", "truths"])
         return [AnswerLadder(*values) for values in zip(*columns.values(), strict=True)]

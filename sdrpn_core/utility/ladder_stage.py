@@ -151,8 +151,7 @@ class LadderMaker(RecordMaker[LadderRow]):
         asked: list[OpenedRecord] = []
         rows: list[LadderRow] = []
         for one in opened:
-            # What is empty without its punctuation would be found in every response.
-            if normalized_answer(one.record.answer or ""):
+            if _truths(one.record):
                 asked.append(one)
             else:
                 rows.append(self._unanswered(one))
@@ -188,8 +187,13 @@ class LadderMaker(RecordMaker[LadderRow]):
             resolutions=self.resolutions,
             visual_tokens=tuple(answer.n_visual_tokens for answer in answers),
             answers=tuple(answer.text for answer in answers),
-            ground_truth=record.answer,
+            truths=_truths(record),
         )
+
+
+def _truths(record: Record) -> tuple[str, ...]:
+    """The accepted answers that can be told: an empty one would be found in every response."""
+    return tuple(answer for answer in record.answers if normalized_answer(answer))
 
 
 def _look_alike(one: Question, other: Question) -> bool:

@@ -223,7 +223,7 @@ def test_the_label_rule(golden_file):
     settings = json.loads(golden_file.read_text())
     for record in settings["records"]:
         name = record["name"]
-        ladder = AnswerLadder(record["resolutions"], record["answers"], record["ground_truth"])
+        ladder = AnswerLadder(record["resolutions"], record["answers"], [record["ground_truth"]])
         assert ladder.difficulty == record["filter"], name
         if any(key.startswith("error") for key in record["outcomes"]):
             with pytest.raises(InputError, match="at least 3"):
@@ -244,7 +244,7 @@ def test_the_mixture(golden_file):
         "_flip": ["x", "red"] * 3 + ["red"],
     }
     ladders = [
-        AnswerLadder(range(1, 8), answers, "red")
+        AnswerLadder(range(1, 8), answers, ["red"])
         for kind, answers in kinds.items()
         for _ in range(settings["mix"]["in"][kind])
     ]

@@ -210,7 +210,7 @@ def write_ladder(backbone, folder, kinds, budgets=BUDGETS):
             resolutions=budgets,
             visual_tokens=budgets,
             answers=ANSWERS[kind][-len(budgets) :],
-            ground_truth="red",
+            truths=("red",),
         )
         for index, kind in enumerate(kinds)
     ]

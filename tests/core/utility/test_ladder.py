@@ -70,6 +70,15 @@ def test_an_answer_that_says_nothing_verifies_nothing(answer, backbone, tmp_path
     assert [(one.index, one.status) for one in summary.skipped] == [(1, LadderStatus.NO_ANSWER)]
 
 
+def test_every_accepted_answer_is_compared_with(backbone, tmp_path):
+    given = [replace(one, answers=("?!", "red", "dark red")) for one in records(1)]
+    answer_ladders(backbone, given, tmp_path, BUDGETS, **SIZES)
+    (row,) = LadderDataset(tmp_path)
+    assert row.truths == ("red", "dark red")
+    (ladder,) = LadderDataset(tmp_path).ladders()
+    assert list(ladder.truths) == ["red", "dark red"]
+
+
 def test_an_interrupted_run_is_finished_without_loss_or_repetition(backbone, tmp_path):
     given = records(5)
     answer_ladders(backbone, Source(given), tmp_path / "whole", BUDGETS, **SIZES)
