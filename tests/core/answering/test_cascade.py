@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
-from transformers import StoppingCriteria
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from sdrpn_bench.cascade import Cascade
@@ -39,6 +40,21 @@ class _Behind(StoppingCriteria):
         return input_ids[:, -1] == END
 
 
+ENDS = {
+    "eos_token_id": {"eos_token_id": END},
+    "stopping_criteria": {"stopping_criteria": StoppingCriteriaList([_Behind()])},
+}
+ASKED = {
+    "short": list(QUESTIONS.values()),
+    "long": list(LONG_QUESTIONS.values()),
+    # The rest is of equal length: a criterion reads prompts, so no padding is in them.
+    "ending": [
+        *QUESTIONS.values(),
+        *(Question("one : how many ?", (tiny_image(n),)) for n in range(8)),
+    ],
+}
+
+
 @pytest.fixture(scope="module")
 def backbone():
     return tiny_llava(grid=GRID)
@@ -65,6 +81,24 @@ def stock(backbone, question, proposer=None, max_new_tokens=N_NEW, **options):
     return tuple(ids), min(steps)
 
 
+@pytest.fixture(scope="module")
+def references(backbone):
+    """What the stock model answers plainly and with crops, by the names of questions and ends.
+
+    Uncached decoding takes its time: what several tests ask is asked once.
+    """
+
+    @cache
+    def both(asked, n_new=N_NEW, end=None):
+        options = ENDS.get(end, {})
+        return [
+            [stock(backbone, question, proposer, n_new, **options) for question in ASKED[asked]]
+            for proposer in (None, Scripted())
+        ]
+
+    return both
+
+
 def in_batch(backbone, questions, **options):
     return answer_batch(backbone, questions, Scripted(), **options)
 
@@ -75,13 +109,12 @@ def in_stream(backbone, questions, **options):
 
 
 @pytest.mark.parametrize("n_new", [1, N_NEW])
-@pytest.mark.parametrize("questions", [QUESTIONS, LONG_QUESTIONS], ids=["short", "long"])
+@pytest.mark.parametrize("questions", ["short", "long"])
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("answered", [in_batch, in_stream])
-def test_questions_are_decided_one_by_one(backbone, questions, stored, n_new, answered):
-    asked = list(questions.values())
-    plain = [stock(backbone, question, max_new_tokens=n_new) for question in asked]
-    cropped = [stock(backbone, question, Scripted(), n_new) for question in asked]
+def test_questions_are_decided_one_by_one(backbone, references, questions, stored, n_new, answered):
+    asked = ASKED[questions]
+    plain, cropped = references(questions, n_new)
     looked = in_batch(backbone, asked, max_new_tokens=n_new)
     threshold = sorted(confidence for _, confidence in plain)[len(asked) // 2]
     found = answered(
@@ -120,21 +153,18 @@ def test_questions_are_decided_one_by_one(backbone, questions, stored, n_new, an
 
 @pytest.mark.parametrize("pad", [0, 4])
 @pytest.mark.parametrize("answered", [in_batch, in_stream])
-@pytest.mark.parametrize("way", ["eos_token_id", "stopping_criteria"])
-def test_both_answers_end_where_the_call_ends_them(backbone, monkeypatch, way, answered, pad):
+@pytest.mark.parametrize("way", ENDS)
+def test_both_answers_end_where_the_call_ends_them(
+    backbone, references, monkeypatch, way, answered, pad
+):
     """So what lies behind the end of a row decides nothing."""
     monkeypatch.setattr(backbone.model.generation_config, "pad_token_id", pad)
-    # The others are of equal length: a criterion reads prompts, so there is no padding in them.
-    asked = [
-        *QUESTIONS.values(),
-        *(Question("one : how many ?", (tiny_image(n),)) for n in range(8)),
-    ]
-    options = {way: END if way == "eos_token_id" else [_Behind()]}
-    plain = [stock(backbone, question, **options) for question in asked]
-    cropped = [stock(backbone, question, Scripted(), **options) for question in asked]
+    plain, cropped = references("ending", end=way)
     for found in (plain, cropped):
         assert len({len(ids) for ids, _ in found}) > 1
-    found = answered(backbone, asked, confidence_threshold=1.0, max_new_tokens=N_NEW, **options)
+    found = answered(
+        backbone, ASKED["ending"], confidence_threshold=1.0, max_new_tokens=N_NEW, **ENDS[way]
+    )
     for one, before, after in zip(found, plain, cropped, strict=True):
         ids, confidence = after if after[1] >= before[1] else before
         assert one.ids == ids
