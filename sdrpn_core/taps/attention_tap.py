@@ -16,15 +16,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sdrpn_core.backbone.decoder import decoder_layers, part
 from sdrpn_core.errors import AttentionError, ConfigError
+from sdrpn_core.taps.key_columns import KeyColumns
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
 #: Wrapped implementations are called ``sdrpn_tap|<implementation>``.
@@ -128,9 +130,11 @@ class AttentionTap:
         self.keys = keys
         self.consume = consume
         self.differentiable = differentiable
-        self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._mixed: tuple[torch.Tensor, torch.Tensor, KeyColumns] | None = None
         self.rows: dict[int, list[AttentionRows]] = defaultdict(list)
         self._tapped: dict[nn.Module, tuple[AttentionTap, int]] = {}
+        self._seen: dict[int, int] = {}
+        self._hooks: list[RemovableHandle] = []
         self._keys_on: dict[torch.device, torch.Tensor] = {}
         #: Per layer whether all its rows were finite so far, on the layer's device.
         self._finite: dict[int, torch.Tensor] = {}
@@ -146,6 +150,10 @@ class AttentionTap:
         # Kept, as another thread may be the one that closes the tap.
         self._tapped = tapped
         tapped.update((module, (self, layer)) for layer, module in modules.items())
+        self._hooks = [
+            module.register_forward_pre_hook(self._before, with_kwargs=True)
+            for module in modules.values()
+        ]
         return self
 
     def __exit__(
@@ -156,6 +164,8 @@ class AttentionTap:
     ) -> None:
         for module in [module for module, (tap, _) in self._tapped.items() if tap is self]:
             del self._tapped[module]
+        for hook in self._hooks:
+            hook.remove()
         _switch_off(self)
         finite, self._finite = self._finite, {}
         if exc is None and finite:
@@ -197,22 +207,32 @@ class AttentionTap:
                 f"no differentiable attention row was computed in layer {layer}: open the tap with "
                 "differentiable=True, and run the model within it"
             )
-        output, values = self._mixed
+        output, values, columns = self._mixed
         (gradient,) = torch.autograd.grad(scalar, output, retain_graph=True)
         first, last = self.rows[layer][-1].queries
-        offset = values.shape[2] - output.shape[1]
-        rows = gradient[:, first - offset : last - offset].transpose(1, 2)
-        products = _products(rows, values, self.heads[layer])
+        rows = gradient[:, first - columns.seen : last - columns.seen].transpose(1, 2)
+        products = columns.widen(_products(rows, values, self.heads[layer]))
         return (
             products
             if self.keys is None
             else _take_columns(products, self.keys.to(products.device))
         )
 
-    def _begin_graph(self, output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note how long the sequence was before the call: the keys of some caches do not tell."""
+        tap, layer = _of_this_thread.tapped.get(module, (None, 0))
+        if tap is self:
+            # By its type: releases of transformers differ in what the argument is called.
+            caches = [one for one in (*args, *kwargs.values()) if isinstance(one, Cache)]
+            self._seen[layer] = int(caches[0].get_seq_length(layer)) if caches else 0
+
+    def _columns(self, layer: int, n_queries: int, n_keys: int) -> KeyColumns:
+        return KeyColumns(self._seen[layer], n_queries, n_keys)
+
+    def _begin_graph(self, layer: int, output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """The output ``(batch, queries, heads, d)`` as the beginning of a graph."""
         leaf = output.detach().requires_grad_()
-        self._mixed = leaf, values.detach()
+        self._mixed = leaf, values.detach(), self._columns(layer, output.shape[1], values.shape[2])
         return leaf
 
     def _collect(
@@ -225,25 +245,25 @@ class AttentionTap:
         sliding_window: int | None,
         softcap: float | None,
     ) -> None:
-        n_queries, n_keys = query.shape[2], key.shape[2]
-        offset = n_keys - n_queries
-        start, stop, _ = self.queries.indices(n_keys)
-        first, last = max(start, offset) - offset, max(stop, offset) - offset
+        columns = self._columns(layer, query.shape[2], key.shape[2])
+        start, stop, _ = self.queries.indices(columns.total)
+        first, last = (max(place, columns.seen) - columns.seen for place in (start, stop))
         if first >= last:
             return
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         scores = _products(query[:, :, first:last], key, self.heads[layer]) * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        allowed = _allowed_keys(attention_mask, offset, first, last, n_keys, scores.device)
+        place = range(columns.of_first_query + first, columns.of_first_query + last)
+        allowed = _allowed_keys(attention_mask, first, place, columns.n_keys, scores.device)
         if sliding_window is not None and (attention_mask is None or attention_mask.ndim == 2):
-            allowed = allowed & _window(offset, first, last, n_keys, sliding_window, scores.device)
+            allowed = allowed & _window(place, columns.n_keys, sliding_window, scores.device)
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(dim=-1)
+        weights = columns.widen(scores.softmax(dim=-1))
         if self.keys is not None:
             weights = _take_columns(weights, self._on(weights.device, self.keys))
         finite = torch.isfinite(weights).all()
-        collected = AttentionRows((first + offset, last + offset), weights)
+        collected = AttentionRows((first + columns.seen, last + columns.seen), weights)
         if self.consume is None:
             before = self._finite.get(layer)
             self._finite[layer] = finite if before is None else before & finite
@@ -350,7 +370,7 @@ def _make_wrapper(base: str) -> Callable[..., Any]:
                 )
         result = _implementation(base, module)(module, query, key, value, attention_mask, **kwargs)
         if tapped is not None and tapped[0].differentiable:
-            return tapped[0]._begin_graph(result[0], value), *result[1:]
+            return tapped[0]._begin_graph(tapped[1], result[0], value), *result[1:]
         return result
 
     return attention
@@ -389,31 +409,34 @@ def _products(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int] | Non
 
 
 def _allowed_keys(
-    mask: torch.Tensor | None,
-    offset: int,
-    first: int,
-    last: int,
-    n_keys: int,
-    device: torch.device,
+    mask: torch.Tensor | None, first: int, places: range, n_keys: int, device: torch.device
 ) -> torch.Tensor:
-    """Bool, broadcastable to ``(batch, heads, rows, keys)``: what each wanted row may attend to."""
+    """Bool, broadcastable to ``(batch, heads, rows, keys)``: what each wanted row may attend to.
+
+    Args:
+        mask: as the implementation gets it.
+        first: the first wanted row of the call.
+        places: of the wanted rows among the keys.
+        n_keys: keys of the call.
+        device: of the result.
+    """
     if mask is not None and mask.ndim == 4:
-        rows = mask[:, :, first:last, :n_keys]
+        rows = mask[:, :, first : first + len(places), :n_keys]
         return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
-    places = torch.arange(n_keys, device=device)
-    queries = torch.arange(first + offset, last + offset, device=device)
-    causal = (places[None, :] <= queries[:, None])[None, None]
+    keys, queries = torch.arange(n_keys, device=device), _arange(places, device)
+    causal = (keys[None, :] <= queries[:, None])[None, None]
     if mask is None:
         return causal
     return causal & mask[:, None, None, :n_keys].bool()
 
 
-def _window(
-    offset: int, first: int, last: int, n_keys: int, window: int, device: torch.device
-) -> torch.Tensor:
-    places = torch.arange(n_keys, device=device)
-    queries = torch.arange(first + offset, last + offset, device=device)
-    return (places[None, :] > queries[:, None] - window)[None, None]
+def _window(places: range, n_keys: int, window: int, device: torch.device) -> torch.Tensor:
+    keys, queries = torch.arange(n_keys, device=device), _arange(places, device)
+    return (keys[None, :] > queries[:, None] - window)[None, None]
+
+
+def _arange(places: range, device: torch.device) -> torch.Tensor:
+    return torch.arange(places.start, places.stop, device=device)
 
 
 def _take_columns(weights: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
