@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -83,8 +84,13 @@ def matches(pattern: re.Pattern[str], path: Path) -> list[str]:
     return [f"{number}: {line}" for number, line in enumerate(lines, 1) if pattern.search(line)]
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imported_modules(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:  # relative: the package itself
@@ -92,7 +98,7 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 
 def calls(path: Path) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
 
 
 def room(module: str) -> str:
@@ -105,12 +111,13 @@ def core_modules() -> dict[str, Path]:
     return {name.removesuffix(".__init__"): path for name, path in paths.items()}
 
 
+@cache
 def core_imports() -> dict[str, set[str]]:
     """Imports among the core's modules: lazy ones and those of type checkers count, too."""
     modules = core_modules()
     imports: dict[str, set[str]] = {name: set() for name in modules}
     for name, path in modules.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             targets: list[str] = []
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
@@ -220,7 +227,7 @@ def test_no_code_is_run_from_data(path):
 
 @each_source
 def test_no_bare_except_and_no_assert(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         bare = isinstance(node, ast.ExceptHandler) and node.type is None
         assert not bare, f"line {node.lineno}: bare except"
         assert not isinstance(node, ast.Assert), f"line {node.lineno}: raise a typed error instead"

@@ -97,7 +97,8 @@ def watch_second_passes(monkeypatch):
 
 def test_batches_are_full_and_of_one_length_as_far_as_possible(backbone, proposer, monkeypatch):
     batches = watch_second_passes(monkeypatch)
-    answers = [a for _, a in answer_stream(backbone, asked(32), proposer, batch_size=4)]
+    stream = answer_stream(backbone, asked(32), proposer, batch_size=4, max_new_tokens=N_NEW)
+    answers = [one for _, one in stream]
     assert len(answers) == 32
     # Those of a first pass that found nothing take no second one.
     assert sum(map(len, batches)) == sum("roi_prefill" in one.seconds for one in answers) > 16

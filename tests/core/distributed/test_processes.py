@@ -231,7 +231,7 @@ def test_several_processes_arrive_where_one_does(folder, n, config):
     assert len(scores[0]) == 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_fails_ends_the_job_and_names_itself(folder):
     # Shard 1 belongs to the second process; a folder of that name cannot be replaced by a file.
     out = folder / "broken"
