@@ -46,7 +46,8 @@ def bench(
             "--models",
             "-m",
             metavar="PATH[=RPN]",
-            help="Backbone and its RPN: local folders or Hub IDs; repeat to compare models.",
+            help="Backbone and its RPN: local folders or Hub IDs; repeat to compare backbones, or "
+            "RPNs of one.",
         ),
     ],
     data: Annotated[
