@@ -404,6 +404,7 @@ def test_default_methods_are_those_that_apply(model, records, tmp_path):
     results = run_benchmark(model, None, boxless, out=tmp_path / "b", **ANSWERS)
     assert list(results["methods"]) == ["baseline", "sdrpn", "attention", "random"]
     assert results["methods"]["sdrpn"]["pointing"] == {"map": None, "crop": None}
+    assert "Map peak" not in (tmp_path / "b" / "report.md").read_text()
     assert not (tmp_path / "b" / "figures" / "accuracy_by_object_size.png").exists()
 
 
