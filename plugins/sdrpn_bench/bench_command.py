@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
-from sdrpn_bench.paper_table import paper_table
 from sdrpn_bench.results_table import results_table
+from sdrpn_bench.suite_table import suite_tables
 from sdrpn_core.cli.data_options import (
     DATA_HELP,
     AllowUrls,
@@ -46,7 +46,8 @@ def bench(
             "--models",
             "-m",
             metavar="PATH[=RPN]",
-            help="Backbone and its RPN: local folders or Hub IDs; repeat to compare models.",
+            help="Backbone and its RPN: local folders or Hub IDs; repeat to compare backbones, or "
+            "RPNs of one.",
         ),
     ],
     data: Annotated[
@@ -208,5 +209,6 @@ def _print(results: dict[str, Any], out: Path) -> None:
             if model["skipped"]["n"]:
                 console.print(Text(f"{name}: skipped {model['skipped']['n']}, see the report"))
     if "datasets" in results:
-        console.print("\n".join(paper_table(results["datasets"])), markup=False, soft_wrap=True)
+        for table in suite_tables(results["datasets"], console.width):
+            console.print(table)
     console.print(Text(f"report: {out / 'report.md'}"), soft_wrap=True)

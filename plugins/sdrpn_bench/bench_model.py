@@ -30,7 +30,8 @@ class BenchModel:
     Attributes:
         source: local folder, Hub ID, or a loaded backbone.
         rpn: its RPN: local folder, Hub ID, or a loaded RPN; ``None`` if it has none.
-        name: its name in the report; default: the last part of ``source``.
+        name: its name in the report; default: the last part of ``source``, and what else tells it
+            from the others, see :func:`~sdrpn_bench.model_names.with_names`.
         visual_tokens: largest number of visual tokens per image and per crop, for families of
             dynamic resolution; ``None``: as its processor is set.
     """
@@ -128,34 +129,6 @@ def with_budgets(models: Sequence[BenchModel], budgets: Sequence[int]) -> list[B
     if not budgets:
         return list(models)
     return [replace(model, visual_tokens=budget) for model in models for budget in budgets]
-
-
-def with_names(models: Sequence[BenchModel]) -> list[BenchModel]:
-    """Give the models distinct labels: their own, else folder names, with the RPN's if needed.
-
-    Raises:
-        ConfigError: no models, or two of the same name and budget.
-    """
-    if not models:
-        raise ConfigError("give at least one model")
-    short = [model.name or Path(model.origin).name for model in models]
-    sources: dict[str, set[tuple[str, str | None]]] = {}
-    for name, model in zip(short, models, strict=True):
-        sources.setdefault(name, set()).add((model.origin, model.rpn_origin))
-    named = [
-        replace(
-            model,
-            name=f"{name} + {Path(model.rpn_origin or 'no RPN').name}"
-            if len(sources[name]) > 1 and model.name is None
-            else name,
-        )
-        for name, model in zip(short, models, strict=True)
-    ]
-    labels = [model.label for model in named]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ConfigError(f"two models are called {label!r}: rename a folder, or name them")
-    return named
 
 
 def fingerprint(backbone: Backbone, rpn: RPN | None) -> str:

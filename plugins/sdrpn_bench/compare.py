@@ -9,7 +9,7 @@ from typing import Any
 
 from sdrpn_bench.item_store import Row
 from sdrpn_bench.paired_results import PairedResults, pair_results
-from sdrpn_bench.stored_run import RunSettings, StoredRun
+from sdrpn_bench.stored_run import StoredRun
 from sdrpn_core.errors import ConfigError, InputError, UnknownNameError
 
 __all__ = ["Comparison", "RunComparison", "compare_runs", "parse_method_pairs"]
@@ -18,7 +18,7 @@ Pair = tuple[str, str]
 """A name in the first run, and the one that it is compared with in the second."""
 
 #: Settings that may explain a difference, beside the options of methods and what models are.
-_SHARED = ("seed", "max_new_tokens", "max_pixels", "load_options")
+_SHARED = ("seed", "batch_size", "max_new_tokens", "max_pixels", "load_options")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RunComparison:
     Attributes:
         folders: of the runs.
         metric: by which both were scored.
-        settings: by name what either run has, where they differ.
+        settings: by name what either run has, where they differ; also versions and hardware.
         comparisons: per model and method.
     """
 
@@ -119,7 +119,7 @@ def compare_runs(
     ]
     if not found:
         raise InputError(f"{a.folder} and {b.folder} have no answer of these methods in common")
-    settings = dict(_differing(a.settings, b.settings, models, pairs))
+    settings = dict(_differing(a, b, models, pairs))
     return RunComparison((str(a.folder), str(b.folder)), _metric(a), settings, found)
 
 
@@ -184,16 +184,20 @@ def _compared(
 
 
 def _differing(
-    a: RunSettings, b: RunSettings, models: Sequence[Pair], methods: Sequence[Pair]
+    a: StoredRun, b: StoredRun, models: Sequence[Pair], methods: Sequence[Pair]
 ) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Settings that the runs do not share, of what is compared."""
+    """Settings and versions that the runs do not share, of what is compared."""
     for name in _SHARED:
-        yield from _unequal(name, getattr(a, name), getattr(b, name))
+        yield from _unequal(name, getattr(a.settings, name), getattr(b.settings, name))
+    if a.environment and b.environment:  # a run that is not finished does not say
+        yield from _unequal("environment", a.environment, b.environment)
     for first, second in models:
-        yield from _unequal(f"models.{first}", a.models[first], b.models[second])
+        yield from _unequal(f"models.{first}", a.settings.models[first], b.settings.models[second])
     for first, second in methods:
         if first == second:
-            yield from _unequal(f"methods.{first}", a.methods[first], b.methods[second])
+            yield from _unequal(
+                f"methods.{first}", a.settings.methods[first], b.settings.methods[second]
+            )
 
 
 def _unequal(name: str, ours: Any, theirs: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -9,56 +9,30 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sdrpn_bench.figure_style import Style, add_legend
+
 _PANEL = (5.6, 4.4)
 """Size of one model's panel, in inches."""
-_MARKERS = "osD^vPX*<>hd"
-_COLORS = (
-    "#6b7280", "#0f766e", "#c2710c", "#9f7aea", "#1d4ed8", "#b91c1c", "#4d7c0f", "#be185d",
-    "#0e7490", "#78350f", "#4338ca", "#111827",
-)  # fmt: skip
 
 
-def draw_curves(curves: Mapping[str, Any]) -> Figure:
+def draw_curves(curves: Mapping[str, Any], styles: Mapping[str, Style]) -> Figure:
     """Draw the points of all methods.
 
     Args:
         curves: as :func:`~sdrpn_bench.curve.curves` returns them.
+        styles: of the run's methods.
     """
     figure = Figure(figsize=(_PANEL[0] * len(curves), _PANEL[1]), layout="constrained")
     FigureCanvasAgg(figure)
-    styles = _styles(curves)
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         _draw(axes, curve["points"], styles)
         axes.set_title(name, fontsize=10)
-    handles = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=min(6, len(handles)),
-        fontsize=8,
-        frameon=False,
-    )
+    add_legend(figure, styles)
     return figure
 
 
-def _styles(curves: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Color and marker by method, the same in every panel."""
-    names = dict.fromkeys(p["method"] for curve in curves.values() for p in curve["points"])
-    return {
-        name: {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)]}
-        for i, name in enumerate(names)
-    }
-
-
-def _draw(
-    axes: Axes, points: Sequence[Mapping[str, Any]], styles: Mapping[str, Mapping[str, str]]
-) -> None:
+def _draw(axes: Axes, points: Sequence[Mapping[str, Any]], styles: Mapping[str, Style]) -> None:
     front = [point for point in points if point["on_front"]]
     costs = [point["cost"] for point in front]
     if front:
@@ -82,8 +56,8 @@ def _draw(
             [point["cost"] for point in own],
             values,
             yerr=[lows, highs],
-            fmt=style["marker"] + (":" if len(own) > 1 else ""),
-            color=style["color"],
+            fmt=style.marker + (":" if len(own) > 1 else ""),
+            color=style.color,
             ms=6,
             lw=0.8,
             capsize=2,

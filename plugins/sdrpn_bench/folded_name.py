@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FoldedName"]
 
+#: Before a bracket: what is in it stays together where it can.
+_PIECES = re.compile(r"(?=[\[(])")
+
 #: Before a bracket or a value, and behind what separates words.
 _BREAKS = re.compile(r"(?=[\[(]|(?<!\s)=)|(?<=[_,/:])")
 
 
 class FoldedName:
-    """A name that takes more lines where it has to, such as ``sdrpn``, ``[threshold``, ``=0.05]``.
+    """A name that takes more lines where it has to, such as ``sdrpn``, ``[threshold=0.05]``.
 
     Args:
         name: the name.
@@ -26,22 +29,29 @@ class FoldedName:
     """
 
     def __init__(self, name: str, indent: int = 0) -> None:
-        self._parts = [part for part in _BREAKS.split(name) if part]
+        self._pieces = [_parts(piece) for piece in _PIECES.split(name) if piece]
         self._indent = indent
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """From the longest part to the whole name."""
-        longest = max(map(len, self._parts), default=0)
-        return Measurement(longest + self._indent, sum(map(len, self._parts)) + self._indent)
+        lengths = [len(part) for parts in self._pieces for part in parts]
+        return Measurement(max(lengths, default=0) + self._indent, sum(lengths) + self._indent)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """As many parts on a line as fit; a part that fits on none is folded."""
+        """As much on a line as fits; a part that fits on none is folded."""
         width = max(1, options.max_width - self._indent)
         lines = [""]
-        for part in self._parts:
-            if lines[-1] and len(lines[-1]) + len(part) > width:
+        for parts in self._pieces:
+            if lines[-1] and len(lines[-1]) + sum(map(len, parts)) > width:
                 lines.append("")
-            lines[-1] += part
+            for part in parts:
+                if lines[-1] and len(lines[-1]) + len(part) > width:
+                    lines.append("")
+                lines[-1] += part
         for line in lines:
             for start in range(0, len(line), width):
                 yield Text(" " * self._indent + line[start : start + width])
+
+
+def _parts(piece: str) -> list[str]:
+    return [part for part in _BREAKS.split(piece) if part]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdrpn_bench.run_config import CONFIG, require_same_run
+from sdrpn_bench.run_config import CONFIG, RESULTS_NAME, require_same_run
 from sdrpn_core.errors import ConfigError, InputError, SdrpnError
 from sdrpn_core.util.atomic_files import atomic_write
 from sdrpn_core.util.dataclass_reader import read_dataclass
@@ -91,7 +91,8 @@ class ItemStore:
 
     def clear(self) -> None:
         """Forget an earlier run."""
-        for path in (*self.folder.glob(_ITEM_FILES), self.folder / CONFIG.name):
+        names = (CONFIG.name, RESULTS_NAME)
+        for path in (*self.folder.glob(_ITEM_FILES), *(self.folder / name for name in names)):
             path.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:

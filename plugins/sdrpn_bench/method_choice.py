@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_bench.configured_method import configured_method
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.plugins.manager import get_plugins
 
@@ -49,11 +50,13 @@ def choose_methods(
     chosen: dict[str, Method] = {}
     for name, cls in classes.items():
         own = options.get(name, {})
-        chosen[name] = cls.from_options(own)
+        chosen[name] = configured_method(name, cls, own)
         for sweep in sweeps:
             if sweep.method == name:
-                variants = sweep.variants(own).items()
-                chosen |= {label: cls.from_options(values) for label, values in variants}
+                chosen |= {
+                    label: configured_method(name, cls, values)
+                    for label, values in sweep.variants(own).items()
+                }
     for name, method in chosen.items():
         if method.follows is not None and method.follows not in chosen:
             raise ConfigError(

@@ -7,7 +7,15 @@ from typing import Any
 
 from sdrpn_bench.curve_report import COST_HEADER, cost_row
 from sdrpn_bench.markdown import table
-from sdrpn_bench.report_cells import NONE, points, share, with_interval
+from sdrpn_bench.report_cells import (
+    CROP_HITS,
+    MAP_HITS,
+    NONE,
+    counted_share,
+    points,
+    share,
+    with_interval,
+)
 from sdrpn_bench.summary import REFERENCE
 from sdrpn_core.runtime.clock import ANSWER_STAGES
 
@@ -41,14 +49,14 @@ def model_lines(model: Mapping[str, Any]) -> list[str]:
         *_stage_table(methods),
     ]  # fmt: skip
     pointing = [
-        (name, share(values["pointing"]["map"]), share(values["pointing"]["crop"]))
+        (name, *(counted_share(values["pointing"][what]) for what in ("map", "crop")))
         for name, values in methods.items()
         if any(values["pointing"].values())
     ]
     if pointing:
         lines += [
             "",
-            *table(("method", "map peak in a true box", "crop contains its center"), pointing),
+            *table(("method", MAP_HITS, CROP_HITS), pointing),
         ]
     lines += _gate_lines(methods)
     if model["refused"]:

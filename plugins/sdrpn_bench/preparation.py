@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_bench.bench_model import BenchModel, with_budgets, with_names
+from sdrpn_bench.bench_model import BenchModel, with_budgets
 from sdrpn_bench.data_check import check_data
 from sdrpn_bench.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_bench.item_store import ItemStore
 from sdrpn_bench.method_choice import choose_methods
+from sdrpn_bench.model_names import with_names
 from sdrpn_bench.published import TOKENS_KEY, TOTAL_KEY, Published, read_published
 from sdrpn_bench.scoring import MetricChoice, find_metric
 from sdrpn_core.errors import ConfigError
@@ -50,7 +51,8 @@ def named_models(
     """The models under test, with every budget of visual tokens, each with a label of its own.
 
     Raises:
-        ConfigError: no models, two of the same name, or a budget that is not positive.
+        ConfigError: no models, one that is given twice, two of the same name, or a
+            budget that is not positive.
     """
     entries = [models] if isinstance(models, (str, Path, BenchModel)) else list(models)
     given = [m if isinstance(m, BenchModel) else BenchModel(m) for m in entries]

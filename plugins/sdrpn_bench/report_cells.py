@@ -10,12 +10,23 @@ from sdrpn_bench.percent import percent
 #: Where there is nothing to say.
 NONE = "–"
 
+#: Columns that say whether a method looks at the right place; see the notes of the report.
+MAP_HITS = "map peak in a true box"
+CROP_HITS = "crop contains its center"
+
 
 def share(values: Mapping[str, Any] | None) -> str:
     """An accuracy with its interval, or ``NONE``."""
     if not values:
         return NONE
     return with_interval(values["accuracy"], values["interval"])
+
+
+def counted_share(values: Mapping[str, Any] | None) -> str:
+    """A share with its interval, and of how many it is one; or ``NONE``."""
+    if not values:
+        return NONE
+    return f"{share(values)}, {values['correct']} of {values['n']}"
 
 
 def with_interval(value: float, interval: Sequence[float]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sdrpn_bench.bootstrap import N_RESAMPLES
 from sdrpn_bench.curve_report import NOTES
+from sdrpn_bench.report_cells import CROP_HITS, MAP_HITS
 from sdrpn_core.util.wilson import Z95
 
 _INTERVALS = (
@@ -22,6 +23,14 @@ _CONTROLS = (
     "practical methods. `full` takes its number of visual tokens from an answer that is no part of "
     "its cost. `attention` takes an entire plain answer before its second pass. Where only the "
     "policy changes in a sweep, maps are computed once, and each point is charged for them."
+)
+_POINTING = (
+    f"{MAP_HITS.capitalize()}: of the questions with true boxes for which the method made a map, "
+    "cropped or not, how many have its highest cell in such a box. "
+    f"{CROP_HITS.capitalize()}: of all questions with true boxes, how many have a crop with the "
+    "center of one. A question that was not cropped counts as a miss in the second, whatever the "
+    "reason; where there was no map, as behind a gate or a sure answer of `cascade`, it does not "
+    "count in the first. Neither counts items on which the method failed."
 )
 
 
@@ -52,6 +61,12 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         "`decode` generates the response."
     )
     found = [_INTERVALS, items, costs, *NOTES, _CONTROLS]
+    if any(
+        any(values["pointing"].values())
+        for model in results["models"].values()
+        for values in model["methods"].values()
+    ):
+        found.append(_POINTING)
     options = {name: values for name, values in results["method_options"].items() if values}
     if options:
         listed = "; ".join(

@@ -12,7 +12,8 @@ from sdrpn_bench.summary import REFERENCE
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: With intervals at their widest, these leave 17 of 80 columns to the names.
+#: With intervals at their widest, these leave 17 of 80 columns to the names: enough for the name of
+#: a method, and below it ``[threshold=0.05]``.
 _COLUMNS = ("accuracy [95%]", "gain [95%]", "tokens", "cost", "time")
 
 
@@ -45,7 +46,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_row(Text(name, style="bold", overflow="fold"))
         for number, (method, values) in enumerate(model["methods"].items(), start=1):
             part = "" if values["n"] == model["n"] else f" (n = {values['n']})"
-            label = FoldedName(f"{method}{part}", indent=2)
+            label = FoldedName(f"{method}{part}", indent=1)
             is_last = number == len(model["methods"])
             table.add_row(label, *map(Text, _cells(values)), end_section=is_last)
     return table

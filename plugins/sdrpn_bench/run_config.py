@@ -10,9 +10,12 @@ from typing import Any
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.util.run_manifest import ManifestFormat
 
-__all__ = ["CONFIG", "require_same_run"]
+__all__ = ["CONFIG", "RESULTS_NAME", "require_same_run"]
 
 CONFIG = ManifestFormat("config.json", "benchmark run", ConfigError)
+
+RESULTS_NAME = "results.json"
+"""What the run found; written when it is finished."""
 
 #: Without the digest of the records, which says in 64 letters that they are others.
 _SETTINGS = replace(CONFIG, uncompared=("data_fingerprint",))

@@ -13,6 +13,7 @@ from sdrpn_bench.figures import write_figures
 from sdrpn_bench.item_store import ItemStore
 from sdrpn_bench.preparation import Run, named_models, prepare_run
 from sdrpn_bench.report import write_report
+from sdrpn_bench.run_config import RESULTS_NAME
 from sdrpn_bench.run_results import run_results
 from sdrpn_bench.scoring import MetricChoice
 from sdrpn_bench.share import Progress, Share, answer_share
@@ -26,8 +27,6 @@ from sdrpn_core.util.json_files import write_json
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-
-RESULTS_NAME = "results.json"
 
 
 def run_benchmark(

@@ -13,7 +13,8 @@ from sdrpn_bench.item_store import ItemStore
 from sdrpn_bench.paper_table import paper_table
 from sdrpn_bench.preparation import named_models, prepare_run
 from sdrpn_bench.report import REPORT_NAME
-from sdrpn_bench.runner import RESULTS_NAME, finish_runs
+from sdrpn_bench.run_config import RESULTS_NAME
+from sdrpn_bench.runner import finish_runs
 from sdrpn_bench.scored_items import scored_items
 from sdrpn_bench.scoring import MetricChoice
 from sdrpn_bench.share import Progress

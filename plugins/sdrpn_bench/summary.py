@@ -179,5 +179,6 @@ def _share(results: Sequence[Row], key: str) -> dict[str, Any] | None:
     return {
         "accuracy": sum(hits) / len(hits),
         "interval": list(wilson(sum(hits), len(hits))),
+        "correct": sum(hits),
         "n": len(hits),
     }

@@ -43,6 +43,7 @@ def write_run(folder, scores, *, model="llava", metric=EXACT_MATCH, cost=100.0, 
         "models": {model: {"model": "m", "rpn": "rpn"}},
         "methods": {name: {} for name in methods},
         "seed": 0,
+        "batch_size": 8,
         "max_new_tokens": 32,
         "max_pixels": 1000,
         "load_options": {},
@@ -110,13 +111,33 @@ def test_settings_that_differ_are_named(tmp_path):
         models={"llava": {"model": "m", "rpn": "other"}},
         methods={"sdrpn": {"threshold": 0.2}, "more": {}},
         max_new_tokens=8,
+        batch_size=4,
     )
     assert compare_runs(a, b).settings == {
+        "batch_size": (8, 4),
         "max_new_tokens": (32, 8),
         "models.llava.rpn": ("rpn", "other"),
         "methods.sdrpn.threshold": (None, 0.2),
     }
     assert compare_runs(a, a).settings == {}
+
+
+def test_versions_that_differ_are_named(tmp_path):
+    a, b = published(tmp_path)
+    ours = {"torch": "2.14.0", "transformers": "5.20.0"}
+    theirs = {"torch": "2.15.0", "transformers": "5.20.0", "accelerator": "H100"}
+    (a / "results.json").write_text(json.dumps({"environment": ours}))
+    assert compare_runs(a, b).settings == {}  # B is not finished, and does not say
+    (b / "results.json").write_text(json.dumps({"environment": theirs}))
+    assert compare_runs(a, b).settings == {
+        "environment.torch": ("2.14.0", "2.15.0"),
+        "environment.accelerator": (None, "H100"),
+    }
+    shown = CliRunner().invoke(app, ["compare", str(a), str(b)]).stdout
+    assert 'environment.torch: "2.14.0" in A, "2.15.0" in B' in shown
+    (b / "results.json").write_text('{"environment": 1}')
+    with pytest.raises(ConfigError, match=r"results.json: environment must be an object"):
+        compare_runs(a, b)
 
 
 def test_methods_of_other_names(tmp_path):

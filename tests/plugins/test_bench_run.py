@@ -369,7 +369,18 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(model, records,
         (model, ["oracle"], boxless, {}, ConfigError, "'oracle' needs records with boxes"),
         (model, ["random", "random"], records, {}, ConfigError, "named twice"),
         (model, [], records, {}, ConfigError, "no method is named"),
-        (model, ["oracle"], records, {"oracle": {"margn": 1}}, ConfigError, "mean 'margin'"),
+        (
+            *(model, ["oracle"], records, {"oracle": {"margn": 1}}, ConfigError),
+            "^method 'oracle' has no option 'margn'; did you mean 'margin'[?] options: .*margin",
+        ),
+        (
+            *(model, ["baseline"], records, {"baseline": {"threshold": 1}}, ConfigError),
+            "^method 'baseline' has no option 'threshold'; options: none$",
+        ),
+        (
+            *(model, ["sdrpn"], records, {"sdrpn": {"threshold": "low"}}, ConfigError),
+            "^method 'sdrpn': threshold must be a finite number, not 'low'",
+        ),
         (model, ["oracle"], records, {"oracle": {"margin": -1}}, ConfigError, "0 or more"),
         (model, ["oracle"], records, {"sdrpn": {}}, ConfigError, "not compared"),
         ([], ["baseline"], records, {}, ConfigError, "at least one model"),
@@ -393,7 +404,7 @@ def test_default_methods_are_those_that_apply(model, records, tmp_path):
     results = run_benchmark(model, None, boxless, out=tmp_path / "b", **ANSWERS)
     assert list(results["methods"]) == ["baseline", "sdrpn", "attention", "random"]
     assert results["methods"]["sdrpn"]["pointing"] == {"map": None, "crop": None}
-    assert not (tmp_path / "b" / "figures" / "accuracy_by_object_size.png").exists()
+    assert "Map peak" not in (tmp_path / "b" / "report.md").read_text()
 
 
 def test_several_models_side_by_side(model, records, tmp_path):
@@ -435,7 +446,7 @@ def test_the_report_says_what_the_results_say(whole):
             assert f"{100 * values['difference']['value']:+.1f} (" in line
             assert f"{values['time_ratio']:.2f} |" in line
     assert results["environment"]["torch"] in report
-    for name in ("accuracy", "accuracy_by_object_size", "gain_and_cost"):
+    for name in ("accuracy", "gain_and_cost", "accuracy_and_cost"):
         assert f"(figures/{name}.png)" in report
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -491,7 +502,7 @@ def test_graded_scores_from_the_item_to_the_report(model, records, tmp_path):
     assert results["methods"]["oracle"]["categories"]["a"]["difference"]["interval"]
     assert "| category | items | baseline | oracle |" in report
     assert "| method | odd share (95%) |" in report
-    for name in ("accuracy", "accuracy_by_object_size", "gain_and_cost"):
+    for name in ("accuracy", "gain_and_cost", "accuracy_and_cost"):
         assert (tmp_path / "figures" / f"{name}.png").is_file()
     with pytest.raises(ConfigError, match=r"metric\.options\.least is 0\.5 there and 0\.25 here"):
         run_benchmark(

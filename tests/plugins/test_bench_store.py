@@ -67,7 +67,9 @@ def test_the_same_settings_go_on_and_others_do_not(tmp_path):
         store.write_config({**CONFIG, "seed": 1})
     with pytest.raises(ConfigError, match=r"methods\.a\.x is null there and 1 here"):
         store.write_config({**CONFIG, "methods": {"a": {"x": 1}}})
+    (tmp_path / "results.json").write_text("{}")
     store.clear()
+    assert not (tmp_path / "results.json").exists()  # it would tell of the run before
     store.write_config({**CONFIG, "seed": 1})
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import datasets
@@ -167,8 +168,9 @@ def test_the_paper_s_table():
             "models": {"m": {"preset": preset, "methods": methods}},
         }
 
-    baseline = {"accuracy": 0.25, "totals": {"f1": {"value": 0.75}}}
-    oracle = {"accuracy": 0.5, "totals": {}}
+    f1 = {"value": 0.75, "interval": [0.7, 0.8]}
+    baseline = {"accuracy": 0.25, "interval": [0.2, 0.3], "totals": {"f1": f1}}
+    oracle = {"accuracy": 0.5, "interval": [0.45, 0.55], "totals": {}}
     table = paper_table(
         {
             "a": results("f1", "known", baseline=baseline),
@@ -203,3 +205,16 @@ def test_all_of_them_in_one_run(copies, tmp_path):
     assert "| textvqa (vqa_accuracy) | docvqa (anls) |" in report
     assert "| pope (f1) |" in report
     assert json.loads((out / "results.json").read_text())["datasets"] == results
+
+
+def test_two_of_them_in_a_terminal(copies, tmp_path):
+    write_tiny_llava(tmp_path / "model")
+    data = ",".join(f"{name}={copies[name]}" for name in ("textvqa", "pope"))
+    arguments = ["bench", "-m", str(tmp_path / "model"), "--data", data, "--methods", "baseline"]
+    arguments += ["--out", str(tmp_path / "out"), "--max-new-tokens", "2"]
+    found = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
+    assert found.exit_code == 0, found.output
+    assert "| --- |" not in found.stdout
+    table = found.stdout[found.stdout.index("percent [95%], by dataset") :].splitlines()
+    assert table[1].split() == ["method", "textvqa", "(vqa_accuracy)", "pope", "(f1)"]
+    assert re.fullmatch(r" baseline +[\d.]+ \[[\d.]+, [\d.]+\] +[\d.]+ \[.*\] *", table[4])
