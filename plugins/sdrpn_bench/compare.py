@@ -17,6 +17,9 @@ __all__ = ["Comparison", "RunComparison", "compare_runs", "parse_method_pairs"]
 Pair = tuple[str, str]
 """A name in the first run, and the one that it is compared with in the second."""
 
+#: What makes two records the same one. (Runs of before do not say which images they showed.)
+_SAME = ("question", "answers", "images")
+
 #: Settings that may explain a difference, beside the options of methods and what models are.
 _SHARED = ("seed", "batch_size", "max_new_tokens", "max_pixels", "load_options")
 
@@ -166,10 +169,12 @@ def _matched(a: StoredRun, b: StoredRun, model: Pair) -> list[tuple[Row, Row]]:
         )
     for one, other in both:
         # Row numbers are ids, too: those of other data would match by chance.
-        if any(one.get(key) != other.get(key) for key in ("question", "answers")):
+        known = [key for key in _SAME if key in one and key in other]
+        unequal = [key for key in known if one[key] != other[key]]
+        if unequal:
             raise InputError(
-                f"record {one['id']!r} is another question in {a.folder} than in {b.folder}: "
-                "compare runs on the same data"
+                f"record {one['id']!r} is not the same in {a.folder} and {b.folder} (other "
+                f"{unequal[0]}): compare runs on the same data"
             )
     return [(one["methods"], other["methods"]) for one, other in both]
 

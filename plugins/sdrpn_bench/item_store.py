@@ -60,6 +60,7 @@ class _ItemRow:
     id: str
     question: str = ""
     answers: Sequence[str] = ()
+    images: Sequence[str] = ()
     category: str | None = None
     regions: int | None = None
     object_size: float | None = None

@@ -13,6 +13,7 @@ from sdrpn_bench.scoring import score
 from sdrpn_bench.sweep import Answered, answer_alike, sweep_of
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.data.boxes import boxes_inside
+from sdrpn_core.data.image_digest import image_digest
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, validate_record
@@ -106,6 +107,7 @@ def measure(
             "id": item.record.id,
             "question": item.record.question,
             "answers": list(item.record.answers),
+            "images": [image_digest(image) for image in item.images],
             "category": item.record.category,
             "regions": None if item.record.boxes is None else len(item.record.boxes),
             "object_size": object_size(item.record.boxes or (), item.images[0].size),

@@ -64,7 +64,7 @@ def write_run(folder, scores, *, model="llava", metric=EXACT_MATCH, cost=100.0, 
             }
             for name, score in results.items()
         }
-        asked = {"question": f"what is {key} ?", "answers": ["red"]}
+        asked = {"question": f"what is {key} ?", "answers": ["red"], "images": ["cafe"]}
         rows.append({**row, **asked, "methods": named})
     store = ItemStore(Path(folder))
     store.write_config(config)
@@ -186,12 +186,28 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, capsys, second, error, me
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_rows_of_other_data_with_the_same_ids_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        ("question", "what is", "where is"),
+        ("answers", '"red"', '"blue"'),
+        ("images", '"cafe"', '"beef"'),
+    ],
+)
+def test_rows_of_other_data_with_the_same_ids_are_refused(tmp_path, key, old, new):
     a, b = write_run(tmp_path / "a", ONE), write_run(tmp_path / "b", ONE)
     items = b / "items.jsonl"
-    items.write_text(items.read_text().replace("what is", "where is"))
-    with pytest.raises(InputError, match="record 'r0' is another question in"):
+    items.write_text(items.read_text().replace(old, new))
+    with pytest.raises(InputError, match=rf"record 'r0' is not the same in .* \(other {key}\)"):
         compare_runs(a, b)
+
+
+def test_a_run_that_does_not_tell_its_images_is_compared(tmp_path):
+    a, b = write_run(tmp_path / "a", ONE), write_run(tmp_path / "b", ONE)
+    items = b / "items.jsonl"
+    items.write_text(items.read_text().replace('"images": ["cafe"], ', ""))
+    assert "images" not in items.read_text()
+    assert compare_runs(a, b).comparisons
 
 
 def test_what_is_no_run_is_left_alone(tmp_path):
