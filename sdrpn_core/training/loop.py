@@ -73,24 +73,23 @@ class TrainingLoop:
             self.accelerator.num_processes, self.accelerator.device.type
         )
         batches = load_batches(EveryEpoch(self.samples), plan, workers)
-        objective = self.step.objective
-        totals = StepSums.zero(objective)
+        totals = StepSums.zero(self.step.objective)
         # An optimizer has a state once it made a step, for which it takes a label.
-        had_labels = bool(self.step.optimizer.state)
+        is_labeled = bool(self.step.optimizer.state)
+        done = first
         with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
             for number in range(first, last):
+                done = number + 1
                 totals += self._run_step(number, last, islice(batches, len(plan.of_step(number))))
-                n_steps = number + 1 - first
-                if not (totals.n or had_labels) and n_steps >= _MAX_STEPS_WITHOUT_LABELS:
+                is_labeled = is_labeled or bool(totals.n)
+                if is_labeled:
+                    self._save_if_due(done, last)
+                elif done - first >= _MAX_STEPS_WITHOUT_LABELS:
                     break
                 bar.update()
                 bar.set_postfix(loss=f"{self.log.last_loss:.4f}", refresh=False)
-        if not (totals.n or had_labels) and first < last:
-            raise SdrpnError(
-                f"none of the first {int(totals.samples + totals.skipped)} samples has a "
-                f"{objective.unit} ({int(totals.skipped)} could not be used): check "
-                f"{objective.remedy}"
-            )
+        if not is_labeled:
+            raise self._nothing_to_learn(first, done, totals)
         return totals
 
     def _run_step(self, number: int, last: int, batches: Iterator[list[Item]]) -> StepSums:
@@ -108,11 +107,24 @@ class TrainingLoop:
                 learning_rate=self.step.optimizer.param_groups[0]["lr"],
                 gradient_norm=norm,
             )
-        every = settings.checkpoint_every
+        return sums
+
+    def _save_if_due(self, done: int, last: int) -> None:
+        """Save the state; only once there was a label, or an untrained RPN would look finished."""
+        every = self.settings.checkpoint_every
         is_due = done == last or (every is not None and done % every == 0)
         if is_due and self.accelerator.is_main_process:
             self.checkpoints.save(done, self.step.rpn, self.step.optimizer)
-        return sums
+
+    def _nothing_to_learn(self, first: int, done: int, totals: StepSums) -> SdrpnError:
+        objective = self.step.objective
+        seen = f"the first {int(totals.samples + totals.skipped)} samples"
+        if first:  # those before were another session's
+            seen = f"the samples of the first {done} steps"
+        return SdrpnError(
+            f"none of {seen} has a {objective.unit} ({int(totals.skipped)} could not be used): "
+            f"check {objective.remedy}"
+        )
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:
