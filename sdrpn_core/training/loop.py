@@ -12,6 +12,7 @@ import torch
 
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import SdrpnError
+from sdrpn_core.training.checkpoint_times import CheckpointTimes
 from sdrpn_core.training.data_order import DataOrder, MicroBatches
 from sdrpn_core.training.samples import EveryEpoch, Item, SizedSamples, load_batches
 from sdrpn_core.training.step import StepSums, TrainingStep
@@ -76,14 +77,15 @@ class TrainingLoop:
         totals = StepSums.zero(self.step.objective)
         # An optimizer has a state once it made a step, for which it takes a label.
         is_labeled = bool(self.step.optimizer.state)
+        times = CheckpointTimes(self.settings.checkpoint_every, last)
         done = first
         with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
             for number in range(first, last):
                 done = number + 1
                 totals += self._run_step(number, last, islice(batches, len(plan.of_step(number))))
                 is_labeled = is_labeled or bool(totals.n)
-                if is_labeled:
-                    self._save_if_due(done, last)
+                if is_labeled:  # before, an untrained RPN would be saved as if it were trained
+                    self._save_if_due(done, times)
                 elif done - first >= _MAX_STEPS_WITHOUT_LABELS:
                     break
                 bar.update()
@@ -109,12 +111,11 @@ class TrainingLoop:
             )
         return sums
 
-    def _save_if_due(self, done: int, last: int) -> None:
-        """Save the state; only once there was a label, or an untrained RPN would look finished."""
-        every = self.settings.checkpoint_every
-        is_due = done == last or (every is not None and done % every == 0)
-        if is_due and self.accelerator.is_main_process:
+    def _save_if_due(self, done: int, times: CheckpointTimes) -> None:
+        # By the main process's clock alone: the others take no part in it.
+        if self.accelerator.is_main_process and times.is_due(done):
             self.checkpoints.save(done, self.step.rpn, self.step.optimizer)
+            times.saved()
 
     def _nothing_to_learn(self, first: int, done: int, totals: StepSums) -> SdrpnError:
         objective = self.step.objective
