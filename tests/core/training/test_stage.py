@@ -185,6 +185,19 @@ def test_the_schedule_warms_up_and_follows_a_cosine_to_zero():
     np.testing.assert_allclose(rates[3:], cosine)
 
 
+@pytest.mark.parametrize("expected", [[0.1], [0.05, 0.1]], ids=["one step", "two steps"])
+def test_the_shortest_schedules_end_at_the_peak_and_say_nothing(expected, caplog):
+    chosen = TrainingSettings(learning_rate=0.1, warmup_fraction=0.03)
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), chosen)
+    schedule = make_schedule(optimizer, chosen, len(expected))
+    rates = []
+    for step in range(len(expected)):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx(expected)
+    assert not caplog.records
+
+
 def test_an_unknown_optimizer_is_refused_with_the_near_names():
     with pytest.raises(UnknownNameError, match="'adamw'"):
         make_optimizer(torch.nn.Linear(2, 2), TrainingSettings(optimizer="adamww"))
