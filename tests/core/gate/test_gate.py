@@ -168,7 +168,7 @@ def test_what_a_prefix_keeps_counts_as_memory(backbone, rpn):
         (
             {"options": {"n_layers": 99}},
             ConfigError,
-            r"from 1 on, up to 99, but the decoder ends with layer 5: take 5 or fewer \(--gate-option",
+            r"from 1 on, up to 99, but the decoder ends with layer 5: take 5 or fewer \(--gate",
         ),
         ({"options": {"n_layers": "abc"}}, ConfigError, "n_layers of the decoder gate .*, not str"),
         ({"options": {"n_layers": 2.7}}, ConfigError, "kind of its default 3, not float"),

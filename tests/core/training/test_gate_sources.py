@@ -130,6 +130,26 @@ def test_an_image_that_is_gone_is_skipped(backbone, rpn, start, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("utilities", "said"),
+    [
+        ([2.0, 0.4, None, 1.0], "every labeled question needs a region: a gate can only learn to"),
+        ([0.0, 0.4, -1.0], "every labeled question needs no region: a gate can only learn"),
+        ([0.0, 0.4, 2.0], None),
+        ([0.4, 0.5], None),  # without a label the run is refused
+    ],
+    ids=["always", "never", "both", "neither"],
+)
+def test_labels_that_are_all_the_same_are_warned_of(
+    backbone, rpn, start, tmp_path, caplog, utilities, said
+):
+    folder = write_judged(backbone, rpn, tmp_path / "run", utilities)
+    GateObjective(start).source(backbone, folder, SETTINGS)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (said is not None)
+    assert said is None or said in messages[0]
+
+
+@pytest.mark.parametrize(
     "margins", [{"margin": 0.1, "indifference": 0.2}, {"margin": float("nan")}], ids=str
 )
 def test_impossible_margins_are_refused(margins):
