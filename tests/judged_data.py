@@ -7,8 +7,10 @@ from pathlib import Path
 
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.identity import backbone_identity
+from sdrpn_core.crops.policy import CropPolicy
 from sdrpn_core.rpn.map_checksum import map_checksum
 from sdrpn_core.rpn.model import RPN
+from sdrpn_core.utility.candidates import policy_facts
 from sdrpn_core.utility.row import Candidate, UtilityRow
 from sdrpn_core.utility.run import UtilityManifest, open_run
 from tests.tiny import tiny_image
@@ -24,6 +26,7 @@ def write_judged(
     folder: Path,
     utilities: Sequence[float | None],
     first_look_tokens: int | None = None,
+    policy: CropPolicy | None = None,
 ) -> Path:
     """Write a run of one shard; its images lie beside it.
 
@@ -34,6 +37,7 @@ def write_judged(
         utilities: per record that of the RPN's region; ``None``: it was not judged. Another
             candidate is worth the opposite.
         first_look_tokens: of whole images.
+        policy: crops the RPN's regions; default: its own.
     """
     images = folder.with_name(f"{folder.name}-images")
     images.mkdir(parents=True)
@@ -61,6 +65,7 @@ def write_judged(
     provenance = {
         "backbone": backbone_identity(backbone, branch=0),
         "rpn": map_checksum(rpn),
+        "candidates": {"rpn": policy_facts(policy or rpn.config.crop_policy())},
         "first_look_tokens": first_look_tokens,
         "compute": {"dtype": str(backbone.model.dtype).removeprefix("torch.")},
     }

@@ -13,6 +13,7 @@ from sdrpn_core.errors import ConfigError
 from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.taps.copied_layers import copy_layers
+from sdrpn_core.util.option_kinds import complete_options
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -72,7 +73,7 @@ class DecoderGate(Gate):
         Raises:
             ConfigError: it is less than 1.
         """
-        n_layers = int(options["n_layers"])
+        n_layers: int = options["n_layers"]
         if n_layers < 1:
             raise ConfigError(f"n_layers of the decoder gate must be 1 or more, not {n_layers}")
         return n_layers
@@ -97,16 +98,13 @@ def new_gate(config: GateConfig, backbone: Backbone, branch: int) -> Gate:
         branch: B.
 
     Raises:
-        ConfigError: an unknown option, or more layers than the decoder has from B on.
+        ConfigError: an option that is unknown or of another kind, or more layers than the decoder
+            has from B on.
         UnknownNameError: no gate of that name.
     """
     gate_class, options = _class_and_options(config)
     count = gate_class.n_own_layers(options)
-    if branch + count > len(backbone.layers):
-        raise ConfigError(
-            f"a gate of {count} layers at branch layer {branch} needs decoder layers up to "
-            f"{branch + count - 1}, but the backbone has {len(backbone.layers)} loaded"
-        )
+    _check_room(config.name, count, backbone, branch)
     backbone.check_branch(branch, max(count, 1))
     gate: Gate = gate_class(copy_layers(backbone, branch, count), backbone.hidden_size, options)
     gate.to(device=next(backbone.layers[branch].parameters()).device)
@@ -117,18 +115,27 @@ def n_gate_layers(config: GateConfig) -> int:
     """How many decoder layers a gate copies, from B on.
 
     Raises:
-        ConfigError: an unknown option.
+        ConfigError: an option that is unknown or of another kind.
         UnknownNameError: no gate of that name.
     """
     gate_class, options = _class_and_options(config)
     return gate_class.n_own_layers(options)
 
 
+def _check_room(name: str, count: int, backbone: Backbone, branch: int) -> None:
+    n_loaded, last = len(backbone.layers), branch + count - 1
+    if last < n_loaded:
+        return
+    copied = f"the {name} gate copies {count} decoder layers from {branch} on, up to {last}"
+    if last < backbone.n_layers:
+        raise ConfigError(f"{copied}, but only {n_loaded} were loaded: load {last + 1} or more")
+    room = backbone.n_layers - branch
+    raise ConfigError(
+        f"{copied}, but the decoder ends with layer {backbone.n_layers - 1}: take {room} or fewer "
+        f"(--gate-option n_layers={room}), or a gate that copies none (--gate linear or mlp)"
+    )
+
+
 def _class_and_options(config: GateConfig) -> tuple[type[Gate], dict[str, Any]]:
     gate_class: type[Gate] = get_plugins().gates.get(config.name)
-    if unknown := sorted(config.options.keys() - gate_class.defaults.keys()):
-        known = ", ".join(sorted(gate_class.defaults)) or "none"
-        raise ConfigError(
-            f"the {config.name} gate has no option {', '.join(unknown)}; its options: {known}"
-        )
-    return gate_class, {**gate_class.defaults, **config.options}
+    return gate_class, complete_options(f"{config.name} gate", config.options, gate_class.defaults)

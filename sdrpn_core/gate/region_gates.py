@@ -77,7 +77,7 @@ class MlpGate(RegionGate):
         Raises:
             ConfigError: the width is less than 1.
         """
-        width = int(options["width"])
+        width: int = options["width"]
         if width < 1:
             raise ConfigError(f"width of the mlp gate must be 1 or more, not {width}")
         return Mlp(n_inputs, width, 1)

@@ -32,6 +32,7 @@ from sdrpn_core.rpn.scores import RoIScores
 from sdrpn_core.rpn.trunk_states import PrefixReading, TrunkRow, TrunkStates, trunk_rows
 from sdrpn_core.runtime.kv_cache import join_cache, split_cache
 from sdrpn_core.taps.copied_layers import copy_layers, run_layers
+from sdrpn_core.util.option_kinds import complete_options
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -84,7 +85,8 @@ class RPN(nn.Module):
 
         Raises:
             ConfigError: B + R exceeds the number of decoder layers, the layers could not run as
-                the decoder's do (:meth:`Backbone.check_branch`), or unknown head options.
+                the decoder's do (:meth:`Backbone.check_branch`), or head options that are unknown
+                or of another kind.
             UnknownNameError: no head of that name.
         """
         if config is None:
@@ -94,7 +96,7 @@ class RPN(nn.Module):
         _check_place(config, backbone)
         backbone.check_branch(config.branch, config.n_layers)
         head_class = get_plugins().rpn_heads.get(config.head)
-        options = _head_options(config, head_class)
+        options = complete_options(f"{config.head} head", config.head_options, head_class.defaults)
         layers = copy_layers(backbone, config.branch, config.n_layers)
         device = next(layers[0].parameters()).device
         n_trunk = len(layers) - head_class.n_own_layers(options)
@@ -395,23 +397,6 @@ def _check_place(config: RPNConfig, backbone: Backbone) -> None:
             f"an RPN at branch layer {config.branch} with {config.n_layers} layers needs decoder "
             f"layers up to {last}, but the backbone has {len(backbone.layers)} loaded"
         )
-
-
-def _head_options(config: RPNConfig, head_class: type[RPNHead]) -> dict[str, Any]:
-    if unknown := sorted(config.head_options.keys() - head_class.defaults.keys()):
-        raise ConfigError(
-            f"the {config.head} head has no option {', '.join(unknown)}; "
-            f"its options: {', '.join(sorted(head_class.defaults))}"
-        )
-    for name, value in config.head_options.items():
-        default = head_class.defaults[name]
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        if default is not None and type(value) not in kinds:
-            raise ConfigError(
-                f"{name} of the {config.head} head must be of the kind of its default {default!r}, "
-                f"not {type(value).__name__}"
-            )
-    return {**head_class.defaults, **config.head_options}
 
 
 def _head_inputs(states: TrunkStates, places: Sequence[ImagePlace]) -> HeadInputs:

@@ -14,10 +14,9 @@ from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.gate.gate import n_gate_layers
 from sdrpn_core.gate.losses import gate_loss
 from sdrpn_core.gate.utility_labels import UtilityMargins
-from sdrpn_core.rpn.map_checksum import map_checksum
-from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training.continued import ContinuedObjective
 from sdrpn_core.training.gate_sources import answered_at_budgets, judged_questions
+from sdrpn_core.training.judged_start import judges_another_map, policy_differences
 from sdrpn_core.training.objective import BatchLoss
 from sdrpn_core.utility.ladder_run import LADDERS, LadderDataset
 from sdrpn_core.utility.run import UtilityDataset
@@ -25,6 +24,7 @@ from sdrpn_core.utility.run import UtilityDataset
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.gate.gate import Gate
+    from sdrpn_core.rpn.model import RPN
     from sdrpn_core.training.batches import TrainingBatch
     from sdrpn_core.training.settings import TrainingSettings
     from sdrpn_core.training.sources import TrainingSource
@@ -76,8 +76,8 @@ class GateObjective(ContinuedObjective):
 
         Raises:
             ConfigError: data of another kind, or budgets for a family without any.
-            ShardError: data of another backbone or about another RPN's regions, an incomplete run,
-                or no question that could be labeled.
+            ShardError: data of another backbone, about another RPN's regions or about those of
+                another crop policy, an incomplete run, or no question that could be labeled.
         """
         branch = self.config.branch
         if isinstance(data, (str, Path)):
@@ -117,15 +117,18 @@ class GateObjective(ContinuedObjective):
         return {**super().facts(rpn), "margins": asdict(self.margins)}
 
     def _check_start(self, backbone: Backbone, rows: UtilityDataset) -> None:
-        """Check that the judged regions are those of the RPN that the gate decides about."""
+        """Check that the judged regions are those that the RPN crops behind an open gate."""
         provenance = rows.manifest.provenance
         if provenance.get("rpn") is None:
             raise ShardError(f"{rows.folder}: no RPN's regions were judged: run it with --rpn")
-        # A run has loaded it in the backbone's dtype of then.
-        dtype = getattr(torch, provenance["compute"]["dtype"])
-        rpn = RPN.from_pretrained(self._folder, backbone=backbone, dtype=dtype)
-        if map_checksum(rpn) != provenance["rpn"]:
+        if judges_another_map(rows, self._folder, backbone):
             raise ShardError(
                 f"{rows.folder} judges the regions of another RPN than {self._source}: judge this "
                 "one's"
+            )
+        if different := policy_differences(rows, self.config.crop_policy()):
+            raise ShardError(
+                f"{rows.folder} judges what another crop policy makes of {self._source}'s map: "
+                f"{'; '.join(different)}: judge again without --policy, --threshold and "
+                "--policy-option, or put that policy into the RPN's config.json"
             )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.backbone.preprocessing import Preprocessor
+from sdrpn_core.distributed.processes import processes
 from sdrpn_core.errors import ShardError
 from sdrpn_core.gate.budget_labels import N_ORACLES
+from sdrpn_core.labels.pseudo import IGNORE
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.gate_samples import DrawnBudgets, JudgedQuestions
 from sdrpn_core.training.sources import TrainingSource
+from sdrpn_core.utility.candidates import RPN_REGION
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from sdrpn_core.training.settings import TrainingSettings
     from sdrpn_core.utility.ladder_run import LadderDataset
     from sdrpn_core.utility.run import UtilityDataset
+
+logger = logging.getLogger(__name__)
 
 
 def judged_questions(
@@ -42,6 +48,8 @@ def judged_questions(
     check_backbone(rows, backbone)
     if not len(rows):
         raise ShardError(f"{rows.folder} holds no judged record: every record was skipped")
+    if processes(backbone.device).is_main_process:
+        _warn_of_one_answer(rows, margins)
     return TrainingSource(
         samples=JudgedQuestions(rows, margins, first_look(rows, backbone), settings.max_pixels),
         batcher=StoredLabelBatcher(backbone, branch),
@@ -125,4 +133,23 @@ def check_backbone(rows: UtilityDataset | LadderDataset, backbone: Backbone) -> 
         raise ShardError(
             f"{rows.folder} belongs to another backbone than {backbone.name}: "
             f"{'; '.join(different)}"
+        )
+
+
+def _warn_of_one_answer(rows: UtilityDataset, margins: UtilityMargins) -> None:
+    """Warn where all labels are the same; reads rows until there are two."""
+    found = set()
+    for row in rows:
+        utility = row.utility(RPN_REGION)
+        label = IGNORE if utility is None else margins.label(utility)
+        if label != IGNORE:
+            found.add(label)
+        if len(found) > 1:
+            return
+    if found:  # a run without labels is refused
+        needed, learned = ("a", "always") if found.pop() else ("no", "never")
+        logger.warning(
+            "%s: every labeled question needs %s region: a gate can only learn to %s look; judge "
+            "other questions, or change the margins (--margin, --indifference)",
+            *(rows.folder, needed, learned),
         )

@@ -45,7 +45,7 @@ class TrainingLog:
         self._objective = objective
         self._sums = StepSums.zero(objective)
         self._since = time.monotonic()
-        kept = [entry for entry in self._entries() if entry["step"] <= first_step]
+        kept = [entry for entry in _entries(self.path) if entry["step"] <= first_step]
         last = kept[-1]["loss"] if kept else None
         self.last_loss = float("nan") if last is None else float(last)
         accelerator.wait_for_everyone()  # all have read it
@@ -92,11 +92,24 @@ class TrainingLog:
         scalars = {key: value for key, value in entry.items() if value is not None}
         self.accelerator.log({f"train/{k}": v for k, v in scalars.items() if k != "step"}, step)
 
-    def _entries(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        *lines, _ = self.path.read_bytes().split(b"\n")  # a kill can cut the last line short
-        return [_entry(line, f"{self.path}: line {number}") for number, line in enumerate(lines, 1)]
+
+def tells_of_learning(folder: Path) -> bool:
+    """Whether the log of a run may have an entry of steps that had a label.
+
+    Args:
+        folder: of the run; it need not have a log.
+    """
+    try:
+        return any(entry["loss"] is not None for entry in _entries(folder / LOG_NAME))
+    except CheckpointError:
+        return True  # who opens the log names the line
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    *lines, _ = path.read_bytes().split(b"\n")  # a kill can cut the last line short
+    return [_entry(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
 
 
 def _plain(count: float) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import SdrpnError
+from sdrpn_core.training.checkpoint_times import CheckpointTimes
 from sdrpn_core.training.data_order import DataOrder, MicroBatches
 from sdrpn_core.training.samples import EveryEpoch, Item, SizedSamples, load_batches
 from sdrpn_core.training.step import StepSums, TrainingStep
@@ -73,24 +74,24 @@ class TrainingLoop:
             self.accelerator.num_processes, self.accelerator.device.type
         )
         batches = load_batches(EveryEpoch(self.samples), plan, workers)
-        objective = self.step.objective
-        totals = StepSums.zero(objective)
+        totals = StepSums.zero(self.step.objective)
         # An optimizer has a state once it made a step, for which it takes a label.
-        had_labels = bool(self.step.optimizer.state)
+        is_labeled = bool(self.step.optimizer.state)
+        times = CheckpointTimes(self.settings.checkpoint_every, last)
+        done = first
         with progress_bar(progress, total=last, initial=first, desc="train", unit="step") as bar:
             for number in range(first, last):
+                done = number + 1
                 totals += self._run_step(number, last, islice(batches, len(plan.of_step(number))))
-                n_steps = number + 1 - first
-                if not (totals.n or had_labels) and n_steps >= _MAX_STEPS_WITHOUT_LABELS:
+                is_labeled = is_labeled or bool(totals.n)
+                if is_labeled:  # before, an untrained RPN would be saved as if it were trained
+                    self._save_if_due(done, times)
+                elif done - first >= _MAX_STEPS_WITHOUT_LABELS:
                     break
                 bar.update()
                 bar.set_postfix(loss=f"{self.log.last_loss:.4f}", refresh=False)
-        if not (totals.n or had_labels) and first < last:
-            raise SdrpnError(
-                f"none of the first {int(totals.samples + totals.skipped)} samples has a "
-                f"{objective.unit} ({int(totals.skipped)} could not be used): check "
-                f"{objective.remedy}"
-            )
+        if not is_labeled:
+            raise self._nothing_to_learn(first, done, totals)
         return totals
 
     def _run_step(self, number: int, last: int, batches: Iterator[list[Item]]) -> StepSums:
@@ -108,11 +109,23 @@ class TrainingLoop:
                 learning_rate=self.step.optimizer.param_groups[0]["lr"],
                 gradient_norm=norm,
             )
-        every = settings.checkpoint_every
-        is_due = done == last or (every is not None and done % every == 0)
-        if is_due and self.accelerator.is_main_process:
-            self.checkpoints.save(done, self.step.rpn, self.step.optimizer)
         return sums
+
+    def _save_if_due(self, done: int, times: CheckpointTimes) -> None:
+        # By the main process's clock alone: the others take no part in it.
+        if self.accelerator.is_main_process and times.is_due(done):
+            self.checkpoints.save(done, self.step.rpn, self.step.optimizer)
+            times.saved()
+
+    def _nothing_to_learn(self, first: int, done: int, totals: StepSums) -> SdrpnError:
+        objective = self.step.objective
+        seen = f"the first {int(totals.samples + totals.skipped)} samples"
+        if first:  # those before were another session's
+            seen = f"the samples of the first {done} steps"
+        return SdrpnError(
+            f"none of {seen} has a {objective.unit} ({int(totals.skipped)} could not be used): "
+            f"check {objective.remedy}"
+        )
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

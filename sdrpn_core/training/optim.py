@@ -52,7 +52,8 @@ def make_schedule(
     warmup = min(math.ceil(settings.warmup_fraction * n_steps), n_steps - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=n_steps - warmup,
+        # The only step of a cosine of one is at its peak, whatever its length; timm warns of 1.
+        t_initial=max(n_steps - warmup, 2),
         warmup_t=warmup,
         warmup_lr_init=settings.learning_rate / (warmup + 1),
         warmup_prefix=True,

@@ -17,7 +17,7 @@ from typing import Any
 
 from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
 from sdrpn_core.training.checkpoints import Checkpoints
-from sdrpn_core.training.log import LOG_NAME
+from sdrpn_core.training.log import LOG_NAME, tells_of_learning
 from sdrpn_core.util.run_manifest import ManifestFormat
 
 RPN_FOLDER = "rpn"
@@ -67,8 +67,8 @@ class RunFolder:
     def check(self, *, resume: bool, overwrite: bool) -> int:
         """Whether the run may have the folder, which is not touched.
 
-        A run of which there is neither a checkpoint nor a log entry does not occupy the folder:
-        there is nothing to lose.
+        A run of which there is neither a checkpoint nor a log entry with a loss does not occupy the
+        folder: there is nothing to lose.
 
         Args:
             resume: the run must be there already.
@@ -113,9 +113,8 @@ class RunFolder:
             MANIFEST.write(self.folder, self.manifest)
 
     def _has_begun(self) -> bool:
-        log = self.folder / LOG_NAME
         return MANIFEST.exists(self.folder) and (
-            self.checkpoints.latest() is not None or (log.exists() and log.stat().st_size > 0)
+            self.checkpoints.latest() is not None or tells_of_learning(self.folder)
         )
 
     def _clear(self) -> None:

@@ -61,7 +61,8 @@ class TrainingSettings:
         num_workers: processes that read labels and prepare images ahead, for each process of the
             run; 0: the training process itself; ``None``: none where a CPU trains, else one per CPU
             that is left, up to 8.
-        checkpoint_every: optimizer steps between checkpoints; ``None``: only at the end.
+        checkpoint_every: optimizer steps between checkpoints; ``None``: every ten minutes. There is
+            one at the end in any case.
         keep_checkpoints: how many checkpoints stay on disk.
         log_every: optimizer steps between log entries.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdrpn_core.distributed.processes import processes
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.labels.judged import BestRegion, RegionTargets
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.continued import ContinuedObjective
 from sdrpn_core.training.gate_sources import check_backbone, first_look
 from sdrpn_core.training.judged_samples import JudgedRegions
+from sdrpn_core.training.judged_start import judges_another_map
 from sdrpn_core.training.map_objective import MapObjective
 from sdrpn_core.training.sources import TrainingSource
 from sdrpn_core.utility.run import UtilityDataset
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.rpn.model import RPN
     from sdrpn_core.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 
 class UtilityObjective(MapObjective, ContinuedObjective):
@@ -51,7 +56,7 @@ class UtilityObjective(MapObjective, ContinuedObjective):
             )
 
     def source(self, backbone: Backbone, data: Any, settings: TrainingSettings) -> TrainingSource:
-        """The images of a utility run whose regions help.
+        """The images of a utility run whose regions help; warns if they are another RPN's.
 
         Raises:
             ConfigError: data of another kind.
@@ -62,6 +67,8 @@ class UtilityObjective(MapObjective, ContinuedObjective):
         if not isinstance(data, UtilityDataset):
             raise ConfigError("a map is refined on the folder of a utility run")
         check_backbone(data, backbone)
+        if processes(backbone.device).is_main_process:
+            self._warn_of_another_map(backbone, data)
         branch = self.config.branch
         return TrainingSource(
             samples=JudgedRegions(
@@ -83,3 +90,12 @@ class UtilityObjective(MapObjective, ContinuedObjective):
     def facts(self, rpn: RPN) -> Mapping[str, Any]:
         """The start, and how targets are made."""
         return {**super().facts(rpn), "targets": self.targets.to_dict()}
+
+    def _warn_of_another_map(self, backbone: Backbone, rows: UtilityDataset) -> None:
+        # No error: the targets depend on nothing but the judged regions, and suit any map.
+        if judges_another_map(rows, self._folder, backbone):
+            logger.warning(
+                "%s judges the regions of another RPN than %s: what this one's map shows was not "
+                "judged; judge it, unless this is meant",
+                *(rows.folder, self._source),
+            )

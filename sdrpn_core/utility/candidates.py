@@ -15,10 +15,11 @@ from sdrpn_core.data.boxes import KNOWN_BOX_MARGIN, with_margin
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
     from sdrpn_core.answering.rpn_proposer import RPNProposer
+    from sdrpn_core.crops.policy import CropPolicy
     from sdrpn_core.data.record import Record
     from sdrpn_core.grid.geometry import Geometry
 
-__all__ = ["CandidateSource", "Found", "GivenCandidates", "RPNCandidates"]
+__all__ = ["CandidateSource", "Found", "GivenCandidates", "RPNCandidates", "policy_facts"]
 
 RPN_REGION = "rpn"
 SAMPLED = "sampled"
@@ -101,10 +102,7 @@ class RPNCandidates:
 
     def facts(self) -> dict[str, Any]:
         """See :class:`CandidateSource`."""
-        policy = self._proposer.policy
-        facts: dict[str, Any] = {
-            RPN_REGION: {"policy": type(policy).__name__, "options": policy.options()}
-        }
+        facts: dict[str, Any] = {RPN_REGION: policy_facts(self._proposer.policy)}
         if self.sampler is not None:
             facts[SAMPLED] = asdict(self.sampler)
         return facts
@@ -129,3 +127,12 @@ class RPNCandidates:
             )
             proposals.append(replace(own, plan=CropPlan(Outcome.OK, crops)))
         return proposals
+
+
+def policy_facts(policy: CropPolicy) -> dict[str, Any]:
+    """What decides which regions of a map are cropped, as plain values.
+
+    Args:
+        policy: the one that crops.
+    """
+    return {"policy": type(policy).__name__, "options": policy.options()}

@@ -165,7 +165,15 @@ def test_what_a_prefix_keeps_counts_as_memory(backbone, rpn):
         ({"name": "decodr"}, UnknownNameError, "decoder"),
         ({"options": {"layers": 2}}, ConfigError, "no option layers; its options: n_layers"),
         ({"options": {"n_layers": 0}}, ConfigError, "must be 1 or more, not 0"),
-        ({"options": {"n_layers": 99}}, ConfigError, "needs decoder layers up to 99"),
+        (
+            {"options": {"n_layers": 99}},
+            ConfigError,
+            r"from 1 on, up to 99, but the decoder ends with layer 5: take 5 or fewer \(--gate",
+        ),
+        ({"options": {"n_layers": "abc"}}, ConfigError, "n_layers of the decoder gate .*, not str"),
+        ({"options": {"n_layers": 2.7}}, ConfigError, "kind of its default 3, not float"),
+        ({"options": {"n_layers": True}}, ConfigError, "not bool"),
+        ({"name": "mlp", "options": {"width": None}}, ConfigError, "default 64, not null"),
         ({"name": "linear", "options": {"n_layers": 2}}, ConfigError, "its options: none"),
         ({"name": "mlp", "options": {"width": 0}}, ConfigError, "width of the mlp gate must be 1"),
     ],
@@ -174,6 +182,14 @@ def test_impossible_gates_are_refused(backbone, config, error, message):
     rpn = RPN.from_backbone(backbone, branch=1, n_layers=2)
     with pytest.raises(error, match=message):
         rpn.add_gate(backbone, GateConfig(**config))
+
+
+def test_a_gate_of_layers_that_were_not_loaded_says_how_many_it_takes():
+    backbone = tiny_llava()
+    del backbone.layers[3:]
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=2)
+    with pytest.raises(ConfigError, match="only 3 were loaded: load 4 or more"):
+        rpn.add_gate(backbone, GateConfig())
 
 
 def test_the_loss_leaves_ignored_questions_out():

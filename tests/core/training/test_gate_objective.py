@@ -22,6 +22,7 @@ from sdrpn_core.rpn.model import RPN
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.training.batches import StoredLabelBatcher
+from sdrpn_core.training.checkpoints import Checkpoints
 from sdrpn_core.training.gate_objective import GateObjective
 from sdrpn_core.training.samples import SkippedSample, TrainingSample
 from sdrpn_core.training.settings import TrainingSettings
@@ -279,6 +280,47 @@ def test_weights_of_an_rpn_survive_a_backbone_in_half_precision(start):
 def test_a_run_without_labels_ends_with_one_line(backbone, objective, tmp_path):
     with pytest.raises(SdrpnError, match=r"none of the first 6 samples has a label \(0 could"):
         train(backbone, [IGNORE] * 3, tmp_path, SETTINGS, objective=objective)
+
+
+def test_a_run_without_labels_ends_with_that_line_however_often_it_is_called(
+    backbone, start, tmp_path
+):
+    """Nothing of it is kept: no checkpoint, no result, and no claim on its folder."""
+    objective = KnownLabels(start, GateConfig("linear"))
+    chosen = replace(SETTINGS, max_steps=3, checkpoint_every=1)
+    for _ in range(2):
+        with pytest.raises(SdrpnError, match="none of the first 9 samples has a label"):
+            train(backbone, [IGNORE] * 3, tmp_path, chosen, objective=objective)
+        assert not (tmp_path / "checkpoints").exists()
+        assert not (tmp_path / "rpn").exists()
+    result = train(backbone, LABELS, tmp_path, SETTINGS, objective=objective)
+    assert (result.resumed_from, result.steps) == (0, 4)
+
+
+def test_a_run_whose_first_labels_come_late_saves_from_then_on(backbone, start, tmp_path):
+    objective = KnownLabels(start, GateConfig("linear"))
+    chosen = replace(
+        SETTINGS, global_batch_size=1, checkpoint_every=1, keep_checkpoints=9, epochs=1
+    )
+    train(backbone, [IGNORE, IGNORE, 1], tmp_path, chosen, objective=objective)
+    first = next(entry["step"] for entry in log(tmp_path) if entry["labeled_questions"])
+    saved = sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").iterdir())
+    assert saved == list(range(first, 4))
+    assert first > 1
+
+
+def test_a_checkpoint_that_learned_nothing_is_no_result(backbone, start, tmp_path):
+    """Earlier versions have written such."""
+    objective = KnownLabels(start, GateConfig("linear"))
+    chosen = replace(SETTINGS, max_steps=3)
+    with pytest.raises(SdrpnError, match="has a label"):
+        train(backbone, [IGNORE] * 3, tmp_path, chosen, objective=objective)
+    rpn = objective.start(backbone, objective.source(backbone, LABELS, SETTINGS))
+    optimizer = torch.optim.SGD(rpn.gate.parameters(), lr=0.1, momentum=0.9)
+    Checkpoints(tmp_path / "checkpoints", keep=2).save(3, rpn, optimizer)
+    with pytest.raises(SdrpnError, match="none of the samples of the first 3 steps has a label"):
+        train(backbone, [IGNORE] * 3, tmp_path, chosen, objective=objective)
+    assert not (tmp_path / "rpn").exists()
 
 
 def test_configurations_are_for_labels(backbone, objective, tmp_path):

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from sdrpn_core.backbone.identity import backbone_identity
 from sdrpn_core.cli.main import app
+from sdrpn_core.crops.bbox import BboxPolicy
+from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.errors import ConfigError, ShardError
 from sdrpn_core.gate.budget_labels import Difficulty
 from sdrpn_core.gate.config import GateConfig
@@ -128,6 +130,26 @@ def test_an_image_that_is_gone_is_skipped(backbone, rpn, start, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("utilities", "said"),
+    [
+        ([2.0, 0.4, None, 1.0], "every labeled question needs a region: a gate can only learn to"),
+        ([0.0, 0.4, -1.0], "every labeled question needs no region: a gate can only learn"),
+        ([0.0, 0.4, 2.0], None),
+        ([0.4, 0.5], None),  # without a label the run is refused
+    ],
+    ids=["always", "never", "both", "neither"],
+)
+def test_labels_that_are_all_the_same_are_warned_of(
+    backbone, rpn, start, tmp_path, caplog, utilities, said
+):
+    folder = write_judged(backbone, rpn, tmp_path / "run", utilities)
+    GateObjective(start).source(backbone, folder, SETTINGS)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (said is not None)
+    assert said is None or said in messages[0]
+
+
+@pytest.mark.parametrize(
     "margins", [{"margin": 0.1, "indifference": 0.2}, {"margin": float("nan")}], ids=str
 )
 def test_impossible_margins_are_refused(margins):
@@ -151,6 +173,25 @@ def test_a_run_of_another_backbone_or_rpn_is_refused(backbone, run, start, tmp_p
     without = replace(manifest, provenance={**manifest.provenance, "rpn": None})
     with pytest.raises(ShardError, match=r"no RPN's regions were judged: run it with --rpn"):
         GateObjective(start).source(backbone, skipped(tmp_path / "boxes", without), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            BboxPolicy(threshold=0.4, margin=0.5),
+            "margin is 0.5 there .*; threshold is 0.4",
+        ),
+        (MaskPolicy(), "policy is MaskPolicy there and BboxPolicy here: judge again without"),
+    ],
+    ids=["options", "policy"],
+)
+def test_regions_that_another_policy_crops_are_refused(
+    backbone, rpn, start, tmp_path, policy, message
+):
+    judged = write_judged(backbone, rpn, tmp_path / "run", UTILITIES, policy=policy)
+    with pytest.raises(ShardError, match=message):
+        GateObjective(start).source(backbone, judged, SETTINGS)
 
 
 def test_a_gate_can_be_trained_anew_on_the_same_judged_regions(backbone, run, start, tmp_path):

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import sdrpn_core.training.checkpoint_times
 import sdrpn_core.training.loop
 from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.backbone.preset import Preset
@@ -182,6 +183,19 @@ def test_the_schedule_warms_up_and_follows_a_cosine_to_zero():
     np.testing.assert_allclose(rates[:4], [0.025, 0.05, 0.075, 0.1])
     cosine = [0.05 * (1 + math.cos(math.pi * (step - 3) / 97)) for step in range(3, 100)]
     np.testing.assert_allclose(rates[3:], cosine)
+
+
+@pytest.mark.parametrize("expected", [[0.1], [0.05, 0.1]], ids=["one step", "two steps"])
+def test_the_shortest_schedules_end_at_the_peak_and_say_nothing(expected, caplog):
+    chosen = TrainingSettings(learning_rate=0.1, warmup_fraction=0.03)
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), chosen)
+    schedule = make_schedule(optimizer, chosen, len(expected))
+    rates = []
+    for step in range(len(expected)):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx(expected)
+    assert not caplog.records
 
 
 def test_an_unknown_optimizer_is_refused_with_the_near_names():
@@ -461,6 +475,24 @@ def test_a_run_with_log_entries_and_no_checkpoint_keeps_its_folder(
     assert len(log(tmp_path)) == 1
     with pytest.raises(CheckpointError, match=r"another training run: settings\.max_steps is null"):
         train(backbone, labels, tmp_path, replace(SETTINGS, max_steps=1), CONFIG)
+
+
+def test_long_work_survives_a_kill_by_default(backbone, labels, trained, tmp_path, monkeypatch):
+    """Ten minutes have passed at each step."""
+    monkeypatch.setattr(sdrpn_core.training.checkpoint_times, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    original = TrainingStep.__call__
+
+    def killed(self, batches, where):
+        if where == "step 3":
+            raise Killed
+        return original(self, batches, where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", killed)
+        with pytest.raises(Killed):
+            train(backbone, labels, tmp_path, SETTINGS, CONFIG)
+    assert train(backbone, labels, tmp_path, SETTINGS, CONFIG).resumed_from == 2
+    assert all(torch.equal(weights(trained)[name], w) for name, w in weights(tmp_path).items())
 
 
 def test_a_checkpoint_of_another_version_is_refused(backbone, labels, trained, tmp_path):

@@ -27,6 +27,7 @@ from sdrpn_core.training.step import TrainingStep
 from sdrpn_core.training.utility_objective import UtilityObjective
 from sdrpn_core.utility.row import Candidate, UtilityRow
 from sdrpn_core.utility.run import UtilityManifest, open_run
+from tests.judged_data import write_judged
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
 GRID = 8
@@ -250,6 +251,19 @@ def test_a_gate_is_taken_off(backbone, run, tmp_path):
     result = train(backbone, run, tmp_path / "run", chosen, objective=UtilityObjective(start))
     assert result.rpn.gate is None
     assert RPN.from_pretrained(result.folder, backbone=backbone).config.gate is None
+
+
+def test_regions_of_another_rpn_are_warned_of(backbone, start, tmp_path, caplog):
+    judged = write_judged(backbone, new_rpn(backbone), tmp_path / "run", [2.0])
+    UtilityObjective(start).source(backbone, judged, SETTINGS)
+    assert not caplog.records
+    other = new_rpn(backbone)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    folder = other.save_pretrained(tmp_path / "other")
+    UtilityObjective(folder).source(backbone, judged, SETTINGS)
+    (record,) = caplog.records
+    assert f"judges the regions of another RPN than {folder}" in record.getMessage()
 
 
 def test_what_does_not_fit_is_refused(backbone, run, start, tmp_path):
