@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,7 @@ from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_core.grid.native import native_grid
+from sdrpn_core.grid.pixel_budget import fitting_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +30,8 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
 
     model_types = ("qwen2_5_vl",)
     dynamic_resolution = True
+    #: Visual tokens that no image may exceed; ``None``: what the processor makes, as published.
+    _budget: int | None = None
 
     def preprocess(self, image: Image.Image) -> ImageInput:
         """Resize within the processor's ``min_pixels`` and ``max_pixels``, keeping the shape.
@@ -37,7 +40,9 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
             ImageError: the processor refuses the shape (an aspect ratio above 200).
         """
         try:
-            data = self.processor.image_processor(images=[image], return_tensors="pt")
+            data = self.processor.image_processor(
+                images=[image], return_tensors="pt", **self._fitting(image.size)
+            )
         except ValueError as error:
             width, height = image.size
             raise ImageError(f"an image of {width}x{height} pixels is refused: {error}") from error
@@ -77,6 +82,7 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
     def with_visual_tokens(self, limit: int) -> Self:
         """The same model, its processor's budget of pixels set to that of so many tokens."""
         limited = copy(self)
+        limited._budget = limit
         limited.processor = copy(self.processor)
         limited.processor.image_processor = processor = copy(self.processor.image_processor)
         most = limit * self._cell**2
@@ -130,6 +136,22 @@ class Qwen2_5VLBackbone(Backbone):  # noqa: N801  # as transformers writes it
             raise ImageError(
                 f"a side of {width}x{height} pixels is shorter than a visual token ({self._cell})"
             )
+
+    def _fitting(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Options under which the processor keeps an image of (width, height) to the budget."""
+        processor = self.processor.image_processor
+        if self._budget is None:
+            return {}
+        width, height = size
+
+        def tokens(least: int, most: int) -> int:
+            limits = {"min_pixels": least, "max_pixels": most}
+            n_patches = processor.get_number_of_image_patches(height, width, limits)
+            return int(n_patches // processor.merge_size**2)
+
+        limits = processor.size["shortest_edge"], processor.size["longest_edge"]
+        least, most = fitting_pixels(tokens, *limits, self._budget)
+        return {"size": {"shortest_edge": least, "longest_edge": most}}
 
     @property
     def _cell(self) -> int:

@@ -262,7 +262,7 @@ def find_adapter(model_type: str) -> type[Backbone]:
     }
     found = [name for name, types in serving.items() if model_type in types]
     if not found:
-        known = [model_type for types in serving.values() for model_type in types]
+        known = {model_type for types in serving.values() for model_type in types}
         raise UnknownNameError("model type", model_type, known)
     if len(found) > 1:
         raise ConfigError(

@@ -51,7 +51,11 @@ _UPRIGHT = {
 """EXIF orientation -> the operation that makes the image upright (EXIF 2.3, tag 0x0112)."""
 
 _WHITE = (255, 255, 255)
+_MAX_8_BIT = 255
 _MAX_16_BIT = 65535
+
+_FULL_RANGE = "PPM"
+"""The format whose integers Pillow brings to 16 bits, whatever maximum the file states."""
 
 _PREFIX_BYTES = 16
 """What Pillow's plugins look at to recognize their format."""
@@ -85,8 +89,9 @@ def open_image(
     """Open an image as RGB, rotated as its EXIF orientation says.
 
     Transparent pixels are laid on white, as a viewer shows them. Gray values of 16 bits are scaled
-    to 8, not clipped. Of an animation the first frame is used. An EXIF block that cannot be parsed
-    is taken to say nothing about rotation.
+    to 8, not clipped; integers of 32 bits (Pillow's mode ``I``) are as well, unless none exceeds
+    255, and floats are refused: their range is unknown. Of an animation the first frame is used. An
+    EXIF block that cannot be parsed is taken to say nothing about rotation.
 
     Args:
         source: a path, the bytes of an image file in one of ``FORMATS``, or a Pillow image (which
@@ -100,7 +105,7 @@ def open_image(
 
     Raises:
         ImageError: the image is missing, empty, truncated, too large, not a regular file, or not an
-            image in a supported format.
+            image in a supported format, or the range of its values is unknown.
     """
     name = _name(source)
     try:
@@ -323,6 +328,14 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _gray_8_bit(image: Image.Image, name: str) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > _MAX_16_BIT:
+    highest = int(values.max())
+    if values.min() < 0 or highest > _MAX_16_BIT:
         raise ImageError(f"{name}: gray values outside 0..{_MAX_16_BIT}; save it with 8 or 16 bits")
-    return Image.fromarray(((values * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT).astype(np.uint8))
+    # An image of zeros is black in any range.
+    if image.mode == "I" and image.format != _FULL_RANGE and 0 < highest <= _MAX_8_BIT:
+        raise ImageError(
+            f"{name}: the range of its integers is unknown (mode I, values up to {highest}); "
+            f"convert it to L or RGB first: image.convert('L') if {_MAX_8_BIT} is white"
+        )
+    scaled = (values * _MAX_8_BIT + _MAX_16_BIT // 2) // _MAX_16_BIT
+    return Image.fromarray(scaled.astype(np.uint8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil, floor, sqrt
+from math import ceil, floor, log, sqrt
 
 
 def native_grid(
@@ -16,7 +16,8 @@ def native_grid(
         most: largest number of tokens. Larger grids are reduced, the image's shape kept; an image
             so narrow that this is not possible is compressed along its longer side.
         least: a grid with fewer tokens (row breaks aside) is enlarged, the image's shape kept. This
-            comes before ``most``, as in the processors of the families.
+            comes before ``most``, as in the processors of the families. Where both sides rounded up
+            would exceed ``most``, the grid of the nearest shape that does not is taken.
         breaks: tokens behind every row that show nothing of the image.
 
     Returns:
@@ -36,8 +37,29 @@ def native_grid(
         columns = min(columns, max(1, most // rows - breaks))
     if rows * columns < least:
         scale = sqrt(least / (natural_rows * natural_columns))
-        rows, columns = ceil(natural_rows * scale), ceil(natural_columns * scale)
+        ideal = natural_rows * scale, natural_columns * scale
+        rows, columns = map(ceil, ideal)
+        # A single row has the fewest breaks.
+        allowed = max(most, least + breaks)
+        if rows * (columns + breaks) > allowed:
+            return _nearest(ideal, least, allowed, breaks)
     return rows, columns
+
+
+def _nearest(ideal: tuple[float, float], least: int, most: int, breaks: int) -> tuple[int, int]:
+    """Of all grids within both limits, the one whose sides are stretched least from ideal ones."""
+
+    def stretch(grid: tuple[int, int]) -> float:
+        return sum(log(side / best) ** 2 for side, best in zip(grid, ideal, strict=True))
+
+    return min(
+        (
+            (rows, columns)
+            for rows in range(1, most // (1 + breaks) + 1)
+            for columns in range(ceil(least / rows), most // rows - breaks + 1)
+        ),
+        key=stretch,
+    )
 
 
 def _reduction(size: tuple[int, int], cell: int, most: int, breaks: int) -> float:

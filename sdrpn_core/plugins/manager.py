@@ -37,7 +37,9 @@ CORE_API = 1
 ENTRY_POINT_GROUP = "sdrpn"
 
 KINDS = {
-    "backbones": Kind("backbone", has=("preprocess", "encode"), by_model_type=True),
+    "backbones": Kind(
+        "backbone", has=("preprocess", "encode"), by_model_type=True, needs_model_types=True
+    ),
     "presets": Kind("preset", has=("matches", "recipe"), called=False, by_model_type=True),
     "gates": Kind("gate", has=("defaults", "n_own_layers", "forward")),
     "rpn_heads": Kind("RPN head", has=("defaults", "forward")),

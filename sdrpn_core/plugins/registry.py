@@ -28,12 +28,14 @@ class Kind:
         has: attributes that every target has; those of the class that it derives from.
         called: whether targets are called.
         by_model_type: whether the metadata ``model_types`` say for which models a target is.
+        needs_model_types: whether a target without them would never be found.
     """
 
     label: str
     has: tuple[str, ...] = ()
     called: bool = True
     by_model_type: bool = False
+    needs_model_types: bool = False
 
     def fault(self, target: object) -> str:
         """Why this cannot be a target; empty if it can."""
@@ -111,6 +113,12 @@ class Registry(Generic[T]):
         if self._kind.by_model_type and not _are_words(types):
             raise self._fault(
                 f"model_types of {self.kind} {name!r} are {_named(types)}, not a tuple of names"
+            )
+        if self._kind.needs_model_types and not types:
+            raise self._fault(
+                f"{self.kind} {name!r} has no model_types, so no model would lead to it: pass "
+                "registry.add(..., model_types=(...)), the values of config.model_type that it "
+                "serves"
             )
         self._entries[name] = Entry(name, target, self._origin, " ".join(help.split()), metadata)
 

@@ -71,6 +71,7 @@ def test_the_files_shown_are_those_of_the_example() -> None:
         "src/sdrpn_internvl/__init__.py",
         "src/sdrpn_internvl/backbone.py",
         "tests/test_internvl.py",
+        "tests/tiny_internvl.py",
     }
     for path, text in shown.items():
         assert text == (EXAMPLE / path).read_text(encoding="utf-8"), path

@@ -167,6 +167,9 @@ FAULTS = {
     "model types are one text": hook("pass")
     .replace("datasets", "presets")
     .replace("lambda n, seed: []", "'x:y', model_types='llava'"),
+    "model types are missing": hook("pass")
+    .replace("datasets", "backbones")
+    .replace("lambda n, seed: []", "'x:y'"),
     "preset is no preset": hook("pass")
     .replace("datasets", "presets")
     .replace("lambda n, seed: []", "{'branch': 1}, model_types=('llava',)"),

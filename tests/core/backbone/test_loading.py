@@ -124,6 +124,10 @@ def test_a_model_type_that_several_adapters_serve(fresh_plugins):
     fresh_plugins.register(Rival, "rival")
     with pytest.raises(ConfigError, match=r"several plugins: llava, rival; .*SDRPN_PLUGINS"):
         find_adapter("llava")
+    with pytest.raises(UnknownNameError) as caught:
+        find_adapter("another")
+    assert caught.value.known.count("llava") == 1
+    assert str(caught.value).count("llava,") == 1
 
 
 @pytest.mark.parametrize("dtype", ["float31", "Tensor", ""])

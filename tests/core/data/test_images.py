@@ -137,6 +137,33 @@ def test_integer_gray_of_a_pillow_image():
         open_image(Image.fromarray(np.array([[0.5]], dtype=np.float32)))
 
 
+def test_integer_gray_of_eight_bits_is_refused_where_it_would_turn_black(tmp_path):
+    """Mode I says nothing of its range, and 200 of 65535 is black."""
+    gray = Image.new("L", (3, 2), 200)
+    path = tmp_path / "gray.tif"
+    gray.convert("I").save(path)
+    for source in (gray.convert("I"), path, path.read_bytes()):
+        with pytest.raises(
+            ImageError, match=r"range of its integers is unknown .* to L or RGB first"
+        ) as caught:
+            open_image(source)
+        assert "\n" not in str(caught.value)
+    assert pixels(open_image(gray.convert("I").convert("L"))).max() == 200
+
+
+def test_integer_gray_whose_range_is_known_is_read():
+    black = open_image(Image.new("I", (2, 1)))
+    assert pixels(black).max() == 0
+    assert pixels(open_image(Image.new("I", (2, 1), 256))).max() == 1
+    dark = b"P5 2 1 65535\n" + np.array([0, 200], ">u2").tobytes()
+    for source in (dark, Image.open(io.BytesIO(dark))):
+        assert pixels(open_image(source)).max() == 1
+    bright = b"P5 2 1 4095\n" + np.array([0, 4095], ">u2").tobytes()
+    assert pixels(open_image(bright))[0, :, 0].tolist() == [0, 255]
+    sixteen = Image.fromarray(np.array([[0, 200]], dtype=np.uint16))
+    assert pixels(open_image(sixteen)).max() == 1
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (8000, 50), (50, 8000)])
 def test_sizes(size):
     assert open_image(encoded(Image.new("RGB", size, RED))).size == size

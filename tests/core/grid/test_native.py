@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, sqrt
 
 import pytest
 from hypothesis import example, given
@@ -79,9 +79,56 @@ def test_the_minimum_is_kept_by_enlarging(width, height, least):
     assert (grid == plain) == (shown(plain) >= least)
 
 
+def todays(size, cell, most, least, breaks):
+    """Before grids were searched: within the budget, this is still the result."""
+    grid = native_grid(size, cell, most, breaks=breaks)
+    if shown(grid) >= least:
+        return grid
+    rows, columns = (side / cell for side in reversed(size))
+    scale = sqrt(least / (rows * columns))
+    return ceil(rows * scale), ceil(columns * scale)
+
+
+@given(
+    width=st.integers(1, 2000),
+    height=st.integers(1, 2000),
+    cell=CELLS,
+    most=st.integers(1, 40),
+    least=st.integers(1, 9),
+    breaks=st.integers(0, 1),
+)
+@example(width=27, height=24, cell=28, most=4, least=4, breaks=0)
+@example(width=72, height=182, cell=28, most=4, least=4, breaks=0)
+@example(width=9, height=24, cell=8, most=2, least=4, breaks=0)
+@example(width=2000, height=10, cell=28, most=3, least=2, breaks=1)
+def test_a_tiny_budget_is_exceeded_by_nothing_but_the_minimum(
+    width, height, cell, most, least, breaks
+):
+    grid = native_grid((width, height), cell, most, least=least, breaks=breaks)
+    # Each row has its break: the fewest tokens that show the minimum are a single row.
+    allowed = max(most, least + breaks)
+    assert min(grid) >= 1
+    assert shown(grid) >= least
+    assert shown(grid, breaks) <= allowed
+    before = todays((width, height), cell, most, least, breaks)
+    if shown(before, breaks) <= allowed:
+        assert grid == before
+
+
+@given(side=SIDES, most=st.integers(4, 8))
+def test_a_square_stays_one_within_a_tiny_budget(side, most):
+    assert native_grid((side, side), 28, most, least=4) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("size", "most", "options", "grid"),
     [
+        ((27, 24), 4, {"least": 4}, (2, 2)),
+        ((72, 182), 4, {"least": 4}, (4, 1)),
+        ((182, 72), 4, {"least": 4}, (1, 4)),
+        ((72, 182), 8, {"least": 4}, (4, 1)),
+        ((28, 56), 2, {"least": 2, "breaks": 1}, (1, 2)),
+        ((28, 56), 4, {"least": 2, "breaks": 1}, (2, 1)),
         ((280, 280), 100, {}, (10, 10)),
         ((281, 280), 110, {}, (10, 11)),
         ((281, 280), 109, {}, (10, 10)),

@@ -32,6 +32,10 @@ BROKEN = {
     ),
     "unmarked": (HEAD.format(name="x").replace("@hookimpl", ""), "is not marked with"),
     "argument": (HEAD.format(name="x").replace("(registry)", "(registri)"), "registri"),
+    "no_model_types": (
+        HEAD.format(name="x").replace("rpn_heads", "backbones"),
+        "backbone 'x' has no model_types",
+    ),
     "raises": (HEAD.format(name="x") + "    raise RuntimeError('boom')", "RuntimeError: boom"),
     "target": (
         HEAD.format(name="x").replace("somewhere:Head", "somewhere"),

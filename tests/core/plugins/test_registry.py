@@ -36,6 +36,26 @@ def test_metadata_is_read_without_importing_the_target(registry):
     assert entry.metadata == {"model_types": ("x",)}
 
 
+@pytest.mark.parametrize("types", [{}, {"model_types": ()}])
+@pytest.mark.parametrize("target", ["package.module:Cls", object()])
+def test_what_is_found_by_model_type_alone_must_say_which(types, target):
+    kind = Kind("backbone", called=False, by_model_type=True, needs_model_types=True)
+    registry = Registry(kind)
+    with registry.registering_as("acme"), pytest.raises(PluginError) as caught:
+        registry.add("mine", target, help="h", **types)
+    assert registry.names() == []
+    assert str(caught.value).startswith(
+        "plugin 'acme': backbone 'mine' has no model_types, so no model would lead to it: "
+        "pass registry.add(..., model_types=(...)), the values of config.model_type that it serves"
+    )
+
+
+def test_a_preset_may_be_for_any_model_type():
+    registry = Registry(Kind("preset", called=False, by_model_type=True))
+    registry.add("mine", "package.module:PRESET")
+    assert registry.names() == ["mine"]
+
+
 def test_a_string_is_imported_on_first_use_and_then_kept(registry, tmp_path, monkeypatch):
     (tmp_path / "lazily_imported.py").write_text("class Outer:\n    class Inner: pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
