@@ -99,7 +99,7 @@ def _plain_first(
         return started
     part = replace(state.part(unsure), clock=StageClock(backbone.device))
     with part.clock.stage("proposal"):
-        proposals = proposals_of(proposer, part)
+        proposals = proposals_of(proposer, part, store)
     for index, one in zip(unsure, with_crops(backbone, part, proposals), strict=True):
         is_coarse = _is_coarse(backbone, questions[index], state.prompts[index])
         one = replace(one, plain=plain[index], compares=not is_coarse)

@@ -133,7 +133,7 @@ def first_pass(
             for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
         ]
     with clock.stage("proposal"):
-        proposals = proposals_of(proposer, state)
+        proposals = proposals_of(proposer, state, store)
     return [*with_crops(backbone, state, proposals)]
 
 
