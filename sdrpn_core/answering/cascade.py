@@ -93,7 +93,7 @@ def _plain_first(
     unsure = [
         index
         for index, (prompt, one) in enumerate(zip(state.prompts, plain, strict=True))
-        if prompt.images and (one.confidence or 0.0) < threshold
+        if prompt.images and not _is_sure(one, threshold)
     ]
     if not unsure:
         return started
@@ -105,6 +105,11 @@ def _plain_first(
         one = replace(one, plain=plain[index], compares=not is_coarse)
         started[index] = one if _has_crops(one) else _without_crops(backbone, one, plain[index])
     return started
+
+
+def _is_sure(plain: Answer, threshold: float) -> bool:
+    """Whether a plain answer stays; never at 1, which a probability can reach by rounding."""
+    return threshold < 1 and (plain.confidence or 0.0) >= threshold
 
 
 def _is_coarse(backbone: Backbone, question: Question, prompt: Prompt) -> bool:
