@@ -48,10 +48,12 @@ class BudgetedMethod(Method):
         self, records: Sequence[Record], images: Sequence[tuple[Image.Image, ...]]
     ) -> list[Question]:
         """The questions of the records, with the first look."""
-        return [
-            question.with_first_look(self.first_look_tokens)
-            for question in super().questions(records, images)
-        ]
+        return looking(super().questions(records, images), self.first_look_tokens)
+
+
+def looking(questions: Sequence[Question], first_look_tokens: int | None) -> list[Question]:
+    """Questions with a first look; ``None`` leaves it to the processor."""
+    return [question.with_first_look(first_look_tokens) for question in questions]
 
 
 def fixed_resolution(backbone: Backbone) -> str | None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from sdrpn_bench.defaults import DEFAULT_MAX_LOSS
 from sdrpn_bench.held_out import CalibratedThreshold, HeldOut, check_max_loss
 from sdrpn_bench.operating_points import GatedQuestions
-from sdrpn_bench.sweep import Sweep
 from sdrpn_core.distributed.processes import processes, wait_for_everyone
 from sdrpn_core.errors import CheckpointError, InputError
 from sdrpn_core.rpn.checkpoint import read_rpn_config, save_gate_threshold
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from sdrpn_bench.item_store import Row
     from sdrpn_core.data.record import Record
 
-#: Behind a gate that is always closed an answer is plain, after the same first look.
-_CLOSED = Sweep("sdrpn", "gate_threshold", (1.0,))
-_CROPPED, (_PLAIN,) = _CLOSED.method, _CLOSED.variants({})
+#: Plain answers, after the same first look, are what a closed gate leaves. A threshold of 1 may not
+#: close it: a probability can be 1 to the last bit.
+_CROPPED, _PLAIN = "sdrpn", "baseline"
 _FACT = "gate"
 
 
@@ -67,7 +66,7 @@ def calibrate_gate(
     # The same run whatever was calibrated before.
     uncalibrated = replace(config, gate=replace(config.gate, threshold=0.0, calibration=None))
     options = {"gate_threshold": 0.0, "always_ask_gate": True}
-    answers = held_out.answer(rpn, uncalibrated, options, _CLOSED)
+    answers = held_out.answer(rpn, uncalibrated, {_CROPPED: options, _PLAIN: {}})
     best, calibration, shown = answers.best(_questions(answers.rows), max_loss, certain=certain)
     state = processes((held_out.load_options or {}).get("device"))
     if state.is_main_process:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdrpn_bench.item_store import Row
     from sdrpn_core.data.record import Record
 
-#: With the least threshold there is, every plain answer stays; with 1, none that is not certain.
+#: With the least threshold there is, every plain answer stays; with 1, none does.
 _LEAST = 5e-324
 _STAYING = Sweep("cascade", "confidence_threshold", (_LEAST,))
 _LOOKING, (_PLAIN,) = _STAYING.method, _STAYING.variants({})
@@ -61,9 +61,8 @@ def calibrate_confidence(
     """
     check_max_loss(max_loss)
     config, _ = read_rpn_config(rpn)
-    options = {"confidence_threshold": 1.0}
-    always = {_CROPPED: {"gate_threshold": 0.0}}
-    answers = HeldOut(data, **how).answer(rpn, config, options, _STAYING, always)
+    options = {_LOOKING: {"confidence_threshold": 1.0}, _CROPPED: {"gate_threshold": 0.0}}
+    answers = HeldOut(data, **how).answer(rpn, config, options, [_STAYING])
     best, calibration, shown = answers.best(_questions(answers.rows), max_loss, certain=certain)
     points = tuple(replace(point, threshold=_confidence(point)) for point in shown)
     left_out = answers.left_out(_PLAIN, _FACT)

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_bench.bench_model import BenchModel
@@ -109,18 +108,16 @@ class HeldOut:
         self,
         rpn: str | Path,
         config: RPNConfig,
-        options: Mapping[str, Any],
-        sweep: Sweep,
-        beside: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        methods: Mapping[str, Mapping[str, Any]],
+        sweeps: Sequence[Sweep] = (),
     ) -> HeldOutAnswers:
-        """Answer all questions with the method of a sweep, with its variants, and with others.
+        """Answer all questions with several methods, all after the same first look.
 
         Args:
             rpn: folder or Hub id.
             config: what the RPN is configured as meanwhile.
-            options: of the method, beside the first look.
-            sweep: names the method.
-            beside: options of further methods, which have the same first look.
+            methods: their options, beside the first look.
+            sweeps: of these methods.
 
         Raises:
             ConfigError: several processes, and no ``out`` that they share; or ``out`` holds another
@@ -143,18 +140,15 @@ class HeldOut:
             folder = Path(self.out or held.enter_context(TemporaryDirectory()))
             results = run_benchmark(
                 BenchModel(backbone, loaded, name=Path(source[0]).name),
-                [sweep.method, *beside],
+                list(methods),
                 records,
                 out=folder,
                 seed=self.seed,
                 batch_size=self.batch_size,
                 max_new_tokens=self.max_new_tokens,
                 max_pixels=self.max_pixels,
-                method_options={
-                    sweep.method: {**options, **look},
-                    **{name: {**own, **look} for name, own in beside.items()},
-                },
-                sweeps=[sweep],
+                method_options={name: {**own, **look} for name, own in methods.items()},
+                sweeps=sweeps,
                 metric=self.metric,
                 metric_options=self.metric_options,
                 load_options=self.load_options,

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sdrpn_bench.budgeted import BudgetedMethod
+from sdrpn_bench.budgeted import BudgetedMethod, fixed_resolution, looking
 from sdrpn_bench.method import Method, MethodContext
 from sdrpn_core.answering.attention_proposer import AttentionProposer
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.recipe_option import GivenRecipe
+from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.crops.policy import make_policy
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdrpn_core.backbone.question import Question
     from sdrpn_core.data.record import Record
     from sdrpn_core.labels.recipe import LabelRecipe
 
 
 @dataclass(frozen=True)
 class Baseline(Method):
-    """Stock generation on the whole image."""
+    """Stock generation on the whole image.
+
+    Attributes:
+        first_look_tokens: largest number of visual tokens of each image; default: the processor's.
+
+    Raises:
+        ConfigError: the budget is below 1.
+    """
+
+    _: KW_ONLY
+    first_look_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        check_budget(self.first_look_tokens, "first_look_tokens")
+
+    def unserved(self, context: MethodContext) -> str | None:
+        """Refuse a budget in families of fixed resolution."""
+        return None if self.first_look_tokens is None else fixed_resolution(context.backbone)
+
+    def questions(
+        self, records: Sequence[Record], images: Sequence[tuple[Image.Image, ...]]
+    ) -> list[Question]:
+        """The questions of the records, with the first look."""
+        return looking(super().questions(records, images), self.first_look_tokens)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sdrpn_bench.method import Method
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import Prefill, prefill
 from sdrpn_core.answering.prefix_store import PrefixStore
-from sdrpn_core.answering.proposer import MapProposer, Proposal, Proposer
+from sdrpn_core.answering.proposer import FoundMap, MapProposer, Proposal, Proposer
 from sdrpn_core.answering.pruning import may_be_pruned
 from sdrpn_core.cli.option_values import parse_options
 from sdrpn_core.errors import ConfigError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sdrpn_core.answering.results import Answer
     from sdrpn_core.backbone.question import Question
     from sdrpn_core.data.record import Record
-    from sdrpn_core.grid.roi_map import RoIMap
 
 #: The prefixes of one batch are kept, however large.
 _NO_LIMIT = 2**62
@@ -157,14 +156,14 @@ def _share_maps(
         with clock.stage("proposal"):
             # Some policies ask for scores by all tokens of the question, and others do without.
             wanted = [_n_wanted(proposer, state) for proposer in proposers]
-            maps = proposers[wanted.index(max(wanted))].maps(state)
+            found = proposers[wanted.index(max(wanted))].find(state)
     results = []
     for proposer in proposers:
         with CostMeter(context, questions) as second_pass:
             answers = answer_batch(
                 context.backbone,
                 questions,
-                _KnownMaps(proposer, maps),
+                _KnownMaps(proposer, found),
                 store=store,
                 max_new_tokens=context.max_new_tokens,
             )
@@ -192,14 +191,10 @@ def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, f
 class _KnownMaps(Proposer):
     """Crops what a proposer's policy finds in maps that were read before."""
 
-    def __init__(self, proposer: MapProposer, maps: Sequence[RoIMap | None]) -> None:
+    def __init__(self, proposer: MapProposer, found: Sequence[FoundMap]) -> None:
         self.reader = proposer.reader
         self._proposer = proposer
-        self._maps = maps
+        self._found = found
 
     def propose(self, state: Prefill) -> list[list[Proposal]]:
-        maps = iter(self._maps)
-        return [
-            [self._proposer.proposal(next(maps), geometry) for geometry in prompt.geometries]
-            for prompt in state.prompts
-        ]
+        return self._proposer.plan(state, self._found)

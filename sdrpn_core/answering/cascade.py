@@ -93,18 +93,23 @@ def _plain_first(
     unsure = [
         index
         for index, (prompt, one) in enumerate(zip(state.prompts, plain, strict=True))
-        if prompt.images and (one.confidence or 0.0) < threshold
+        if prompt.images and not _is_sure(one, threshold)
     ]
     if not unsure:
         return started
     part = replace(state.part(unsure), clock=StageClock(backbone.device))
     with part.clock.stage("proposal"):
-        proposals = proposals_of(proposer, part)
+        proposals = proposals_of(proposer, part, store)
     for index, one in zip(unsure, with_crops(backbone, part, proposals), strict=True):
         is_coarse = _is_coarse(backbone, questions[index], state.prompts[index])
         one = replace(one, plain=plain[index], compares=not is_coarse)
         started[index] = one if _has_crops(one) else _without_crops(backbone, one, plain[index])
     return started
+
+
+def _is_sure(plain: Answer, threshold: float) -> bool:
+    """Whether a plain answer stays; never at 1, which a probability can reach by rounding."""
+    return threshold < 1 and (plain.confidence or 0.0) >= threshold
 
 
 def _is_coarse(backbone: Backbone, question: Question, prompt: Prompt) -> bool:

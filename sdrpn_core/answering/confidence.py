@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import LogitsProcessor
 
 __all__ = ["TokenProbabilities"]
 
 
-class TokenProbabilities(LogitsProcessor):
-    """Records the probabilities of the tokens that ``generate()`` chooses; changes no logits.
+class TokenProbabilities:
+    """Records the probabilities of the tokens that are chosen: an observer of ``generate()``.
 
-    One instance serves one call of ``generate()``, with one response per row.
+    They are the model's own, whatever penalties and bans had the tokens chosen for. One instance
+    serves one call of :func:`~sdrpn_core.runtime.generation.generate`.
     """
 
     def __init__(self) -> None:
         self._chosen: list[torch.Tensor] = []
         self._latest: torch.Tensor | None = None
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, logits: torch.Tensor) -> None:
         """Keep the probabilities of this step, and what was chosen in the one before."""
         if self._latest is not None:
             # The last of the ids is what the previous step has chosen.
             self._chosen.append(self._latest.gather(1, input_ids[:, -1:])[:, 0])
-        self._latest = scores.float().softmax(dim=-1)
-        return scores
+        self._latest = logits.float().softmax(dim=-1)
 
     def least(self, responses: Sequence[Sequence[int]]) -> list[float]:
         """Per row the smallest probability of a token of the response.

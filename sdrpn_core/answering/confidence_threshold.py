@@ -21,8 +21,9 @@ def check_cascade(
         generation: arguments of ``generate()``.
 
     Raises:
-        ConfigError: the threshold is no probability, there is no proposer, or a ``streamer``, which
-            would report an answer that may be replaced.
+        ConfigError: the threshold is no probability, there is no proposer, a ``streamer``, which
+            would report an answer that may be replaced, or a ``custom_generate``, which does not
+            say how likely its tokens are.
     """
     if threshold is None:
         return
@@ -32,6 +33,11 @@ def check_cascade(
     if "streamer" in generation:
         raise ConfigError(
             "an answer with a confidence threshold cannot be streamed: it may be replaced"
+        )
+    if "custom_generate" in generation:
+        raise ConfigError(
+            "a confidence threshold needs the stock decoding: custom_generate does not say how "
+            "likely its tokens are"
         )
 
 

@@ -133,7 +133,7 @@ def first_pass(
             for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
         ]
     with clock.stage("proposal"):
-        proposals = proposals_of(proposer, state)
+        proposals = proposals_of(proposer, state, store)
     return [*with_crops(backbone, state, proposals)]
 
 
@@ -194,9 +194,6 @@ def second_pass(
     recorder = None
     if with_confidence or any(one.plain is not None for one in pending):
         recorder = TokenProbabilities()
-        # Before the caller's own, which change what is chosen, not how likely it was.
-        others = generation.get("logits_processor") or ()
-        generation = {**generation, "logits_processor": [recorder, *others]}
     responses = generate(
         backbone,
         rest,
@@ -204,6 +201,7 @@ def second_pass(
         cache=cache,
         clock=clock,
         first_stage=pending[0].prefill_stage,
+        observer=recorder,
         **generation,
     )
     seconds = clock.shares(len(pending))

@@ -41,6 +41,9 @@ class PrefixKey:
 class PrefixStore:
     """A least-recently-used cache of one backbone's prefixes, bounded in memory.
 
+    What is kept is counted as it is: an RPN's work on a prefix waits until a question needs it, and
+    counts from then on.
+
     Pass the same store to several calls of ``answer``, ``answer_batch`` or ``answer_stream``: of
     several questions about one image, only the first pays for the image. What an RPN reads of a
     prefix is kept with it, so :meth:`clear` the store when the RPN's weights change. Several
@@ -112,11 +115,26 @@ class PrefixStore:
         """Keep a prefix, and drop the least recently used ones that no longer fit."""
         with self._lock:
             self._kept.pop(key, None)
-            if prefix.nbytes > self.max_bytes:
-                return
             self._kept[key] = prefix
-            while self._nbytes() > self.max_bytes:
-                self._kept.popitem(last=False)
+            self._shrink()
+
+    def shrink(self) -> None:
+        """Drop the least recently used prefixes that no longer fit, as what was read of them grew.
+
+        To be called once readers have been asked; the prefixes in use stay usable.
+        """
+        with self._lock:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        sizes = {key: prefix.nbytes for key, prefix in self._kept.items()}
+        total = sum(sizes.values())
+        # What is too large by itself would take all others with it.
+        for key in sorted(sizes, key=lambda key: sizes[key] <= self.max_bytes):
+            if total <= self.max_bytes:
+                break
+            total -= sizes[key]
+            del self._kept[key]
 
     def _nbytes(self) -> int:
         return sum(prefix.nbytes for prefix in self._kept.values())

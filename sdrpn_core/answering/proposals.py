@@ -12,15 +12,19 @@ from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
+    from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.proposer import Proposer
 
 
-def proposals_of(proposer: Proposer, state: Prefill) -> list[list[Proposal]]:
+def proposals_of(
+    proposer: Proposer, state: Prefill, store: PrefixStore | None = None
+) -> list[list[Proposal]]:
     """Ask a proposer, and check its answer, whoever wrote it.
 
     Args:
         proposer: where crops come from.
         state: questions whose prefixes have run.
+        store: where the prefixes are kept, which take more memory once the proposer has read them.
 
     Returns:
         Per question one proposal per image.
@@ -31,6 +35,8 @@ def proposals_of(proposer: Proposer, state: Prefill) -> list[list[Proposal]]:
     """
     by = type(proposer).__name__
     rows = proposer.propose(state)
+    if store is not None:
+        store.shrink()
     geometries = [prompt.geometries for prompt in state.prompts]
     if not _has_shape(rows, [len(row) for row in geometries]):
         raise ConfigError(f"{by} must propose a list per question, with one Proposal per image")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from sdrpn_core.crops.policy import CropPlan, CropPolicy, Outcome
@@ -96,6 +96,19 @@ class Proposer(ABC):
         """
 
 
+@dataclass(frozen=True)
+class FoundMap:
+    """What a :class:`MapProposer` finds out about one image, before a policy plans its crops.
+
+    Attributes:
+        roi: its map; ``None`` where nothing could be read, or nothing had to be.
+        gate: see :class:`Proposal`.
+    """
+
+    roi: RoIMap | None
+    gate: float | None = None
+
+
 class MapProposer(Proposer):
     """Scores every visual token, and has a policy crop what the map shows.
 
@@ -113,16 +126,33 @@ class MapProposer(Proposer):
     def maps(self, state: Prefill) -> Sequence[RoIMap | None]:
         """The maps of all images, prompt by prompt; ``None`` where nothing could be read."""
 
+    def find(self, state: Prefill) -> Sequence[FoundMap]:
+        """The maps of all images, prompt by prompt, with what else proposals are to tell."""
+        return [FoundMap(roi) for roi in self.maps(state)]
+
     def proposal(self, roi: RoIMap | None, geometry: Geometry) -> Proposal:
         """What to crop from an image with this map."""
         if roi is None:
             return Proposal(CropPlan(Outcome.NO_ROI, reason=self.no_map))
         return Proposal(self.policy.plan(roi, geometry), roi)
 
-    def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Score all images, and plan the crops of each."""
-        maps = iter(self.maps(state))
+    def plan(self, state: Prefill, found: Sequence[FoundMap]) -> list[list[Proposal]]:
+        """Plan the crops of each image.
+
+        Args:
+            state: the questions.
+            found: what :meth:`find` says of them, of this proposer or of one with another policy.
+        """
+        each = iter(found)
         return [
-            [self.proposal(next(maps), geometry) for geometry in prompt.geometries]
+            [self._planned(next(each), geometry) for geometry in prompt.geometries]
             for prompt in state.prompts
         ]
+
+    def propose(self, state: Prefill) -> list[list[Proposal]]:
+        """Score all images, and plan the crops of each."""
+        return self.plan(state, self.find(state))
+
+    def _planned(self, found: FoundMap, geometry: Geometry) -> Proposal:
+        proposal = self.proposal(found.roi, geometry)
+        return proposal if found.gate is None else replace(proposal, gate=found.gate)

@@ -44,8 +44,9 @@ class Answer:
             later one: see :func:`~sdrpn_core.runtime.clock.synchronized_stages`. The sum is right
             either way.
         confidence: how sure the model is of the response: the smallest probability of one of its
-            tokens, the end token left out. Known where it was asked for (``confidence_threshold``
-            of :func:`~sdrpn_core.answering.answer.answer_batch`); else ``None``.
+            tokens by its own logits, the end token left out. Known where it was asked for
+            (``confidence_threshold`` of :func:`~sdrpn_core.answering.answer.answer_batch`); else
+            ``None``.
     """
 
     text: str

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from sdrpn_core.answering.proposer import MapProposer, Proposal
+from sdrpn_core.answering.proposer import FoundMap, MapProposer, Proposal
 from sdrpn_core.answering.pruning import may_be_pruned
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.errors import ConfigError
@@ -67,21 +66,15 @@ class RPNProposer(MapProposer):
 
     def maps(self, state: Prefill) -> list[RoIMap | None]:
         """The RoI maps of all images, prompt by prompt; ``None`` where the gate is closed."""
-        return [roi for _, row in self._read(state) for roi in row]
+        return [found.roi for found in self.find(state)]
+
+    def find(self, state: Prefill) -> list[FoundMap]:
+        """Ask the gate, and score the images of the questions that it lets through."""
+        return [FoundMap(roi, need) for need, row in self._read(state) for roi in row]
 
     def proposal(self, roi: RoIMap | None, geometry: Geometry) -> Proposal:
         """What to crop from an image with this map."""
         return Proposal(_NOT_NEEDED) if roi is None else super().proposal(roi, geometry)
-
-    def propose(self, state: Prefill) -> list[list[Proposal]]:
-        """Ask the gate, score all images, and plan the crops of each."""
-        return [
-            [
-                replace(self.proposal(roi, geometry), gate=need)
-                for roi, geometry in zip(row, prompt.geometries, strict=True)
-            ]
-            for prompt, (need, row) in zip(state.prompts, self._read(state), strict=True)
-        ]
 
     @torch.no_grad()
     def _read(self, state: Prefill) -> list[_Reading]:

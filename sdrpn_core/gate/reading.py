@@ -1,4 +1,4 @@
-"""What a gate needs of a prefix, and what of the RPN's work can wait for its word."""
+"""What a gate needs of a prefix, and how work on prefixes can wait until it is asked for."""
 
 from __future__ import annotations
 
@@ -73,11 +73,15 @@ class Later(Generic[T]):
     Args:
         n_rows: of the batch.
         work: takes numbers of rows, and returns one result for each.
+        held: memory of what the work holds, until it is done for all rows.
     """
 
-    def __init__(self, n_rows: int, work: Callable[[Sequence[int]], Sequence[T]]) -> None:
+    def __init__(
+        self, n_rows: int, work: Callable[[Sequence[int]], Sequence[T]], *, held: int = 0
+    ) -> None:
         self._n_rows = n_rows
         self._work: Callable[[Sequence[int]], Sequence[T]] | None = work
+        self._held = held
         self._done: dict[int, T] = {}
 
     def do(self, rows: Iterable[int] | None = None) -> None:
@@ -98,3 +102,24 @@ class Later(Generic[T]):
         """The result of one row."""
         self.do([index])
         return self._done[index]
+
+    def found(self, index: int) -> T | None:
+        """The result of one row, if the work has been done; nothing runs."""
+        return self._done.get(index)
+
+    def held_for(self, index: int) -> int:
+        """One row's share of the memory that the work holds: all goes to those that wait for it."""
+        if index in self._done:
+            return 0
+        return self._held // max(1, self._n_rows - len(self._done))
+
+
+def results(asked: Sequence[tuple[Later[T], int]]) -> list[T]:
+    """The results of rows of any batches; those of one batch are worked on together.
+
+    Args:
+        asked: per result the batch, and the number of the row.
+    """
+    for later in {id(later): later for later, _ in asked}.values():
+        later.do(row for one, row in asked if one is later)
+    return [later.row(row) for later, row in asked]

@@ -29,7 +29,13 @@ from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.head import HeadInputs, PositionEmbeddings, RPNHead
 from sdrpn_core.rpn.region_summary import region_summaries
 from sdrpn_core.rpn.scores import RoIScores
-from sdrpn_core.rpn.trunk_states import PrefixReading, TrunkRow, TrunkStates, trunk_rows
+from sdrpn_core.rpn.trunk_states import (
+    PrefixReading,
+    TrunkRow,
+    TrunkStates,
+    gate_rows,
+    trunk_rows,
+)
 from sdrpn_core.runtime.kv_cache import join_cache, split_cache
 from sdrpn_core.taps.copied_layers import copy_layers, run_layers
 from sdrpn_core.util.option_kinds import complete_options
@@ -265,8 +271,8 @@ class RPN(nn.Module):
     def read_prefix(self, features: Features, starts: Sequence[int]) -> list[PrefixReading]:
         """What scoring needs of the prefixes, whatever is asked: see :class:`PrefixReader`.
 
-        The trunk runs once a question's region is looked for, and for that prefix alone: a gate or
-        a sure plain answer may come before it.
+        The trunk runs once a question's region is looked for, and a gate's own layers once it is
+        asked, both for those prefixes alone: a sure plain answer may come before either.
 
         Args:
             features: of left-padded prefixes.
@@ -289,15 +295,21 @@ class RPN(nn.Module):
                 )
             ]
 
-        trunk = Later(len(starts), run_trunk)
-        gated: Sequence[GateRow | None] = [None] * len(starts)
+        trunk = Later(len(starts), run_trunk, held=features.nbytes)
+        gated = None
         if self.gate is not None and self.gate.layers:
-            gated = read_rows(self.gate, features, starts)
+            gated = self._gate_later(self.gate, features, starts)
         length = features.hidden.shape[1]
         return [
-            PrefixReading(length - start, trunk, row, gate)
-            for row, (start, gate) in enumerate(zip(starts, gated, strict=True))
+            PrefixReading(length - start, trunk, row, gated) for row, start in enumerate(starts)
         ]
+
+    @staticmethod
+    def _gate_later(gate: Gate, features: Features, starts: Sequence[int]) -> Later[GateRow]:
+        def run_gate(rows: Sequence[int]) -> list[GateRow]:
+            return read_rows(gate, features.rows(rows), [starts[row] for row in rows])
+
+        return Later(len(starts), run_gate, held=features.nbytes)
 
     @torch.no_grad()
     def gate_after(
@@ -318,8 +330,7 @@ class RPN(nn.Module):
         """
         if self.gate is None:
             raise ConfigError("this RPN has no gate: add one with add_gate()")
-        rows = [reading.gate for reading in readings if reading.gate is not None]
-        if rows:
+        if rows := gate_rows(readings):
             logits = self.gate(last_states(self.gate, rows, features))
         else:
             states = self._states_after(readings, features)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdrpn_core.gate.reading import results
 from sdrpn_core.runtime.kv_cache import SequenceKV, left_padded, n_bytes, unpadded
 
 if TYPE_CHECKING:
@@ -106,19 +107,19 @@ class TrunkRow:
 
 @dataclass(frozen=True, eq=False)
 class PrefixReading:
-    """What an RPN keeps of one prefix.
+    """What an RPN keeps of one prefix: of trunk and gate what has been asked for, and may yet be.
 
     Attributes:
         length: tokens of the prefix.
         later: the trunk's rows of the prefix's batch, which need not have been computed.
         row: which of them is the prefix's.
-        gate: what a gate with layers of its own keeps; ``None`` without one.
+        later_gate: the same of a gate with layers of its own; ``None`` without one.
     """
 
     length: int
     later: Later[TrunkRow]
     row: int
-    gate: GateRow | None = None
+    later_gate: Later[GateRow] | None = None
 
     @property
     def trunk(self) -> TrunkRow:
@@ -126,17 +127,32 @@ class PrefixReading:
         return self.later.row(self.row)
 
     @property
-    def nbytes(self) -> int:
-        """Memory of its tensors, which is asked for to keep them: so the trunk has to run.
+    def gate(self) -> GateRow | None:
+        """What leaves the gate's layers; ``None`` without such a gate."""
+        return None if self.later_gate is None else self.later_gate.row(self.row)
 
-        It does for the whole batch at once: the other prefixes are about to be kept as well.
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors that there are, for which nothing has to run.
+
+        It grows when the trunk or the gate does. What has not run holds the branch features: a
+        batch's, counted once for all of its prefixes that wait.
         """
-        self.later.do()
-        return self.trunk.nbytes + (0 if self.gate is None else self.gate.nbytes)
+        parts = [later for later in (self.later, self.later_gate) if later is not None]
+        found = [part.found(self.row) for part in parts]
+        held = max(part.held_for(self.row) for part in parts)
+        return held + sum(one.nbytes for one in found if one is not None)
 
 
 def trunk_rows(readings: Sequence[PrefixReading]) -> list[TrunkRow]:
     """What leaves the trunk for each of these prefixes; those of one batch run together."""
-    for later in {id(reading.later): reading.later for reading in readings}.values():
-        later.do(reading.row for reading in readings if reading.later is later)
-    return [reading.trunk for reading in readings]
+    return results([(reading.later, reading.row) for reading in readings])
+
+
+def gate_rows(readings: Sequence[PrefixReading]) -> list[GateRow]:
+    """What leaves the gate's layers for each of these prefixes; those of one batch run together.
+
+    Prefixes that were read without a gate with layers of its own are left out.
+    """
+    laters = [(reading.later_gate, reading.row) for reading in readings]
+    return results([(later, row) for later, row in laters if later is not None])

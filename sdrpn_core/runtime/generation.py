@@ -13,12 +13,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
+    LogitsProcessorList,
     StoppingCriteria,
     StopStringCriteria,
 )
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.prompt import Prompt
 
+
+Observer: TypeAlias = Callable[[torch.Tensor, torch.Tensor], object]
+"""Called with the ids so far ``(batch, length)`` and the next tokens' logits, float32."""
 
 _ONE_EACH = "every question has one response, decoded token by token"
 _EMBEDDINGS = "it would run on the ids of the prompt, which consists of embeddings"
@@ -216,6 +220,7 @@ def generate(
     clock: StageClock | None = None,
     first_stage: str = "prefill",
     after_first_pass: Callable[[], object] | None = None,
+    observer: Observer | None = None,
     cache_implementation: str | None = None,
     **options: Any,
 ) -> list[tuple[int, ...]]:
@@ -230,6 +235,8 @@ def generate(
         clock: times two stages: the pass over the prompts, and ``decode``, the rest.
         first_stage: name of the first one.
         after_first_pass: called between the two; an exception that it raises ends generation.
+        observer: called at every step with the ids so far and the model's own logits, before
+            penalties, bans and temperatures change them.
         cache_implementation: of a cache that is made here. ``None`` grows in place. ``"static"``
             has a fixed size: on CUDA, stock ``generate()`` then compiles the decoding step. Answers
             are equal up to rounding.
@@ -266,6 +273,8 @@ def generate(
         cache = cache_for(backbone.text_config, n_columns)
     if "streamer" in options:
         options = {**options, "streamer": _WithoutPrompt(options["streamer"])}
+    if observer is not None:
+        options = {**options, "custom_generate": _observed(observer, options)}
     first = _AfterFirstPass(between)
     criteria = _stopping_criteria(backbone, options)
     row_ends = RowEnds(criteria, whole.length)
@@ -334,6 +343,40 @@ class _WithoutPrompt(BaseStreamer):
 
     def end(self) -> None:
         self._streamer.end()
+
+
+def _observed(observer: Observer, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """Stock decoding token by token, whose logits an observer sees first.
+
+    ``generate()`` puts the processors of a call behind its own. Hooks would see the model's logits,
+    too, but not those of a compiled step. So ``generate()`` prepares everything as ever, and hands
+    over to this in place of its decoding, which then runs with one more processor in front.
+
+    Args:
+        observer: see :func:`generate`.
+        options: arguments of ``generate()``.
+    """
+    # Those for decoding alone are not handed to a custom one.
+    own = {name: options[name] for name in ("streamer", "synced_gpus") if name in options}
+
+    def decode(
+        model: Any, input_ids: torch.Tensor, logits_processor: LogitsProcessorList, **others: Any
+    ) -> Any:
+        processors = LogitsProcessorList([_Observing(observer), *logits_processor])
+        return model._sample(input_ids, logits_processor=processors, **own, **others)
+
+    return decode
+
+
+class _Observing(LogitsProcessor):
+    """Shows logits to an observer; leaves them unchanged."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._observer(input_ids, scores)
+        return scores
 
 
 class _AfterFirstPass(LogitsProcessor):

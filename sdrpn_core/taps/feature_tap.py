@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ import torch
 
 from sdrpn_core.backbone.decoder import decoder_layers, layer_kinds
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.runtime.kv_cache import CACHE_NAME
 from sdrpn_core.taps.thread_hooks import ThreadHook
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class Features:
     Attributes:
         hidden: ``(batch, length, hidden)`` hidden states that leave layer B - 1.
         layer_kwargs: keyword arguments of the layer call (attention mask, position embeddings,
-            positions ...), so that copies of the layer run on ``hidden`` as the decoder's own.
+            positions ...), so that copies of the layer run on ``hidden`` as the decoder's own. The
+            decoder's cache is left out: copies have their own, and features that are kept would
+            keep the keys and values of all layers.
         following: the same of the layers behind the branch layer, in order. These need not have
             run: layers of one kind are called alike. ``None`` for a kind of which no layer has
             been reached; empty where all layers are of the branch layer's kind.
@@ -56,6 +59,14 @@ class Features:
             )
         return kwargs
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors; what several arguments share counts once."""
+        calls = [self.layer_kwargs, *(each for each in self.following if each is not None)]
+        tensors = [self.hidden, *(one for call in calls for one in _tensors(tuple(call.values())))]
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        return sum({one.data_ptr(): one.nbytes() for one in storages}.values())
+
     def rows(self, rows: Sequence[int]) -> Features:
         """The features of some rows of the batch, in this order; padding stays.
 
@@ -70,6 +81,19 @@ class Features:
             _rows_of_all(self.layer_kwargs, index),
             tuple(None if one is None else _rows_of_all(one, index) for one in self.following),
         )
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, and in tuples among them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _without(kwargs: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in names}
 
 
 def _rows_of_all(kwargs: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
@@ -193,12 +217,12 @@ class FeatureTap:
     def _record_kind(
         self, kind: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        self._by_kind[kind] = {k: value for k, value in kwargs.items() if k != "hidden_states"}
+        self._by_kind[kind] = _without(kwargs, "hidden_states", CACHE_NAME)
 
     def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kwargs = dict(kwargs)
-        hidden = args[0] if args else kwargs.pop("hidden_states")
+        hidden = args[0] if args else kwargs["hidden_states"]
+        own = _without(kwargs, "hidden_states", CACHE_NAME)
         following = tuple(self._by_kind.get(kind) for kind in self._following)
-        self._recorded.append(Features(hidden, kwargs, following))
+        self._recorded.append(Features(hidden, own, following))
         if self.stop:
             raise _BranchReached

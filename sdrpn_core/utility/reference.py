@@ -12,6 +12,7 @@ from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.utility.defaults import DEFAULT_MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
+    from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.proposer import Proposer
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.question import Question
@@ -79,6 +80,7 @@ class Reference:
         proposer: Proposer | None,
         records: Sequence[Record],
         questions: Sequence[Question],
+        store: PrefixStore | None = None,
     ) -> list[tuple[int, ...] | InputError]:
         """The token ids of each record's reference response, or why there is none.
 
@@ -87,6 +89,8 @@ class Reference:
             proposer: for the backbone's own answers with a crop; ``None`` without an RPN.
             records: the records.
             questions: the same, with opened images.
+            store: gets the prefixes of the backbone's own answers, unless their images have other
+                visual tokens than those of the questions.
         """
         found: dict[int, tuple[int, ...] | InputError] = {}
         asked: list[int] = []
@@ -102,6 +106,7 @@ class Reference:
             backbone,
             [questions[place] for place in asked],
             proposer if self.n_tokens is None else None,
+            store=store if self.n_tokens is None else None,
             first_look_tokens=self.n_tokens,
             max_new_tokens=self.max_new_tokens,
         )

@@ -1,7 +1,8 @@
 """The utility stage: from questions about images to the worth of candidate regions.
 
 Per record, a reference response is made, candidates are proposed, and the response's likelihood is
-taken without and with each of them. The image and the text before it run once for all candidates.
+taken without and with each of them. The image and the text before it run once for the reference and
+all candidates.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.budgets import check_budgets
 from sdrpn_core.answering.prefill import prefill
+from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.utility import Worth, worth_of_crops
 from sdrpn_core.crops.candidates import RegionSampler
@@ -48,6 +50,9 @@ __all__ = ["UtilityMaker", "default_sampler", "judge_crops"]
 #: Of an RPN's configuration, what the manifest does without: policy and options are those of the
 #: candidates, and a gate is not asked.
 _BESIDE_THE_RPN = ("versions", "gate", "policy", "policy_options")
+
+#: The prefixes of one batch are held in any case.
+_NO_LIMIT = 2**62
 
 
 def judge_crops(
@@ -221,11 +226,13 @@ class UtilityMaker(RecordMaker[UtilityRow]):
 
     def rows(self, opened: Sequence[OpenedRecord]) -> list[UtilityRow]:
         """Judge the candidates of a batch."""
+        store = PrefixStore(_NO_LIMIT)
         references = self.reference.ids(
             self.backbone,
             self.proposer,
             [one.record for one in opened],
             [question for one in opened for question in one.questions],
+            store,
         )
         rows: list[UtilityRow] = []
         judged: list[tuple[OpenedRecord, tuple[int, ...]]] = []
@@ -236,14 +243,17 @@ class UtilityMaker(RecordMaker[UtilityRow]):
             reason = str(ids) if isinstance(ids, InputError) else "the reference response is empty"
             rows.append(UtilityRow.skip(one.index, one.record, UtilityStatus.NO_RESPONSE, reason))
         if judged:
-            rows += self._judged([one for one, _ in judged], [ids for _, ids in judged])
+            rows += self._judged([one for one, _ in judged], [ids for _, ids in judged], store)
         return rows
 
     def _judged(
-        self, opened: Sequence[OpenedRecord], references: Sequence[tuple[int, ...]]
+        self,
+        opened: Sequence[OpenedRecord],
+        references: Sequence[tuple[int, ...]],
+        store: PrefixStore,
     ) -> list[UtilityRow]:
         questions = [question for one in opened for question in one.questions]
-        state = prefill(self.backbone, questions, self.rpn)
+        state = prefill(self.backbone, questions, self.rpn, store=store)
         found: list[Found] = [[] for _ in opened]
         for source in self.sources:
             proposed = source.propose(state, [one.record for one in opened])

@@ -10,6 +10,7 @@ import torch
 from sdrpn_bench import BenchModel, run_benchmark
 from sdrpn_bench.method import MethodContext
 from sdrpn_bench.methods import TrainedRPN
+from sdrpn_bench.sweep import answer_alike
 from sdrpn_core import RPN, RPNProposer
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.backbone.question import Question
@@ -92,3 +93,24 @@ def test_the_share_is_in_results_and_report(backbone, records, answers, tmp_path
     report = (tmp_path / "report.md").read_text()
     assert "region skipped (95%)" in report
     assert "| sdrpn | 33.3% (" in report
+
+
+def test_variants_of_a_sweep_pay_for_a_closed_gate_and_tell_what_it_said(
+    backbone, records, answers
+):
+    """Prefix and question go through the gate's one layer, and nothing through the trunk."""
+    rpn, plain, asked = answers
+    context = MethodContext(backbone, rpn, max_new_tokens=1)  # no token is fed back
+    methods = [TrainedRPN(gate_threshold=1.0, threshold=value) for value in (0.3, 0.6)]
+    images = [record.images for record in records]
+    (prompt,) = backbone.encode([Question(records[0].question, records[0].images)])
+    rest = len(prompt) - prompt.prefix_length
+    plainly = len(prompt) * backbone.n_layers
+    # The question runs to the branch layer first: its prefix is kept apart.
+    expected = plainly + rest * rpn.branch + len(prompt) * len(rpn.gate.layers)
+    for found, cost in answer_alike(context, methods, records, images):
+        assert {one.outcome for one in found} == {Outcome.NOT_NEEDED}
+        assert [one.ids for one in found] == [one.ids[:1] for one in plain]
+        needs = [one.proposals[0].gate for one in found]
+        assert needs == pytest.approx([one.proposals[0].gate for one in asked], abs=1e-5)
+        assert cost.token_layers == expected

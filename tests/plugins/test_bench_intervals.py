@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, t
 
-from sdrpn_bench.intervals import mean_interval, paired_difference
+from sdrpn_bench.intervals import mean_interval, paired_difference, paired_intervals
 from sdrpn_bench.metrics.yes_no import YesNo
 from sdrpn_bench.totals import metric_totals
 from sdrpn_core.data.record import Record
@@ -54,6 +54,22 @@ def test_paired_difference_published_example():
     assert (found.wins, found.losses) == (12, 2)
     # Twice the probability of at most 2 heads in 14 throws: 2 * (1 + 14 + 91) / 2**14.
     assert found.p_value == pytest.approx(212 / 16384)
+
+
+def test_intervals_of_several_methods_are_those_of_each():
+    """Scores of 0 and 1, graded ones, and a single item, which says nothing."""
+    draws = np.random.default_rng(0)
+    reference = draws.integers(0, 2, 40).astype(float).tolist()
+    binary = [draws.integers(0, 2, 40).astype(float).tolist() for _ in range(2)]
+    graded = [draws.random(40).tolist() for _ in range(3)]
+    methods = [graded[0], binary[0], *graded[1:], binary[1]]
+    for against in (reference, draws.random(40).tolist()):
+        found = paired_intervals(methods, against)
+        for method, (low, high) in zip(methods, found, strict=True):
+            expected = paired_difference(method, against).interval
+            assert (low, high) == pytest.approx(expected, abs=1e-12)
+    assert paired_intervals([[0.5], [1.0]], [0.25]) == [(-1, 1), (-1, 1)]
+    assert paired_intervals([], reference) == []
 
 
 @given(cells)

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sdrpn_bench import calibrate_gate
+from sdrpn_bench import calibrate_gate, intervals
 from sdrpn_bench.operating_points import GatedQuestions
 from sdrpn_core import RPN, RPNProposer
 from sdrpn_core.answering.answer import answer_batch
@@ -121,6 +121,26 @@ def test_a_certain_threshold_keeps_its_promise_on_other_questions():
     assert broken[False] >= 8
 
 
+@pytest.mark.parametrize("max_loss", [0.0, 0.05, 0.3])
+def test_graded_scores_are_resampled_for_all_thresholds_at_once(monkeypatch, max_loss):
+    """The threshold is the one that is found by asking for each interval from the highest down."""
+    draws = np.random.default_rng(1)
+    needs, plain = draws.random(70), draws.random(70)
+    looked = np.clip(plain + draws.uniform(-0.3, 0.4, 70) * needs, 0, 1)
+    found = GatedQuestions(needs.tolist(), plain.tolist(), looked.tolist())
+    always, *others = found.points()
+    certain = [one for one in others if found.compared(one).interval[0] >= -max_loss - 1e-9]
+    resampled, whole = [], intervals.bootstrap
+
+    def counted(*args):
+        resampled.append(args)
+        return whole(*args)
+
+    monkeypatch.setattr(intervals, "bootstrap", counted)
+    assert found.best(max_loss, certain=True) == (certain[-1] if certain else always)
+    assert len(resampled) <= 2
+
+
 def test_the_loss_is_counted_from_always_cropping():
     """Where a closer look may end with the plain answer, looking at everything can cost, too."""
     scores = [0.1, 0.9], [1, 0], [1, 0]
@@ -228,6 +248,23 @@ def test_both_answers_have_the_same_first_look(tmp_path):
     scores = [odd_length(one.text, records[0]) for one in plain]
     assert found.calibration.never == pytest.approx(sum(scores) / len(scores))
     assert all(one.text in seen[record.id] for one, record in zip(plain, records, strict=True))
+
+
+def test_a_gate_that_is_certain_is_calibrated_by_the_plain_answers_all_the_same(
+    model, backbone, records, folder, tmp_path
+):
+    """Its probability is 1 to the last bit, which no threshold is above."""
+    rpn = RPN.from_pretrained(folder, backbone=backbone)
+    with torch.no_grad():
+        rpn.gate.head.bias.fill_(1e4)
+    certain = rpn.save_pretrained(tmp_path / "certain")
+    found = calibrate_gate(certain, records, model=model, metric=odd_length, **ANSWERS)
+    facts = found.calibration
+    plain = answer_batch(backbone, questions(records), max_new_tokens=3)
+    scores = [odd_length(one.text, records[0]) for one in plain]
+    assert facts.never == pytest.approx(sum(scores) / N)
+    assert facts.never != facts.always
+    assert (found.threshold, facts.skipped) == (0, 0)
 
 
 def test_another_loss_takes_no_answers(model, records, folder, tmp_path, monkeypatch):

@@ -258,6 +258,19 @@ def test_a_sure_batch_asks_no_proposer(backbone):
     assert {one.outcome for one in found} <= {Outcome.NOT_NEEDED, None}
 
 
+def test_a_threshold_of_1_always_looks(backbone):
+    """Also where the model is so sure that the probability is 1 to the last bit."""
+    output = tiny_llava(grid=GRID)
+    with torch.no_grad():
+        output.model.get_output_embeddings().weight.mul_(1000)
+    question = QUESTIONS["ok"]
+    options = {"max_new_tokens": 2, "confidence_threshold": 1.0}
+    (sure,) = in_batch(output, [question], **{**options, "confidence_threshold": 0.999})
+    assert (sure.confidence, sure.outcome) == (1.0, Outcome.NOT_NEEDED)
+    (found,) = in_batch(output, [question], **options)
+    assert found.outcome in (Outcome.OK, Outcome.LESS_SURE)
+
+
 def test_processors_of_the_caller_still_run(backbone):
     class Never(torch.nn.Module):
         def __call__(self, input_ids, scores):

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.generation import prompt_block
+from sdrpn_core.runtime.kv_cache import cache_argument
 from sdrpn_core.taps.feature_tap import FeatureTap
 from tests.tiny import tiny_image, tiny_llava
 
@@ -95,6 +97,16 @@ def test_a_copy_of_the_layer_runs_on_the_features_as_the_decoder_does(backbone, 
     output = backbone.layers[3](features.hidden, **features.layer_kwargs)
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(output[real], hidden[4][real], rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_features_do_not_hold_the_cache_of_the_pass(backbone, inputs):
+    cache = DynamicCache()
+    with FeatureTap(backbone.decoder, 3, stop=False) as tap:
+        features = tap.run(**inputs, **cache_argument(cache))
+    assert cache.get_seq_length() == features.hidden.shape[1]
+    held = [name for name, value in features.layer_kwargs.items() if value is cache]
+    assert held == []
 
 
 @torch.no_grad()

@@ -175,6 +175,24 @@ def test_the_own_reference_is_the_answer_with_the_crop(backbone, rpn, tmp_path):
         assert rows[place].response_ids == answers[place].ids
 
 
+def test_an_image_runs_once_for_its_own_reference_and_its_candidates(
+    backbone, rpn, tmp_path, monkeypatch
+):
+    """Crops aside, of which the reference's is encoded once more when it is judged."""
+    given, encoded = records(3), []
+    features = backbone.image_features
+
+    def counted(inputs):
+        encoded.extend(inputs)
+        return features(inputs)
+
+    monkeypatch.setattr(backbone, "image_features", counted)
+    judge_crops(backbone, given, tmp_path, rpn, reference=OWN, n_candidates=0, **SIZES)
+    n_own = sum(len(row.candidates[0].boxes) for row in rows_of(tmp_path))
+    n_given = sum(record.boxes is not None for record in given)
+    assert len(encoded) == len(given) + 2 * n_own + n_given
+
+
 def test_a_reference_may_have_more_visual_tokens(tmp_path):
     backbone = tiny_qwen2_5_vl()
     given = [
