@@ -23,6 +23,7 @@ from transformers import (
     StopStringCriteria,
 )
 
+from sdrpn_core.backbone.adapter_parts import checked_positions
 from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.backbone.prompt import checked_prompts
 from sdrpn_core.errors import ConfigError
@@ -108,14 +109,15 @@ def prompt_block(
 
     Raises:
         InputError: no list of prompts, or an entry that is no :class:`Prompt`.
-        ConfigError: what is no backbone.
+        ConfigError: what is no backbone, or an adapter's positions are not one per token.
     """
     check_backbone(backbone)
     embeds, positions, ids = [], [], []
     for row, prompt in enumerate(checked_prompts(prompts)):
         part = slice(starts[row] if starts else 0, stops[row] if stops else len(prompt))
         embeds.append(backbone.embed(prompt)[part])
-        positions.append(backbone.positions(prompt)[..., part])
+        whole = checked_positions(backbone.positions(prompt), prompt, backbone.name)
+        positions.append(whole[..., part])
         ids.append(torch.tensor(backbone.token_ids(prompt)[part], dtype=torch.long))
     return left_pad(embeds, positions, ids)
 
