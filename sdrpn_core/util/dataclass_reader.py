@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from sdrpn_core.errors import ConfigError
 
-__all__ = ["read_dataclass"]
+__all__ = ["check_fields", "read_dataclass"]
 
 T = TypeVar("T")
 
@@ -61,6 +61,25 @@ def read_dataclass(cls: type[T], values: Mapping[str, Any], what: str) -> T:
         for name, value in values.items()
     }
     return cls(**checked)
+
+
+def check_fields(instance: object, what: str) -> None:
+    """Check the fields of a dataclass that was made directly, not read, by their annotations.
+
+    Numbers of NumPy are as good as plain ones.
+
+    Args:
+        instance: of a dataclass.
+        what: what it is, as messages call it.
+
+    Raises:
+        ConfigError: a value of the wrong type; says which.
+    """
+    annotations = _annotations(type(instance))
+    for field in fields(instance):  # type: ignore[arg-type]  # it is a dataclass
+        value = getattr(instance, field.name)
+        plain = value.item() if getattr(value, "ndim", None) == 0 else value
+        _checked(plain, annotations[field.name], f"{what}: {field.name}")
 
 
 def _annotations(cls: type) -> dict[str, Any]:
