@@ -13,6 +13,7 @@ from sdrpn_core.answering.defaults import DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, second_pass
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.backbone.question import Question, checked_questions
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
@@ -36,7 +37,7 @@ def answer(
     question: str,
     *,
     rpn: RPN | None = None,
-    policy: CropPolicy | None = None,
+    policy: str | CropPolicy | None = None,
     store: PrefixStore | None = None,
     first_look_tokens: int | None = None,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
@@ -49,19 +50,25 @@ def answer(
         image: path, bytes or image, or a list of these.
         question: the question.
         rpn: predicts the region; ``None`` for the plain answer.
-        policy: turns the RoI map into crops; default: the policy in the RPN's configuration.
+        policy: turns the RoI map into crops, or the name of one that does; default: the policy in
+            the RPN's configuration.
         store: keeps what does not depend on the question, for other questions about the image.
         first_look_tokens: see :func:`answer_batch`.
         max_new_tokens: upper limit of the response length.
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
     Raises:
-        ConfigError: see :func:`answer_batch`.
+        ConfigError: what is no backbone, no RPN or no policy, a policy without an RPN, or see
+            :func:`answer_batch`.
+        UnknownNameError: no policy of that name.
         ImageError: an image cannot be read.
         InputError: an empty question, no image, or a prompt that exceeds the model's context.
     """
     if "proposer" in options:
         raise ConfigError("answer takes an rpn and a policy; give a proposer to answer_batch")
+    check_backbone(backbone)
+    if rpn is None and policy is not None:
+        raise ConfigError("a policy crops from the maps of an RPN: give rpn, too")
     proposer = RPNProposer(rpn, policy) if rpn is not None else None
     return answer_batch(
         backbone,
@@ -116,10 +123,11 @@ def answer_batch(
             resolution is fixed and a first look or a crop budget is asked for, a confidence
             threshold is given without a proposer or with a ``streamer``, or what is proposed cannot
             be cropped.
-        InputError: an entry that is no :class:`Question`, an empty question, or a prompt that
-            exceeds the model's context.
+        InputError: no list of questions, an entry that is no :class:`Question`, an empty question,
+            or a prompt that exceeds the model's context.
     """
     options = given_options(options)
+    questions = list(checked_questions(questions))
     check_arguments(
         backbone,
         proposer,
@@ -128,11 +136,10 @@ def answer_batch(
         confidence_threshold=confidence_threshold,
         max_padding=max_padding,
         max_new_tokens=max_new_tokens,
+        batch_size=len(questions),
         options=options,
     )
-    questions = [
-        question.with_first_look(first_look_tokens) for question in checked_questions(questions)
-    ]
+    questions = [question.with_first_look(first_look_tokens) for question in questions]
     if not questions:
         return []
     generation = {"max_new_tokens": max_new_tokens, **options}

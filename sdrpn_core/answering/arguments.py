@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.budgets import check_budgets, policy_of
 from sdrpn_core.answering.confidence_threshold import check_cascade
 from sdrpn_core.answering.prefix_store import PrefixStore
 from sdrpn_core.answering.proposer import Proposer
+from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.buckets import check_max_padding
-from sdrpn_core.runtime.generation import check_accepted, check_generate_options
+from sdrpn_core.runtime.generation import check_options
+from sdrpn_core.runtime.streaming import check_streamer
+from sdrpn_core.util.whole_numbers import check_count
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -29,6 +32,7 @@ def check_arguments(
     confidence_threshold: float | None,
     max_padding: float,
     max_new_tokens: int,
+    batch_size: int,
     options: Mapping[str, Any],
 ) -> None:
     """Check the arguments that ``answer_batch`` and ``answer_stream`` have in common.
@@ -41,11 +45,13 @@ def check_arguments(
         confidence_threshold: see :func:`~sdrpn_core.answering.answer.answer_batch`.
         max_padding: largest share of padding.
         max_new_tokens: upper limit of the response lengths.
+        batch_size: how many questions go through the model together at most.
         options: further arguments of ``generate()``.
 
     Raises:
         ConfigError: one cannot be used; says what to give instead.
     """
+    check_backbone(backbone)
     if proposer is not None and not isinstance(proposer, Proposer):
         raise ConfigError(
             f"the proposer must be a Proposer, not {type(proposer).__name__}: write "
@@ -64,21 +70,7 @@ def check_arguments(
             )
     check_count(max_new_tokens, "max_new_tokens")
     check_max_padding(max_padding)
-    check_generate_options(options)
-    check_accepted(backbone.model, options)
+    check_options(backbone.model, options)
+    check_streamer(options.get("streamer"), batch_size)
     check_budgets(backbone, policy_of(proposer), first_look_tokens)
     check_cascade(confidence_threshold, has_proposer=proposer is not None, generation=options)
-
-
-def check_count(count: object, what: str) -> None:
-    """Check a number of things.
-
-    Args:
-        count: the number.
-        what: what to call it in the message.
-
-    Raises:
-        ConfigError: it is no whole number, or below 1.
-    """
-    if not isinstance(count, SupportsIndex) or isinstance(count, bool) or int(count) < 1:
-        raise ConfigError(f"{what} must be a whole number of at least 1, not {count!r}")

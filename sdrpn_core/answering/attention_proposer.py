@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdrpn_core.answering.proposer import MapProposer
+from sdrpn_core.crops.policy import as_policy
 from sdrpn_core.grid.roi_map import RoIMap
 from sdrpn_core.taps.response_attention import Map, read_own_responses, recipe_heads, recipe_maps
 
@@ -24,15 +25,21 @@ class AttentionProposer(MapProposer):
 
     Args:
         recipe: which heads are read, and which are sinks.
-        policy: turns the map into crops.
+        policy: turns the map into crops, or the name of one that does.
         max_new_tokens: upper limit of the plain answer's length.
+
+    Raises:
+        ConfigError: what is no policy.
+        UnknownNameError: no policy of that name.
     """
 
     no_map = "the plain answer is empty"
 
-    def __init__(self, recipe: LabelRecipe, policy: CropPolicy, *, max_new_tokens: int) -> None:
+    def __init__(
+        self, recipe: LabelRecipe, policy: str | CropPolicy, *, max_new_tokens: int
+    ) -> None:
         self.recipe = recipe
-        self.policy = policy
+        self.policy = as_policy(policy)
         self.max_new_tokens = max_new_tokens
 
     def maps(self, state: Prefill) -> list[RoIMap | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from sdrpn_core.backbone.adapter_parts import checked_input
 from sdrpn_core.backbone.prompt import ImageSegment
 from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.crops.policy import CropPlan, Outcome
@@ -37,7 +38,7 @@ def encode_crops(
     """
     cut = [[_try_input(backbone, image, crop) for crop in plan.crops] for image, plan in jobs]
     inputs = [item for row in cut for item in row if isinstance(item, ImageInput)]
-    features = iter(backbone.image_features(inputs) if inputs else [])
+    features = iter(backbone.encode_images(inputs))
     results = []
     for (_, plan), row in zip(jobs, cut, strict=True):
         kept = []
@@ -66,12 +67,14 @@ def crop_input(backbone: Backbone, image: Image.Image, crop: Crop) -> ImageInput
 
     Raises:
         ImageError: the backbone cannot encode a crop of this size or shape.
-        ConfigError: the crop has a budget, and the family's resolution is fixed.
+        ConfigError: the crop has a budget, and the family's resolution is fixed; or the adapter
+            makes anything but an ``ImageInput`` of it.
     """
     cut = image.crop(crop.box)
     if crop.max_tokens is None:
-        return backbone.preprocess_crop(cut)
-    return backbone.preprocess_native_crop(cut, crop.max_tokens)
+        return checked_input(backbone.preprocess_crop(cut), "preprocess_crop", backbone.name)
+    item = backbone.preprocess_native_crop(cut, crop.max_tokens)
+    return checked_input(item, "preprocess_native_crop", backbone.name)
 
 
 def _try_input(backbone: Backbone, image: Image.Image, crop: Crop) -> ImageInput | ImageError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdrpn_core.answering.crop_encoding import encode_crops
 from sdrpn_core.answering.pruning import n_unchanged, without_costly_pruning
+from sdrpn_core.backbone.adapter_parts import checked_frame
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix import Prefix
@@ -41,7 +42,11 @@ def insert_crops(
     for prompt, row in zip(prompts, proposals, strict=True):
         results = [next(encoded) for _ in row]
         crops = tuple(
-            tuple(part for segment in segments for part in backbone.frame_crop(segment))
+            tuple(
+                part
+                for segment in segments
+                for part in checked_frame(backbone.frame_crop(segment), backbone.name)
+            )
             for _, segments in results
         )
         plans = without_costly_pruning(prompt, [plan for plan, _ in results], backbone.n_layers)

@@ -7,7 +7,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsFloat
 
 from sdrpn_core.errors import ConfigError
 
@@ -58,12 +58,14 @@ class PrefixStore:
         misses: how many were not.
 
     Raises:
-        ConfigError: the limit is negative; or, when used, the prefixes are another backbone's.
+        ConfigError: the limit is no number or negative; or, when used, the prefixes are another
+            backbone's.
     """
 
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        if max_bytes < 0:
-            raise ConfigError(f"max_bytes must be 0 or more, not {max_bytes}")
+        limit: object = max_bytes
+        if not isinstance(limit, SupportsFloat) or not float(limit) >= 0:
+            raise ConfigError(f"max_bytes must be a number of 0 or more, not {max_bytes!r}")
         self.max_bytes = max_bytes
         self.hits = 0
         self.misses = 0

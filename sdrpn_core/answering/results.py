@@ -105,32 +105,39 @@ class Answer:
 
     @property
     def boxes(self) -> list[tuple[int, int, int, int]]:
-        """Crop boxes of all images, source pixels, half-open."""
+        """Crop boxes, source pixels, half-open: one list, image by image.
+
+        Where the question has several images, ``proposals[index].boxes`` are those of one.
+        """
         return [box for proposal in self.proposals for box in proposal.boxes]
 
     def overlay(
         self,
         image: str | Path | bytes | Image.Image,
         *,
-        index: int = 0,
+        index: int | None = None,
         captions: Sequence[str] = (),
     ) -> Image.Image:
         """Draw the heatmap and the boxes on an image of the question, and the crops beside it.
 
         Args:
             image: path, bytes or image.
-            index: which of the question's images it is.
+            index: which of the question's images it is, from 0; needed if there are several.
             captions: lines below, such as question and answer.
 
         Raises:
             ImageError: the image cannot be read.
             InputError: it has another size than the image of that index, the answer is a plain one,
-                or the question has no such image.
+                the question has no such image, or several, and no index is given.
         """
         if not self.proposals:
             raise InputError("a plain answer has no regions to draw")
-        if not 0 <= index < len(self.proposals):
-            raise InputError(f"no image {index}: the question has {len(self.proposals)}, from 0")
+        count = len(self.proposals)
+        if index is None and count > 1:
+            raise InputError(f"the question has {count} images: say which by index, from 0")
+        index = index or 0
+        if not 0 <= index < count:
+            raise InputError(f"no image {index}: the question has {count}, from 0")
         return self.proposals[index].overlay(image, captions)
 
 

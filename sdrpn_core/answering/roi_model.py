@@ -16,13 +16,14 @@ from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.pruning import may_be_pruned, without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.stream import answer_stream
+from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.backbone.loading import HUB_OPTIONS, load_backbone
 from sdrpn_core.backbone.question import Question, checked_questions
 from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.backbone_source import backbone_source
 from sdrpn_core.rpn.checkpoint import read_rpn_config
-from sdrpn_core.rpn.model import RPN
+from sdrpn_core.rpn.model import RPN, check_rpn
 from sdrpn_core.rpn.prediction import predict_prompt_roi
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class RoIModel:
     Attributes:
         backbone: the frozen model.
         rpn: predicts the region, attached to that backbone.
-        policy: turns RoI maps into crops.
+        policy: turns RoI maps into crops; the name of one is taken for it.
         first_look_tokens: largest number of visual tokens that each whole image is encoded with, in
             families of dynamic resolution, unless a question or a call says otherwise; crops are
             still cut from the image as it is. ``None``: as many as the processor makes of it.
@@ -50,9 +51,10 @@ class RoIModel:
             not ask the gate. ``None``: the gate's own.
 
     Raises:
-        ConfigError: a budget is below 1, the family's resolution is fixed and a first look or a
-            crop budget is asked for, the gate's threshold is no probability, or one above 0 is
-            given for an RPN without a gate.
+        ConfigError: what is no backbone, no RPN or no policy; a budget is below 1, the family's
+            resolution is fixed and a first look or a crop budget is asked for, the gate's threshold
+            is no probability, or one above 0 is given for an RPN without a gate.
+        UnknownNameError: no policy of that name.
     """
 
     backbone: Backbone
@@ -62,6 +64,9 @@ class RoIModel:
     gate_threshold: float | None = None
 
     def __post_init__(self) -> None:
+        check_backbone(self.backbone)
+        check_rpn(self.rpn)
+        object.__setattr__(self, "policy", self.rpn.config.crop_policy(self.policy))
         check_budgets(self.backbone, self.policy, self.first_look_tokens)
         self.rpn.config.gate_threshold(self.gate_threshold)
 
@@ -127,7 +132,7 @@ class RoIModel:
             raise ConfigError("a loaded model needs an RPN: give rpn")
         download = {key: options[key] for key in HUB_OPTIONS if key in options}
         download["revision"] = revision if rpn is None else rpn_revision
-        rpn_source = str(source) if rpn is None else rpn
+        rpn_source: Any = source if rpn is None else rpn
         # Everything that may be wrong with the RPN is said before the backbone is loaded, which
         # takes longer.
         config, folder = read_rpn_config(rpn_source, **download)

@@ -11,6 +11,7 @@ from sdrpn_core.answering.proposer import FoundMap, MapProposer, Proposal
 from sdrpn_core.answering.pruning import may_be_pruned
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.rpn.model import check_rpn
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
@@ -37,28 +38,31 @@ class RPNProposer(MapProposer):
 
     Args:
         rpn: a trained RPN, attached to the backbone of the prefills it will see.
-        policy: turns its maps into crops; default: the policy in its configuration.
+        policy: turns its maps into crops, or the name of one that does; default: the policy in its
+            configuration.
         gate_threshold: probability from which on the region is looked for; 0 does not ask the gate;
             default: the gate's own.
         always_asks: whether the gate is asked for its probability even where a threshold of 0
             leaves it nothing to decide.
 
     Raises:
-        ConfigError: a threshold that is no probability; or the RPN has no gate, and a threshold
-            above 0 is given, or it is always to be asked.
+        UnknownNameError: no policy of that name.
+        ConfigError: what is no RPN or no policy; a threshold that is no probability; or the RPN has
+            no gate, and a threshold above 0 is given, or it is always to be asked.
     """
 
     def __init__(
         self,
         rpn: RPN,
-        policy: CropPolicy | None = None,
+        policy: str | CropPolicy | None = None,
         *,
         gate_threshold: float | None = None,
         always_asks: bool = False,
     ) -> None:
+        check_rpn(rpn)
         self.rpn = rpn.eval()
         self.reader = rpn
-        self.policy = policy or rpn.config.crop_policy()
+        self.policy = rpn.config.crop_policy(policy)
         self.gate_threshold = rpn.config.gate_threshold(gate_threshold)
         self.asks_gate = always_asks or self.gate_threshold > 0
         if self.asks_gate and rpn.gate is None:

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sdrpn_core.answering.arguments import check_arguments, check_count
+from sdrpn_core.answering.arguments import check_arguments
 from sdrpn_core.answering.cascade import start_answers
 from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.passes import BatchRule, second_pass
@@ -21,6 +21,7 @@ from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, nearest
 from sdrpn_core.runtime.generation import given_options
 from sdrpn_core.util.isolate_failures import isolate_failures
 from sdrpn_core.util.prefetch import prefetched
+from sdrpn_core.util.whole_numbers import check_count
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefix_store import PrefixStore
@@ -102,6 +103,7 @@ def answer_stream(
         confidence_threshold=confidence_threshold,
         max_padding=max_padding,
         max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
         options=options,
     )
     generation = {"max_new_tokens": max_new_tokens, **options}

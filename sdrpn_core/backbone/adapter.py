@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.nn import functional as F
 
+from sdrpn_core.backbone.adapter_parts import checked_features, checked_input
 from sdrpn_core.backbone.decoder import FULL_ATTENTION, decoder_layers, layer_kinds
 from sdrpn_core.backbone.plain_text import PlainText
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
-from sdrpn_core.backbone.question import ImageInput, Question
+from sdrpn_core.backbone.question import ImageInput, Question, checked_questions
 from sdrpn_core.data.text import check_question, check_text
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins.manager import get_plugins
@@ -317,6 +318,7 @@ class Backbone(ABC):
         Raises:
             InputError: the question is empty, not valid Unicode, or holds (or is turned by the chat
                 template into) image placeholders that are meant as such.
+            ConfigError: the chat template puts too few placeholders.
         """
         check_question(question)
         if special_tokens or not self._plain_text.spells_special(question):
@@ -330,10 +332,14 @@ class Backbone(ABC):
         found = ids.count(self.image_token_id)
         if found != n_images:
             placeholder = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-            raise InputError(
-                f"the prompt holds {found} image placeholders for {n_images} images: "
-                f"the question must not contain {placeholder!r}"
-            )
+            counts = f"the prompt holds {found} image placeholders for {n_images} images"
+            if found < n_images:
+                # A question can add placeholders, not take them away.
+                raise ConfigError(
+                    f"{self.name}: {counts}: chat_text (or the processor's chat template) must "
+                    f"put one {placeholder!r} for each"
+                )
+            raise InputError(f"{counts}: the question must not contain {placeholder!r}")
         return list(ids)
 
     def tokenize_response(self, response: str, *, special_tokens: bool = False) -> tuple[int, ...]:
@@ -363,8 +369,11 @@ class Backbone(ABC):
         """Prompts of several questions; all their images go through the encoder together.
 
         Raises:
-            InputError: see :meth:`tokenize`.
+            InputError: no list of questions, or an entry that is no :class:`Question`; or see
+                :meth:`tokenize`.
+            ConfigError: see :meth:`encode_ids`.
         """
+        questions = list(checked_questions(questions))
         ids = [
             self.tokenize(q.text, q.n_images, special_tokens=q.special_tokens) for q in questions
         ]
@@ -378,6 +387,7 @@ class Backbone(ABC):
 
         Raises:
             InputError: a prompt and its response hold more or fewer placeholders than images.
+            ConfigError: see :meth:`encode_images`.
         """
         for row, question in zip(ids, questions, strict=True):
             found = [*row, *question.response_ids].count(self.image_token_id)
@@ -387,14 +397,26 @@ class Backbone(ABC):
                     "images (a response must hold none)"
                 )
         inputs = [item for question in questions for item in self.image_inputs(question)]
-        features = iter(self.image_features(inputs) if inputs else [])
         segments = iter(
-            ImageSegment(next(features), item.geometry.grid, item.geometry) for item in inputs
+            [
+                ImageSegment(features, item.geometry.grid, item.geometry)
+                for features, item in zip(self.encode_images(inputs), inputs, strict=True)
+            ]
         )
         return [
             self._build_prompt([*row, *question.response_ids], len(question.response_ids), segments)
             for row, question in zip(ids, questions, strict=True)
         ]
+
+    def encode_images(self, inputs: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """As :meth:`image_features`, for any number of images, one tensor row per cell of each.
+
+        Raises:
+            ConfigError: the adapter gives another number of images, of tokens or of channels.
+        """
+        if not inputs:
+            return []
+        return checked_features(self.image_features(inputs), inputs, self.token_width, self.name)
 
     def embed(self, prompt: Prompt) -> torch.Tensor:
         """Rows ``(length, token_width)`` of a prompt."""
@@ -427,7 +449,8 @@ class Backbone(ABC):
         """What the vision encoder gets of a question's images, on the model's device.
 
         Raises:
-            ConfigError: a first look is asked for, and the family's resolution is fixed.
+            ConfigError: a first look is asked for, and the family's resolution is fixed; or the
+                adapter makes anything but an ``ImageInput`` of an image.
             ImageError: the family cannot encode an image of this size or shape.
         """
         if question.inputs:
@@ -437,7 +460,10 @@ class Backbone(ABC):
             ]
         n_tokens = question.first_look_tokens
         looking = self if n_tokens is None else self.with_visual_tokens(n_tokens)
-        return [looking.preprocess(image) for image in question.images]
+        return [
+            checked_input(looking.preprocess(image), "preprocess", self.name)
+            for image in question.images
+        ]
 
     def check_dynamic_resolution(self, option: str, n_tokens: int | None) -> None:
         """Refuse an option that only families of dynamic resolution can have.

@@ -18,11 +18,18 @@ def decoder_layers(decoder: nn.Module) -> nn.ModuleList:
     """The decoder's layers, first to last.
 
     Raises:
-        ConfigError: it keeps them elsewhere than in ``layers``.
+        ConfigError: it is no module, or keeps them elsewhere than in ``layers``.
     """
+    if not isinstance(decoder, nn.Module):
+        raise ConfigError(
+            f"the decoder must be a module, not {type(decoder).__name__}: give backbone.decoder"
+        )
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise ConfigError(f"the decoder {type(decoder).__name__} has no list of layers to tap")
+        raise ConfigError(
+            f"the decoder {type(decoder).__name__} has no list of layers to tap: give "
+            "backbone.decoder"
+        )
     return layers
 
 

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdrpn_core.backbone.decoder import decoder_layers
 from sdrpn_core.backbone.served import check_served
+from sdrpn_core.backbone.source import is_source
 from sdrpn_core.distributed.processes import processes, usable_device
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_core.plugins.manager import get_plugins
@@ -67,7 +68,8 @@ def load_backbone(
             ``token``. Code from the Hub is not run unless it says so.
 
     Raises:
-        InputError: no model there, or its files are broken or incomplete.
+        InputError: neither a name nor a loaded model, no model there, or its files are broken or
+            incomplete.
         ConfigError: unknown dtype, no such device here, several adapters serve the model type, its
             decoder cannot be served exactly (:func:`~sdrpn_core.backbone.served.check_served`), or
             ``n_layers`` is not positive or given with a loaded model.
@@ -81,7 +83,7 @@ def load_backbone(
         if n_layers is not None:
             raise ConfigError("n_layers chooses what is loaded, but the model is loaded already")
         return _wrap_loaded(source, processor, attn_implementation, device, revision)
-    name = str(source)
+    name = _name_of(source)
     shared = _shared_options(revision, trust=model_kwargs.pop("trust_remote_code", False))
     shared |= {key: model_kwargs.pop(key) for key in HUB_OPTIONS if key in model_kwargs}
     config, adapter = _find(name, shared)
@@ -133,7 +135,7 @@ def load_outline(source: str | Path, *, revision: str | None = None) -> Backbone
         ConfigError: several adapters serve the model type, or its decoder cannot be served.
         UnknownNameError: no adapter serves its model type.
     """
-    name = str(source)
+    name = _name_of(source)
     config, adapter = _find(name, _shared_options(revision, trust=False))
     with _loading(name), torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
@@ -161,7 +163,16 @@ def find_backbone(
         UnknownNameError: no adapter serves its model type.
     """
     shared = _shared_options(revision, trust=trust_remote_code)
-    return _find(str(source), {**shared, **hub_options})[1]
+    return _find(_name_of(source), {**shared, **hub_options})[1]
+
+
+def _name_of(source: object) -> str:
+    """The folder or Hub id that was given."""
+    if not is_source(source):
+        raise InputError(
+            f"the model must be a local folder, a Hub id or a loaded model, not {source!r}"
+        )
+    return str(source)
 
 
 def _shared_options(revision: str | None, trust: bool) -> dict[str, Any]:

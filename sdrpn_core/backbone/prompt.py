@@ -6,10 +6,13 @@ crops and the reuse of a prefix all need to know where an image's tokens begin a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+
+from sdrpn_core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,3 +199,22 @@ class Prompt:
             starts.append((position, segment))
             position += len(segment)
         return starts
+
+
+def checked_prompts(prompts: Iterable[object]) -> Iterator[Prompt]:
+    """The prompts of a batch.
+
+    Raises:
+        InputError: no list of prompts, or an entry that is none; says what to write.
+    """
+    remedy = "write backbone.encode(questions)"
+    if isinstance(prompts, Prompt):
+        raise InputError("a list of prompts is expected, not a Prompt: write [prompt]")
+    if not isinstance(prompts, Iterable):
+        raise InputError(f"a list of prompts is expected, not {type(prompts).__name__}: {remedy}")
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, Prompt):
+            raise InputError(
+                f"prompt {index} must be a Prompt, not {type(prompt).__name__}: {remedy}"
+            )
+        yield prompt

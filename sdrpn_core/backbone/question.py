@@ -103,10 +103,15 @@ def checked_questions(questions: Iterable[object]) -> Iterator[Question]:
     """The questions of a batch or a stream, as they come.
 
     Raises:
-        InputError: something is no question; says which, and what to write.
+        InputError: no list of questions, or something is no question; says which, and what to
+            write.
     """
     if isinstance(questions, Question):
         raise InputError("a list of questions is expected, not a Question: write [question]")
+    if not isinstance(questions, Iterable):
+        raise InputError(
+            f"a list of questions is expected, not {type(questions).__name__}: write [question]"
+        )
     for index, question in enumerate(questions):
         if not isinstance(question, Question):
             raise InputError(f"question {index} must be a Question, {_not(question)}")

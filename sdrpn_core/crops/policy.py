@@ -211,6 +211,26 @@ class CropPolicy(ABC):
         return read_dataclass(cls, options, cls.__name__)
 
 
+def as_policy(policy: str | CropPolicy) -> CropPolicy:
+    """A crop policy as it is, or a registered one, with its defaults, by its name.
+
+    Args:
+        policy: a policy, or the name of one.
+
+    Raises:
+        UnknownNameError: no policy has that name.
+        ConfigError: it is the class of a policy; says what to write.
+    """
+    if isinstance(policy, CropPolicy):
+        return policy
+    given: object = policy
+    if isinstance(given, type):
+        raise ConfigError(
+            f"the policy must be made, and {given.__name__} is a class: write {given.__name__}()"
+        )
+    return make_policy(policy)
+
+
 def make_policy(name: str, options: dict[str, Any] | None = None) -> CropPolicy:
     """Make a registered crop policy.
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.grid.geometry import Box
 from sdrpn_core.grid.roi_map import RoIMap, gaussian_blur
+from sdrpn_core.util.dataclass_reader import check_fields
 
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int64)
 _GROWN_SIDE = 3
@@ -42,7 +43,7 @@ class RegionRule:
             on large grids (published for dynamic resolution: 768); ``None`` never does.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is of another kind or out of range.
     """
 
     threshold: float = 0.15
@@ -54,6 +55,8 @@ class RegionRule:
     corner_sink_above: int | None = None
 
     def __post_init__(self) -> None:
+        # Those of a policy's other rules, too: what is no number would fail where it is compared.
+        check_fields(self, "crop policy")
         if not 0 < self.threshold < 1:
             raise ConfigError(
                 f"crop policy: threshold must lie between 0 and 1, not {self.threshold}"

@@ -149,6 +149,7 @@ def _read(source: str | Path | bytes, name: str, max_bytes: int) -> bytes:
     else:
         raise ImageError(
             f"expected an image as path, bytes or Pillow image, not {type(source).__name__}"
+            f"{': use Image.fromarray' if hasattr(source, '__array__') else ''}"
         )
     if not data:
         raise ImageError(f"{name}: empty (zero bytes)")

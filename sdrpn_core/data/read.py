@@ -24,6 +24,7 @@ from sdrpn_core.data.record import (
     RecordSource,
 )
 from sdrpn_core.errors import ConfigError, InputError, UnknownNameError
+from sdrpn_core.util.whole_numbers import is_whole
 
 if TYPE_CHECKING:
     import datasets
@@ -79,8 +80,8 @@ def read_records(
 
     Raises:
         InputError: The source is missing, empty, of another kind, or without a row that can be
-            used; records made in Python hold an id twice; ``n`` is not positive; a folder holds
-            several splits; or the Hub cannot be reached.
+            used; records made in Python hold an id twice; ``n`` is no whole number of at least 1; a
+            folder holds several splits; or the Hub cannot be reached.
         ConfigError: An option that the source has no use for.
         UnknownNameError: ``source`` is no file and no registered dataset, or ``columns`` names no
             field; lists the near names.
@@ -88,8 +89,8 @@ def read_records(
     from sdrpn_core.data.sources import GivenRecords, NamedRecords, SampledRecords
 
     options = ReadOptions(columns or {}, image_root, split, allow_urls)
-    if n is not None and n < 1:
-        raise InputError(f"the number of records must be at least 1, got {n}")
+    if n is not None and (not is_whole(n) or int(n) < 1):
+        raise InputError(f"the number of records must be a whole number of at least 1, got {n!r}")
     if isinstance(source, str) and (name := dataset_name(source)) is not None:
         _refuse(options.given(), f"dataset {name!r}")
         return NamedRecords(name, n, seed, source.partition(_COPY)[2] or None)

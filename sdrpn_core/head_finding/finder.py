@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.backbone.identity import backbone_identity
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
@@ -103,10 +104,12 @@ def find_heads(
 
     Raises:
         InputError: too few records can be used; the others are skipped. No record has boxes.
-        ConfigError: a number out of range, or a recipe field that is not the caller's to give.
+        ConfigError: what is no backbone, a number out of range, or a recipe field that is not the
+            caller's to give.
         UnknownNameError: no labeler of that name.
         AttentionError: a NaN or infinite attention; says in which layer.
     """
+    check_backbone(backbone)
     numbers = {"batch_size": batch_size, "max_heads": max_heads, "max_pixels": max_pixels}
     for name, value in numbers.items():
         if value < 1:

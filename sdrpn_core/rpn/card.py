@@ -81,7 +81,14 @@ def make_card(
         config: its configuration, as plain values.
         facts: what the configuration does not say.
         source: what to load it from, for the example.
+
+    Raises:
+        ConfigError: the facts are no ``CardFacts``.
     """
+    if not isinstance(facts, CardFacts):
+        raise ConfigError(
+            f"the card must be CardFacts, not {type(facts).__name__}: write CardFacts(license=...)"
+        )
     name = str(config["backbone"].get("name") or "")
     # A local path says nothing to others, and the Hub rejects it.
     base = name if is_hub_id(name) else None

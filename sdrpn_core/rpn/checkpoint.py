@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
+from sdrpn_core.backbone.source import is_source
 from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
 from sdrpn_core.rpn.backbone_source import is_hub_id
 from sdrpn_core.rpn.card import CardFacts, make_card
@@ -75,7 +76,7 @@ def save_rpn(
     named = {} if repo_id is None else {"source": repo_id}
     texts = {
         CONFIG_NAME: _config_text(values),
-        CARD_NAME: str(make_card(values, card or CardFacts(), **named)),
+        CARD_NAME: str(make_card(values, CardFacts() if card is None else card, **named)),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,8 +156,11 @@ def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Pat
         download: ``revision``, ``token``, ``cache_dir`` ... of ``snapshot_download``.
 
     Raises:
-        CheckpointError: no such folder, or its configuration is missing, broken or too new.
+        CheckpointError: neither a folder nor a Hub id, no such folder, or its configuration is
+            missing, broken or too new.
     """
+    if not is_source(source):
+        raise CheckpointError(f"the RPN must be a local folder or a Hub id, not {source!r}")
     folder = Path(source)
     if folder.is_dir():
         return _read_config(folder / CONFIG_NAME), folder

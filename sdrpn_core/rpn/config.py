@@ -156,11 +156,17 @@ class RPNConfig:
 
         Raises:
             UnknownNameError: no policy of that name.
-            ConfigError: an option is unknown or out of range, or given beside a policy.
+            ConfigError: what is no policy, options that are no mapping or given beside a policy,
+                or one that is unknown or out of range.
         """
-        from sdrpn_core.crops.policy import CropPolicy, make_policy  # needs NumPy
+        from sdrpn_core.crops.policy import as_policy, make_policy  # needs NumPy
 
-        if isinstance(policy, CropPolicy):
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigError(
+                f"policy options must be a mapping, such as {{'threshold': 0.2}}, not {options!r}"
+            )
+        if policy is not None and not isinstance(policy, str):
+            policy = as_policy(policy)
             if options:
                 raise ConfigError(
                     f"policy options ({', '.join(options)}) beside a {type(policy).__name__}, "

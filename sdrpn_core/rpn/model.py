@@ -48,6 +48,27 @@ if TYPE_CHECKING:
     from sdrpn_core.taps.feature_tap import Features
 
 
+def check_rpn(value: object) -> None:
+    """Check that a value is an RPN.
+
+    Args:
+        value: what was given as one.
+
+    Raises:
+        ConfigError: it is none; says what to write.
+    """
+    if isinstance(value, RPN):
+        return
+    if isinstance(getattr(value, "rpn", None), RPN):
+        remedy = "give its rpn, or call its own methods, such as model.answer(image, question)"
+    else:
+        remedy = (
+            "write RPN.from_pretrained(path, backbone=backbone), or load both with "
+            "RoIModel.from_pretrained(path)"
+        )
+    raise ConfigError(f"the RPN must be an RPN, not {type(value).__name__}: {remedy}")
+
+
 class RPN(nn.Module):
     """A trainable branch that leaves the frozen decoder at layer B.
 

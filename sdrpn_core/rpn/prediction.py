@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.backbone.question import Question
+from sdrpn_core.rpn.model import check_rpn
 from sdrpn_core.runtime.block import image_places
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.taps.feature_tap import FeatureTap
@@ -44,7 +46,10 @@ def predict_roi(
     Raises:
         ImageError: an image cannot be read.
         InputError: empty question, no image, or a prompt beyond the model's context.
+        ConfigError: what is no backbone or no RPN.
     """
+    check_backbone(backbone)
+    check_rpn(rpn)
     prompts = backbone.encode([Question.about(image, question)])
     return predict_prompt_roi(backbone, prompts, rpn)
 

@@ -23,14 +23,18 @@ from transformers import (
     StoppingCriteria,
     StopStringCriteria,
 )
-from transformers.generation.streamers import BaseStreamer
 
+from sdrpn_core.backbone.adapter_parts import checked_positions
+from sdrpn_core.backbone.given import check_backbone
+from sdrpn_core.backbone.prompt import checked_prompts
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import Block, join, left_pad
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.in_place_cache import cache_for
 from sdrpn_core.runtime.kv_cache import cache_argument, static_cache
 from sdrpn_core.runtime.stopping import RowEnds
+from sdrpn_core.runtime.streaming import WithoutPrompt, check_streamer
+from sdrpn_core.util.whole_numbers import check_count
 
 if TYPE_CHECKING:
     from transformers import Cache, GenerationConfig, PreTrainedModel
@@ -99,12 +103,25 @@ def prompt_block(
     starts: Sequence[int] | None = None,
     stops: Sequence[int] | None = None,
 ) -> Block:
-    """Left-padded rows, positions and ids of the tokens ``starts[i]:stops[i]`` of each prompt."""
+    """Left-padded rows, positions and ids of the tokens ``starts[i]:stops[i]`` of each prompt.
+
+    Args:
+        backbone: the model.
+        prompts: a batch, as :meth:`Backbone.encode` gives it.
+        starts: per prompt the first token; default: that of the prompt.
+        stops: per prompt the token behind the last one; default: the prompt's end.
+
+    Raises:
+        InputError: no list of prompts, or an entry that is no :class:`Prompt`.
+        ConfigError: what is no backbone, or an adapter's positions are not one per token.
+    """
+    check_backbone(backbone)
     embeds, positions, ids = [], [], []
-    for row, prompt in enumerate(prompts):
+    for row, prompt in enumerate(checked_prompts(prompts)):
         part = slice(starts[row] if starts else 0, stops[row] if stops else len(prompt))
         embeds.append(backbone.embed(prompt)[part])
-        positions.append(backbone.positions(prompt)[..., part])
+        whole = checked_positions(backbone.positions(prompt), prompt, backbone.name)
+        positions.append(whole[..., part])
         ids.append(torch.tensor(backbone.token_ids(prompt)[part], dtype=torch.long))
     return left_pad(embeds, positions, ids)
 
@@ -140,16 +157,20 @@ def check_generate_options(options: Mapping[str, Any]) -> None:
         )
 
 
-def check_accepted(model: PreTrainedModel, options: Mapping[str, Any]) -> None:
-    """Check that stock ``generate()`` takes arguments, as it would only after the prefix has run.
+def check_options(model: PreTrainedModel, options: Mapping[str, Any]) -> None:
+    """Check that arguments of ``generate()`` can be passed on, and that this model's takes them.
+
+    Stock ``generate()`` would say so only after the prefix has run.
 
     Args:
         model: the stock model.
         options: the arguments.
 
     Raises:
-        ConfigError: it knows none of that name (names a near one), or refuses a value.
+        ConfigError: see :func:`check_generate_options`; or the model knows none of that name (names
+            a near one), or refuses a value.
     """
+    check_generate_options(options)
     if not options:
         return
     config = copy.deepcopy(model.generation_config)
@@ -246,14 +267,22 @@ def generate(
         Per prompt the new token ids, up to the end token, which is left out.
 
     Raises:
-        ConfigError: the backbone is only partially loaded, its generation config asks for what
-            cannot be done here, or no token is to be generated.
+        ConfigError: an argument is of another kind or out of range, the backbone is only partially
+            loaded, its generation config asks for what cannot be done here, or an option is unknown
+            or cannot be passed on.
         InputError: the sequences would exceed the model's context.
     """
+    check_backbone(backbone)
     backbone.check_whole("answering")
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
+    if not isinstance(block, Block):
+        raise ConfigError(
+            f"the block must be a Block, not {type(block).__name__}: write prompt_block(backbone, "
+            "backbone.encode(questions))"
+        )
+    check_count(max_new_tokens, "max_new_tokens")
     options = given_options(options)
+    check_options(backbone.model, options)
+    check_streamer(options.get("streamer"), len(block.embeds))
     check_generation_config(backbone.model.generation_config, options)
     whole = block if prefix is None else join(prefix, block)
     if whole.ids is None:
@@ -272,7 +301,7 @@ def generate(
         n_columns = columns_needed(whole.length, max_new_tokens)
         cache = cache_for(backbone.text_config, n_columns)
     if "streamer" in options:
-        options = {**options, "streamer": _WithoutPrompt(options["streamer"])}
+        options = {**options, "streamer": WithoutPrompt(options["streamer"])}
     if observer is not None:
         options = {**options, "custom_generate": _observed(observer, options)}
     first = _AfterFirstPass(between)
@@ -328,21 +357,6 @@ def rows_of_prompts(backbone: Backbone, block: Block, mask: torch.Tensor) -> Ite
         yield
     finally:
         handle.remove()
-
-
-class _WithoutPrompt(BaseStreamer):
-    """Reports an empty prompt to a streamer, whose user knows the question."""
-
-    def __init__(self, streamer: Any) -> None:
-        self._streamer = streamer
-        self._is_prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        self._streamer.put(value[:, :0] if self._is_prompt else value)
-        self._is_prompt = False
-
-    def end(self) -> None:
-        self._streamer.end()
 
 
 def _observed(observer: Observer, options: Mapping[str, Any]) -> Callable[..., Any]:

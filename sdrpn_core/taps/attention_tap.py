@@ -23,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from sdrpn_core.backbone.decoder import decoder_layers, part
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.taps.key_columns import KeyColumns
+from sdrpn_core.util.whole_numbers import is_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,8 +104,9 @@ class AttentionTap:
             empty with ``consume``.
 
     Raises:
-        ConfigError: a layer or head that the decoder does not have, or several layers to
-            differentiate.
+        ConfigError: what is no decoder; a layer or head that it does not have; queries or keys of
+            another kind; several layers to differentiate. Keys beyond a sequence are refused when
+            it runs, unless they lie on an accelerator, where asking would make it wait.
         AttentionError: a row is NaN or infinite; says which layer. Raised when the block ends:
             asking at each layer and token would make a GPU wait each time.
     """
@@ -119,9 +121,10 @@ class AttentionTap:
         consume: Callable[[int, AttentionRows], None] | None = None,
         differentiable: bool = False,
     ) -> None:
-        if queries.step not in (None, 1):
-            raise ConfigError("queries must be a contiguous slice")
+        _check_queries(queries)
         _check_heads(decoder, heads)
+        #: The largest wanted column, if the host knows it.
+        self._last_key = -1 if keys is None else _last_of(keys)
         if differentiable and len(heads) > 1:
             raise ConfigError(f"only one layer can be differentiated, not {sorted(heads)}")
         self.decoder = decoder
@@ -177,7 +180,8 @@ class AttentionTap:
         Only for calls whose key columns agree in number: give ``keys``, or tap a single call.
 
         Raises:
-            ConfigError: the layer is not tapped, or no wanted row was run.
+            ConfigError: the layer is not tapped, no wanted row was run, or the calls had other
+                numbers of keys.
         """
         if layer not in self.heads:
             raise ConfigError(f"layer {layer} is not tapped; tapped: {sorted(self.heads)}")
@@ -185,6 +189,11 @@ class AttentionTap:
             raise ConfigError(
                 f"no wanted attention row was computed in layer {layer} by the thread that opened "
                 "the tap"
+            )
+        if len({rows.weights.shape[3] for rows in self.rows[layer]}) > 1:
+            raise ConfigError(
+                f"the calls that layer {layer} was tapped in had different numbers of keys: give "
+                "keys= to the tap, or read its rows, one entry per call"
             )
         return torch.cat([rows.weights for rows in self.rows[layer]], dim=2)
 
@@ -261,6 +270,7 @@ class AttentionTap:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
         weights = columns.widen(scores.softmax(dim=-1))
         if self.keys is not None:
+            self._check_columns(*weights.shape[::3])
             weights = _take_columns(weights, self._on(weights.device, self.keys))
         finite = torch.isfinite(weights).all()
         collected = AttentionRows((first + columns.seen, last + columns.seen), weights)
@@ -271,6 +281,17 @@ class AttentionTap:
         else:
             _check_finite({layer: finite})
             self.consume(layer, collected)
+
+    def _check_columns(self, n_rows: int, n_keys: int) -> None:
+        """Refuse wanted columns that a call's weights lack, before a GPU fails on them."""
+        keys = self.keys
+        if self._last_key >= n_keys:
+            raise ConfigError(
+                f"no key {self._last_key}: the sequence has keys 0 to {n_keys - 1}, padding "
+                "included"
+            )
+        if keys is not None and keys.ndim == 2 and len(keys) != n_rows:
+            raise ConfigError(f"keys are given for {len(keys)} sequences, and {n_rows} were run")
 
     def _on(self, device: torch.device, keys: torch.Tensor) -> torch.Tensor:
         """The wanted columns, copied to each device once and not at every token."""
@@ -292,9 +313,21 @@ def _check_finite(layers: Mapping[int, torch.Tensor]) -> None:
 
 def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | None]) -> None:
     n_layers, n_heads = len(decoder_layers(decoder)), decoder.config.num_attention_heads
+    if not isinstance(heads, Mapping):
+        raise ConfigError(
+            f"heads must be a mapping, such as {{2: [0, 3], 5: None}} (None: all of a layer), not "
+            f"{heads!r}"
+        )
     if not heads:
         raise ConfigError("no layer to tap")
     for layer, chosen in heads.items():
+        if not is_whole(layer):
+            raise ConfigError(f"layers to tap are whole numbers, not {layer!r}")
+        if chosen is not None and not _is_list_of_heads(chosen):
+            raise ConfigError(
+                f"the heads of layer {layer} must be a list of one or more whole numbers, or None "
+                f"for all, not {chosen!r}"
+            )
         if not 0 <= layer < n_layers:
             raise ConfigError(
                 f"no layer {layer} to tap: the decoder has layers 0 to {n_layers - 1}"
@@ -304,6 +337,37 @@ def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | N
                 raise ConfigError(
                     f"layer {layer} has no head {head}: its heads are 0 to {n_heads - 1}"
                 )
+
+
+def _is_list_of_heads(chosen: object) -> bool:
+    if not isinstance(chosen, Sequence) or isinstance(chosen, str):
+        return False
+    return len(chosen) > 0 and all(map(is_whole, chosen))
+
+
+def _check_queries(queries: object) -> None:
+    if not isinstance(queries, slice) or queries.step not in (None, 1):
+        raise ConfigError(
+            f"queries must be a contiguous slice, such as slice(-1, None), not {queries!r}"
+        )
+
+
+def _last_of(keys: object) -> int:
+    """The largest of the wanted columns; -1 if only an accelerator knows, or there is none."""
+    if (
+        not isinstance(keys, torch.Tensor)
+        or keys.dtype not in (torch.int64, torch.int32)
+        or keys.ndim not in (1, 2)
+    ):
+        raise ConfigError(
+            "keys must be a tensor of whole numbers, (n,) or (batch, n), such as "
+            f"torch.tensor([1, 2]), not {keys!r}"
+        )
+    if keys.device.type != "cpu" or not keys.numel():
+        return -1
+    if int(keys.min()) < 0:
+        raise ConfigError(f"keys count from 0, and one is {int(keys.min())}")
+    return int(keys.max())
 
 
 def attention_implementation(config: Any) -> str:

@@ -15,6 +15,7 @@ from sdrpn_core.backbone.decoder import decoder_layers, layer_kinds
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.kv_cache import CACHE_NAME
 from sdrpn_core.taps.thread_hooks import ThreadHook
+from sdrpn_core.util.whole_numbers import is_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,7 +136,7 @@ class FeatureTap:
         stop: end the pass at the tap.
 
     Raises:
-        ConfigError: no such layer.
+        ConfigError: what is no decoder, or no such layer.
 
     Example:
         >>> with FeatureTap(backbone.decoder, layer=2) as tap:  # doctest: +SKIP
@@ -144,6 +145,9 @@ class FeatureTap:
 
     def __init__(self, decoder: nn.Module, layer: int, *, stop: bool = True) -> None:
         n_layers = len(decoder_layers(decoder))
+        if not is_whole(layer):
+            raise ConfigError(f"the branch layer must be a whole number, not {layer!r}")
+        layer = int(layer)
         if not 0 <= layer < n_layers:
             raise ConfigError(
                 f"branch layer {layer} is out of range: the decoder has layers 0 to {n_layers - 1}"

@@ -12,17 +12,20 @@ import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sdrpn_core.errors import ConfigError
 
-__all__ = ["read_dataclass"]
+__all__ = ["check_fields", "read_dataclass"]
 
 T = TypeVar("T")
 
 #: JSON has integers of any size; nothing here counts past what 64 bits hold.
 _MAX_INT = 2**63 - 1
 _MAX_SHOWN = 60
+#: Whose annotations are kept: to resolve them takes most of a check.
+_MAX_CLASSES = 256
 
 
 def read_dataclass(cls: type[T], values: Mapping[str, Any], what: str) -> T:
@@ -55,7 +58,7 @@ def read_dataclass(cls: type[T], values: Mapping[str, Any], what: str) -> T:
     ]
     if missing:
         raise ConfigError(f"{what}: {', '.join(missing)} {_be(missing)} missing")
-    annotations = _annotations(cls)
+    annotations = _annotations(cls)  # type: ignore[arg-type]  # classes can be hashed
     checked = {
         name: _checked(value, annotations[name], f"{what}: {name}")
         for name, value in values.items()
@@ -63,6 +66,26 @@ def read_dataclass(cls: type[T], values: Mapping[str, Any], what: str) -> T:
     return cls(**checked)
 
 
+def check_fields(instance: object, what: str) -> None:
+    """Check the fields of a dataclass that was made directly, not read, by their annotations.
+
+    Numbers of NumPy are as good as plain ones.
+
+    Args:
+        instance: of a dataclass.
+        what: what it is, as messages call it.
+
+    Raises:
+        ConfigError: a value of the wrong type; says which.
+    """
+    annotations = _annotations(type(instance))  # type: ignore[arg-type]  # likewise
+    for field in fields(instance):  # type: ignore[arg-type]  # it is a dataclass
+        value = getattr(instance, field.name)
+        plain = value.item() if getattr(value, "ndim", None) == 0 else value
+        _checked(plain, annotations[field.name], f"{what}: {field.name}")
+
+
+@lru_cache(maxsize=_MAX_CLASSES)
 def _annotations(cls: type) -> dict[str, Any]:
     try:
         return get_type_hints(cls)

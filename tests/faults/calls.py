@@ -103,7 +103,7 @@ def _answer(
             question.images[0],
             question.text,
             rpn=rpn,
-            policy=POLICY,
+            policy=None if rpn is None else POLICY,
             store=store,
             max_new_tokens=N_NEW,
         )

@@ -13,7 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sdrpn_core import hookimpl
 from sdrpn_core.answering.answer import answer
-from sdrpn_core.backbone.loading import find_adapter, load_backbone
+from sdrpn_core.backbone.loading import (
+    find_adapter,
+    find_backbone,
+    load_backbone,
+    load_outline,
+)
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_llava.backbone import LlavaBackbone
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
@@ -253,3 +258,12 @@ def test_a_path_without_a_folder_is_not_taken_for_a_hub_id(name, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"cannot load the model {name}: no such folder"):
         load_backbone(name)
+
+
+@pytest.mark.parametrize("source", [None, 3, "", ["a/model"]])
+def test_what_names_no_model(source):
+    message = f"must be a local folder, a Hub id or a loaded model, not {source!r}"
+    for load in (load_backbone, load_outline, find_backbone):
+        with pytest.raises(InputError) as error:
+            load(source)
+        assert message in str(error.value)

@@ -374,11 +374,22 @@ def test_token_grid(grid_box, ratio, expected):
         (BboxPolicy, {"max_crops": 0}),
         (BboxPolicy, {"max_ratio": -1.0}),
         (MaskPolicy, {"min_regions": 0}),
+        (BboxPolicy, {"threshold": None}),
+        (BboxPolicy, {"max_crops": "2"}),
+        (BboxPolicy, {"margin": "0.5"}),
+        (MaskPolicy, {"prune_above": "9"}),
+        (MaskPolicy, {"min_side": None}),
     ],
 )
 def test_bad_options(policy, options):
-    with pytest.raises(ConfigError, match=next(iter(options))):
-        policy.from_options(options)
+    for make in (policy.from_options, lambda options: policy(**options)):
+        with pytest.raises(ConfigError, match=f"^[^ ]+( [^ ]+)?: {next(iter(options))} must"):
+            make(options)
+
+
+def test_numbers_of_numpy_are_as_good():
+    policy = BboxPolicy(threshold=np.float32(0.5), max_crops=np.int64(3), margin=1)
+    assert policy == BboxPolicy(threshold=0.5, max_crops=3, margin=1.0)
 
 
 def test_unknown_option_names_the_near_one():

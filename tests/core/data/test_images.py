@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, features
@@ -235,6 +236,9 @@ def test_missing_file_and_folder(tmp_path):
         open_image("a\0b.png")
     with pytest.raises(ImageError, match="path, bytes or Pillow image, not int"):
         open_image(3)
+    for array in (np.zeros((4, 4, 3), np.uint8), torch.zeros(3, 4, 4)):
+        with pytest.raises(ImageError, match=r"not (ndarray|Tensor): use Image\.fromarray$"):
+            open_image(array)
     with pytest.raises(ImageError, match="no pixels"):
         open_image(Image.new("RGB", (0, 4)))
 

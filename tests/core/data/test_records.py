@@ -369,6 +369,9 @@ def test_n_takes_a_growing_seeded_sample_in_order(tmp_path: Path):
     assert chosen.id == f"{int(chosen.question):08d}"  # its place in the file, not in the sample
     with pytest.raises(InputError, match="at least 1"):
         read_records(path, n=0)
+    for n in ("3", 2.5):
+        with pytest.raises(InputError, match=f"a whole number of at least 1, got {n!r}$"):
+            read_records(path, n=n)
 
 
 def test_fingerprint_follows_content_not_place(tmp_path: Path):

@@ -13,7 +13,7 @@ from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.backbone.question import Question
-from sdrpn_core.errors import CheckpointError, SdrpnError
+from sdrpn_core.errors import CheckpointError, ConfigError, SdrpnError
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from tests.tiny import tiny_image, tiny_llava
@@ -239,3 +239,17 @@ def test_a_folders_path_stays_at_home(backbone, tmp_path):
     assert backbone_identity(local, 2)["name"] == "my-model"
     local.name = "owner/model"
     assert backbone_identity(local, 2)["name"] == "owner/model"
+
+
+@pytest.mark.parametrize("card", [{}, {"license": "mit"}])
+def test_a_card_of_another_kind_is_refused_before_anything_is_written(rpn, card, tmp_path):
+    with pytest.raises(ConfigError, match=r"be CardFacts, not dict: write CardFacts\(license"):
+        rpn.save_pretrained(tmp_path / "rpn", card=card)
+    assert not (tmp_path / "rpn").exists()
+
+
+@pytest.mark.parametrize("source", [None, 3, ""])
+def test_what_names_no_rpn(backbone, source):
+    with pytest.raises(CheckpointError) as error:
+        RPN.from_pretrained(source, backbone=backbone)
+    assert str(error.value) == f"the RPN must be a local folder or a Hub id, not {source!r}"

@@ -315,6 +315,13 @@ def test_broken_rows_are_not_consumed(backbone, inputs):
         ({2: (0, 4)}, "layer 2 has no head 4: its heads are 0 to 3"),
         ({2: (-1,)}, "no head -1"),
         ({}, "no layer to tap"),
+        ([0, 1], r"heads must be a mapping, such as \{2: \[0, 3\], 5: None\} .*, not \[0, 1\]"),
+        (None, "heads must be a mapping"),
+        ({"0": None}, "layers to tap are whole numbers, not '0'"),
+        ({0: 1}, "the heads of layer 0 must be a list of one or more .* for all, not 1"),
+        ({0: "all"}, "or None for all, not 'all'"),
+        ({0: []}, "a list of one or more whole numbers, or None for all, not \\[\\]"),
+        ({0: [1.0]}, r"whole numbers, or None for all, not \[1.0\]"),
     ],
 )
 def test_layers_and_heads_that_do_not_exist(backbone, heads, message):
@@ -325,6 +332,50 @@ def test_layers_and_heads_that_do_not_exist(backbone, heads, message):
 def test_queries_must_be_contiguous(backbone):
     with pytest.raises(ConfigError, match="contiguous"):
         AttentionTap(backbone.decoder, {0: None}, queries=slice(None, None, 2))
+    with pytest.raises(ConfigError, match=r"a contiguous slice, such as .*, not 3$"):
+        AttentionTap(backbone.decoder, {0: None}, queries=3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ([1, 2], r"must be a tensor of whole numbers, .*torch\.tensor\(\[1, 2\]\), not \[1, 2\]$"),
+        (torch.tensor([1.0]), "a tensor of whole numbers"),
+        (torch.tensor([True]), "a tensor of whole numbers"),
+        (torch.tensor(1), "a tensor of whole numbers"),
+        (torch.tensor([3, -1]), "keys count from 0, and one is -1"),
+    ],
+)
+def test_keys_are_positions(backbone, keys, message):
+    with pytest.raises(ConfigError, match=message):
+        AttentionTap(backbone.decoder, {0: None}, keys=keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (torch.tensor([10_000]), "no key 10000: the sequence has keys 0 to"),
+        (torch.tensor([[0], [10_000]]), "no key 10000: the sequence has keys 0 to"),
+        (torch.tensor([[0]]), "keys are given for 1 sequences, and 2 were run"),
+    ],
+)
+@torch.no_grad()
+def test_keys_lie_in_the_sequence(backbone, inputs, keys, message):
+    with (
+        pytest.raises(ConfigError, match=message),
+        AttentionTap(backbone.decoder, {0: None}, keys=keys),
+    ):
+        backbone.decoder(**inputs)
+
+
+@torch.no_grad()
+def test_calls_with_other_numbers_of_keys_are_not_joined(backbone, inputs):
+    length = inputs["inputs_embeds"].shape[1]
+    with AttentionTap(backbone.decoder, {0: None}, queries=slice(length, None)) as tap:
+        backbone.model.generate(**inputs, max_new_tokens=4, min_new_tokens=4)
+    assert len(tap.rows[0]) > 1
+    with pytest.raises(ConfigError, match=r"layer 0 .* different numbers of keys: give keys= to"):
+        tap.weights(0)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.kv_cache import cache_argument
+from sdrpn_core.taps.attention_tap import AttentionTap
 from sdrpn_core.taps.feature_tap import FeatureTap
 from tests.tiny import tiny_image, tiny_llava
 
@@ -169,6 +170,20 @@ def test_a_run_knows_nothing_of_the_run_before():
 def test_a_layer_out_of_range_is_a_config_error(backbone, layer):
     with pytest.raises(ConfigError, match="layers 0 to 5"):
         FeatureTap(backbone.decoder, layer)
+
+
+@pytest.mark.parametrize("layer", ["2", 2.0, None, True])
+def test_a_layer_that_is_no_whole_number_is_a_config_error(backbone, layer):
+    with pytest.raises(ConfigError, match=f"must be a whole number, not {layer!r}"):
+        FeatureTap(backbone.decoder, layer)
+
+
+@pytest.mark.parametrize("tap", [FeatureTap, lambda decoder, _: AttentionTap(decoder, {0: None})])
+def test_what_is_no_decoder_is_a_config_error(backbone, tap):
+    with pytest.raises(ConfigError, match=r"a module, not LlavaBackbone: give backbone\.decoder$"):
+        tap(backbone, 2)
+    with pytest.raises(ConfigError, match=r"no list of layers to tap: give backbone\.decoder$"):
+        tap(backbone.model, 2)
 
 
 def test_a_decoder_without_layers_is_a_config_error():
