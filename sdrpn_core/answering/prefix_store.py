@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, SupportsFloat
 
+from sdrpn_core.data.image_digest import image_digest
 from sdrpn_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from sdrpn_core.answering.prefix import Prefix, PrefixReader
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.backbone.question import Question
@@ -34,7 +32,7 @@ class PrefixKey:
     """
 
     ids: tuple[int, ...]
-    images: tuple[tuple[tuple[int, int], bytes], ...]
+    images: tuple[tuple[tuple[int, int], str], ...]
     first_look_tokens: int | None = None
 
 
@@ -161,14 +159,10 @@ def prefix_keys(
     return [
         PrefixKey(
             shape[0],
-            tuple((image.size, _digest(image)) for image in question.images),
+            tuple((image.size, image_digest(image)) for image in question.images),
             question.first_look_tokens,
         )
         if stored or count[shape] > 1
         else None
         for shape, question in zip(shapes, questions, strict=True)
     ]
-
-
-def _digest(image: Image.Image) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
