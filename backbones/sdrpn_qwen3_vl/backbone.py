@@ -15,7 +15,7 @@ from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.errors import ImageError
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_core.grid.native import native_grid
-from sdrpn_core.grid.pixel_budget import fitting_pixels
+from sdrpn_core.grid.pixel_budget import fitting_options
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,9 +47,9 @@ class Qwen3VLBackbone(Backbone):
             ImageError: the processor refuses the shape (an aspect ratio above 200).
         """
         try:
-            data = self.processor.image_processor(
-                images=[image], return_tensors="pt", **self._fitting(image.size)
-            )
+            processor = self.processor.image_processor
+            options = fitting_options(processor, image.size, self._budget)
+            data = processor(images=[image], return_tensors="pt", **options)
         except ValueError as error:
             width, height = image.size
             raise ImageError(f"an image of {width}x{height} pixels is refused: {error}") from error
@@ -146,22 +146,6 @@ class Qwen3VLBackbone(Backbone):
             parts.append(part)
             start += length
         return torch.cat(parts, dim=1)
-
-    def _fitting(self, size: tuple[int, int]) -> dict[str, Any]:
-        """Options under which the processor keeps an image of (width, height) to the budget."""
-        processor = self.processor.image_processor
-        if self._budget is None:
-            return {}
-        width, height = size
-
-        def tokens(least: int, most: int) -> int:
-            limits = {"min_pixels": least, "max_pixels": most}
-            n_patches = processor.get_number_of_image_patches(height, width, limits)
-            return int(n_patches // processor.merge_size**2)
-
-        limits = processor.size["shortest_edge"], processor.size["longest_edge"]
-        least, most = fitting_pixels(tokens, *limits, self._budget)
-        return {"size": {"shortest_edge": least, "longest_edge": most}}
 
     @property
     def _cell(self) -> int:

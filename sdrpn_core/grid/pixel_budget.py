@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 _A_PIXEL = 1
 """The least budget: under it, a processor makes of any shape as few visual tokens as it can."""
@@ -40,3 +41,30 @@ def fitting_pixels(
         else:
             high = middle
     return min(least, low), low
+
+
+def fitting_options(processor: Any, size: tuple[int, int], limit: int | None) -> dict[str, Any]:
+    """Options of a call under which a stock image processor keeps an image to a budget.
+
+    Args:
+        processor: limits the pixels of an image by ``size["shortest_edge"]`` and
+            ``size["longest_edge"]``, and merges ``merge_size`` x ``merge_size`` patches into a
+            token.
+        size: (width, height) of the image, in pixels.
+        limit: largest number of visual tokens; ``None``: what the processor makes of it.
+
+    Returns:
+        Arguments of the processor's call; none without a limit.
+    """
+    if limit is None:
+        return {}
+    width, height = size
+
+    def tokens(least: int, most: int) -> int:
+        limits = {"min_pixels": least, "max_pixels": most}
+        n_patches = processor.get_number_of_image_patches(height, width, limits)
+        return int(n_patches // processor.merge_size**2)
+
+    given = processor.size["shortest_edge"], processor.size["longest_edge"]
+    least, most = fitting_pixels(tokens, *given, limit)
+    return {"size": {"shortest_edge": least, "longest_edge": most}}
