@@ -22,8 +22,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sdrpn_core.backbone.decoder import decoder_layers, part
 from sdrpn_core.errors import AttentionError, ConfigError
+from sdrpn_core.taps.attention_math import (
+    allowed_keys,
+    head_products,
+    keys_in_window,
+    take_columns,
+)
 from sdrpn_core.taps.key_columns import KeyColumns
-from sdrpn_core.util.whole_numbers import is_whole
+from sdrpn_core.taps.tap_arguments import check_heads, check_queries, last_key
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,10 +127,10 @@ class AttentionTap:
         consume: Callable[[int, AttentionRows], None] | None = None,
         differentiable: bool = False,
     ) -> None:
-        _check_queries(queries)
-        _check_heads(decoder, heads)
+        check_queries(queries)
+        check_heads(decoder, heads)
         #: The largest wanted column, if the host knows it.
-        self._last_key = -1 if keys is None else _last_of(keys)
+        self._last_key = -1 if keys is None else last_key(keys)
         if differentiable and len(heads) > 1:
             raise ConfigError(f"only one layer can be differentiated, not {sorted(heads)}")
         self.decoder = decoder
@@ -220,11 +226,9 @@ class AttentionTap:
         (gradient,) = torch.autograd.grad(scalar, output, retain_graph=True)
         first, last = self.rows[layer][-1].queries
         rows = gradient[:, first - columns.seen : last - columns.seen].transpose(1, 2)
-        products = columns.widen(_products(rows, values, self.heads[layer]))
+        products = columns.widen(head_products(rows, values, self.heads[layer]))
         return (
-            products
-            if self.keys is None
-            else _take_columns(products, self.keys.to(products.device))
+            products if self.keys is None else take_columns(products, self.keys.to(products.device))
         )
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -260,18 +264,18 @@ class AttentionTap:
         if first >= last:
             return
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores = _products(query[:, :, first:last], key, self.heads[layer]) * scale
+        scores = head_products(query[:, :, first:last], key, self.heads[layer]) * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         place = range(columns.of_first_query + first, columns.of_first_query + last)
-        allowed = _allowed_keys(attention_mask, first, place, columns.n_keys, scores.device)
+        allowed = allowed_keys(attention_mask, first, place, columns.n_keys, scores.device)
         if sliding_window is not None and (attention_mask is None or attention_mask.ndim == 2):
-            allowed = allowed & _window(place, columns.n_keys, sliding_window, scores.device)
+            allowed = allowed & keys_in_window(place, columns.n_keys, sliding_window, scores.device)
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
         weights = columns.widen(scores.softmax(dim=-1))
         if self.keys is not None:
             self._check_columns(*weights.shape[::3])
-            weights = _take_columns(weights, self._on(weights.device, self.keys))
+            weights = take_columns(weights, self._on(weights.device, self.keys))
         finite = torch.isfinite(weights).all()
         collected = AttentionRows((first + columns.seen, last + columns.seen), weights)
         if self.consume is None:
@@ -309,65 +313,6 @@ def _check_finite(layers: Mapping[int, torch.Tensor]) -> None:
         raise AttentionError(
             f"attention of layer {min(broken)} is NaN or infinite: the model or its input is broken"
         )
-
-
-def _check_heads(decoder: PreTrainedModel, heads: Mapping[int, Sequence[int] | None]) -> None:
-    n_layers, n_heads = len(decoder_layers(decoder)), decoder.config.num_attention_heads
-    if not isinstance(heads, Mapping):
-        raise ConfigError(
-            f"heads must be a mapping, such as {{2: [0, 3], 5: None}} (None: all of a layer), not "
-            f"{heads!r}"
-        )
-    if not heads:
-        raise ConfigError("no layer to tap")
-    for layer, chosen in heads.items():
-        if not is_whole(layer):
-            raise ConfigError(f"layers to tap are whole numbers, not {layer!r}")
-        if chosen is not None and not _is_list_of_heads(chosen):
-            raise ConfigError(
-                f"the heads of layer {layer} must be a list of one or more whole numbers, or None "
-                f"for all, not {chosen!r}"
-            )
-        if not 0 <= layer < n_layers:
-            raise ConfigError(
-                f"no layer {layer} to tap: the decoder has layers 0 to {n_layers - 1}"
-            )
-        for head in chosen or ():
-            if not 0 <= head < n_heads:
-                raise ConfigError(
-                    f"layer {layer} has no head {head}: its heads are 0 to {n_heads - 1}"
-                )
-
-
-def _is_list_of_heads(chosen: object) -> bool:
-    if not isinstance(chosen, Sequence) or isinstance(chosen, str):
-        return False
-    return len(chosen) > 0 and all(map(is_whole, chosen))
-
-
-def _check_queries(queries: object) -> None:
-    if not isinstance(queries, slice) or queries.step not in (None, 1):
-        raise ConfigError(
-            f"queries must be a contiguous slice, such as slice(-1, None), not {queries!r}"
-        )
-
-
-def _last_of(keys: object) -> int:
-    """The largest of the wanted columns; -1 if only an accelerator knows, or there is none."""
-    if (
-        not isinstance(keys, torch.Tensor)
-        or keys.dtype not in (torch.int64, torch.int32)
-        or keys.ndim not in (1, 2)
-    ):
-        raise ConfigError(
-            "keys must be a tensor of whole numbers, (n,) or (batch, n), such as "
-            f"torch.tensor([1, 2]), not {keys!r}"
-        )
-    if keys.device.type != "cpu" or not keys.numel():
-        return -1
-    if int(keys.min()) < 0:
-        raise ConfigError(f"keys count from 0, and one is {int(keys.min())}")
-    return int(keys.max())
 
 
 def attention_implementation(config: Any) -> str:
@@ -445,66 +390,3 @@ def _implementation(base: str, module: nn.Module) -> Callable[..., Any]:
         # Eager attention is not in the interface: each modeling file has its own.
         return sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[base]
-
-
-def _products(query: torch.Tensor, key: torch.Tensor, heads: Sequence[int] | None) -> torch.Tensor:
-    """``(batch, heads, queries, keys)`` float32 of the chosen heads, or of all.
-
-    Never are all keys copied in single precision: they are all there is of the past, at each token.
-    Those of one key head at a time are.
-
-    Args:
-        query: ``(batch, heads, queries, d)``.
-        key: ``(batch, key heads, keys, d)``; each serves a group of heads.
-        heads: ``None`` for all.
-    """
-    group = query.shape[1] // key.shape[1]
-    if heads is None:
-        # The heads of a group are so many more queries of its key head.
-        rows = query.unflatten(1, (-1, group)).flatten(2, 3).float()
-        if key.dtype == torch.float32:
-            products = rows @ key.transpose(2, 3)
-        else:
-            one_by_one = zip(rows.unbind(1), key.unbind(1), strict=True)
-            products = torch.stack([r @ k.float().transpose(1, 2) for r, k in one_by_one], dim=1)
-        return products.unflatten(2, (group, -1)).flatten(1, 2)
-    pairs = [(query[:, head].float(), key[:, head // group].float()) for head in heads]
-    return torch.stack([rows @ columns.transpose(1, 2) for rows, columns in pairs], dim=1)
-
-
-def _allowed_keys(
-    mask: torch.Tensor | None, first: int, places: range, n_keys: int, device: torch.device
-) -> torch.Tensor:
-    """Bool, broadcastable to ``(batch, heads, rows, keys)``: what each wanted row may attend to.
-
-    Args:
-        mask: as the implementation gets it.
-        first: the first wanted row of the call.
-        places: of the wanted rows among the keys.
-        n_keys: keys of the call.
-        device: of the result.
-    """
-    if mask is not None and mask.ndim == 4:
-        rows = mask[:, :, first : first + len(places), :n_keys]
-        return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
-    keys, queries = torch.arange(n_keys, device=device), _arange(places, device)
-    causal = (keys[None, :] <= queries[:, None])[None, None]
-    if mask is None:
-        return causal
-    return causal & mask[:, None, None, :n_keys].bool()
-
-
-def _window(places: range, n_keys: int, window: int, device: torch.device) -> torch.Tensor:
-    keys, queries = torch.arange(n_keys, device=device), _arange(places, device)
-    return (keys[None, :] > queries[:, None] - window)[None, None]
-
-
-def _arange(places: range, device: torch.device) -> torch.Tensor:
-    return torch.arange(places.start, places.stop, device=device)
-
-
-def _take_columns(weights: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    if keys.ndim == 1:
-        return weights[..., keys]
-    index = keys[:, None, None, :].expand(-1, weights.shape[1], weights.shape[2], -1)
-    return weights.gather(3, index)

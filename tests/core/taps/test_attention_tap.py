@@ -12,7 +12,8 @@ from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.kv_cache import cache_argument
-from sdrpn_core.taps.attention_tap import AttentionTap, _products
+from sdrpn_core.taps.attention_math import head_products
+from sdrpn_core.taps.attention_tap import AttentionTap
 from tests.tiny import tiny_image, tiny_llava
 
 N_LAYERS, N_HEADS = 6, 4
@@ -417,7 +418,7 @@ def test_keys_are_not_all_copied_in_single_precision(heads, key_heads):
     query = torch.randn(2, 4, 1, 8, generator=generator).bfloat16()
     key = torch.randn(2, key_heads, 50, 8, generator=generator).bfloat16()
     with _LargestCopy() as copies:
-        found = _products(query, key, heads)
+        found = head_products(query, key, heads)
     assert copies.largest == key[:, 0].numel()
     repeated = key.repeat_interleave(4 // key_heads, dim=1)
     expected = query.float() @ repeated.float().transpose(2, 3)
