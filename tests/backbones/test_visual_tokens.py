@@ -108,6 +108,7 @@ def test_what_needs_no_budget_is_as_without_one(family, width, height, least, li
     least=st.sampled_from(MINIMA),
     limit=st.integers(4, 200),
 )
+@example(width=267, height=267, least=4, limit=4)
 def test_an_image_loses_no_more_than_its_budget_asks_for(family, width, height, least, limit):
     """What the minimum enlarges ends above its own pixels, or within a row or column of N."""
     if max(width, height) > 3 * min(width, height):
@@ -116,7 +117,9 @@ def test_an_image_loses_no_more_than_its_budget_asks_for(family, width, height, 
     item = backbone.with_visual_tokens(limit).preprocess(Image.new("RGB", (width, height)))
     rows, columns = item.geometry.grid
     own = round(width / item.geometry.cell) * round(height / item.geometry.cell)
-    assert rows * columns >= min(own, limit - rows - columns)
+    # The stock processor rounds both sides down, and in floating point also sides that are whole:
+    # 267 x 267 pixels, scaled to 2 x 2 tokens, become 1 x 1.
+    assert rows * columns >= min(own, limit - rows - columns - 1)
 
 
 @pytest.mark.parametrize("family", WITH_MINIMUM)

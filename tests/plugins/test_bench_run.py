@@ -375,7 +375,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(model, records,
         ),
         (
             *(model, ["baseline"], records, {"baseline": {"threshold": 1}}, ConfigError),
-            "^method 'baseline' has no option 'threshold'; options: none$",
+            "^method 'baseline' has no option 'threshold'; options: first_look_tokens$",
         ),
         (
             *(model, ["sdrpn"], records, {"sdrpn": {"threshold": "low"}}, ConfigError),
