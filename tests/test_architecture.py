@@ -249,6 +249,30 @@ def test_importing_a_package_is_light(package):
     assert result.returncode == 0, result.stderr
 
 
+def test_the_modules_of_commands_are_light():
+    """Or ``sdrpn COMMAND --help`` would take seconds."""
+    commands = [path for path in SOURCES if path.name.endswith("_command.py")]
+    assert len(commands) > 15
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        f"    slow = {HEAVY - {'numpy', 'PIL'}!r} & set(sys.modules)\n"
+        "    if slow:\n"
+        "        sys.exit(f'{name} loads {slow}')\n"
+    )
+    # A package of the core is named from the root, others from the folder beside it.
+    names = [
+        ".".join(path.relative_to(ROOT if path.is_relative_to(CORE) else path.parents[1]).parts)
+        for path in commands
+    ]
+    names = [name.removesuffix(".py") for name in names]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_what_is_made_for_transformers_is_no_plugin():
     entry_points = importlib.metadata.distribution("sdrpn").entry_points.select(group="sdrpn")
     assert {path.name for path in PACKAGES} >= FOR_TRANSFORMERS

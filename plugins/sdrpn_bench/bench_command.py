@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdrpn_bench.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
-from sdrpn_bench.results_table import results_table
-from sdrpn_bench.suite_table import suite_tables
 from sdrpn_core.cli.data_options import (
     DATA_HELP,
     AllowUrls,
@@ -201,6 +199,9 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
 def _print(results: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.text import Text
+
+    from sdrpn_bench.results_table import results_table
+    from sdrpn_bench.suite_table import suite_tables
 
     console = Console()
     for one in results.get("datasets", {"": results}).values():

@@ -17,7 +17,7 @@ __all__ = ["Comparison", "RunComparison", "compare_runs", "parse_method_pairs"]
 Pair = tuple[str, str]
 """A name in the first run, and the one that it is compared with in the second."""
 
-#: What makes two records the same one. (Runs of before do not say which images they showed.)
+#: What makes two records the same one. (Older runs do not say which images they showed.)
 _SAME = ("question", "answers", "images")
 
 #: Settings that may explain a difference, beside the options of methods and what models are.

@@ -10,7 +10,7 @@ from sdrpn_bench.cost import Cost, CostMeter
 from sdrpn_bench.method import Method
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.prefill import Prefill, prefill
-from sdrpn_core.answering.prefix_store import PrefixStore
+from sdrpn_core.answering.prefix_store import UNLIMITED_BYTES, PrefixStore
 from sdrpn_core.answering.proposer import FoundMap, MapProposer, Proposal, Proposer
 from sdrpn_core.answering.pruning import may_be_pruned
 from sdrpn_core.cli.option_values import parse_options
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from sdrpn_core.answering.results import Answer
     from sdrpn_core.backbone.question import Question
     from sdrpn_core.data.record import Record
-
-#: The prefixes of one batch are kept, however large.
-_NO_LIMIT = 2**62
 
 Answered = tuple["list[Answer]", Cost]
 """The answers of a batch, and each one's share of the cost."""
@@ -149,7 +146,7 @@ def _same_maps(one: MapProposer, other: MapProposer) -> bool:
 def _share_maps(
     context: MethodContext, proposers: Sequence[MapProposer], questions: Sequence[Question]
 ) -> list[Answered]:
-    store = PrefixStore(_NO_LIMIT)
+    store = PrefixStore(UNLIMITED_BYTES)
     clock = StageClock(context.backbone.device)
     with CostMeter(context, questions) as first_pass:
         state = prefill(context.backbone, questions, proposers[0].reader, store=store, clock=clock)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: full attention heads in half precision (32 layers x 2 x 4096 x 2 bytes x 600).
 DEFAULT_MAX_BYTES = 2 * 1024**3
 
+#: Of a store that serves one batch, whose prefixes are held in any case.
+UNLIMITED_BYTES = 2**62
+
 
 @dataclass(frozen=True)
 class PrefixKey:

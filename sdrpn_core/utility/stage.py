@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.budgets import check_budgets
 from sdrpn_core.answering.prefill import prefill
-from sdrpn_core.answering.prefix_store import PrefixStore
+from sdrpn_core.answering.prefix_store import UNLIMITED_BYTES, PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.utility import Worth, worth_of_crops
 from sdrpn_core.crops.candidates import RegionSampler
@@ -50,9 +50,6 @@ __all__ = ["UtilityMaker", "default_sampler", "judge_crops"]
 #: Of an RPN's configuration, what the manifest does without: policy and options are those of the
 #: candidates, and a gate is not asked.
 _BESIDE_THE_RPN = ("versions", "gate", "policy", "policy_options")
-
-#: The prefixes of one batch are held in any case.
-_NO_LIMIT = 2**62
 
 
 def judge_crops(
@@ -226,7 +223,7 @@ class UtilityMaker(RecordMaker[UtilityRow]):
 
     def rows(self, opened: Sequence[OpenedRecord]) -> list[UtilityRow]:
         """Judge the candidates of a batch."""
-        store = PrefixStore(_NO_LIMIT)
+        store = PrefixStore(UNLIMITED_BYTES)
         references = self.reference.ids(
             self.backbone,
             self.proposer,
