@@ -29,6 +29,7 @@ from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.sources import TrainingSource
 from sdrpn_core.training.stage import train
 from sdrpn_core.training.step import TrainingStep
+from tests.core.training.killed import killed_at
 from tests.stage_data import SAME_UP_TO_LAST_BITS, records
 from tests.tiny import tiny_llava
 from tests.written_out_gate import written_out_logit
@@ -181,24 +182,12 @@ def test_it_learns(backbone, start, tmp_path):
     assert entries[-1]["loss"] < 0.2 * entries[0]["loss"]
 
 
-def test_a_killed_run_goes_on_where_it_was(backbone, objective, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_where_it_was(backbone, objective, tmp_path):
     chosen = replace(SETTINGS, checkpoint_every=1)
     whole = train(backbone, LABELS, tmp_path / "whole", chosen, objective=objective)
 
-    class Killed(BaseException):
-        pass
-
-    original = TrainingStep.__call__
-
-    def killed(self, batches, where):
-        if where == "step 3":
-            raise Killed
-        return original(self, batches, where)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "__call__", killed)
-        with pytest.raises(Killed):
-            train(backbone, LABELS, tmp_path / "cut", chosen, objective=objective)
+    with killed_at(3):
+        train(backbone, LABELS, tmp_path / "cut", chosen, objective=objective)
     cut = train(backbone, LABELS, tmp_path / "cut", chosen, objective=objective)
     assert cut.resumed_from == 2
     for name, tensor in whole.rpn.state_dict().items():

@@ -40,6 +40,7 @@ from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
 from sdrpn_core.training.step import TrainingStep
 from sdrpn_core.util.folder_lock import hold_folder
+from tests.core.training.killed import killed_at
 from tests.stage_data import LINEAR, RECIPE, SAME_UP_TO_LAST_BITS, records
 from tests.tiny import tiny_llava
 
@@ -345,28 +346,13 @@ def test_a_folder_that_another_run_uses_is_refused(backbone, labels, tmp_path):
     assert not (tmp_path / "run.json").exists()
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "lion"])
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(
-    backbone, labels, tmp_path, monkeypatch, optimizer
-):
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(backbone, labels, tmp_path, optimizer):
     chosen = replace(SETTINGS, checkpoint_every=1, optimizer=optimizer, keep_checkpoints=1)
     train(backbone, labels, tmp_path / "whole", chosen, CONFIG)
 
-    original = TrainingStep.__call__
-
-    def killed(self, batches, where):
-        if where == "step 3":
-            raise Killed
-        return original(self, batches, where)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "__call__", killed)
-        with pytest.raises(Killed):
-            train(backbone, labels, tmp_path / "cut", chosen, CONFIG)
+    with killed_at(3):
+        train(backbone, labels, tmp_path / "cut", chosen, CONFIG)
     leftover = tmp_path / "cut" / "checkpoints" / ".unfinished-step-00000003"
     leftover.mkdir()
     with (tmp_path / "cut" / "train_log.jsonl").open("a") as file:
@@ -458,20 +444,9 @@ def test_a_run_that_did_nothing_does_not_occupy_its_folder(
     assert json.loads((tmp_path / "run.json").read_text())["settings"]["max_steps"] == 1
 
 
-def test_a_run_with_log_entries_and_no_checkpoint_keeps_its_folder(
-    backbone, labels, tmp_path, monkeypatch
-):
-    original = TrainingStep.__call__
-
-    def killed(self, batches, where):
-        if where == "step 2":
-            raise Killed
-        return original(self, batches, where)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "__call__", killed)
-        with pytest.raises(Killed):
-            train(backbone, labels, tmp_path, SETTINGS, CONFIG)
+def test_a_run_with_log_entries_and_no_checkpoint_keeps_its_folder(backbone, labels, tmp_path):
+    with killed_at(2):
+        train(backbone, labels, tmp_path, SETTINGS, CONFIG)
     assert len(log(tmp_path)) == 1
     with pytest.raises(CheckpointError, match=r"another training run: settings\.max_steps is null"):
         train(backbone, labels, tmp_path, replace(SETTINGS, max_steps=1), CONFIG)
@@ -480,17 +455,8 @@ def test_a_run_with_log_entries_and_no_checkpoint_keeps_its_folder(
 def test_long_work_survives_a_kill_by_default(backbone, labels, trained, tmp_path, monkeypatch):
     """Ten minutes have passed at each step."""
     monkeypatch.setattr(sdrpn_core.training.checkpoint_times, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    original = TrainingStep.__call__
-
-    def killed(self, batches, where):
-        if where == "step 3":
-            raise Killed
-        return original(self, batches, where)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "__call__", killed)
-        with pytest.raises(Killed):
-            train(backbone, labels, tmp_path, SETTINGS, CONFIG)
+    with killed_at(3):
+        train(backbone, labels, tmp_path, SETTINGS, CONFIG)
     assert train(backbone, labels, tmp_path, SETTINGS, CONFIG).resumed_from == 2
     assert all(torch.equal(weights(trained)[name], w) for name, w in weights(tmp_path).items())
 

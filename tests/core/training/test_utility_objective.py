@@ -23,10 +23,10 @@ from sdrpn_core.rpn.prediction import predict_prompt_roi
 from sdrpn_core.training.samples import SkippedSample
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
-from sdrpn_core.training.step import TrainingStep
 from sdrpn_core.training.utility_objective import UtilityObjective
 from sdrpn_core.utility.row import Candidate, UtilityRow
 from sdrpn_core.utility.run import UtilityManifest, open_run
+from tests.core.training.killed import killed_at
 from tests.judged_data import write_judged
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
 
@@ -203,27 +203,12 @@ def test_an_image_that_changed_since_is_an_error(backbone, start, tmp_path):
         samples[0]
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def test_a_killed_run_ends_at_the_weights_of_an_uninterrupted_one(
-    backbone, run, start, tmp_path, monkeypatch
-):
+def test_a_killed_run_ends_at_the_weights_of_an_uninterrupted_one(backbone, run, start, tmp_path):
     chosen = replace(SETTINGS, max_steps=4, checkpoint_every=1)
     objective = UtilityObjective(start, WeightedRegions())
     whole = train(backbone, run, tmp_path / "whole", chosen, objective=objective)
-    original = TrainingStep.__call__
-
-    def killed(self, batches, where):
-        if where == "step 3":
-            raise Killed
-        return original(self, batches, where)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "__call__", killed)
-        with pytest.raises(Killed):
-            train(backbone, run, tmp_path / "cut", chosen, objective=objective)
+    with killed_at(3):
+        train(backbone, run, tmp_path / "cut", chosen, objective=objective)
     cut = train(backbone, run, tmp_path / "cut", chosen, objective=objective, resume=True)
     assert cut.resumed_from == 2
     for name, tensor in whole.rpn.state_dict().items():
