@@ -47,11 +47,11 @@ __all__ = ["train"]
 
 def train(
     data: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            metavar="DATA",
+            metavar="DATA...",
             help="Output folder of `sdrpn label`, or of `sdrpn utility` for another objective; "
-            "with --lazy, records.",
+            "several are trained on together. With --lazy, records.",
         ),
     ],
     model: ModelPath,
@@ -220,7 +220,12 @@ def train(
     how = read_options(column, image_root, split, allow_urls)
     if how.given() and not lazy:
         raise ConfigError(f"a label run has no option {how.given()[0]!r}: it is for --lazy")
-    records = _records(data, n, seed, how) if lazy else data
+    if lazy and len(data) > 1:
+        raise ConfigError(
+            f"--lazy takes one data set, not {len(data)}: label each of them with `sdrpn label`, "
+            "and train on the folders"
+        )
+    records = _records(data[0], n, seed, how) if lazy else data
 
     from sdrpn_core.training.trackers import check_trackers
 

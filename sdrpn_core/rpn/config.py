@@ -36,7 +36,8 @@ class RPNConfig:
             tokens, otherwise logits.
         policy: crop policy that the RPN's thresholds were chosen for.
         policy_options: its options.
-        recipe: the label recipe that it was trained with, as a dict; ``None`` if unknown.
+        recipe: the label recipe that it was trained with, as a dict; ``None`` if unknown. After
+            training on several label runs, that of the first.
         gate: of the gate that says which questions need a region; ``None`` if there is none.
         backbone: facts about the backbone that must agree when attaching (see ``identity.py``).
         versions: package versions that wrote the checkpoint.

@@ -56,7 +56,7 @@ def judged_questions(
         labels={"kind": "utility", "margins": [margins.indifference, margins.margin]},
         n_layers=branch,
         facts={"kind": "utility", "digest": rows.manifest.digest, "rows": len(rows)},
-        dataset=rows.manifest.dataset,
+        datasets=(rows.manifest.dataset,),
     )
 
 
@@ -114,7 +114,7 @@ def answered_at_budgets(
         labels={"kind": "budget"},
         n_layers=branch,
         facts={"kind": "budget", "digest": rows.manifest.digest, "rows": len(rows)},
-        dataset=rows.manifest.dataset,
+        datasets=(rows.manifest.dataset,),
     )
 
 

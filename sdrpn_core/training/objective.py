@@ -60,7 +60,7 @@ class Objective(ABC):
 
         Args:
             backbone: the frozen model.
-            data: what :func:`~sdrpn_core.training.stage.train` was given.
+            data: what :func:`~sdrpn_core.training.stage.train` was given, or one run of several.
             settings: of the run.
 
         Raises:

@@ -29,10 +29,10 @@ class TrainingSource:
         samples: the data set.
         batcher: makes batches of its samples.
         labels: how the labels are made, as plain JSON values; a cache of the samples holds the
-            labels as well.
+            labels as well. Of several runs what the first says, and that of each under ``runs``.
         n_layers: decoder layers that the batcher runs.
         facts: what identifies the data, as plain JSON values.
-        dataset: what the data is called, for people.
+        datasets: what the data are called, for people; one name per data set.
     """
 
     samples: SizedSamples
@@ -40,7 +40,7 @@ class TrainingSource:
     labels: Mapping[str, Any]
     n_layers: int
     facts: Mapping[str, Any]
-    dataset: str
+    datasets: tuple[str, ...]
 
 
 def stored_labels(
@@ -87,7 +87,7 @@ def stored_labels(
         labels={"recipe": recipe.to_dict(), "labeler": settings.labeler},
         n_layers=branch,
         facts={"kind": "stored", "digest": rows.manifest.digest, "rows": len(rows)},
-        dataset=rows.manifest.dataset,
+        datasets=(rows.manifest.dataset,),
     )
 
 
@@ -119,7 +119,7 @@ def answered_records(
         labels={"recipe": recipe.to_dict(), "labeler": settings.labeler},
         n_layers=max(branch, max(recipe.layers) + 1),
         facts={"kind": "records", "digest": records.fingerprint, "rows": len(records)},
-        dataset=records.name,
+        datasets=(records.name,),
     )
 
 

@@ -38,6 +38,7 @@ from sdrpn_core.training.loop import TrainingLoop
 from sdrpn_core.training.optim import make_optimizer, make_schedule
 from sdrpn_core.training.run_folder import TRACKER_FOLDER, RunFolder
 from sdrpn_core.training.settings import TrainingSettings
+from sdrpn_core.training.several_runs import training_source
 from sdrpn_core.training.step import TrainingStep
 from sdrpn_core.training.trackers import check_trackers, start_trackers
 from sdrpn_core.util.folder_lock import hold_folder
@@ -86,7 +87,7 @@ class TrainingResult:
 
 def train(
     backbone: Backbone,
-    data: str | Path | LabelDataset | Sequence[Record],
+    data: str | Path | LabelDataset | Sequence[str | Path | LabelDataset] | Sequence[Record],
     out_dir: str | Path,
     settings: TrainingSettings | None = None,
     config: RPNConfig | None = None,
@@ -107,7 +108,8 @@ def train(
         backbone: the frozen model.
         data: what the objective takes. For labels, the folder of a label run (or its
             :class:`LabelDataset`), or records with responses, whose labels are made while training;
-            for the others, the folder of a utility run, or of a ladder run.
+            for the others, the folder of a utility run, or of a ladder run. A list of folders is
+            trained on as one data set: label runs with a recipe each, for example.
         out_dir: holds one run: ``rpn/`` (the result), ``checkpoints/``, ``train_log.jsonl``,
             ``run.json``, and ``trackers/`` with what trackers write to disk.
         settings: default: the backbone's preset, with the objective's defaults.
@@ -135,7 +137,8 @@ def train(
         The trained RPN, in every process.
 
     Raises:
-        ConfigError: settings that do not fit the backbone, the labels or the machine.
+        ConfigError: settings that do not fit the backbone, the labels or the machine; the same run
+            twice, or runs of different kinds.
         ShardError: labels of another backbone, an incomplete label run, a corrupt shard.
         CheckpointError: ``out_dir`` holds another run, or cannot be resumed; or ``feature_cache``
             holds the features of other data, another backbone or other settings.
@@ -153,7 +156,7 @@ def train(
     settings = settings or objective.settings(backbone)
     precision = _precision(settings, backbone.device)
     state = processes(backbone.device)
-    source = objective.source(backbone, data, settings)
+    source = training_source(objective, backbone, data, settings)
     rpn = _starting_rpn(objective, backbone, source, settings)
     cache = None
     if feature_cache is not None:
@@ -207,8 +210,12 @@ def train(
                 tracker.finish()
         rpn.eval()
         if accelerator.is_main_process:
-            rpn.save_pretrained(run.rpn, card=CardFacts(datasets=_public_names(source.dataset)))
-            facts = {"settings": settings.to_dict(), "data": source.facts}
+            rpn.save_pretrained(run.rpn, card=CardFacts(datasets=_public_names(source.datasets)))
+            facts = {
+                "settings": settings.to_dict(),
+                "data": source.facts,
+                "labels": source.labels,
+            }
             write_json(run.rpn / SETTINGS_NAME, facts, sort_keys=True)
         wait_for_everyone(state)
     return TrainingResult(
@@ -223,13 +230,17 @@ def train(
     )
 
 
-def _public_names(source: str) -> tuple[str, ...]:
-    """What a model card may call the data: a registered name or a Hub id, and no path."""
+def _public_names(sources: Sequence[str]) -> tuple[str, ...]:
+    """What a model card may call the data: registered names and Hub ids, and no path."""
+    names = dict.fromkeys(_public_name(source) for source in sources)
+    return tuple(name for name in names if name is not None)
+
+
+def _public_name(source: str) -> str | None:
     if source.startswith(HUB_PREFIX):
         repo = HubSplit.parse(source).repo
-        return (repo,) if is_hub_id(repo) and not Path(repo).exists() else ()
-    name = dataset_name(source)
-    return () if name is None else (name,)
+        return repo if is_hub_id(repo) and not Path(repo).exists() else None
+    return dataset_name(source)
 
 
 def _starting_rpn(

@@ -78,7 +78,7 @@ class UtilityObjective(MapObjective, ContinuedObjective):
             labels={"kind": "utility", "targets": self.targets.to_dict()},
             n_layers=branch,
             facts={"kind": "utility", "digest": data.manifest.digest, "rows": len(data)},
-            dataset=data.manifest.dataset,
+            datasets=(data.manifest.dataset,),
         )
 
     def start(self, backbone: Backbone, source: TrainingSource) -> RPN:

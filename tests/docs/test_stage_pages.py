@@ -49,9 +49,17 @@ def test_the_training_page_runs_on_the_command_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sdrpn(LABEL, capsys)
-    lines = [line for line in shell_lines(TRAINING) if line.startswith("sdrpn train ")]
-    assert len(lines) == 4
     data = folder / "DATA.jsonl"
+    for name in ("PHOTOS", "TEXTS"):
+        half = data.read_text().splitlines()[name == "TEXTS" :: 2]
+        data.with_name(f"{name}.jsonl").write_text("\n".join(half))
+    labels = [line for line in shell_lines(TRAINING) if line.startswith("sdrpn label ")]
+    assert len(labels) == 2
+    for line in labels:
+        # The small model has one recipe, of another name.
+        sdrpn(line.replace("natural --", "glyphs --").replace("text --", "glyphs --"), capsys)
+    lines = [line for line in shell_lines(TRAINING) if line.startswith("sdrpn train ")]
+    assert len(lines) == 5
     answered = data.read_text().replace('"answer"', '"response"')
     data.with_name("answered.jsonl").write_text(answered)
     for number, line in enumerate(lines):

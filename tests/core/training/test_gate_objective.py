@@ -77,7 +77,7 @@ class KnownLabels(GateObjective):
             labels={"kind": "known"},
             n_layers=self.config.branch,
             facts={"kind": "known", "labels": list(data)},
-            dataset="",
+            datasets=(),
         )
 
 

@@ -301,6 +301,14 @@ def test_a_gate_is_trained_on_a_ladder(qwen, ladder, qwen_start, tmp_path):
         torch.testing.assert_close(again.rpn.state_dict()[name], tensor, rtol=0, atol=1e-5)
 
 
+def test_a_gate_is_trained_on_several_ladders(qwen, ladder, qwen_start, tmp_path):
+    other = write_ladder(qwen, tmp_path / "other", ["hard", "easy"])
+    objective = GateObjective(qwen_start, GateConfig("linear"))
+    result = train(qwen, [ladder, other], tmp_path / "gate", SETTINGS, objective=objective)
+    assert (result.samples, result.skipped) == (8, 0)
+    assert result.rpn.config.gate.labels == "budget"
+
+
 @pytest.mark.parametrize(
     ("kinds", "budgets", "message"),
     [
