@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 
-from sdrpn_core import RPN, LabelDataset, load_backbone
+from sdrpn_core import RPN, LabelDataset, load_backbone, read_records
 from sdrpn_core.cli.main import main
 from sdrpn_glyphs import backbone_dir
 from sdrpn_glyphs.export_command import export
@@ -37,7 +38,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_training_page_runs_in_python(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sdrpn(LABEL, capsys)
+    talk = [{"from": "human", "value": "<image>\nIs it red?"}, {"from": "gpt", "value": "no"}]
+    mixture = [
+        {"id": "1", "image": "gqa/images/1.jpg", "conversations": talk * 2},
+        {"id": "2", "image": "ocr_vqa/images/2.jpg", "conversations": talk},
+        {"id": "3", "image": "coco/train2017/3.jpg", "conversations": talk},
+        {"id": "4", "conversations": talk},
+    ]
+    (folder / "llava_v1_5_mix665k.json").write_text(json.dumps(mixture))
     names = run_blocks(TRAINING, {})
+    parts = [read_records(f"{name}.jsonl") for name in ("PHOTOS", "TEXTS")]
+    assert [(len(part), Path(part[0].images[0]).name) for part in parts] == [
+        (2, "1.jpg"),
+        (1, "2.jpg"),
+    ]
     assert names["result"].steps == 2
     inputs = names["inputs"]
     whole = load_backbone("MODEL")
