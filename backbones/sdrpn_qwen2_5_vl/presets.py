@@ -46,6 +46,7 @@ _LABELS: dict[str, Any] = {
     "min_peak": 5e-3,
     "box_blur": True,
     "padding_is_sink": True,
+    "visual_tokens": 576,
 }
 
 #: With natural images, the prompt asks for the location, not for the answer: as published, but in

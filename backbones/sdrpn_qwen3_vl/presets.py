@@ -64,6 +64,7 @@ _LABELS: dict[str, Any] = {
     "min_peak": 5e-3,
     "box_blur": True,
     "padding_is_sink": True,
+    "visual_tokens": 576,
 }
 
 

@@ -100,6 +100,14 @@ class Backbone(ABC):
         """
         raise self._fixed_resolution(f"a budget of {limit}")
 
+    def looking_with(self, n_tokens: int | None) -> Self:
+        """:meth:`with_visual_tokens`, or this model where no number of visual tokens is set.
+
+        Raises:
+            ConfigError: one is set, and the family's resolution is fixed.
+        """
+        return self if n_tokens is None else self.with_visual_tokens(n_tokens)
+
     def preprocess_native_crop(self, image: Image.Image, limit: int) -> ImageInput:
         """The encoder's input for a crop at its own resolution: no larger than its pixels ask for.
 
@@ -458,8 +466,7 @@ class Backbone(ABC):
                 replace(item, tensors={k: self.to_model(part) for k, part in item.tensors.items()})
                 for item in question.inputs
             ]
-        n_tokens = question.first_look_tokens
-        looking = self if n_tokens is None else self.with_visual_tokens(n_tokens)
+        looking = self.looking_with(question.first_look_tokens)
         return [
             checked_input(looking.preprocess(image), "preprocess", self.name)
             for image in question.images

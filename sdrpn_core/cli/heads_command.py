@@ -27,6 +27,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.recipe_options import RecipeOptions
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import InputError
 from sdrpn_core.head_finding.defaults import (
@@ -70,10 +71,7 @@ def heads(
     max_heads: Annotated[int, typer.Option(min=1, help="Maximum number of grounding heads.")] = (
         DEFAULT_MAX_HEADS
     ),
-    recipe_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Set another field of the recipe; repeatable."),
-    ] = None,
+    recipe_option: RecipeOptions = None,
     map_path: Annotated[
         Path | None,
         typer.Option(

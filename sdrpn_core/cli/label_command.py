@@ -26,6 +26,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.recipe_options import RecipeOptions
 from sdrpn_core.cli.run_summary import plain_summary, print_counts, print_skipped
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.errors import InputError
@@ -49,6 +50,7 @@ def label(
         str | None,
         typer.Option(metavar="NAME|FILE.json", help="Label recipe; default: the preset's first."),
     ] = None,
+    recipe_option: RecipeOptions = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="Use at most this many records.")
     ] = None,
@@ -99,6 +101,7 @@ def label(
         model,
         out,
         recipe=recipe,
+        recipe_options=parse_options(recipe_option or [], "--recipe-option"),
         n=n,
         seed=seed,
         load_options=load_options(dtype, device, attn_implementation, revision),

@@ -26,6 +26,7 @@ from sdrpn_core.cli.model_options import (
     load_options,
 )
 from sdrpn_core.cli.option_values import parse_options
+from sdrpn_core.cli.recipe_options import RecipeOptions
 from sdrpn_core.cli.target_options import Form, Temperature, Tolerance
 from sdrpn_core.cli.train_objectives import (
     GATE,
@@ -105,6 +106,7 @@ def train(
             help="Label recipe; default: the labels'. A file of `sdrpn heads` sets B and R, too.",
         ),
     ] = None,
+    recipe_option: RecipeOptions = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps; overrides --epochs.")
     ] = None,
@@ -195,6 +197,7 @@ def train(
     }
     shape = {"branch": branch, "n_layers": layers, "head": head, "loss": loss}
     head_options = parse_options(head_option or [], "--head-option")
+    recipe_options = parse_options(recipe_option or [], "--recipe-option")
     gate_options = parse_options(gate_option or [], "--gate-option")
     check_objective(
         objective,
@@ -202,6 +205,7 @@ def train(
             "--lazy": lazy,
             "--n": n,
             "--recipe": recipe,
+            "--recipe-option": recipe_option,
             "--branch": branch,
             "--layers": layers,
             "--head": head,
@@ -244,12 +248,17 @@ def train(
         inputs = load_for_training(
             model,
             recipe=recipe,
+            recipe_options=recipe_options,
             lazy=lazy,
             config={**_given(shape), "head_options": head_options},
             **loading,
         )
         backbone, settings = inputs.backbone, inputs.settings
-        purpose = {"config": inputs.config, "recipe": inputs.recipe}
+        purpose = {
+            "config": inputs.config,
+            "recipe": inputs.recipe,
+            "recipe_options": inputs.recipe_options,
+        }
     else:
         if objective == GATE:
             goal = gate_objective(rpn, gate, gate_options, margin, indifference)

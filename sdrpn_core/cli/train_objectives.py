@@ -19,6 +19,7 @@ _OPTIONS = {
     "--lazy": (LABELS,),
     "--n": (LABELS,),
     "--recipe": (LABELS,),
+    "--recipe-option": (LABELS,),
     "--branch": (LABELS,),
     "--layers": (LABELS,),
     "--head": (LABELS,),

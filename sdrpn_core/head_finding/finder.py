@@ -94,7 +94,7 @@ def find_heads(
         max_heads: upper limit of the grounding heads.
         max_pixels: records whose image has more pixels are skipped.
         recipe_options: other fields of the :class:`~sdrpn_core.labels.recipe.LabelRecipe`, such as
-            ``question_template`` or thresholds.
+            ``question_template``, ``visual_tokens`` or thresholds.
         labeler: registered name of the pseudo-labeler that the recipe is tried with; default: that
             of the backbone's preset, else the published one.
         progress: show a bar.
@@ -127,6 +127,7 @@ def find_heads(
     labeler_class = get_plugins().pseudo_labelers.get(labeler)
     # A recipe needs heads; these are replaced.
     asking = LabelRecipe.from_dict({"grounding": {0: (0,)}, **options})
+    backbone.check_dynamic_resolution("visual_tokens", asking.visual_tokens)
     source = read_records(records, n=n, seed=seed)
     check_records(source)
 

@@ -116,7 +116,8 @@ class Calibration:
     Args:
         backbone: the model.
         records: with boxes; those without are skipped.
-        recipe: says how the backbone is asked for its generated responses.
+        recipe: says how the backbone is asked for its generated responses, and at which
+            resolution it looks.
         batch_size: records that go through the model together.
         max_new_tokens: max new tokens per generated response.
         max_pixels: records whose image has more pixels are skipped.
@@ -168,9 +169,8 @@ class Calibration:
             questions = []
             for sample in batch:
                 record = self.records[sample.index]
-                questions.append(
-                    Question(self._text(record), (self._image(record),), sample.response_ids)
-                )
+                image = self._image(record)
+                questions.append(self._question(record, image, sample.response_ids))
             yield batch, self.backbone.encode(questions)
 
     def exchange_questions(
@@ -210,7 +210,9 @@ class Calibration:
         """
         _check_record(record)
         image = self._image(record)
-        target = _target(record, self.backbone.preprocess(image).geometry)
+        n_tokens = self.recipe.visual_tokens
+        geometry = self.backbone.looking_with(n_tokens).preprocess(image).geometry
+        target = _target(record, geometry)
         ids = self.backbone.tokenize(self._text(record), 1)
         response: tuple[int, ...] = ()
         n_response = self.max_new_tokens
@@ -219,11 +221,17 @@ class Calibration:
             n_response = len(response)
         # One of the ids stands for the image.
         self.backbone.check_context(len(ids) - 1 + target.inside.size + n_response)
-        question = Question(self._text(record), (image,), response)
+        question = self._question(record, image, response)
         return _OpenRecord(index, record, question, ids, target)
 
     def _image(self, record: Record) -> Image.Image:
         return open_image(only_image(record, _STAGE), max_pixels=self.max_pixels)
+
+    def _question(
+        self, record: Record, image: Image.Image, response_ids: tuple[int, ...]
+    ) -> Question:
+        n_tokens = self.recipe.visual_tokens
+        return Question(self._text(record), (image,), response_ids, first_look_tokens=n_tokens)
 
     def _text(self, record: Record) -> str:
         return (

@@ -35,6 +35,7 @@ class LabelJob:
         model: local folder or hub id.
         folder: where the shards go.
         recipe: name in the backbone's preset, or a JSON file; ``None``: the preset's first.
+        recipe_options: fields of the recipe to replace, as plain JSON values.
         n: at most this many records.
         seed: selects or generates the records.
         load_options: arguments of ``load_backbone``.
@@ -58,6 +59,7 @@ class LabelJob:
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     max_pixels: int = MAX_PIXELS
     dataset: str | None = None
+    recipe_options: Mapping[str, Any] = field(default_factory=dict)
     read: ReadOptions = field(default_factory=ReadOptions)
 
     def with_absolute_paths(self) -> LabelJob:
@@ -93,7 +95,8 @@ class LabelJob:
         """
         source = self.records()  # first: it is quick to fail
         backbone = load_for_process(self.model, dict(self.load_options))
-        recipe = read_recipe(self.recipe, backbone).recipe or backbone.preset.recipe()
+        named = read_recipe(self.recipe, backbone).recipe or backbone.preset.recipe()
+        recipe = named.with_options(self.recipe_options)
         return ShardMaker(
             backbone, source, recipe, self.batch_size, self.max_new_tokens, self.max_pixels
         )

@@ -168,7 +168,8 @@ class ShardMaker:
 
     Raises:
         ConfigError: a size is not positive, the recipe names layers or heads which the backbone
-            lacks, or the backbone was loaded in part.
+            lacks or a number of visual tokens where that is fixed, or the backbone was loaded in
+            part.
     """
 
     backbone: Backbone
@@ -186,6 +187,7 @@ class ShardMaker:
         )
         self.backbone.check_whole("labeling")
         self.recipe.check_fits(self.backbone.n_layers, self.backbone.n_heads)
+        self.backbone.check_dynamic_resolution("visual_tokens", self.recipe.visual_tokens)
 
     def manifest(self, shard_size: int, *, dataset: str | None = None) -> LabelManifest:
         """What decides the content of the run.
@@ -324,7 +326,9 @@ def _open(
     else:
         response_ids = backbone.tokenize_response(record.response)
     image = open_image(source, max_pixels=max_pixels)
-    question = preprocessor.prepared(Question(text, (image,), response_ids))
+    question = preprocessor.prepared(
+        Question(text, (image,), response_ids, first_look_tokens=recipe.visual_tokens)
+    )
     if question.inputs:
         # The image itself is not looked at again, and may be large.
         question = replace(question, images=())

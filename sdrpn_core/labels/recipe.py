@@ -57,6 +57,11 @@ class LabelRecipe:
             response follows it as it is.
         drop_instruction: text cut out of the question first, such as the data set's instruction to
             be brief, which the template's would contradict.
+        visual_tokens: encode images with at most this many visual tokens, while labeling and while
+            training on the labels; ``None``: as many as the processor makes of them. For dynamic
+            resolution alone, in the place of the processor's own maximum. ``min_peak`` and
+            ``sink_threshold`` are shares of the attention that a single cell gets, so they belong
+            to a number of cells. Published for dynamic resolution: 576.
         smoothing: before the foreground threshold, drop isolated peaks: keep only cells where the
             map after a 5x5 blur exceeds the mean of the two thresholds. Published, off by default.
 
@@ -77,6 +82,7 @@ class LabelRecipe:
     response_rows: int | None = None
     question_template: str = _QUESTION
     drop_instruction: str = ""
+    visual_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grounding", _heads_by_layer(self.grounding, "grounding"))
@@ -96,10 +102,10 @@ class LabelRecipe:
             raise ConfigError(
                 f"label recipe: sink_threshold must be positive, not {self.sink_threshold}"
             )
-        if self.response_rows is not None and self.response_rows < 1:
-            raise ConfigError(
-                f"label recipe: response_rows must be 1 or more, or None, not {self.response_rows}"
-            )
+        for name in ("response_rows", "visual_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"label recipe: {name} must be 1 or more, or None, not {value}")
         if self.question_template.count(_QUESTION) != 1:
             raise ConfigError(
                 f"label recipe: question_template must hold {_QUESTION} once, not "
@@ -143,9 +149,22 @@ class LabelRecipe:
                         f"heads are 0 to {n_heads - 1}"
                     )
 
+    def with_options(self, options: Mapping[str, Any]) -> LabelRecipe:
+        """The recipe with some fields replaced.
+
+        Args:
+            options: plain JSON values, by field.
+
+        Raises:
+            ConfigError: unknown fields, values of the wrong type or out of range.
+        """
+        return self.from_dict({**self.to_dict(), **options}) if options else self
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values. Layers become strings, as JSON has it."""
         values = asdict(self)
+        if self.visual_tokens is None:
+            del values["visual_tokens"]  # as before there was one: older runs can be continued
         for name in ("grounding", "sink"):
             values[name] = {
                 str(layer): heads if heads == ALL_HEADS else list(heads)

@@ -71,7 +71,7 @@ def first_look(rows: UtilityDataset, backbone: Backbone) -> Preprocessor:
         ConfigError: the run had a budget, and the family's resolution is fixed.
     """
     n_tokens = rows.manifest.provenance.get("first_look_tokens")
-    return Preprocessor(backbone if n_tokens is None else backbone.with_visual_tokens(n_tokens))
+    return Preprocessor(backbone.looking_with(n_tokens))
 
 
 def answered_at_budgets(

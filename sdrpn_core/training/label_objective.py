@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ class LabelObjective(MapObjective):
         config: of the RPN.
         recipe: how attention becomes labels; default: that of the label run, or for records the
             first of the preset. For a label run only thresholds may differ.
+        recipe_options: fields that the recipe is to have, whichever it is.
 
     Raises:
         ConfigError: the configuration has a gate.
@@ -36,7 +38,12 @@ class LabelObjective(MapObjective):
     name = "labels"
     remedy = "the label recipe and the data"
 
-    def __init__(self, config: RPNConfig, recipe: LabelRecipe | None = None) -> None:
+    def __init__(
+        self,
+        config: RPNConfig,
+        recipe: LabelRecipe | None = None,
+        recipe_options: Mapping[str, Any] | None = None,
+    ) -> None:
         if config.gate is not None:
             raise ConfigError(
                 "training makes regions, not gates: take the gate out of the RPN's configuration; "
@@ -44,6 +51,7 @@ class LabelObjective(MapObjective):
             )
         self.config = config
         self.recipe = recipe
+        self.recipe_options = dict(recipe_options or {})
 
     def source(self, backbone: Backbone, data: Any, settings: TrainingSettings) -> TrainingSource:
         """Stored labels, or records whose labels are made while training.
@@ -56,9 +64,11 @@ class LabelObjective(MapObjective):
         if isinstance(data, (str, Path)):
             data = LabelDataset(data)
         if isinstance(data, LabelDataset):
-            return stored_labels(backbone, data, branch, settings, self.recipe)
+            return stored_labels(backbone, data, branch, settings, self.recipe, self.recipe_options)
         records = data if isinstance(data, RecordSource) else read_records(data)
-        return answered_records(backbone, records, branch, settings, self.recipe)
+        return answered_records(
+            backbone, records, branch, settings, self.recipe, self.recipe_options
+        )
 
     def start(self, backbone: Backbone, source: TrainingSource) -> RPN:
         """A new RPN: copies of the backbone's layers under a new head."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +29,21 @@ class TrainingInputs:
         settings: of the run.
         config: of the RPN.
         recipe: the label recipe that was asked for; ``None``: that of the data or the preset.
+        recipe_options: fields that it is to have, whichever it is.
     """
 
     backbone: Backbone
     settings: TrainingSettings
     config: RPNConfig
     recipe: LabelRecipe | None
+    recipe_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_for_training(
     model: str | Path,
     *,
     recipe: str | Path | None = None,
+    recipe_options: Mapping[str, Any] | None = None,
     lazy: bool = False,
     settings: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -56,6 +59,7 @@ def load_for_training(
         model: local folder or hub id.
         recipe: name of a label recipe in the backbone's preset, or a JSON file, such as
             ``sdrpn heads`` writes, which also says B and R.
+        recipe_options: fields that the recipe is to have, whichever it is, as plain JSON values.
         lazy: labels are made while training, from records with responses; needs the layers that
             the recipe reads.
         settings: fields of :class:`~sdrpn_core.training.settings.TrainingSettings`.
@@ -74,10 +78,12 @@ def load_for_training(
     chosen = TrainingSettings.for_backbone(outline, **(settings or {}))
     planned = read_recipe(recipe_name, outline)
     rpn = RPNConfig.for_backbone(outline, **{**planned.shape, **(config or {})})
-    read = (planned.recipe or outline.preset.recipe()) if lazy else None
+    options = dict(recipe_options or {})
+    read = (planned.recipe or outline.preset.recipe()).with_options(options) if lazy else None
     backbone = load_for_process(name, {**load_options, "n_layers": layers_to_load(rpn, read)})
     # The recipe is read again: now there are weights to check it against.
-    return TrainingInputs(backbone, chosen, rpn, read_recipe(recipe_name, backbone).recipe)
+    named = read_recipe(recipe_name, backbone).recipe
+    return TrainingInputs(backbone, chosen, rpn, named, options)
 
 
 def load_to_continue(

@@ -49,6 +49,7 @@ def stored_labels(
     branch: int,
     settings: TrainingSettings,
     recipe: LabelRecipe | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> TrainingSource:
     """Train on a label run.
 
@@ -58,10 +59,11 @@ def stored_labels(
         branch: B.
         settings: names the pseudo-labeler.
         recipe: other thresholds than the run's; its heads must be the same.
+        options: fields that the recipe is to have, whichever it is.
 
     Raises:
         ShardError: the labels are another backbone's, or the run has no usable row.
-        ConfigError: the recipe reads other heads than the run did.
+        ConfigError: the recipe reads other heads than the run did, or an option is none.
     """
     provenance = rows.manifest.provenance
     different = differences(provenance.get("backbone", {}), backbone_identity(backbone, branch=0))
@@ -73,7 +75,7 @@ def stored_labels(
     if not len(rows):
         raise ShardError(f"{rows.folder} holds no label: every record was skipped when labeling")
     stored = LabelRecipe.from_dict(provenance.get("recipe", {}))
-    recipe = recipe or stored
+    recipe = (recipe or stored).with_options(options or {})
     recipe.check_fits(backbone.n_layers, backbone.n_heads)
     if (recipe.grounding, recipe.sink) != (stored.grounding, stored.sink):
         raise ConfigError(
@@ -82,7 +84,7 @@ def stored_labels(
         )
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
-        samples=StoredLabels(rows, labeler, Preprocessor(backbone), settings.max_pixels),
+        samples=StoredLabels(rows, labeler, _preprocessor(backbone, recipe), settings.max_pixels),
         batcher=StoredLabelBatcher(backbone, branch),
         labels={"recipe": recipe.to_dict(), "labeler": settings.labeler},
         n_layers=branch,
@@ -97,6 +99,7 @@ def answered_records(
     branch: int,
     settings: TrainingSettings,
     recipe: LabelRecipe | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> TrainingSource:
     """Train on records that come with responses, without a label run.
 
@@ -106,21 +109,28 @@ def answered_records(
         branch: B.
         settings: names the pseudo-labeler.
         recipe: default: the first of the backbone's preset.
+        options: fields that the recipe is to have, whichever it is.
 
     Raises:
-        ConfigError: no recipe, or one that names layers or heads which the backbone lacks.
+        ConfigError: no recipe, one that names layers or heads which the backbone lacks, or a number
+            of visual tokens where that is fixed.
     """
-    recipe = recipe or backbone.preset.recipe()
+    recipe = (recipe or backbone.preset.recipe()).with_options(options or {})
     recipe.check_fits(backbone.n_layers, backbone.n_heads)
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
-        samples=AnsweredRecords(records, Preprocessor(backbone), settings.max_pixels),
+        samples=AnsweredRecords(records, _preprocessor(backbone, recipe), settings.max_pixels),
         batcher=AnsweredRecordBatcher(backbone, branch, labeler),
         labels={"recipe": recipe.to_dict(), "labeler": settings.labeler},
         n_layers=max(branch, max(recipe.layers) + 1),
         facts={"kind": "records", "digest": records.fingerprint, "rows": len(records)},
         datasets=(records.name,),
     )
+
+
+def _preprocessor(backbone: Backbone, recipe: LabelRecipe) -> Preprocessor:
+    """Prepares images as they are labeled, with as many visual tokens."""
+    return Preprocessor(backbone.looking_with(recipe.visual_tokens))
 
 
 def _heads(recipe: LabelRecipe) -> str:

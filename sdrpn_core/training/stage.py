@@ -11,7 +11,7 @@ feature cache the backbone runs once per sample, whatever the number of epochs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,7 @@ def train(
     config: RPNConfig | None = None,
     *,
     recipe: LabelRecipe | None = None,
+    recipe_options: Mapping[str, Any] | None = None,
     objective: Objective | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -116,8 +117,9 @@ def train(
         config: of a new RPN; default: the backbone's preset.
         recipe: how attention becomes labels; default: that of the label run, or for records the
             first of the preset. For a label run only thresholds may differ.
-        objective: what the RPN is trained for; default: the labels, by ``config`` and ``recipe``,
-            which no other objective takes.
+        recipe_options: fields that the recipe is to have, whichever it is, as plain JSON values.
+        objective: what the RPN is trained for; default: the labels, by ``config``, ``recipe`` and
+            ``recipe_options``, which no other objective takes.
         resume: require a run to resume in ``out_dir``. By default the run that is there is resumed,
             if there is one.
         overwrite: start over: remove the run that is in ``out_dir``.
@@ -150,8 +152,9 @@ def train(
     out_dir = Path(out_dir)
     trackers = check_trackers(trackers)
     if objective is None:
-        objective = LabelObjective(config or RPNConfig.for_backbone(backbone), recipe)
-    elif config is not None or recipe is not None:
+        config = config or RPNConfig.for_backbone(backbone)
+        objective = LabelObjective(config, recipe, recipe_options)
+    elif config is not None or recipe is not None or recipe_options:
         raise ConfigError("config and recipe are for training on labels: give them or an objective")
     settings = settings or objective.settings(backbone)
     precision = _precision(settings, backbone.device)

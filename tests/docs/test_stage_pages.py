@@ -68,20 +68,22 @@ def test_the_training_page_runs_on_the_command_line(
         half = data.read_text().splitlines()[name == "TEXTS" :: 2]
         data.with_name(f"{name}.jsonl").write_text("\n".join(half))
     labels = [line for line in shell_lines(TRAINING) if line.startswith("sdrpn label ")]
-    assert len(labels) == 2
+    assert len(labels) == 3
+    (folder / "DYNAMIC").symlink_to(backbone_dir("qwen2_5_vl"))
     for line in labels:
         # The small model has one recipe, of another name.
         sdrpn(line.replace("natural --", "glyphs --").replace("text --", "glyphs --"), capsys)
     lines = [line for line in shell_lines(TRAINING) if line.startswith("sdrpn train ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     answered = data.read_text().replace('"answer"', '"response"')
     data.with_name("answered.jsonl").write_text(answered)
     for number, line in enumerate(lines):
         line = line.replace("runs/rpn", f"runs/rpn{number}")
         line = line.replace("DATA.jsonl", "answered.jsonl")  # --lazy needs responses
         sdrpn(line.replace("/scratch/features", str(folder / "features")), capsys)
-        assert (folder / f"runs/rpn{number}/rpn/model.safetensors").is_file()
-        assert (folder / f"runs/rpn{number}/trackers").exists() == ("--tracker" in line)
+        out = folder / shlex.split(line)[shlex.split(line).index("--out") + 1]
+        assert (out / "rpn/model.safetensors").is_file()
+        assert (out / "trackers").exists() == ("--tracker" in line)
     assert (folder / "features" / "features.json").is_file()
 
 
