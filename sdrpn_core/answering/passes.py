@@ -18,7 +18,8 @@ from sdrpn_core.answering.proposals import proposals_of
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.buckets import buckets
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generation import STATIC, generate, prompt_block, reads_prompts
+from sdrpn_core.runtime.generate_options import STATIC, reads_prompts
+from sdrpn_core.runtime.generation import generate, prompt_block
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
