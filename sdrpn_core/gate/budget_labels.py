@@ -2,7 +2,7 @@
 
 A question is answered at several resolutions. Where the low ones fail and the high ones agree,
 more pixels would help: the label of a low resolution is 1. Where all agree it is 0. The rule does
-not ask whether *the crop* would help; :mod:`sdrpn_core.answering.utility` does.
+not ask whether *the crop* would help; :mod:`sdrpn_core.utility.likelihoods` does.
 """
 
 from __future__ import annotations

@@ -93,12 +93,11 @@ class RecordMaker(ABC, Generic[R]):
     def facts(self) -> dict[str, Any]:
         """What decides the rows beside backbone and records, as plain JSON values."""
 
-    def manifest_fields(self, shard_size: int, dataset: str | None = None) -> dict[str, Any]:
+    def manifest_fields(self, shard_size: int) -> dict[str, Any]:
         """Fields of the run's manifest.
 
         Args:
             shard_size: records per shard.
-            dataset: what the data is called; default: the source's name.
 
         Raises:
             ConfigError: the shard size is not positive.
@@ -119,7 +118,7 @@ class RecordMaker(ABC, Generic[R]):
             "records": len(self.source),
             "fingerprint": self.source.fingerprint,
             "shard_size": shard_size,
-            "dataset": self.source.name if dataset is None else dataset,
+            "dataset": self.source.name,
             "provenance": provenance,
         }
 
