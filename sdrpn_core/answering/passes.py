@@ -130,7 +130,7 @@ def first_pass(
     if proposer is None:
         seconds = clock.shares(len(questions))
         return [
-            PendingAnswer(prompt, prefix, len(prefix), (), "prefill", seconds)
+            PendingAnswer(prompt, prefix, n_reused(prompt, prefix, ()), (), "prefill", seconds)
             for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
         ]
     with clock.stage("proposal"):
