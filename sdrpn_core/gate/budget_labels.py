@@ -124,16 +124,6 @@ class AnswerLadder:
             return GateLabel(self.resolutions[rng.choice(wrong[-N_HARDEST:])], 1)
         return GateLabel(self.resolutions[rng.choice(right)], 0) if right else nothing
 
-    def draw_against_truth(self, rng: random.Random) -> GateLabel:
-        """The published ablation: one answer below the oracles, judged by the ground truth alone.
-
-        Args:
-            rng: chooses the resolution.
-        """
-        place = rng.choice(range(max(len(self.answers) - N_ORACLES, 1)))
-        answer = normalized_answer(self.answers[place])
-        return GateLabel(self.resolutions[place], int(not answer or not self._is_right(answer)))
-
     @property
     def _oracle(self) -> str:
         return normalized_answer(self.answers[-1])
