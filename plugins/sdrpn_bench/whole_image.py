@@ -15,6 +15,7 @@ from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
 from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.util.whole_numbers import check_count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,8 +79,7 @@ class MostTokens(Method):
     visual_tokens: int = MAX_TOKENS
 
     def __post_init__(self) -> None:
-        if self.visual_tokens < 1:
-            raise ConfigError(f"visual_tokens must be at least 1, not {self.visual_tokens}")
+        check_count(self.visual_tokens, "visual_tokens")
 
     def unserved(self, context: MethodContext) -> str | None:
         """Refuse families of fixed resolution."""

@@ -22,6 +22,7 @@ from sdrpn_core.distributed.processes import processes, usable_device
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.util.json_files import read_json_object
+from sdrpn_core.util.whole_numbers import check_count
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -77,8 +78,8 @@ def load_backbone(
         MissingExtraError: flash-attention is asked for and not installed.
     """
     _check_attention(attn_implementation)
-    if n_layers is not None and n_layers < 1:
-        raise ConfigError(f"n_layers must be 1 or more, not {n_layers}")
+    if n_layers is not None:
+        check_count(n_layers, "n_layers")
     if isinstance(source, PreTrainedModel):
         if n_layers is not None:
             raise ConfigError("n_layers chooses what is loaded, but the model is loaded already")

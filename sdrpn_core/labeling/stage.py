@@ -24,7 +24,7 @@ from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource, only_image, validate_record
-from sdrpn_core.errors import AttentionError, ConfigError, ImageError, InputError, SdrpnError
+from sdrpn_core.errors import AttentionError, ImageError, InputError, SdrpnError
 from sdrpn_core.labeling.defaults import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_MAX_NEW_TOKENS,
@@ -44,6 +44,7 @@ from sdrpn_core.taps.response_attention import (
 )
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 from sdrpn_core.util.package_versions import package_versions
+from sdrpn_core.util.whole_numbers import check_counts
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -179,7 +180,7 @@ class ShardMaker:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        _check_positive(
+        check_counts(
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
             max_pixels=self.max_pixels,
@@ -197,7 +198,7 @@ class ShardMaker:
         Raises:
             ConfigError: the shard size is not positive.
         """
-        _check_positive(shard_size=shard_size)
+        check_counts(shard_size=shard_size)
         provenance: dict[str, Any] = {
             "backbone": backbone_identity(self.backbone, branch=0),
             "recipe": self.recipe.to_dict(),
@@ -401,9 +402,3 @@ def _row(
         sink=sink if recipe.sink else None,
         geometry=prompt.images[0].geometry,
     )
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be 1 or more, not {value}")

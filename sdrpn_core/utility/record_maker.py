@@ -14,12 +14,13 @@ from sdrpn_core.backbone.question import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, RecordSource, only_image, validate_record
-from sdrpn_core.errors import ConfigError, InputError, SdrpnError
+from sdrpn_core.errors import InputError, SdrpnError
 from sdrpn_core.shards.format import R
 from sdrpn_core.shards.making import Advance, make_rows
 from sdrpn_core.taps.attention_tap import attention_implementation
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 from sdrpn_core.util.package_versions import package_versions
+from sdrpn_core.util.whole_numbers import check_counts
 from sdrpn_core.utility.defaults import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class RecordMaker(ABC, Generic[R]):
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        check_positive(batch_size=self.batch_size, max_pixels=self.max_pixels)
+        check_counts(batch_size=self.batch_size, max_pixels=self.max_pixels)
         self.backbone.check_whole(self.purpose)
 
     @property
@@ -102,7 +103,7 @@ class RecordMaker(ABC, Generic[R]):
         Raises:
             ConfigError: the shard size is not positive.
         """
-        check_positive(shard_size=shard_size)
+        check_counts(shard_size=shard_size)
         provenance = {
             "backbone": backbone_identity(self.backbone, branch=0),
             **self.facts(),
@@ -171,14 +172,3 @@ class RecordMaker(ABC, Generic[R]):
                 else:
                     rows += result
         return rows
-
-
-def check_positive(**values: int) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        ConfigError: names the first.
-    """
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be 1 or more, not {value}")

@@ -205,7 +205,9 @@ def test_from_the_last_layer_on_it_is_the_whole_model(folders, n_layers):
 
 @pytest.mark.parametrize("n_layers", [0, -1])
 def test_a_backbone_without_layers_is_refused(folders, n_layers):
-    with pytest.raises(ConfigError, match=f"n_layers must be 1 or more, not {n_layers}"):
+    with pytest.raises(
+        ConfigError, match=f"n_layers must be a whole number of at least 1, not {n_layers}"
+    ):
         load_backbone(folders("llava"), n_layers=n_layers)
 
 
