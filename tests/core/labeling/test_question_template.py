@@ -7,7 +7,7 @@ import pytest
 
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.labeling.stage import label_records
+from sdrpn_core.labeling.record_labeler import RecordLabeler
 from sdrpn_core.labels.recipe import LabelRecipe
 from tests.tiny import tiny_image, tiny_llava
 
@@ -27,7 +27,8 @@ def backbone():
 
 def labeled(backbone, recipe, question, response=None):
     record = Record(id="one", question=question, images=tiny_image(), response=response)
-    (row,) = label_records(backbone, [(0, record)], recipe, max_new_tokens=5)
+    labeler = RecordLabeler(backbone, recipe, max_new_tokens=5)
+    (row,) = labeler.rows([labeler.prepare(0, record)])
     return row
 
 
