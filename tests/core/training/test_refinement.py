@@ -202,7 +202,7 @@ def test_other_settings_start_over_if_that_is_said(backbone, start, whole, tmp_p
 
 
 def test_no_round_is_refused(backbone, start, tmp_path):
-    with pytest.raises(ConfigError, match="1 round or more, not 0"):
+    with pytest.raises(ConfigError, match="rounds must be a whole number of at least 1, not 0"):
         run(backbone, start, tmp_path, rounds=0)
     assert refinement.UTILITY_FOLDER not in [path.name for path in tmp_path.iterdir()]
 
