@@ -248,7 +248,10 @@ class Backbone(ABC):
         found = [p for p in map(presets.get, named) if p.matches(self.model.config)]
         if len(found) > 1:
             names = ", ".join(preset.name for preset in found)
-            raise ConfigError(f"{self.name}: several presets match its config: {names}")
+            raise ConfigError(
+                f"{self.name}: several presets match its config: {names}; disable the plugins of "
+                "all but one (SDRPN_PLUGINS), or have their `match` tell models apart"
+            )
         for preset in found:
             preset.check_fits(self.n_layers, self.n_heads)
         return found[0] if found else None

@@ -201,7 +201,9 @@ def _check_is_no_rpn(path: Path) -> None:
     if path.is_file():
         values = read_json_object(path, InputError)
         if "model_type" not in values and {"branch", "head", "backbone"} <= values.keys():
-            raise InputError("the folder holds an RPN; a model and its RPN are given apart")
+            raise InputError(
+                "the folder holds an RPN: give its model in this place, and the RPN apart (--rpn)"
+            )
 
 
 def _load_model(name: str, config: Any, **options: Any) -> PreTrainedModel:
@@ -211,7 +213,10 @@ def _load_model(name: str, config: Any, **options: Any) -> PreTrainedModel:
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         # They would be random numbers.
-        raise InputError(f"the checkpoint lacks {len(missing)} tensors, such as {missing[0]}")
+        raise InputError(
+            f"the checkpoint lacks {len(missing)} tensors, such as {missing[0]}: download it "
+            "again, or convert it to the stock class"
+        )
     return model
 
 

@@ -47,7 +47,10 @@ def judged_questions(
     """
     check_backbone(rows, backbone)
     if not len(rows):
-        raise ShardError(f"{rows.folder} holds no judged record: every record was skipped")
+        raise ShardError(
+            f"{rows.folder} holds no judged record: every record was skipped; run `sdrpn utility` "
+            "again to see why"
+        )
     if processes(backbone.device).is_main_process:
         _warn_of_one_answer(rows, margins)
     return TrainingSource(

@@ -71,7 +71,10 @@ def stored_labels(
             f"{'; '.join(different)}"
         )
     if not len(rows):
-        raise ShardError(f"{rows.folder} holds no label: every record was skipped when labeling")
+        raise ShardError(
+            f"{rows.folder} holds no label: every record was skipped; run `sdrpn label` again to "
+            "see why"
+        )
     stored = LabelRecipe.from_dict(provenance.get("recipe", {}))
     recipe = recipe or stored
     recipe.check_fits(backbone.n_layers, backbone.n_heads)

@@ -65,7 +65,9 @@ class UtilityObjective(MapObjective, ContinuedObjective):
         if isinstance(data, (str, Path)):
             data = UtilityDataset(data)
         if not isinstance(data, UtilityDataset):
-            raise ConfigError("a map is refined on the folder of a utility run")
+            raise ConfigError(
+                "a map is refined on the folder of a utility run: see `sdrpn utility`"
+            )
         check_backbone(data, backbone)
         if processes(backbone.device).is_main_process:
             self._warn_of_another_map(backbone, data)
