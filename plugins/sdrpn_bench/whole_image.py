@@ -117,7 +117,7 @@ class Tiles(Method):
         """Refuse families that were not trained on tiles."""
         if context.backbone.trained_on_tiles:
             return None
-        return "the family was not trained to read tiles of an image beside the whole of it"
+        return "the family was not trained to read tiles of an image in addition to the whole"
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
         """Propose all tiles of every image."""
@@ -205,7 +205,7 @@ def answers_within(
 
 
 def _room(context: MethodContext, n_text: int) -> int:
-    """Tokens of the model's context beside a prompt's text and the response."""
+    """Tokens of the model's context besides a prompt's text and the response."""
     config = context.backbone.text_config
     most = getattr(config, "max_position_embeddings", None)
     if most is None:

@@ -58,7 +58,7 @@ def answer(
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
     Raises:
-        ConfigError: what is no backbone, no RPN or no policy, a policy without an RPN, or see
+        ConfigError: not a backbone, an RPN or a policy, a policy without an RPN, or see
             :func:`answer_batch`.
         UnknownNameError: no policy of that name.
         ImageError: an image cannot be read.

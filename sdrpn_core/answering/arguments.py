@@ -1,4 +1,4 @@
-"""What a call may be given beside its questions, checked before anything runs."""
+"""What a call may be given besides its questions, checked before anything runs."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Backbone(ABC):
     #: Whether images take as many visual tokens as their size asks for, within a budget. If so,
     #: :meth:`with_visual_tokens` and :meth:`preprocess_native_crop` are written.
     dynamic_resolution: ClassVar[bool] = False
-    #: Whether the family was trained to read tiles of an image beside the whole of it.
+    #: Whether the family was trained to read tiles of an image in addition to the whole.
     trained_on_tiles: ClassVar[bool] = False
 
     def __init__(

@@ -105,7 +105,7 @@ def find_heads(
 
     Raises:
         InputError: too few records can be used; the others are skipped. No record has boxes.
-        ConfigError: what is no backbone, a number out of range, or a recipe field that is not the
+        ConfigError: not a backbone, a number out of range, or a recipe field that is not the
             caller's to give.
         UnknownNameError: no labeler of that name.
         AttentionError: a NaN or infinite attention; says in which layer.

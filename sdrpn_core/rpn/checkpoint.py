@@ -62,7 +62,7 @@ def save_rpn(
         config: the RPN's configuration.
         weights: its state dict.
         folder: made if missing.
-        card: what the model card says beside the configuration.
+        card: what the model card says besides the configuration.
         repo_id: what the card loads the RPN from.
 
     Returns:
@@ -127,7 +127,7 @@ def push_rpn(
         config: the RPN's configuration.
         weights: its state dict.
         repo_id: ``owner/name``; created if missing.
-        card: what the model card says beside the configuration.
+        card: what the model card says besides the configuration.
         private: visibility of a new repository.
         token: default: that of the environment or of ``hf auth login``.
         upload: further arguments of ``HfApi.upload_folder``.

@@ -68,7 +68,7 @@ def prompt_block(
 
     Raises:
         InputError: no list of prompts, or an entry that is no :class:`Prompt`.
-        ConfigError: what is no backbone, or an adapter's positions are not one per token.
+        ConfigError: not a backbone, or an adapter's positions are not one per token.
     """
     check_backbone(backbone)
     embeds, positions, ids = [], [], []
@@ -274,7 +274,7 @@ def _pad_token_id(backbone: Backbone, options: Mapping[str, Any]) -> int:
 
 
 def _stopping_criteria(backbone: Backbone, options: Mapping[str, Any]) -> list[StoppingCriteria]:
-    """What ends single rows, beside end tokens: the caller's criteria, and stop strings."""
+    """What ends single rows, besides end tokens: the caller's criteria, and stop strings."""
     config = backbone.model.generation_config
     strings = {"stop_strings": config.stop_strings, **options}["stop_strings"]
     criteria = list(options.get("stopping_criteria", ()))

@@ -267,7 +267,7 @@ def _n_tokens(backbone: Backbone, sample: TrainingSample) -> int:
 
 
 def _preprocessing(backbone: Backbone) -> dict[str, Any]:
-    """What turns a record into model inputs, beside the image and the question."""
+    """What turns a record into model inputs, besides the image and the question."""
     settings = backbone.processor.image_processor.to_dict()
     text = json.dumps(settings, sort_keys=True, default=str)
     return {

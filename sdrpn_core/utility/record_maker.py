@@ -92,7 +92,7 @@ class RecordMaker(ABC, Generic[R]):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What decides the rows beside backbone and records, as plain JSON values."""
+        """What decides the rows besides backbone and records, as plain JSON values."""
 
     def manifest_fields(self, shard_size: int) -> dict[str, Any]:
         """Fields of the run's manifest.

@@ -86,7 +86,7 @@ def judge_crops(
             suit the RPN's crop policy.
         n_candidates: how many the default sampler draws per record; 0: none.
         first_look_tokens: see :func:`~sdrpn_core.answering.answer.answer_batch`: what crops are
-            worth beside a look at the whole image with so many visual tokens.
+            worth in addition to a look at the whole image with so many visual tokens.
         batch_size: records that go through the model together, and sequences per pass. Moves the
             last bits of the likelihoods, by padding, so it is free to change when a run is
             continued.

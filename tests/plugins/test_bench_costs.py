@@ -147,7 +147,7 @@ def test_tiles_are_for_families_that_were_trained_on_them():
     assert 2 <= len(boxes) <= 4
     assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) == SIZE[0] * SIZE[1]
     reason = Tiles().unserved(MethodContext(tiny_llava()))
-    assert reason == "the family was not trained to read tiles of an image beside the whole of it"
+    assert reason == "the family was not trained to read tiles of an image in addition to the whole"
 
 
 VARIANTS = (0.3, 0.6, 0.9)

@@ -331,7 +331,7 @@ def test_a_policy_itself_is_as_good_as_its_name(original, model, questions):
     policy = BboxPolicy(**{**POLICY, "threshold": 0.9999})
     assert model.with_policy(policy).policy is policy
     assert RoIModel.from_pretrained(original / "rpn", policy=policy).policy is policy
-    with pytest.raises(ConfigError, match=r"\(margin\) beside a BboxPolicy") as error:
+    with pytest.raises(ConfigError, match=r"\(margin\) along with a BboxPolicy") as error:
         model.with_policy(policy, {"margin": 1.0})
     assert "give its name instead" in str(error.value)
 
