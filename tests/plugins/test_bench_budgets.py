@@ -146,7 +146,7 @@ def test_runs_with_budgets(context, tmp_path):
     )
 
 
-def test_budgets_out_of_range():
+def test_budgets_out_of_range_are_refused():
     for option in ("first_look_tokens", "max_crop_tokens"):
         for method in (TrainedRPN, RawAttention, Oracle, RandomBox):
             with pytest.raises(

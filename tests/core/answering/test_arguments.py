@@ -90,7 +90,7 @@ def refused(model, kind, message, questions, proposer=None, **options):
     ids=str,
 )
 @pytest.mark.usefixtures("untouched")
-def test_an_argument_that_cannot_be_used(model, options, message):
+def test_an_argument_that_cannot_be_used_is_refused(model, options, message):
     refused(model, ConfigError, message, [Question(TEXT, (tiny_image(),))], **options)
 
 

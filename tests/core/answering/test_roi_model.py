@@ -311,7 +311,7 @@ def test_what_is_shown_is_one_short_line(gated, questions):
     assert repr(plain) == f"Answer({plain.text!r}, plain)"
 
 
-def test_a_threshold_without_a_gate(original, model, monkeypatch):
+def test_a_threshold_without_a_gate_is_refused(original, model, monkeypatch):
     def loads(*args, **options):
         raise AssertionError("the backbone was loaded")
 

@@ -236,7 +236,7 @@ def test_an_outline_knows_what_the_config_says_and_holds_no_weights(folders, fam
     assert type(outline) is type(whole)
 
 
-def test_an_outline_of_nothing(tmp_path):
+def test_an_outline_of_nothing_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         load_outline(tmp_path / "nowhere")
 

@@ -64,6 +64,6 @@ def test_the_template_survives_json():
 
 
 @pytest.mark.parametrize("template", ["where ?", "{question} {question}", ""])
-def test_a_template_without_the_question(template):
+def test_a_template_without_the_question_is_refused(template):
     with pytest.raises(ConfigError, match=r"question_template must hold .question. once"):
         LabelRecipe(grounding={0: (0,)}, question_template=template)

@@ -296,7 +296,7 @@ def test_gradient_checkpointing_refuses_features_in_several_pieces(backbone):
         ({"depth": 3}, ConfigError, "RPN settings: unknown field 'depth'"),
     ],
 )
-def test_settings_that_cannot_work(backbone, settings, error, message):
+def test_settings_that_cannot_work_are_refused(backbone, settings, error, message):
     with pytest.raises(error, match=message):
         RPN.from_backbone(backbone, **{"branch": BRANCH, "n_layers": N_LAYERS, **settings})
 

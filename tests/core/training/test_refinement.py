@@ -207,7 +207,7 @@ def test_no_round_is_refused(backbone, start, tmp_path):
     assert refinement.UTILITY_FOLDER not in [path.name for path in tmp_path.iterdir()]
 
 
-def test_the_command(start, tmp_path):
+def test_the_command_refines_round_by_round(start, tmp_path):
     model = write_tiny_llava(tmp_path / "model", chat_template=CHAT_TEMPLATE)
     lines = []
     for record in records():
