@@ -299,7 +299,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         (["tiles"], {}, "no method can be offered for model 'llava': tiles: the family was not"),
         (["full"], {}, "method 'full' depends on the answers of 'sdrpn': name both"),
         (["baseline"], {"visual_tokens": [20]}, "resolution is fixed.*budget of 20 cannot be set"),
-        (["baseline"], {"visual_tokens": [0]}, "must be at least 1"),
+        (["baseline"], {"visual_tokens": [0]}, "must be a whole number of at least 1"),
         (["baseline"], {"sweeps": [Sweep("sdrpn", "t", (1,))]}, "sweep of method 'sdrpn', which"),
     ]
     for methods, options, message in cases:
