@@ -35,18 +35,6 @@ _TRAINING = {
     "epochs": 1,
 }
 
-#: The published RoI threshold per benchmark; the presets set that of most.
-THRESHOLDS = {
-    "TextVQA": 0.15,
-    "InfoVQA": 0.15,
-    "ChartQA": 0.15,
-    "DocVQA": 0.15,
-    "OCRBench": 0.125,
-    "V*": 0.1,
-    "MME-RealWorld": 0.1,
-    "HR-Bench": 0.1,
-}
-
 #: One crop around everything above the threshold, of which no token is dropped; narrower ones are
 #: widened.
 POLICY_OPTIONS: dict[str, Any] = {

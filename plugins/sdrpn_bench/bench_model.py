@@ -15,6 +15,7 @@ from sdrpn_core.backbone.loading import HUB_OPTIONS, find_backbone, load_backbon
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.checkpoint import read_rpn_config
 from sdrpn_core.rpn.model import RPN
+from sdrpn_core.util.whole_numbers import check_count
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +125,7 @@ def with_budgets(models: Sequence[BenchModel], budgets: Sequence[int]) -> list[B
         ConfigError: a budget is not positive.
     """
     for budget in budgets:
-        if budget < 1:
-            raise ConfigError(f"a budget of visual tokens must be at least 1, not {budget}")
+        check_count(budget, "a budget of visual tokens")
     if not budgets:
         return list(models)
     return [replace(model, visual_tokens=budget) for model in models for budget in budgets]

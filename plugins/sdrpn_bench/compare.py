@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 #: What makes two records the same one. (Older runs do not say which images they showed.)
 _SAME = ("question", "answers", "images")
 
-#: Settings that may explain a difference, beside the options of methods and what models are.
+#: Settings that may explain a difference, besides the options of methods and what models are.
 _SHARED = ("seed", "batch_size", "max_new_tokens", "max_pixels", "load_options")
 
 

@@ -116,7 +116,7 @@ class HeldOut:
         Args:
             rpn: folder or Hub id.
             config: what the RPN is configured as meanwhile.
-            methods: their options, beside the first look.
+            methods: their options, besides the first look.
             sweeps: of these methods.
 
         Raises:

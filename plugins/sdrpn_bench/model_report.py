@@ -72,7 +72,7 @@ def model_lines(model: Mapping[str, Any]) -> list[str]:
 
 
 def _totals_lines(methods: Mapping[str, Any]) -> list[str]:
-    """Tabulate what the metric computes beside the mean score, such as F1."""
+    """Tabulate what the metric computes besides the mean score, such as F1."""
     names = list(dict.fromkeys(name for values in methods.values() for name in values["totals"]))
     if not names:
         return []

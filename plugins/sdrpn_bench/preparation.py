@@ -15,8 +15,8 @@ from sdrpn_bench.method_choice import choose_methods
 from sdrpn_bench.model_names import with_names
 from sdrpn_bench.published import TOKENS_KEY, TOTAL_KEY, Published, read_published
 from sdrpn_bench.scoring import MetricChoice, find_metric
-from sdrpn_core.errors import ConfigError
 from sdrpn_core.plugins.manager import get_plugins
+from sdrpn_core.util.whole_numbers import check_count, check_counts
 
 if TYPE_CHECKING:
     from sdrpn_bench.method import Method
@@ -82,10 +82,9 @@ def prepare_run(
         InputError: no record can be scored.
         UnknownNameError: unknown method or metric.
     """
-    sizes = {"batch_size": batch_size, "max_pixels": max_pixels, "max_new_tokens": max_new_tokens}
-    for name, value in sizes.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
+    check_counts(batch_size=batch_size, max_pixels=max_pixels)
+    if max_new_tokens is not None:
+        check_count(max_new_tokens, "max_new_tokens")
     metadata = {} if records.dataset is None else _metadata(records.dataset)
     found_metric = find_metric(metric, records.dataset, metric_options)
     facts = check_data(records, found_metric)

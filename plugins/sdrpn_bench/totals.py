@@ -1,4 +1,4 @@
-"""A metric's totals beside the mean score, such as F1, with bootstrap intervals."""
+"""A metric's totals besides the mean score, such as F1, with bootstrap intervals."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from sdrpn_core.answering.proposer import Proposal, Proposer
 from sdrpn_core.answering.results import Answer
 from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
 from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.util.whole_numbers import check_count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,8 +79,7 @@ class MostTokens(Method):
     visual_tokens: int = MAX_TOKENS
 
     def __post_init__(self) -> None:
-        if self.visual_tokens < 1:
-            raise ConfigError(f"visual_tokens must be at least 1, not {self.visual_tokens}")
+        check_count(self.visual_tokens, "visual_tokens")
 
     def unserved(self, context: MethodContext) -> str | None:
         """Refuse families of fixed resolution."""
@@ -117,7 +117,7 @@ class Tiles(Method):
         """Refuse families that were not trained on tiles."""
         if context.backbone.trained_on_tiles:
             return None
-        return "the family was not trained to read tiles of an image beside the whole of it"
+        return "the family was not trained to read tiles of an image in addition to the whole"
 
     def proposer(self, context: MethodContext, records: Sequence[Record]) -> Proposer:
         """Propose all tiles of every image."""
@@ -205,7 +205,7 @@ def answers_within(
 
 
 def _room(context: MethodContext, n_text: int) -> int:
-    """Tokens of the model's context beside a prompt's text and the response."""
+    """Tokens of the model's context besides a prompt's text and the response."""
     config = context.backbone.text_config
     most = getattr(config, "max_position_embeddings", None)
     if most is None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdrpn_core import hookimpl
-
-from .families import check_name
+from sdrpn_glyphs.families import check_name
 
 SDRPN_API = 1
 

@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.question import ImageInput
-
-from .shapes import Box
+from sdrpn_glyphs.shapes import Box
 
 PREFETCH = 4
 

@@ -10,15 +10,14 @@ import torch
 
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.question import ImageInput
-
-from .batches import Batches, JoinedImages, view
-from .dataset import ANY, HIDDEN, SHOWN
-from .packed import packed_scene
-from .patch_labels import patch_labels
-from .questions import ASKERS, DETAIL_FORMS
-from .scenes import Scene, SceneSpec, render, render_index
-from .shapes import Box
-from .training_crops import object_crop
+from sdrpn_glyphs.batches import Batches, JoinedImages, view
+from sdrpn_glyphs.dataset import ANY, HIDDEN, SHOWN
+from sdrpn_glyphs.packed import packed_scene
+from sdrpn_glyphs.patch_labels import patch_labels
+from sdrpn_glyphs.questions import ASKERS, DETAIL_FORMS
+from sdrpn_glyphs.scenes import Scene, SceneSpec, render, render_index
+from sdrpn_glyphs.shapes import Box
+from sdrpn_glyphs.training_crops import object_crop
 
 ALIGNMENT_TOLERANCE = 0.1
 """Cells by which two grids over the same image may differ and still count as aligned."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .families.base import CELL_PIXELS
-from .shapes import Box
+from sdrpn_glyphs.families.base import CELL_PIXELS
+from sdrpn_glyphs.shapes import Box
 
 if TYPE_CHECKING:
     from sdrpn_core.grid.geometry import Geometry

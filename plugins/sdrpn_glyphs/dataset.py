@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .questions import ASKERS, Question
-from .scenes import SceneSpec
+from sdrpn_glyphs.questions import ASKERS, Question
+from sdrpn_glyphs.scenes import SceneSpec
 
 HIDDEN = (0.05, 0.09)
 """Widths at which the model input does not show the mark: 4 to 7 of 80 pixels."""

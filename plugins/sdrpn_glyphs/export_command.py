@@ -11,10 +11,9 @@ import typer
 from sdrpn_core import open_image, read_records
 from sdrpn_core.errors import InputError, SdrpnError, UnknownNameError
 from sdrpn_core.util.atomic_files import atomic_write
-
-from . import backbone_dir, rpn_dir
-from .dataset import SPLITS
-from .families import NAMES
+from sdrpn_glyphs import backbone_dir, rpn_dir
+from sdrpn_glyphs.dataset import SPLITS
+from sdrpn_glyphs.families import NAMES
 
 JSONL_NAME = "data.jsonl"
 IMAGES_NAME = "images"

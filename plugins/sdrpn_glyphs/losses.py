@@ -12,14 +12,12 @@ from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegmen
 from sdrpn_core.backbone.question import ImageInput
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_core.runtime.generation import prompt_block
-
-from .patch_labels import LABELS
+from sdrpn_glyphs.patch_labels import LABELS
 
 if TYPE_CHECKING:
     from sdrpn_core import Backbone
-
-    from .batches import JoinedImages
-    from .question_batches import QuestionBatch, Sample
+    from sdrpn_glyphs.batches import JoinedImages
+    from sdrpn_glyphs.question_batches import QuestionBatch, Sample
 
 Measures = dict[str, list[float]]
 """What a step is measured by: one value, or one per question."""

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from PIL import ImageDraw, ImageFont
 
-from .shapes import COLORS, Box, Rgb
+from sdrpn_glyphs.shapes import COLORS, Box, Rgb
 
 CHARACTERS = ("2", "3", "4", "5", "6", "7", "8", "9", "c", "e", "h", "k", "r", "t", "x", "z")
 """Digits and letters that differ from each other, drawn as capitals."""

@@ -8,9 +8,8 @@ from typing import ClassVar
 from sdrpn_bench.metrics.metric import Metric
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import InputError
-
-from .questions import ANSWERS
-from .records import is_correct, right_answer
+from sdrpn_glyphs.questions import ANSWERS
+from sdrpn_glyphs.records import is_correct, right_answer
 
 
 @dataclass(frozen=True)

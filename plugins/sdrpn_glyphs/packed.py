@@ -10,8 +10,8 @@ import math
 import random
 from types import MappingProxyType
 
-from .scenes import Object, Scene, Square, marked_object
-from .shapes import COLORS
+from sdrpn_glyphs.scenes import Object, Scene, Square, marked_object
+from sdrpn_glyphs.shapes import COLORS
 
 LONG_SIDE = 240
 """Longer side, in pixels."""

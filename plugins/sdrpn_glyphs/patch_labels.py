@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .cell_geometry import POSITION_BINS, SAMPLES, bin_of, in_cells, sampled
-from .marks import CHARACTERS, DIRECTIONS, ROOM, VALUES
-from .scenes import Object, Scene
-from .shapes import COLORS, KINDS, Box
+from sdrpn_glyphs.cell_geometry import POSITION_BINS, SAMPLES, bin_of, in_cells, sampled
+from sdrpn_glyphs.marks import CHARACTERS, DIRECTIONS, ROOM, VALUES
+from sdrpn_glyphs.scenes import Object, Scene
+from sdrpn_glyphs.shapes import COLORS, KINDS, Box
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,9 +14,8 @@ from sdrpn_core.crops.policy import Outcome
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.grid.overlay import Caption, draw_before_after
 from sdrpn_core.util.atomic_files import atomic_write
-
-from .families.base import MAX_NEW_TOKENS
-from .records import is_correct
+from sdrpn_glyphs.families.base import MAX_NEW_TOKENS
+from sdrpn_glyphs.records import is_correct
 
 #: Of each kind, so many pictures are drawn.
 N_PER_KIND = 2

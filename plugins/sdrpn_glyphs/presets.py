@@ -7,8 +7,7 @@ from typing import Any
 
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.labels.recipe import LabelRecipe
-
-from .families.base import LAYERS, WIDTH
+from sdrpn_glyphs.families.base import LAYERS, WIDTH
 
 #: Two layers below the branch, and three to find the objects in question: with two, the RPN found
 #: both objects of a pair in half of the questions (LLaVA, n = 45: 53% answered right, then 78%).

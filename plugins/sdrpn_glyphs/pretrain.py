@@ -30,17 +30,16 @@ from sdrpn_core import load_backbone
 from sdrpn_core.errors import CheckpointError
 from sdrpn_core.training.optimizer_state import restore_state, split_state
 from sdrpn_core.util.atomic_files import atomic_write
-
-from . import backbone_dir
-from .batches import Batches, loader
-from .cell_batches import CellBatch, CellBatches
-from .families import family as family_named
-from .families.base import WIDTH, Budget, Family
-from .losses import Measures, answer_logits, cell_loss, visual_tokens
-from .mixed_precision import MixedPrecision
-from .optimizer import learning_rate, make_optimizer
-from .patch_labels import LABEL_COUNT
-from .question_batches import QuestionBatch, QuestionBatches
+from sdrpn_glyphs import backbone_dir
+from sdrpn_glyphs.batches import Batches, loader
+from sdrpn_glyphs.cell_batches import CellBatch, CellBatches
+from sdrpn_glyphs.families import family as family_named
+from sdrpn_glyphs.families.base import WIDTH, Budget, Family
+from sdrpn_glyphs.losses import Measures, answer_logits, cell_loss, visual_tokens
+from sdrpn_glyphs.mixed_precision import MixedPrecision
+from sdrpn_glyphs.optimizer import learning_rate, make_optimizer
+from sdrpn_glyphs.patch_labels import LABEL_COUNT
+from sdrpn_glyphs.question_batches import QuestionBatch, QuestionBatches
 
 CLIP_NORM = 1.0
 LOG_EVERY = 25

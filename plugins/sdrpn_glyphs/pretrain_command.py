@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .families import NAMES
+from sdrpn_glyphs.families import NAMES
 
 
 def train_glyphs(
@@ -30,7 +30,7 @@ def train_glyphs(
     """
     import torch
 
-    from .pretrain import train_backbone
+    from sdrpn_glyphs.pretrain import train_backbone
 
     if threads is not None:
         torch.set_num_threads(threads)

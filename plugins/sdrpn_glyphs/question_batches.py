@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from sdrpn_core.backbone.question import ImageInput
-
-from .batches import Batches, JoinedImages, view
-from .dataset import ANY, HIDDEN, SHOWN
-from .patch_labels import patch_labels
-from .questions import ASKERS, Question
-from .scenes import SceneSpec, render, render_index
-from .shapes import Box
-from .training_crops import kept_tokens, object_crop, wrong_crop
+from sdrpn_glyphs.batches import Batches, JoinedImages, view
+from sdrpn_glyphs.dataset import ANY, HIDDEN, SHOWN
+from sdrpn_glyphs.patch_labels import patch_labels
+from sdrpn_glyphs.questions import ASKERS, Question
+from sdrpn_glyphs.scenes import SceneSpec, render, render_index
+from sdrpn_glyphs.shapes import Box
+from sdrpn_glyphs.training_crops import kept_tokens, object_crop, wrong_crop
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .marks import VALUES
-from .scenes import Object, Scene, SceneSpec, make_scene
-from .shapes import COLORS, KINDS
+from sdrpn_glyphs.marks import VALUES
+from sdrpn_glyphs.scenes import Object, Scene, SceneSpec, make_scene
+from sdrpn_glyphs.shapes import COLORS, KINDS
 
 NOUNS = ("shape", "object")
 NONE = "none"

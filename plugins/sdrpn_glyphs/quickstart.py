@@ -22,11 +22,10 @@ from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.stage import train
 from sdrpn_core.utility.reference import Reference
 from sdrpn_core.utility.stage import judge_crops
-
-from . import backbone_dir
-from .families import NAMES
-from .families.base import MAX_NEW_TOKENS
-from .pictures import draw_pictures
+from sdrpn_glyphs import backbone_dir
+from sdrpn_glyphs.families import NAMES
+from sdrpn_glyphs.families.base import MAX_NEW_TOKENS
+from sdrpn_glyphs.pictures import draw_pictures
 
 #: The methods that are compared, including the controls.
 METHODS = ("baseline", "sdrpn", "attention", "random", "oracle")

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sdrpn_bench.percent import percent
-
-from .families import NAMES
+from sdrpn_glyphs.families import NAMES
 
 DEFAULT_OUT = Path("runs/quickstart")
 DEFAULT_N = 300
@@ -33,8 +32,7 @@ def quickstart(
     work over processes.
     """
     from sdrpn_core.distributed.processes import is_main_process
-
-    from .quickstart import run_quickstart
+    from sdrpn_glyphs.quickstart import run_quickstart
 
     def log(line: str) -> None:
         typer.echo(line, err=True)

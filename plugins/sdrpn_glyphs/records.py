@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import overload
 
 from sdrpn_core.data.record import Record
-
-from .dataset import make_question
-from .questions import ANSWERS, answered
-from .scenes import render
+from sdrpn_glyphs.dataset import make_question
+from sdrpn_glyphs.questions import ANSWERS, answered
+from sdrpn_glyphs.scenes import render
 
 #: Number of records of a split if none is given; the stream itself is endless.
 DEFAULT_COUNT = 1000

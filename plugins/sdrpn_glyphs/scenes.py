@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .backgrounds import background, camera
-from .marks import VALUES, Mark, draw_mark, ink, mark_box
-from .shapes import COLORS, KINDS, Box, Rgb
+from sdrpn_glyphs.backgrounds import background, camera
+from sdrpn_glyphs.marks import VALUES, Mark, draw_mark, ink, mark_box
+from sdrpn_glyphs.shapes import COLORS, KINDS, Box, Rgb
 
 LONG_SIDE = 480
 """Longer side of every image, in pixels."""

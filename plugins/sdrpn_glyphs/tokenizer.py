@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from .questions import vocabulary
+from sdrpn_glyphs.questions import vocabulary
 
 MAX_POSITIONS = 1024
 UNK = "<unk>"

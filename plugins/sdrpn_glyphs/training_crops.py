@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .cell_geometry import in_cells
-from .scenes import LONG_SIDE, Object, Scene
-from .shapes import Box
+from sdrpn_glyphs.cell_geometry import in_cells
+from sdrpn_glyphs.scenes import LONG_SIDE, Object, Scene
+from sdrpn_glyphs.shapes import Box
 
 if TYPE_CHECKING:
     from sdrpn_core.grid.geometry import Geometry

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.runtime.generation import check_generate_options
+from sdrpn_core.runtime.generate_options import check_generate_options
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 """As of lmms-eval's own LLaVA, for tasks that set no limit; short answers end long before."""

@@ -14,7 +14,8 @@ from sdrpn_core.errors import ConfigError, MissingExtraError, SdrpnError, ShardE
 from sdrpn_core.labeling.engine import LabelEngine
 from sdrpn_core.labeling.job import LabelJob
 from sdrpn_core.labeling.manifest import LabelManifest
-from sdrpn_core.labeling.run import LabelRun, LabelSummary
+from sdrpn_core.labeling.run import LabelRun
+from sdrpn_core.shards.run import RunSummary
 
 try:
     import ray
@@ -58,7 +59,7 @@ class RayEngine(LabelEngine):
             if value is not None and (not isinstance(value, (int, float)) or value < least):
                 raise ConfigError(f"ray engine: {name} must be {least} or more, not {value!r}")
 
-    def run(self, job: LabelJob, *, overwrite: bool, progress: bool) -> LabelSummary:
+    def run(self, job: LabelJob, *, overwrite: bool, progress: bool) -> RunSummary:
         """See :class:`~sdrpn_core.labeling.engine.LabelEngine`.
 
         Raises:
@@ -80,7 +81,7 @@ class RayEngine(LabelEngine):
                     f"the Ray job failed ({type(error).__name__}: {reason}): run it again to finish"
                 ) from error
 
-    def _label(self, job: LabelJob, overwrite: bool, progress: bool) -> LabelSummary:
+    def _label(self, job: LabelJob, overwrite: bool, progress: bool) -> RunSummary:
         needs = self._resources(job)
         # Only a worker can say what the run's manifest is: the backbone may not fit this machine.
         _raise_problem(ray.get(prepare.options(**needs).remote(job, overwrite)))

@@ -49,19 +49,13 @@ class WindowPolicy(BudgetRule, CropPolicy):
         return CropPlan(Outcome.OK, (Crop(box, geometry.covering_cells(box)),))
 
 
-def find_window(
-    scores: npt.NDArray[np.floating],
-    geometry: Geometry,
-    side: int,
-    ratios: tuple[float, ...] = RATIOS,
-) -> Box:
+def find_window(scores: npt.NDArray[np.floating], geometry: Geometry, side: int) -> Box:
     """The window in source pixels; the whole image where the smallest window covers it.
 
     Args:
         scores: ``(h, w)`` map.
         geometry: of the image, on the same grid.
         side: of the smallest window, in source pixels.
-        ratios: sides to try, relative to it.
     """
     width, height = geometry.source_size
     left, top, right, bottom = enclosing_box(geometry.content())
@@ -71,7 +65,7 @@ def find_window(
     origin = np.array([left - x0, top - y0]) * cell
     best = -np.inf
     window: Box | None = None
-    for ratio in ratios:
+    for ratio in RATIOS:
         columns, rows = (
             int(np.clip(int(side * ratio / pixels), 1, n))
             for pixels, n in zip(cell, shown.shape[::-1], strict=True)

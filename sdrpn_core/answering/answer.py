@@ -17,7 +17,7 @@ from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.backbone.question import Question, checked_questions
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
-from sdrpn_core.runtime.generation import given_options
+from sdrpn_core.runtime.generate_options import given_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ def answer(
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
     Raises:
-        ConfigError: what is no backbone, no RPN or no policy, a policy without an RPN, or see
+        ConfigError: not a backbone, an RPN or a policy, a policy without an RPN, or see
             :func:`answer_batch`.
         UnknownNameError: no policy of that name.
         ImageError: an image cannot be read.

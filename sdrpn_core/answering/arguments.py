@@ -1,4 +1,4 @@
-"""What a call may be given beside its questions, checked before anything runs."""
+"""What a call may be given besides its questions, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.buckets import check_max_padding
-from sdrpn_core.runtime.generation import check_options
+from sdrpn_core.runtime.generate_options import check_options
 from sdrpn_core.runtime.streaming import check_streamer
 from sdrpn_core.util.whole_numbers import check_count
 

@@ -29,7 +29,7 @@ class AttentionProposer(MapProposer):
         max_new_tokens: upper limit of the plain answer's length.
 
     Raises:
-        ConfigError: what is no policy.
+        ConfigError: not a policy.
         UnknownNameError: no policy of that name.
     """
 

@@ -42,7 +42,7 @@ def check_cascade(
 
 
 def check_confidence_threshold(value: object) -> None:
-    """Refuse what is no probability above 0.
+    """Refuse a value that is not a probability above 0.
 
     Raises:
         ConfigError: the value is no number, not above 0, or above 1.

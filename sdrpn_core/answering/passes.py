@@ -18,7 +18,8 @@ from sdrpn_core.answering.proposals import proposals_of
 from sdrpn_core.answering.results import Answer, PendingAnswer
 from sdrpn_core.runtime.buckets import buckets
 from sdrpn_core.runtime.clock import StageClock
-from sdrpn_core.runtime.generation import STATIC, generate, prompt_block, reads_prompts
+from sdrpn_core.runtime.generate_options import STATIC, reads_prompts
+from sdrpn_core.runtime.generation import generate, prompt_block
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
@@ -129,7 +130,7 @@ def first_pass(
     if proposer is None:
         seconds = clock.shares(len(questions))
         return [
-            PendingAnswer(prompt, prefix, len(prefix), (), "prefill", seconds)
+            PendingAnswer(prompt, prefix, n_reused(prompt, prefix, ()), (), "prefill", seconds)
             for prompt, prefix in zip(state.prompts, state.prefixes, strict=True)
         ]
     with clock.stage("proposal"):

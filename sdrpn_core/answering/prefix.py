@@ -14,7 +14,8 @@ import torch
 
 from sdrpn_core.runtime.block import Block, left_pad
 from sdrpn_core.runtime.buckets import buckets
-from sdrpn_core.runtime.generation import STATIC, columns_needed, prompt_block
+from sdrpn_core.runtime.generate_options import STATIC
+from sdrpn_core.runtime.generation import columns_needed, prompt_block
 from sdrpn_core.runtime.in_place_cache import full_cache
 from sdrpn_core.runtime.kv_cache import (
     SequenceKV,

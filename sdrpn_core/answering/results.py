@@ -143,7 +143,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class PendingAnswer:
-    """A question between its two passes; it may take the second one beside any others.
+    """A question between its two passes; it may take the second one together with any others.
 
     Attributes:
         prompt: what is to be answered, crops included.

@@ -51,7 +51,7 @@ class RoIModel:
             not ask the gate. ``None``: the gate's own.
 
     Raises:
-        ConfigError: what is no backbone, no RPN or no policy; a budget is below 1, the family's
+        ConfigError: not a backbone, an RPN or a policy; a budget is below 1, the family's
             resolution is fixed and a first look or a crop budget is asked for, the gate's threshold
             is no probability, or one above 0 is given for an RPN without a gate.
         UnknownNameError: no policy of that name.
@@ -163,8 +163,8 @@ class RoIModel:
 
         Raises:
             UnknownNameError: no policy of that name.
-            ConfigError: an option is unknown or out of range, or given beside a policy, or a crop
-                budget for a family of fixed resolution.
+            ConfigError: an option is unknown or out of range, or given along with a policy, or a
+                crop budget for a family of fixed resolution.
         """
         return replace(self, policy=self.rpn.config.crop_policy(policy, policy_options))
 

@@ -47,7 +47,7 @@ class RPNProposer(MapProposer):
 
     Raises:
         UnknownNameError: no policy of that name.
-        ConfigError: what is no RPN or no policy; a threshold that is no probability; or the RPN has
+        ConfigError: not an RPN or a policy; a threshold that is no probability; or the RPN has
             no gate, and a threshold above 0 is given, or it is always to be asked.
     """
 

@@ -18,7 +18,7 @@ from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.backbone.question import checked_questions
 from sdrpn_core.errors import InputError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, nearest
-from sdrpn_core.runtime.generation import given_options
+from sdrpn_core.runtime.generate_options import given_options
 from sdrpn_core.util.isolate_failures import isolate_failures
 from sdrpn_core.util.prefetch import prefetched
 from sdrpn_core.util.whole_numbers import check_count

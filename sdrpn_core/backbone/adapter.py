@@ -50,7 +50,7 @@ class Backbone(ABC):
     #: Whether images take as many visual tokens as their size asks for, within a budget. If so,
     #: :meth:`with_visual_tokens` and :meth:`preprocess_native_crop` are written.
     dynamic_resolution: ClassVar[bool] = False
-    #: Whether the family was trained to read tiles of an image beside the whole of it.
+    #: Whether the family was trained to read tiles of an image in addition to the whole.
     trained_on_tiles: ClassVar[bool] = False
 
     def __init__(
@@ -256,7 +256,10 @@ class Backbone(ABC):
         found = [p for p in map(presets.get, named) if p.matches(self.model.config)]
         if len(found) > 1:
             names = ", ".join(preset.name for preset in found)
-            raise ConfigError(f"{self.name}: several presets match its config: {names}")
+            raise ConfigError(
+                f"{self.name}: several presets match its config: {names}; disable the plugins of "
+                "all but one (SDRPN_PLUGINS), or have their `match` tell models apart"
+            )
         for preset in found:
             preset.check_fits(self.n_layers, self.n_heads)
         return found[0] if found else None

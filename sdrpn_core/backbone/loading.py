@@ -22,6 +22,7 @@ from sdrpn_core.distributed.processes import processes, usable_device
 from sdrpn_core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.util.json_files import read_json_object
+from sdrpn_core.util.whole_numbers import check_count
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
@@ -77,8 +78,8 @@ def load_backbone(
         MissingExtraError: flash-attention is asked for and not installed.
     """
     _check_attention(attn_implementation)
-    if n_layers is not None and n_layers < 1:
-        raise ConfigError(f"n_layers must be 1 or more, not {n_layers}")
+    if n_layers is not None:
+        check_count(n_layers, "n_layers")
     if isinstance(source, PreTrainedModel):
         if n_layers is not None:
             raise ConfigError("n_layers chooses what is loaded, but the model is loaded already")
@@ -200,7 +201,9 @@ def _check_is_no_rpn(path: Path) -> None:
     if path.is_file():
         values = read_json_object(path, InputError)
         if "model_type" not in values and {"branch", "head", "backbone"} <= values.keys():
-            raise InputError("the folder holds an RPN; a model and its RPN are given apart")
+            raise InputError(
+                "the folder holds an RPN: give its model in this place, and the RPN apart (--rpn)"
+            )
 
 
 def _load_model(name: str, config: Any, **options: Any) -> PreTrainedModel:
@@ -210,7 +213,10 @@ def _load_model(name: str, config: Any, **options: Any) -> PreTrainedModel:
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         # They would be random numbers.
-        raise InputError(f"the checkpoint lacks {len(missing)} tensors, such as {missing[0]}")
+        raise InputError(
+            f"the checkpoint lacks {len(missing)} tensors, such as {missing[0]}: download it "
+            "again, or convert it to the stock class"
+        )
     return model
 
 

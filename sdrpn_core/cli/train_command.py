@@ -42,6 +42,8 @@ from sdrpn_core.util.formatting import readable_bytes
 
 if TYPE_CHECKING:
     from sdrpn_core.data.options import ReadOptions
+    from sdrpn_core.training.objective import Objective
+    from sdrpn_core.training.stage import TrainingResult
 
 __all__ = ["train"]
 
@@ -236,6 +238,7 @@ def train(
     trackers = check_trackers(tracker or ())  # before the backbone is loaded, which takes longer
 
     from sdrpn_core.distributed.processes import is_main_process
+    from sdrpn_core.training.label_objective import LabelObjective
     from sdrpn_core.training.loading import load_for_training, load_to_continue
     from sdrpn_core.training.stage import train as run
 
@@ -243,7 +246,7 @@ def train(
         "settings": _given(chosen),
         **load_options(dtype, device, attn_implementation, revision),
     }
-    purpose: dict[str, Any]
+    goal: Objective
     if rpn is None:
         inputs = load_for_training(
             model,
@@ -254,24 +257,19 @@ def train(
             **loading,
         )
         backbone, settings = inputs.backbone, inputs.settings
-        purpose = {
-            "config": inputs.config,
-            "recipe": inputs.recipe,
-            "recipe_options": inputs.recipe_options,
-        }
+        goal = LabelObjective(inputs.config, inputs.recipe, inputs.recipe_options)
     else:
         if objective == GATE:
             goal = gate_objective(rpn, gate, gate_options, margin, indifference)
         else:
             goal = utility_objective(rpn, map_targets(form, margin, tolerance, temperature))
         backbone, settings = load_to_continue(model, goal, **loading)
-        purpose = {"objective": goal}
     result = run(
         backbone,
         records,
         out,
         settings,
-        **purpose,
+        objective=goal,
         resume=resume,
         overwrite=overwrite,
         feature_cache=feature_cache,
@@ -280,8 +278,11 @@ def train(
         trackers=trackers,
         progress=not as_json,
     )
-    if not is_main_process():
-        return
+    if is_main_process():
+        _print(result, as_json=as_json)
+
+
+def _print(result: TrainingResult, *, as_json: bool) -> None:
     values = {
         "rpn": str(result.folder),
         "steps": result.steps,

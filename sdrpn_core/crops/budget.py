@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import SupportsIndex
 
-from sdrpn_core.errors import ConfigError
+from sdrpn_core.util.whole_numbers import check_count
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,5 @@ def check_budget(n_tokens: object, option: str) -> None:
     Raises:
         ConfigError: it is no whole number, or below 1.
     """
-    if n_tokens is None:
-        return
-    if not isinstance(n_tokens, SupportsIndex) or int(n_tokens) < 1:
-        raise ConfigError(f"{option} must be at least 1, not {n_tokens!r}")
+    if n_tokens is not None:
+        check_count(n_tokens, option)

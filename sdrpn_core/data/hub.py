@@ -31,7 +31,7 @@ TEXT_ROWS = 1024
 """Rows whose texts are read at a time."""
 
 STREAM_ROWS = 16
-"""Rows of a stream that are held at a time, beside the chosen ones."""
+"""Rows of a stream that are held at a time, besides the chosen ones."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ _LIMIT = threading.Lock()
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA = frozenset((b"tEXt", b"zTXt", b"iTXt", b"iCCP"))
 _PNG_CHUNK_FRAME = 12
-"""Bytes of a chunk beside its data: length, type and checksum."""
+"""Bytes of a chunk besides its data: length, type and checksum."""
 
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 """Brands of ISO base media files that hold HEVC images (ISO/IEC 23008-12)."""

@@ -11,7 +11,7 @@ __all__ = ["ReadOptions"]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What :func:`~sdrpn_core.data.read.read_records` takes beside the source; see there.
+    """What :func:`~sdrpn_core.data.read.read_records` takes besides the source; see there.
 
     Attributes:
         columns: column of the source by field of a record, e.g. ``{"question": "query"}``.

@@ -80,7 +80,7 @@ class Table(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex digest of what the table holds beside the fields of its records, or nothing."""
+        """Hex digest of what the table holds besides the fields of its records, or nothing."""
 
 
 class TableRecords(RecordSource):

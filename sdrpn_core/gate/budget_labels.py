@@ -2,7 +2,7 @@
 
 A question is answered at several resolutions. Where the low ones fail and the high ones agree,
 more pixels would help: the label of a low resolution is 1. Where all agree it is 0. The rule does
-not ask whether *the crop* would help; :mod:`sdrpn_core.answering.utility` does.
+not ask whether *the crop* would help; :mod:`sdrpn_core.utility.likelihoods` does.
 """
 
 from __future__ import annotations
@@ -123,16 +123,6 @@ class AnswerLadder:
                 return nothing
             return GateLabel(self.resolutions[rng.choice(wrong[-N_HARDEST:])], 1)
         return GateLabel(self.resolutions[rng.choice(right)], 0) if right else nothing
-
-    def draw_against_truth(self, rng: random.Random) -> GateLabel:
-        """The published ablation: one answer below the oracles, judged by the ground truth alone.
-
-        Args:
-            rng: chooses the resolution.
-        """
-        place = rng.choice(range(max(len(self.answers) - N_ORACLES, 1)))
-        answer = normalized_answer(self.answers[place])
-        return GateLabel(self.resolutions[place], int(not answer or not self._is_right(answer)))
 
     @property
     def _oracle(self) -> str:

@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass
 
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.labels.judged import DEFAULT_MARGIN
 from sdrpn_core.labels.pseudo import IGNORE
 
-#: Nats; with the crop the reference response is twice as likely.
-DEFAULT_MARGIN = 0.7
 #: Nats; with the crop the reference response is at most a tenth more likely.
 DEFAULT_INDIFFERENCE = 0.1
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
+from scipy.special import expit
 
 from sdrpn_core.errors import AttentionError, ConfigError, InputError
 
@@ -88,9 +89,8 @@ class RoIMap:
     def _as_probabilities(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if self.kind == "distribution":
             return scores
-        # exp of a non-positive number cannot overflow, whatever the sign of the score.
-        small = np.exp(-np.abs(scores))
-        return np.where(scores >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+        probabilities: npt.NDArray[np.float32] = expit(scores)
+        return probabilities
 
 
 def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float32]:

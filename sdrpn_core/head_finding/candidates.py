@@ -73,6 +73,7 @@ class CandidateMaps:
     def __init__(
         self, heads: Sequence[Head], samples: Sequence[CalibrationSample], maps: Sequence[Map]
     ) -> None:
+        self.samples = tuple(samples)
         self.heads = tuple(heads)
         # Grids of one size are measured together: one by one, most of the time is overhead.
         alike: dict[tuple[int, int], list[int]] = {}

@@ -51,6 +51,7 @@ from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.taps.response_attention import stream_given_responses
 from sdrpn_core.util.package_versions import package_versions
+from sdrpn_core.util.whole_numbers import check_counts
 from sdrpn_core.util.wilson import wilson
 
 if TYPE_CHECKING:
@@ -104,25 +105,24 @@ def find_heads(
 
     Raises:
         InputError: too few records can be used; the others are skipped. No record has boxes.
-        ConfigError: what is no backbone, a number out of range, or a recipe field that is not the
+        ConfigError: not a backbone, a number out of range, or a recipe field that is not the
             caller's to give.
         UnknownNameError: no labeler of that name.
         AttentionError: a NaN or infinite attention; says in which layer.
     """
     check_backbone(backbone)
-    numbers = {"batch_size": batch_size, "max_heads": max_heads, "max_pixels": max_pixels}
-    for name, value in numbers.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be 1 or more, not {value}")
+    check_counts(
+        batch_size=batch_size,
+        max_heads=max_heads,
+        max_pixels=max_pixels,
+        max_new_tokens=max_new_tokens,
+    )
     if max_new_tokens < 2:
         raise ConfigError(
             f"max_new_tokens must be 2 or more, not {max_new_tokens}: the last token is never read"
         )
     options = dict(recipe_options or {})
-    if found := sorted(options.keys() & set(_FOUND)):
-        raise ConfigError(
-            f"recipe option {', '.join(found)} cannot be set: finding heads determines it"
-        )
+    _check_recipe_options(options)
     labeler = labeler or _preset_labeler(backbone)
     labeler_class = get_plugins().pseudo_labelers.get(labeler)
     # A recipe needs heads; these are replaced.
@@ -143,20 +143,10 @@ def find_heads(
     total = math.ceil(n_passes * len(source))
     with progress_bar(progress, total=total, desc="heads", unit="record") as bar:
         statistics = _measure_all_heads(calibration, bar.update)
-        candidates = candidate_heads(statistics)
-        samples, kept = _read_maps(backbone, calibration.repeat(), candidates, bar.update)
-        exchanged, other = _read_maps(
-            backbone, calibration.exchange_questions(CONFIRM, seed), candidates, bar.update
+        maps, own, other = _read_candidates(
+            calibration, candidate_heads(statistics), seed, bar.update
         )
-    maps = CandidateMaps(candidates, samples, kept)
     chosen = select(statistics, maps, max_heads)
-    own = dict(zip((sample.index for sample in samples), kept, strict=True))
-    effect = question_effect(
-        CandidateMaps(candidates, exchanged, [own[sample.index] for sample in exchanged]),
-        CandidateMaps(candidates, exchanged, other),
-        chosen,
-        seed,
-    )
     branch, n_layers = choose_branch(maps, chosen, backbone.n_layers)
     branch = backbone.fitting_branch(branch, n_layers)
     n_layers = min(n_layers, backbone.n_layers - branch)
@@ -166,11 +156,11 @@ def find_heads(
         branch=branch,
         n_layers=n_layers,
         joint=_joint_score(chosen),
-        question_effect=effect,
+        question_effect=question_effect(own, other, chosen, seed),
         labels=try_labels(maps, chosen, recipe, labeler_class),
-        chance=float(np.mean([sample.target.inside.mean() for sample in samples])),
+        chance=float(np.mean([sample.target.inside.mean() for sample in maps.samples])),
         table=statistics.table(chosen.row_choice),
-        n=len(samples),
+        n=len(maps.samples),
         skipped=tuple(calibration.skipped),
         backbone=backbone_identity(backbone, branch=0),
         provenance={
@@ -189,6 +179,13 @@ def find_heads(
             "versions": package_versions(),
         },
     )
+
+
+def _check_recipe_options(options: Mapping[str, Any]) -> None:
+    if found := sorted(options.keys() & set(_FOUND)):
+        raise ConfigError(
+            f"recipe option {', '.join(found)} cannot be set: finding heads determines it"
+        )
 
 
 def _measure_all_heads(calibration: Calibration, advance: Callable[[int], Any]) -> HeadStatistics:
@@ -226,6 +223,29 @@ def _add_batch(
     for sample in samples:
         statistics.add_sample(sample.half)
     stream_given_responses(backbone, prompts, dict.fromkeys(range(backbone.n_layers)), visit)
+
+
+def _read_candidates(
+    calibration: Calibration, heads: tuple[Head, ...], seed: int, advance: Callable[[int], Any]
+) -> tuple[CandidateMaps, CandidateMaps, CandidateMaps]:
+    """Second and third pass: the maps of some heads.
+
+    Returns:
+        Those of all samples; and of the samples that are asked another record's question, those
+        with their own and those with the other one.
+    """
+    backbone = calibration.backbone
+    samples, kept = _read_maps(backbone, calibration.repeat(), heads, advance)
+    exchanged, other = _read_maps(
+        backbone, calibration.exchange_questions(CONFIRM, seed), heads, advance
+    )
+    by_index = dict(zip((sample.index for sample in samples), kept, strict=True))
+    own = [by_index[sample.index] for sample in exchanged]
+    return (
+        CandidateMaps(heads, samples, kept),
+        CandidateMaps(heads, exchanged, own),
+        CandidateMaps(heads, exchanged, other),
+    )
 
 
 def _read_maps(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sdrpn_core.labeling.job import LabelJob
-from sdrpn_core.labeling.run import LabelSummary
 from sdrpn_core.labeling.stage import make_shards
+from sdrpn_core.shards.run import RunSummary
 from sdrpn_core.util.dataclass_reader import read_dataclass
 
 __all__ = ["LabelEngine", "LocalEngine"]
@@ -26,7 +26,7 @@ class LabelEngine(ABC):
     """
 
     @abstractmethod
-    def run(self, job: LabelJob, *, overwrite: bool, progress: bool) -> LabelSummary:
+    def run(self, job: LabelJob, *, overwrite: bool, progress: bool) -> RunSummary:
         """Carry out a job, or finish one that was interrupted.
 
         Args:
@@ -55,7 +55,7 @@ class LabelEngine(ABC):
 class LocalEngine(LabelEngine):
     """This process, or those that ``accelerate launch`` started."""
 
-    def run(self, job: LabelJob, *, overwrite: bool, progress: bool) -> LabelSummary:
+    def run(self, job: LabelJob, *, overwrite: bool, progress: bool) -> RunSummary:
         """See :class:`LabelEngine`; every process calls it and gets the same summary."""
         maker = job.maker()
         return make_shards(

@@ -20,7 +20,6 @@ import pyarrow as pa
 
 from sdrpn_core.errors import ShardError
 from sdrpn_core.grid.geometry import Geometry
-from sdrpn_core.shards.image_cell import portable_image
 from sdrpn_core.shards.record_fields import RECORD_FIELDS, of_columns, of_skipped, to_columns
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from sdrpn_core.data.record import Record
 
-__all__ = ["SCHEMA", "LabelRow", "LabelStatus", "portable_image", "row_from_table", "rows_to_table"]
+__all__ = ["SCHEMA", "LabelRow", "LabelStatus", "row_from_table", "rows_to_table"]
 
 
 class LabelStatus(str, Enum):
@@ -68,7 +67,7 @@ class LabelRow:
         id: id of the record.
         question: the question as it was asked.
         image: where to get the image again: an absolute path, or encoded bytes (see
-            :func:`portable_image`); ``None`` if there is none.
+            :func:`~sdrpn_core.shards.image_cell.portable_image`); ``None`` if there is none.
         status: only rows with status ``OK`` carry a response, maps and geometry.
         reason: why the record was skipped, one line; empty for ``OK``.
         response: the text whose attention was read.

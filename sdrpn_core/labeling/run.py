@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
 
 from sdrpn_core.labeling.manifest import MANIFEST, LabelManifest
-from sdrpn_core.labeling.row import (
-    SCHEMA,
-    LabelRow,
-    LabelStatus,
-    portable_image,
-    row_from_table,
-    rows_to_table,
-)
+from sdrpn_core.labeling.row import SCHEMA, LabelRow, LabelStatus, row_from_table, rows_to_table
 from sdrpn_core.shards.format import RowFormat
-from sdrpn_core.shards.run import RowDataset, RunSummary, ShardedRun, open_folder
+from sdrpn_core.shards.run import RowDataset, ShardedRun, open_folder
 
-__all__ = [
-    "LABELS",
-    "LabelDataset",
-    "LabelManifest",
-    "LabelRow",
-    "LabelRun",
-    "LabelStatus",
-    "LabelSummary",
-    "open_run",
-    "portable_image",
-]
+__all__ = ["LABELS", "LabelDataset", "LabelRun", "open_run"]
 
 LABELS = RowFormat(
     manifest=MANIFEST,
@@ -39,8 +21,6 @@ LABELS = RowFormat(
     from_table=row_from_table,
     incompressible=("image.bytes",),
 )
-
-LabelSummary: TypeAlias = RunSummary
 
 
 class LabelRun(ShardedRun[LabelRow]):

@@ -21,7 +21,8 @@ from sdrpn_core.grid.geometry import Box
 from sdrpn_core.labels.pseudo import BACKGROUND, FOREGROUND, IGNORE
 from sdrpn_core.util.dataclass_reader import read_dataclass
 
-#: Nats; with the region the reference response is twice as likely.
+#: Nats by which a region must beat the plain answer to count as a help: the reference response is
+#: then twice as likely. Refinement, the labels of gates and reports all take this one.
 DEFAULT_MARGIN = 0.7
 
 

@@ -60,7 +60,7 @@ def sdrpn_register_geometries(registry: Registry[Any]) -> None:
 
 @hookspec
 def sdrpn_register_crop_policies(registry: Registry[Any]) -> None:
-    """Add crop policies: ``CropPolicy`` subclasses, from a RoI map to crops."""
+    """Add crop policies: ``CropPolicy`` subclasses, from an RoI map to crops."""
 
 
 @hookspec

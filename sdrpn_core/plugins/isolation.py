@@ -134,7 +134,7 @@ class NamedOutput(io.TextIOBase):
             self._target.write("".join(f"{self._prefix}{line}\n" for line in lines))
 
     def __getattr__(self, name: str) -> Any:
-        """What a real stream has beside a text stream's methods: ``buffer``, ``reconfigure``."""
+        """What a real stream has besides a text stream's methods: ``buffer``, ``reconfigure``."""
         return getattr(self._target, name)
 
 

@@ -31,7 +31,9 @@ def backbone_source(config: RPNConfig, source: str | Path) -> tuple[str, str | N
     """
     name, revision = config.backbone.get("name"), config.backbone.get("revision")
     if not isinstance(name, str) or not isinstance(revision, str | None):
-        raise CheckpointError(f"{source}: its configuration does not name its backbone")
+        raise CheckpointError(
+            f"{source}: its configuration does not name its backbone: give the model, too"
+        )
     if is_hub_id(name):
         return name, revision
     beside = Path(source).absolute().parent

@@ -58,7 +58,7 @@ class CardMetric:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside the configuration.
+    """What a card says besides the configuration.
 
     Attributes:
         license: identifier as on the Hub, such as ``apache-2.0``. The RPN's layers started as

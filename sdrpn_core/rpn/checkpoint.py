@@ -36,6 +36,8 @@ WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 
+NO_FOLDER = f"no such RPN folder: give the one that holds {CONFIG_NAME} and {WEIGHTS_NAME}"
+
 _WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 #: Checksums in the metadata of the weights: of these, and of the configuration beside them.
@@ -60,7 +62,7 @@ def save_rpn(
         config: the RPN's configuration.
         weights: its state dict.
         folder: made if missing.
-        card: what the model card says beside the configuration.
+        card: what the model card says besides the configuration.
         repo_id: what the card loads the RPN from.
 
     Returns:
@@ -125,7 +127,7 @@ def push_rpn(
         config: the RPN's configuration.
         weights: its state dict.
         repo_id: ``owner/name``; created if missing.
-        card: what the model card says beside the configuration.
+        card: what the model card says besides the configuration.
         private: visibility of a new repository.
         token: default: that of the environment or of ``hf auth login``.
         upload: further arguments of ``HfApi.upload_folder``.
@@ -165,7 +167,7 @@ def read_rpn_config(source: str | Path, **download: Any) -> tuple[RPNConfig, Pat
     if folder.is_dir():
         return _read_config(folder / CONFIG_NAME), folder
     if folder.is_absolute() or str(source).startswith(("./", "../")) or folder.exists():
-        raise CheckpointError(f"{source}: no such RPN folder")
+        raise CheckpointError(f"{source}: {NO_FOLDER}")
     # The weights come after the configuration: other repositories' may be many gigabytes.
     folder = _download(str(source), CONFIG_NAME, **download)
     config = _read_config(folder / CONFIG_NAME)
@@ -211,10 +213,10 @@ def save_gate_threshold(
     """
     path = Path(folder) / CONFIG_NAME
     if not Path(folder).is_dir():
-        raise CheckpointError(f"{folder}: no such RPN folder")
+        raise CheckpointError(f"{folder}: {NO_FOLDER}")
     config = _read_config(path)
     if config.gate is None:
-        raise CheckpointError(f"{folder}: this RPN has no gate")
+        raise CheckpointError(f"{folder}: this RPN has no gate: train one (--objective gate)")
     gate = replace(config.gate, threshold=threshold, calibration=calibration)
     # Everything else as it is in the file: the checksum is of that.
     values = read_json_object(path, CheckpointError)

@@ -157,7 +157,7 @@ class RPNConfig:
 
         Raises:
             UnknownNameError: no policy of that name.
-            ConfigError: what is no policy, options that are no mapping or given beside a policy,
+            ConfigError: not a policy, options that are not a mapping or given along with a policy,
                 or one that is unknown or out of range.
         """
         from sdrpn_core.crops.policy import as_policy, make_policy  # needs NumPy
@@ -170,7 +170,7 @@ class RPNConfig:
             policy = as_policy(policy)
             if options:
                 raise ConfigError(
-                    f"policy options ({', '.join(options)}) beside a {type(policy).__name__}, "
+                    f"policy options ({', '.join(options)}) along with a {type(policy).__name__}, "
                     "which has its own: give its name instead, or make it with these options"
                 )
             return policy

@@ -17,7 +17,7 @@ from sdrpn_core.backbone.decoder import part
 from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.errors import CheckpointError, ConfigError
 from sdrpn_core.gate.gate import Gate, new_gate
-from sdrpn_core.gate.reading import GateRow, Later, last_states, read_rows
+from sdrpn_core.gate.reading import GateRow, last_states, read_rows
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.rpn.checkpoint import (
     load_rpn_weights,
@@ -38,6 +38,7 @@ from sdrpn_core.rpn.trunk_states import (
 )
 from sdrpn_core.runtime.kv_cache import join_cache, split_cache
 from sdrpn_core.taps.copied_layers import copy_layers, run_layers
+from sdrpn_core.util.deferred import DeferredRows
 from sdrpn_core.util.option_kinds import complete_options
 
 if TYPE_CHECKING:
@@ -316,21 +317,23 @@ class RPN(nn.Module):
                 )
             ]
 
-        trunk = Later(len(starts), run_trunk, held=features.nbytes)
+        trunk = DeferredRows(len(starts), run_trunk, held=features.nbytes)
         gated = None
         if self.gate is not None and self.gate.layers:
-            gated = self._gate_later(self.gate, features, starts)
+            gated = self._deferred_gate(self.gate, features, starts)
         length = features.hidden.shape[1]
         return [
             PrefixReading(length - start, trunk, row, gated) for row, start in enumerate(starts)
         ]
 
     @staticmethod
-    def _gate_later(gate: Gate, features: Features, starts: Sequence[int]) -> Later[GateRow]:
+    def _deferred_gate(
+        gate: Gate, features: Features, starts: Sequence[int]
+    ) -> DeferredRows[GateRow]:
         def run_gate(rows: Sequence[int]) -> list[GateRow]:
             return read_rows(gate, features.rows(rows), [starts[row] for row in rows])
 
-        return Later(len(starts), run_gate, held=features.nbytes)
+        return DeferredRows(len(starts), run_gate, held=features.nbytes)
 
     @torch.no_grad()
     def gate_after(

@@ -46,7 +46,7 @@ def predict_roi(
     Raises:
         ImageError: an image cannot be read.
         InputError: empty question, no image, or a prompt beyond the model's context.
-        ConfigError: what is no backbone or no RPN.
+        ConfigError: not a backbone or not an RPN.
     """
     check_backbone(backbone)
     check_rpn(rpn)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdrpn_core.gate.reading import results
 from sdrpn_core.runtime.kv_cache import SequenceKV, left_padded, n_bytes, unpadded
+from sdrpn_core.util.deferred import DeferredRows, computed_rows
 
 if TYPE_CHECKING:
-    from sdrpn_core.gate.reading import GateRow, Later
+    from sdrpn_core.gate.reading import GateRow
     from sdrpn_core.rpn.head import PositionEmbeddings
 
 
@@ -111,25 +111,25 @@ class PrefixReading:
 
     Attributes:
         length: tokens of the prefix.
-        later: the trunk's rows of the prefix's batch, which need not have been computed.
+        of_trunk: the trunk's rows of the prefix's batch, which need not have been computed.
         row: which of them is the prefix's.
-        later_gate: the same of a gate with layers of its own; ``None`` without one.
+        of_gate: the same of a gate with layers of its own; ``None`` without one.
     """
 
     length: int
-    later: Later[TrunkRow]
+    of_trunk: DeferredRows[TrunkRow]
     row: int
-    later_gate: Later[GateRow] | None = None
+    of_gate: DeferredRows[GateRow] | None = None
 
     @property
     def trunk(self) -> TrunkRow:
         """What leaves the trunk."""
-        return self.later.row(self.row)
+        return self.of_trunk.row(self.row)
 
     @property
     def gate(self) -> GateRow | None:
         """What leaves the gate's layers; ``None`` without such a gate."""
-        return None if self.later_gate is None else self.later_gate.row(self.row)
+        return None if self.of_gate is None else self.of_gate.row(self.row)
 
     @property
     def nbytes(self) -> int:
@@ -138,7 +138,7 @@ class PrefixReading:
         It grows when the trunk or the gate does. What has not run holds the branch features: a
         batch's, counted once for all of its prefixes that wait.
         """
-        parts = [later for later in (self.later, self.later_gate) if later is not None]
+        parts = [one for one in (self.of_trunk, self.of_gate) if one is not None]
         found = [part.found(self.row) for part in parts]
         held = max(part.held_for(self.row) for part in parts)
         return held + sum(one.nbytes for one in found if one is not None)
@@ -146,7 +146,7 @@ class PrefixReading:
 
 def trunk_rows(readings: Sequence[PrefixReading]) -> list[TrunkRow]:
     """What leaves the trunk for each of these prefixes; those of one batch run together."""
-    return results([(reading.later, reading.row) for reading in readings])
+    return computed_rows([(reading.of_trunk, reading.row) for reading in readings])
 
 
 def gate_rows(readings: Sequence[PrefixReading]) -> list[GateRow]:
@@ -154,5 +154,5 @@ def gate_rows(readings: Sequence[PrefixReading]) -> list[GateRow]:
 
     Prefixes that were read without a gate with layers of its own are left out.
     """
-    laters = [(reading.later_gate, reading.row) for reading in readings]
-    return results([(later, row) for later, row in laters if later is not None])
+    asked = [(reading.of_gate, reading.row) for reading in readings]
+    return computed_rows([(batch, row) for batch, row in asked if batch is not None])

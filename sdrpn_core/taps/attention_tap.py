@@ -110,7 +110,7 @@ class AttentionTap:
             empty with ``consume``.
 
     Raises:
-        ConfigError: what is no decoder; a layer or head that it does not have; queries or keys of
+        ConfigError: not a decoder; a layer or head that it does not have; queries or keys of
             another kind; several layers to differentiate. Keys beyond a sequence are refused when
             it runs, unless they lie on an accelerator, where asking would make it wait.
         AttentionError: a row is NaN or infinite; says which layer. Raised when the block ends:

@@ -136,7 +136,7 @@ class FeatureTap:
         stop: end the pass at the tap.
 
     Raises:
-        ConfigError: what is no decoder, or no such layer.
+        ConfigError: not a decoder, or no such layer.
 
     Example:
         >>> with FeatureTap(backbone.decoder, layer=2) as tap:  # doctest: +SKIP

@@ -9,7 +9,7 @@ from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.decoder import SLIDING_ATTENTION, attention_kinds
-from sdrpn_core.runtime.generation import end_token_ids
+from sdrpn_core.runtime.generate_options import end_token_ids
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded
 from sdrpn_core.testing.images import block_image

@@ -10,7 +10,8 @@ from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.prompt import ImageSegment, TextSegment
 from sdrpn_core.backbone.question import Question
-from sdrpn_core.runtime.generation import end_token_ids, prompt_block
+from sdrpn_core.runtime.generate_options import end_token_ids
+from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.logits import block_logits
 from sdrpn_core.testing.checks import check, check_close
 from sdrpn_core.testing.encoding import encoded

@@ -44,7 +44,7 @@ class ContractSubject:
         max_visual_tokens: most visual tokens that the small model's processor may make of an
             image; ``None``: whatever its context holds.
         min_visual_tokens: fewest visual tokens that it may make of one.
-        system_message: what the family puts in front of every conversation, beside what its chat
+        system_message: what the family puts in front of every conversation, besides what its chat
             template does by itself.
         stock_options: options of the stock image processor that the family has decided on, such as
             not to cut images into tiles.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-#: Of training, which is what a kill can lose: short beside runs that take hours, and long beside
-#: the writing of an RPN and its optimizer.
+#: Of training, which is what a kill can lose: short compared with runs that take hours, and long
+#: compared with writing an RPN and its optimizer.
 SECONDS_BETWEEN_CHECKPOINTS = 600.0
 
 

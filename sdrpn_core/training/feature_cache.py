@@ -25,6 +25,7 @@ from sdrpn_core.backbone.identity import backbone_identity
 from sdrpn_core.distributed.processes import progress_bar, wait_for_everyone
 from sdrpn_core.errors import CheckpointError, ConfigError, InputError, SdrpnError
 from sdrpn_core.training.accepted_batches import accepted_batches
+from sdrpn_core.training.batch_loading import load_batches
 from sdrpn_core.training.cache_shards import (
     SHARD_SAMPLES,
     CachedSamples,
@@ -38,7 +39,6 @@ from sdrpn_core.training.samples import (
     DrawnSamples,
     SkippedSample,
     TrainingSample,
-    load_batches,
 )
 from sdrpn_core.util.formatting import readable_bytes
 from sdrpn_core.util.package_versions import package_versions
@@ -267,7 +267,7 @@ def _n_tokens(backbone: Backbone, sample: TrainingSample) -> int:
 
 
 def _preprocessing(backbone: Backbone) -> dict[str, Any]:
-    """What turns a record into model inputs, beside the image and the question."""
+    """What turns a record into model inputs, besides the image and the question."""
     settings = backbone.processor.image_processor.to_dict()
     text = json.dumps(settings, sort_keys=True, default=str)
     return {

@@ -86,7 +86,10 @@ class GateObjective(ContinuedObjective):
         if isinstance(data, LadderDataset):
             return answered_at_budgets(backbone, data, branch, settings)
         if not isinstance(data, UtilityDataset):
-            raise ConfigError("a gate is trained on the folder of a utility run or a ladder run")
+            raise ConfigError(
+                "a gate is trained on the folder of a utility run or a ladder run: see `sdrpn "
+                "utility` and `sdrpn ladder`"
+            )
         self._check_start(backbone, data)
         return judged_questions(backbone, data, branch, settings, self.margins)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from sdrpn_core.backbone.identity import backbone_identity, differences
 from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.distributed.processes import processes
 from sdrpn_core.errors import ShardError
@@ -13,7 +12,8 @@ from sdrpn_core.gate.budget_labels import N_ORACLES
 from sdrpn_core.labels.pseudo import IGNORE
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.gate_samples import DrawnBudgets, JudgedQuestions
-from sdrpn_core.training.sources import TrainingSource
+from sdrpn_core.training.judged_start import first_look
+from sdrpn_core.training.sources import TrainingSource, check_run_backbone
 from sdrpn_core.utility.candidates import RPN_REGION
 
 if TYPE_CHECKING:
@@ -45,9 +45,12 @@ def judged_questions(
     Raises:
         ShardError: the run is another backbone's, or has no usable row.
     """
-    check_backbone(rows, backbone)
+    check_run_backbone(rows, backbone)
     if not len(rows):
-        raise ShardError(f"{rows.folder} holds no judged record: every record was skipped")
+        raise ShardError(
+            f"{rows.folder} holds no judged record: every record was skipped; run `sdrpn utility` "
+            "again to see why"
+        )
     if processes(backbone.device).is_main_process:
         _warn_of_one_answer(rows, margins)
     return TrainingSource(
@@ -58,20 +61,6 @@ def judged_questions(
         facts={"kind": "utility", "digest": rows.manifest.digest, "rows": len(rows)},
         datasets=(rows.manifest.dataset,),
     )
-
-
-def first_look(rows: UtilityDataset, backbone: Backbone) -> Preprocessor:
-    """Prepares images as the run looked at them first, with as many visual tokens.
-
-    Args:
-        rows: the run.
-        backbone: the frozen model.
-
-    Raises:
-        ConfigError: the run had a budget, and the family's resolution is fixed.
-    """
-    n_tokens = rows.manifest.provenance.get("first_look_tokens")
-    return Preprocessor(backbone.looking_with(n_tokens))
 
 
 def answered_at_budgets(
@@ -90,7 +79,7 @@ def answered_at_budgets(
         ShardError: the run is another backbone's, has fewer than three budgets, or none of its
             questions is a hard one.
     """
-    check_backbone(rows, backbone)
+    check_run_backbone(rows, backbone)
     if len(rows.resolutions) <= N_ORACLES:
         raise ShardError(
             f"{rows.folder} has answers at {len(rows.resolutions)} budgets: labels need at least "
@@ -116,24 +105,6 @@ def answered_at_budgets(
         facts={"kind": "budget", "digest": rows.manifest.digest, "rows": len(rows)},
         datasets=(rows.manifest.dataset,),
     )
-
-
-def check_backbone(rows: UtilityDataset | LadderDataset, backbone: Backbone) -> None:
-    """Check that a run is of this backbone.
-
-    Args:
-        rows: the run.
-        backbone: the frozen model.
-
-    Raises:
-        ShardError: it is another one's; says what differs.
-    """
-    found = rows.manifest.provenance.get("backbone", {})
-    if different := differences(found, backbone_identity(backbone, branch=0)):
-        raise ShardError(
-            f"{rows.folder} belongs to another backbone than {backbone.name}: "
-            f"{'; '.join(different)}"
-        )
 
 
 def _warn_of_one_answer(rows: UtilityDataset, margins: UtilityMargins) -> None:

@@ -1,4 +1,4 @@
-"""Whether a utility run judged the regions of the RPN that training goes on from."""
+"""How a utility run looked, and whether it judged the RPN that training goes on from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdrpn_core.backbone.preprocessing import Preprocessor
 from sdrpn_core.rpn.map_checksum import map_checksum
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.utility.candidates import RPN_REGION, policy_facts
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.crops.policy import CropPolicy
     from sdrpn_core.utility.run import UtilityDataset
+
+
+def first_look(rows: UtilityDataset, backbone: Backbone) -> Preprocessor:
+    """Prepares images as the run looked at them first, with as many visual tokens.
+
+    Args:
+        rows: the run.
+        backbone: the frozen model.
+
+    Raises:
+        ConfigError: the run had a budget, and the family's resolution is fixed.
+    """
+    n_tokens = rows.manifest.provenance.get("first_look_tokens")
+    return Preprocessor(backbone.looking_with(n_tokens))
 
 
 def judges_another_map(rows: UtilityDataset, rpn: Path, backbone: Backbone) -> bool:

@@ -22,7 +22,7 @@ __all__ = ["TrainingInputs", "layers_to_load", "load_for_training", "load_to_con
 
 @dataclass(frozen=True, eq=False)
 class TrainingInputs:
-    """What :func:`~sdrpn_core.training.stage.train` takes, beside the data and the folder.
+    """What :func:`~sdrpn_core.training.stage.train` takes, besides the data and the folder.
 
     Attributes:
         backbone: the frozen model; of its decoder only the layers that training needs are there.

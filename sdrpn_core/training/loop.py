@@ -12,9 +12,10 @@ import torch
 
 from sdrpn_core.distributed.processes import progress_bar
 from sdrpn_core.errors import SdrpnError
+from sdrpn_core.training.batch_loading import load_batches
 from sdrpn_core.training.checkpoint_times import CheckpointTimes
 from sdrpn_core.training.data_order import DataOrder, MicroBatches
-from sdrpn_core.training.samples import EveryEpoch, Item, SizedSamples, load_batches
+from sdrpn_core.training.samples import EveryEpoch, Item, SizedSamples
 from sdrpn_core.training.step import StepSums, TrainingStep
 
 if TYPE_CHECKING:

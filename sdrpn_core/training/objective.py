@@ -122,7 +122,7 @@ class Objective(ABC):
         """
 
     def facts(self, rpn: RPN) -> Mapping[str, Any]:
-        """What decides the trained weights beside data, configuration and settings.
+        """What decides the trained weights besides data, configuration and settings.
 
         Args:
             rpn: what :meth:`start` made.

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.data.read import read_records
 from sdrpn_core.data.record import Record, RecordSource
-from sdrpn_core.errors import ConfigError
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.training.defaults import DEFAULT_ROUNDS
 from sdrpn_core.training.stage import TrainingResult, train
 from sdrpn_core.training.utility_objective import UtilityObjective
+from sdrpn_core.util.whole_numbers import check_count
 from sdrpn_core.utility.defaults import DEFAULT_CANDIDATES
 from sdrpn_core.utility.stage import default_sampler, judge_crops
 
@@ -97,8 +97,7 @@ def refine(
         ShardError: a round's folder holds another utility run, or no region helped.
         SdrpnError: see ``judge_crops`` and ``train``.
     """
-    if rounds < 1:
-        raise ConfigError(f"refinement takes 1 round or more, not {rounds}")
+    check_count(rounds, "the number of rounds")
     records = data if isinstance(data, RecordSource) else read_records(data)
     done: list[RefinementRound] = []
     current: str | Path = rpn

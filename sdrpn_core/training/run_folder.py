@@ -92,7 +92,9 @@ class RunFolder:
                 )
         if overwrite or not self._has_begun():
             if resume:
-                raise CheckpointError(f"{self.folder} holds no training run to resume")
+                raise CheckpointError(
+                    f"{self.folder} holds no training run to resume: leave out resume"
+                )
             return 0
         MANIFEST.require_same(self.folder, self.manifest)
         return self.checkpoints.latest() or 0

@@ -1,24 +1,20 @@
-"""What is trained on, one image at a time, and how it is loaded in batches."""
+"""What is trained on, one image at a time."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import only_image, validate_record
-from sdrpn_core.errors import AttentionError, InputError, SdrpnError, ShardError
+from sdrpn_core.errors import AttentionError, InputError, ShardError
 
 if TYPE_CHECKING:
     from sdrpn_core.backbone.preprocessing import Preprocessor
@@ -28,8 +24,6 @@ if TYPE_CHECKING:
     from sdrpn_core.labels.pseudo import PseudoLabeler
 
 logger = logging.getLogger(__name__)
-
-_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,91 +205,3 @@ class AnsweredRecords(Dataset[Item]):
         except InputError as error:
             return SkippedSample(record.id, str(error))
         return TrainingSample(record.id, record.question, prepared, response=record.response)
-
-
-def load_batches(
-    samples: Samples, batches: Iterable[list[int]], num_workers: int
-) -> Iterator[list[Item]]:
-    """Load batches of samples in the given order; skipped records are named in the log.
-
-    Each worker is two batches ahead at most, which bounds the memory.
-
-    Args:
-        samples: the data set.
-        batches: indices of the samples of each batch.
-        num_workers: processes that load; 0: this one.
-
-    Raises:
-        SdrpnError: what the data set raises; a worker's traceback is left out.
-    """
-    loader = DataLoader(
-        _Guarded(samples),
-        batch_sampler=batches,
-        collate_fn=_unchanged,
-        num_workers=num_workers,
-        worker_init_fn=_end_with_parent if num_workers else None,
-    )
-    for items in loader:
-        good: list[Item] = []
-        for item in items:
-            if isinstance(item, SdrpnError):
-                raise item
-            if isinstance(item, SkippedSample):
-                log_skipped(item)
-            good.append(item)
-        yield good
-
-
-def worker_processes(n_processes: int) -> int:
-    """How many workers a process of a run has by default, where the CPUs are free for them.
-
-    One CPU is left to each process. More than a few workers do not make a run faster where the
-    model is the bottleneck, and each takes the memory of two batches.
-
-    Args:
-        n_processes: of the run, on this machine.
-    """
-    try:
-        n_cpus = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        n_cpus = os.cpu_count() or 1
-    return max(0, min(_MAX_WORKERS, n_cpus // n_processes - 1))
-
-
-def _end_with_parent(worker: int) -> None:
-    """End a worker at once when the training process is killed.
-
-    Torch's own check comes every few seconds. Until then the worker would hold whatever it has
-    inherited, the lock of the run's folder among it, and a run that is resumed would be refused.
-    """
-
-    def watch() -> None:
-        if parent := multiprocessing.parent_process():
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _unchanged(items: list[Item | SdrpnError]) -> list[Item | SdrpnError]:
-    return items
-
-
-class _Guarded(Dataset["Item | SdrpnError"]):
-    """Hands errors over as values.
-
-    A data loader's worker process would wrap an exception in its own traceback, and the one line
-    that says what is wrong would be lost.
-
-    Args:
-        dataset: the samples.
-    """
-
-    def __init__(self, dataset: Samples) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> Item | SdrpnError:
-        try:
-            return self.dataset[index]
-        except SdrpnError as error:
-            return error

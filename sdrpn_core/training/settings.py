@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
 
 PRECISIONS = ("auto", "no", "bf16")
+
+_MAX_WORKERS = 8
 
 #: Fields that change how fast a run goes, not where it arrives: they may differ when it is resumed.
 _RESUME_SAFE = frozenset(
@@ -153,8 +156,6 @@ class TrainingSettings:
             n_processes: that train, on this machine.
             device_type: of the device that they train on.
         """
-        from sdrpn_core.training.samples import worker_processes  # needs torch
-
         if self.num_workers is not None:
             return self.num_workers
         return 0 if device_type == "cpu" else worker_processes(n_processes)
@@ -162,3 +163,19 @@ class TrainingSettings:
     def resume_fields(self) -> dict[str, Any]:
         """The fields that decide the trained weights, and so must agree when a run is resumed."""
         return {name: value for name, value in self.to_dict().items() if name not in _RESUME_SAFE}
+
+
+def worker_processes(n_processes: int) -> int:
+    """How many workers a process of a run has by default, where the CPUs are free for them.
+
+    One CPU is left to each process. More than a few workers do not make a run faster where the
+    model is the bottleneck, and each takes the memory of two batches.
+
+    Args:
+        n_processes: of the run, on this machine.
+    """
+    try:
+        n_cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        n_cpus = os.cpu_count() or 1
+    return max(0, min(_MAX_WORKERS, n_cpus // n_processes - 1))

@@ -18,6 +18,7 @@ from sdrpn_core.training.samples import AnsweredRecords, SizedSamples, StoredLab
 if TYPE_CHECKING:
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.data.record import RecordSource
+    from sdrpn_core.shards.run import RowDataset
     from sdrpn_core.training.settings import TrainingSettings
 
 
@@ -43,6 +44,24 @@ class TrainingSource:
     datasets: tuple[str, ...]
 
 
+def check_run_backbone(rows: RowDataset[Any], backbone: Backbone) -> None:
+    """Check that a run was made with this backbone.
+
+    Args:
+        rows: the run.
+        backbone: the frozen model.
+
+    Raises:
+        ShardError: it was made with another one; says what differs.
+    """
+    found = rows.manifest.provenance.get("backbone", {})
+    if different := differences(found, backbone_identity(backbone, branch=0)):
+        raise ShardError(
+            f"{rows.folder} belongs to another backbone than {backbone.name}: "
+            f"{'; '.join(different)}"
+        )
+
+
 def stored_labels(
     backbone: Backbone,
     rows: LabelDataset,
@@ -65,16 +84,13 @@ def stored_labels(
         ShardError: the labels are another backbone's, or the run has no usable row.
         ConfigError: the recipe reads other heads than the run did, or an option is none.
     """
-    provenance = rows.manifest.provenance
-    different = differences(provenance.get("backbone", {}), backbone_identity(backbone, branch=0))
-    if different:
-        raise ShardError(
-            f"{rows.folder} holds labels of another backbone than {backbone.name}: "
-            f"{'; '.join(different)}"
-        )
+    check_run_backbone(rows, backbone)
     if not len(rows):
-        raise ShardError(f"{rows.folder} holds no label: every record was skipped when labeling")
-    stored = LabelRecipe.from_dict(provenance.get("recipe", {}))
+        raise ShardError(
+            f"{rows.folder} holds no label: every record was skipped; run `sdrpn label` again to "
+            "see why"
+        )
+    stored = LabelRecipe.from_dict(rows.manifest.provenance.get("recipe", {}))
     recipe = (recipe or stored).with_options(options or {})
     recipe.check_fits(backbone.n_layers, backbone.n_heads)
     if (recipe.grounding, recipe.sink) != (stored.grounding, stored.sink):

@@ -11,8 +11,8 @@ feature cache the backbone runs once per sample, whatever the number of epochs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ from sdrpn_core.training.optim import make_optimizer, make_schedule
 from sdrpn_core.training.run_folder import TRACKER_FOLDER, RunFolder
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.several_runs import training_source
-from sdrpn_core.training.step import TrainingStep
+from sdrpn_core.training.step import StepSums, TrainingStep
 from sdrpn_core.training.trackers import check_trackers, start_trackers
 from sdrpn_core.util.folder_lock import hold_folder
 from sdrpn_core.util.json_files import write_json
@@ -47,6 +47,8 @@ from sdrpn_core.util.memory import peak_memory
 from sdrpn_core.util.package_versions import package_versions
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.labeling.run import LabelDataset
     from sdrpn_core.labels.recipe import LabelRecipe
@@ -176,13 +178,7 @@ def train(
 
     manifest = _manifest(settings, rpn, source, objective)
     run = RunFolder(out_dir, manifest, settings.keep_checkpoints)
-    with hold_folder(out_dir) if state.is_main_process else nullcontext():
-        first = run.check(resume=resume, overwrite=overwrite)
-        wait_for_everyone(state)  # only now may anyone write what the others have to look at
-        if state.is_main_process:
-            run.open(overwrite=overwrite)
-        wait_for_everyone(state)
-
+    with _opened(run, state, resume=resume, overwrite=overwrite) as first:
         if cache is not None:
             cache.fill(state, progress=progress)
         optimizer = make_optimizer(objective.trained(rpn), settings)
@@ -203,14 +199,7 @@ def train(
             TrainingLog(out_dir, accelerator, objective, first),
         )
         objective.trained(rpn).train()
-        devices = [backbone.device] if backbone.device.type == "cuda" else []
-        try:
-            with torch.random.fork_rng(devices):
-                totals = loop.run(first, steps, progress=progress)
-        finally:
-            # Not `end_training`: it would take the process group from whatever comes after.
-            for tracker in accelerator.trackers:
-                tracker.finish()
+        totals = _run_steps(loop, first, steps, backbone.device, progress=progress)
         rpn.eval()
         if accelerator.is_main_process:
             rpn.save_pretrained(run.rpn, card=CardFacts(datasets=_public_names(source.datasets)))
@@ -231,6 +220,31 @@ def train(
         skipped=int(totals.skipped),
         peak_memory=peak_memory(backbone.device),
     )
+
+
+@contextmanager
+def _opened(run: RunFolder, state: PartialState, *, resume: bool, overwrite: bool) -> Iterator[int]:
+    """Hold the folder of a run, by the main process for all; yields how many steps are done."""
+    with hold_folder(run.folder) if state.is_main_process else nullcontext():
+        first = run.check(resume=resume, overwrite=overwrite)
+        wait_for_everyone(state)  # only now may anyone write what the others have to look at
+        if state.is_main_process:
+            run.open(overwrite=overwrite)
+        wait_for_everyone(state)
+        yield first
+
+
+def _run_steps(
+    loop: TrainingLoop, first: int, last: int, device: torch.device, *, progress: bool
+) -> StepSums:
+    """Run the loop; the caller's random numbers are as they were, and trackers are closed."""
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return loop.run(first, last, progress=progress)
+    finally:
+        # Not `end_training`: it would take the process group from whatever comes after.
+        for tracker in loop.accelerator.trackers:
+            tracker.finish()
 
 
 def _public_names(sources: Sequence[str]) -> tuple[str, ...]:

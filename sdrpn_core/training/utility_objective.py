@@ -12,11 +12,10 @@ from sdrpn_core.errors import ConfigError
 from sdrpn_core.labels.judged import BestRegion, RegionTargets
 from sdrpn_core.training.batches import StoredLabelBatcher
 from sdrpn_core.training.continued import ContinuedObjective
-from sdrpn_core.training.gate_sources import check_backbone, first_look
 from sdrpn_core.training.judged_samples import JudgedRegions
-from sdrpn_core.training.judged_start import judges_another_map
+from sdrpn_core.training.judged_start import first_look, judges_another_map
 from sdrpn_core.training.map_objective import MapObjective
-from sdrpn_core.training.sources import TrainingSource
+from sdrpn_core.training.sources import TrainingSource, check_run_backbone
 from sdrpn_core.utility.run import UtilityDataset
 
 if TYPE_CHECKING:
@@ -65,8 +64,10 @@ class UtilityObjective(MapObjective, ContinuedObjective):
         if isinstance(data, (str, Path)):
             data = UtilityDataset(data)
         if not isinstance(data, UtilityDataset):
-            raise ConfigError("a map is refined on the folder of a utility run")
-        check_backbone(data, backbone)
+            raise ConfigError(
+                "a map is refined on the folder of a utility run: see `sdrpn utility`"
+            )
+        check_run_backbone(data, backbone)
         if processes(backbone.device).is_main_process:
             self._warn_of_another_map(backbone, data)
         branch = self.config.branch

@@ -6,7 +6,7 @@ from typing import SupportsIndex
 
 from sdrpn_core.errors import ConfigError
 
-__all__ = ["check_count", "is_whole"]
+__all__ = ["check_count", "check_counts", "is_whole"]
 
 
 def is_whole(value: object) -> bool:
@@ -26,3 +26,13 @@ def check_count(count: object, what: str) -> None:
     """
     if not isinstance(count, SupportsIndex) or not is_whole(count) or int(count) < 1:
         raise ConfigError(f"{what} must be a whole number of at least 1, not {count!r}")
+
+
+def check_counts(**counts: object) -> None:
+    """Check several numbers of things, each called what it is named.
+
+    Raises:
+        ConfigError: names the first that is no whole number, or below 1.
+    """
+    for name, count in counts.items():
+        check_count(count, name)

@@ -20,6 +20,7 @@ from sdrpn_core.errors import ConfigError, ImageError, SdrpnError
 from sdrpn_core.gate.budget_labels import N_ORACLES, normalized_answer
 from sdrpn_core.shards.image_cell import portable_image
 from sdrpn_core.shards.making import make_missing_shards
+from sdrpn_core.util.whole_numbers import check_counts
 from sdrpn_core.utility.defaults import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_MAX_NEW_TOKENS,
@@ -27,7 +28,7 @@ from sdrpn_core.utility.defaults import (
 )
 from sdrpn_core.utility.ladder_row import LadderRow, LadderStatus
 from sdrpn_core.utility.ladder_run import LadderManifest, open_run
-from sdrpn_core.utility.record_maker import OpenedRecord, RecordMaker, check_positive
+from sdrpn_core.utility.record_maker import OpenedRecord, RecordMaker
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.results import Answer
@@ -122,7 +123,7 @@ class LadderMaker(RecordMaker[LadderRow]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(max_new_tokens=self.max_new_tokens)
+        check_counts(max_new_tokens=self.max_new_tokens)
         budgets = list(self.resolutions)
         if len(budgets) <= N_ORACLES or budgets != sorted(set(budgets)) or budgets[0] < 1:
             raise ConfigError(

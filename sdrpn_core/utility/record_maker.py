@@ -14,12 +14,13 @@ from sdrpn_core.backbone.question import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import Record, RecordSource, only_image, validate_record
-from sdrpn_core.errors import ConfigError, InputError, SdrpnError
+from sdrpn_core.errors import InputError, SdrpnError
 from sdrpn_core.shards.format import R
 from sdrpn_core.shards.making import Advance, make_rows
 from sdrpn_core.taps.attention_tap import attention_implementation
 from sdrpn_core.util.isolate_failures import ITEM_ERRORS, isolate_failures
 from sdrpn_core.util.package_versions import package_versions
+from sdrpn_core.util.whole_numbers import check_counts
 from sdrpn_core.utility.defaults import DEFAULT_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class RecordMaker(ABC, Generic[R]):
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        check_positive(batch_size=self.batch_size, max_pixels=self.max_pixels)
+        check_counts(batch_size=self.batch_size, max_pixels=self.max_pixels)
         self.backbone.check_whole(self.purpose)
 
     @property
@@ -91,19 +92,18 @@ class RecordMaker(ABC, Generic[R]):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What decides the rows beside backbone and records, as plain JSON values."""
+        """What decides the rows besides backbone and records, as plain JSON values."""
 
-    def manifest_fields(self, shard_size: int, dataset: str | None = None) -> dict[str, Any]:
+    def manifest_fields(self, shard_size: int) -> dict[str, Any]:
         """Fields of the run's manifest.
 
         Args:
             shard_size: records per shard.
-            dataset: what the data is called; default: the source's name.
 
         Raises:
             ConfigError: the shard size is not positive.
         """
-        check_positive(shard_size=shard_size)
+        check_counts(shard_size=shard_size)
         provenance = {
             "backbone": backbone_identity(self.backbone, branch=0),
             **self.facts(),
@@ -119,7 +119,7 @@ class RecordMaker(ABC, Generic[R]):
             "records": len(self.source),
             "fingerprint": self.source.fingerprint,
             "shard_size": shard_size,
-            "dataset": self.source.name if dataset is None else dataset,
+            "dataset": self.source.name,
             "provenance": provenance,
         }
 
@@ -172,14 +172,3 @@ class RecordMaker(ABC, Generic[R]):
                 else:
                     rows += result
         return rows
-
-
-def check_positive(**values: int) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        ConfigError: names the first.
-    """
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be 1 or more, not {value}")

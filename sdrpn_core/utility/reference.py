@@ -8,7 +8,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.crops.budget import check_budget
 from sdrpn_core.errors import ConfigError, InputError
+from sdrpn_core.util.whole_numbers import check_count
 from sdrpn_core.utility.defaults import DEFAULT_MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
@@ -53,8 +55,8 @@ class Reference:
     def __post_init__(self) -> None:
         if self.n_tokens is not None and self.kind is not ReferenceKind.OWN:
             raise ConfigError("visual tokens of the reference are for the backbone's own answers")
-        if self.max_new_tokens < 1 or (self.n_tokens is not None and self.n_tokens < 1):
-            raise ConfigError("max_new_tokens and the reference's tokens must be 1 or more")
+        check_count(self.max_new_tokens, "max_new_tokens")
+        check_budget(self.n_tokens, "the reference's visual tokens")
 
     def check(self, backbone: Backbone, proposer: Proposer | None) -> None:
         """Refuse what the backbone cannot give.

@@ -18,7 +18,6 @@ from sdrpn_core.answering.budgets import check_budgets
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.prefix_store import UNLIMITED_BYTES, PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.answering.utility import Worth, worth_of_crops
 from sdrpn_core.crops.candidates import RegionSampler
 from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.read import read_records
@@ -33,6 +32,7 @@ from sdrpn_core.utility.defaults import (
     DEFAULT_CANDIDATES,
     DEFAULT_SHARD_SIZE,
 )
+from sdrpn_core.utility.likelihoods import CropLikelihoods, crop_likelihoods
 from sdrpn_core.utility.record_maker import OpenedRecord, RecordMaker
 from sdrpn_core.utility.reference import Reference
 from sdrpn_core.utility.row import Candidate, UtilityRow, UtilityStatus
@@ -86,7 +86,7 @@ def judge_crops(
             suit the RPN's crop policy.
         n_candidates: how many the default sampler draws per record; 0: none.
         first_look_tokens: see :func:`~sdrpn_core.answering.answer.answer_batch`: what crops are
-            worth beside a look at the whole image with so many visual tokens.
+            worth in addition to a look at the whole image with so many visual tokens.
         batch_size: records that go through the model together, and sequences per pass. Moves the
             last bits of the likelihoods, by padding, so it is free to change when a run is
             continued.
@@ -256,7 +256,7 @@ class UtilityMaker(RecordMaker[UtilityRow]):
             proposed = source.propose(state, [one.record for one in opened])
             for own, more in zip(found, proposed, strict=True):
                 own += more
-        worth = worth_of_crops(
+        likelihoods = crop_likelihoods(
             state,
             [[(proposal,) for _, proposal in own] for own in found],
             references,
@@ -265,7 +265,7 @@ class UtilityMaker(RecordMaker[UtilityRow]):
         geometries = [geometry for prompt in state.prompts for geometry in prompt.geometries]
         return [
             self._row(*values)
-            for values in zip(opened, references, found, worth, geometries, strict=True)
+            for values in zip(opened, references, found, likelihoods, geometries, strict=True)
         ]
 
     def _row(
@@ -273,11 +273,11 @@ class UtilityMaker(RecordMaker[UtilityRow]):
         opened: OpenedRecord,
         ids: tuple[int, ...],
         found: Found,
-        worth: Worth,
+        likelihoods: CropLikelihoods,
         geometry: Geometry,
     ) -> UtilityRow:
         record = opened.record
-        if not all(map(math.isfinite, (worth.plain, *worth.cropped))):
+        if not all(map(math.isfinite, (likelihoods.plain, *likelihoods.cropped))):
             reason = "a likelihood of the reference response is not finite"
             return UtilityRow.skip(opened.index, record, UtilityStatus.INVALID, reason)
         candidates = tuple(
@@ -289,7 +289,11 @@ class UtilityMaker(RecordMaker[UtilityRow]):
                 log_likelihood=value,
             )
             for (source, _), (kept,), value, tokens in zip(
-                found, worth.proposals, worth.cropped, worth.crop_tokens, strict=True
+                found,
+                likelihoods.proposals,
+                likelihoods.cropped,
+                likelihoods.crop_tokens,
+                strict=True,
             )
         )
         decoded = self.backbone.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
@@ -300,7 +304,7 @@ class UtilityMaker(RecordMaker[UtilityRow]):
             image=portable_image(record.images[0]),
             response=decoded,
             response_ids=ids,
-            plain=worth.plain,
+            plain=likelihoods.plain,
             candidates=candidates,
             geometry=geometry,
         )

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sdrpn_core.gate.utility_labels import DEFAULT_MARGIN
+from sdrpn_core.labels.judged import DEFAULT_MARGIN
 from sdrpn_core.utility.row import UtilityRow
 
 __all__ = ["SourceSummary", "summarize"]
@@ -19,7 +19,7 @@ class SourceSummary:
     Attributes:
         records: how many have a candidate from it.
         helped: share of these whose best candidate is worth more than the margin of a gate's
-            labels (:data:`~sdrpn_core.gate.utility_labels.DEFAULT_MARGIN`).
+            labels (:data:`~sdrpn_core.labels.judged.DEFAULT_MARGIN`).
         median: of the best candidates' utilities, in nats.
     """
 

@@ -14,7 +14,7 @@ from sdrpn_core.answering.proposer import Proposer
 from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.question import Question
-from sdrpn_core.runtime.generation import end_token_ids
+from sdrpn_core.runtime.generate_options import end_token_ids
 from sdrpn_core.testing.images import block_image
 from sdrpn_core.testing.stock import with_crops
 from sdrpn_core.testing.subject import ContractSubject

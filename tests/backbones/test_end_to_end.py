@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sdrpn_core.cli.main import app
+from sdrpn_core.crops.policy import Outcome
 from tests.tiny_gemma3 import write_tiny_gemma3
 from tests.tiny_mistral3 import write_tiny_mistral3
 from tests.tiny_qwen3_vl import write_tiny_qwen3_vl
@@ -45,7 +46,11 @@ def test_from_heads_to_a_benchmark(family, tmp_path):
     sdrpn("train", labels, "--model", model, "--recipe", recipe, "--out", runs, *steps)
     rpn = runs / "rpn"
     asked = ("what is it ?", "--model", model, "--rpn", rpn, "--max-new-tokens", "3", "--json")
-    assert json.loads(sdrpn("ask", image, *asked))
+    found = json.loads(sdrpn("ask", image, *asked))
+    assert found["outcome"] in {one.value for one in Outcome}
+    assert len(found["images"]) == 1
     options = ("--out", tmp_path / "bench", "--n", "4", "--max-new-tokens", "3")
     sdrpn("bench", "--models", f"{model}={rpn}", "--data", data, *options)
-    assert list((tmp_path / "bench").rglob("*.md"))
+    results = json.loads((tmp_path / "bench/results.json").read_text())
+    assert {"baseline", "sdrpn"} <= results["methods"].keys()
+    assert (tmp_path / "bench/report.md").is_file()

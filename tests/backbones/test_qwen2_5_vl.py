@@ -17,7 +17,7 @@ from sdrpn_core.crops.policy import make_policy
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError, ImageError, InputError
 from sdrpn_core.grid.geometry import Resized
-from sdrpn_core.labeling.stage import label_records
+from sdrpn_core.labeling.record_labeler import RecordLabeler
 from sdrpn_core.plugins.manager import get_plugins
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.runtime.generation import generate, prompt_block
@@ -136,7 +136,8 @@ def test_an_aspect_ratio_beyond_the_processors_limit(backbone, size):
         answer(backbone, image, "what is it ?")
     record = Record(id="long", question="what is it ?", images=image)
     recipe = get_plugins().presets.get("qwen2.5-vl-3b").recipe("text")
-    (row,) = label_records(backbone, [(0, record)], recipe, max_new_tokens=2)
+    labeler = RecordLabeler(backbone, recipe, max_new_tokens=2)
+    (row,) = labeler.rows([labeler.prepare(0, record)])
     assert "aspect ratio" in row.reason
 
 

@@ -8,6 +8,7 @@ import pytest
 from transformers import MistralConfig
 
 from sdrpn_core.answering.answer import answer_batch
+from sdrpn_core.answering.token_layers import TokenLayerCounter
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.testing.regions import FixedRegion
 from tests.backbones.stock_answers import our_answers, random_questions, stock_answer
@@ -76,9 +77,12 @@ def test_what_reads_a_prompt_reads_the_stock_one(options, in_config):
 @pytest.mark.parametrize(
     "field", [{"guidance_scale": 2.0}, {"prompt_lookup_num_tokens": 3}, {"penalty_alpha": 0.5}]
 )
-def test_what_a_generation_config_may_not_ask_for(field):
+@pytest.mark.parametrize("proposer", [None, FixedRegion()], ids=["plain", "two stages"])
+def test_what_a_generation_config_may_not_ask_for_is_refused_before_anything_runs(field, proposer):
     backbone = tiny_llava()
     backbone.model.generation_config.update(**field)
     (name,) = field
-    with pytest.raises(ConfigError, match=f"generation config sets '{name}' to .*cannot be done"):
-        answer_batch(backbone, random_questions(1), max_new_tokens=2)
+    refused = rf"sets '{name}' to .*cannot be done .*: set model\.generation_config\.{name} = None"
+    with TokenLayerCounter(backbone) as work, pytest.raises(ConfigError, match=refused):
+        answer_batch(backbone, random_questions(1), proposer, max_new_tokens=2)
+    assert work.token_layers == 0

@@ -10,7 +10,8 @@ import pytest
 
 from sdrpn_core import RPN, GateObjective, load_backbone
 from sdrpn_core.cli.main import main
-from sdrpn_core.gate.utility_labels import DEFAULT_INDIFFERENCE, DEFAULT_MARGIN
+from sdrpn_core.gate.utility_labels import DEFAULT_INDIFFERENCE
+from sdrpn_core.labels.judged import DEFAULT_MARGIN
 from sdrpn_glyphs import backbone_dir
 from sdrpn_glyphs.export_command import export
 from tests.docs.fences import ROOT, run_blocks, shell_lines

@@ -24,7 +24,7 @@ from sdrpn_core.backbone.adapter import Backbone
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.policy import CropPlan, CropPolicy
 from sdrpn_core.grid.roi_map import RoIMap
-from sdrpn_core.runtime.generation import end_token_ids
+from sdrpn_core.runtime.generate_options import end_token_ids
 
 #: Stands for the image in the golden ids.
 IMAGE_ID = -200

@@ -146,8 +146,10 @@ def test_runs_with_budgets(context, tmp_path):
     )
 
 
-def test_budgets_out_of_range():
+def test_budgets_out_of_range_are_refused():
     for option in ("first_look_tokens", "max_crop_tokens"):
         for method in (TrainedRPN, RawAttention, Oracle, RandomBox):
-            with pytest.raises(ConfigError, match=f"{option} must be at least 1, not 0"):
+            with pytest.raises(
+                ConfigError, match=f"{option} must be a whole number of at least 1, not 0"
+            ):
                 method.from_options({option: 0})

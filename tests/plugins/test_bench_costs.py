@@ -147,7 +147,7 @@ def test_tiles_are_for_families_that_were_trained_on_them():
     assert 2 <= len(boxes) <= 4
     assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) == SIZE[0] * SIZE[1]
     reason = Tiles().unserved(MethodContext(tiny_llava()))
-    assert reason == "the family was not trained to read tiles of an image beside the whole of it"
+    assert reason == "the family was not trained to read tiles of an image in addition to the whole"
 
 
 VARIANTS = (0.3, 0.6, 0.9)
@@ -299,7 +299,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         (["tiles"], {}, "no method can be offered for model 'llava': tiles: the family was not"),
         (["full"], {}, "method 'full' depends on the answers of 'sdrpn': name both"),
         (["baseline"], {"visual_tokens": [20]}, "resolution is fixed.*budget of 20 cannot be set"),
-        (["baseline"], {"visual_tokens": [0]}, "must be at least 1"),
+        (["baseline"], {"visual_tokens": [0]}, "must be a whole number of at least 1"),
         (["baseline"], {"sweeps": [Sweep("sdrpn", "t", (1,))]}, "sweep of method 'sdrpn', which"),
     ]
     for methods, options, message in cases:

@@ -57,7 +57,7 @@ def rpn_alone(tmp_path, folder):
 @pytest.mark.parametrize(
     ("second", "error", "says"),
     [
-        (rpn_alone, InputError, "the folder holds an RPN; a model and its RPN are given apart"),
+        (rpn_alone, InputError, "the folder holds an RPN: give its model in this place"),
         (without_rpn, CheckpointError, "missing-rpn: no such RPN folder"),
         (with_broken_rpn, CheckpointError, "config.json"),
         (missing, InputError, "missing: no such folder"),

@@ -297,7 +297,7 @@ def test_a_kill_while_saving_leaves_the_rpn_as_it_was(backbone, folder, monkeypa
         RPN.from_pretrained(folder, backbone=backbone)
 
 
-def test_the_command(model, folder, tmp_path):
+def test_the_command_saves_the_threshold(model, folder, tmp_path):
     lines = []
     for i in range(3):
         tiny_image(i).save(tmp_path / f"{i}.png")

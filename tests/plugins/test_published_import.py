@@ -250,7 +250,7 @@ def test_another_shape_is_refused(write, backbone):
         ({"twig_T": 2}, "more branch layers"),
     ],
 )
-def test_unusable_configurations(write, backbone, change, message):
+def test_unusable_configurations_are_refused(write, backbone, change, message):
     with pytest.raises(CheckpointError, match=message) as raised:
         import_rpn(write(**change), backbone)
     assert "\n" not in str(raised.value)
@@ -270,7 +270,7 @@ def test_pickles_are_not_opened(write):
     assert "\n" not in str(raised.value)
 
 
-def test_missing_files(write, tmp_path):
+def test_missing_files_are_named(write, tmp_path):
     with pytest.raises(CheckpointError, match="no such folder"):
         PublishedCheckpoint(tmp_path / "nowhere")
     folder = write(shards=2)
@@ -285,7 +285,7 @@ def test_missing_files(write, tmp_path):
         PublishedCheckpoint(folder)
 
 
-def test_broken_files(write):
+def test_broken_files_are_refused(write):
     folder = write()
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])

@@ -68,7 +68,7 @@ class Metric(ABC):
         return {}
 
     def aggregate(self, sums: Counts) -> Counts:
-        """Totals beside the mean score, each from 0 to 1.
+        """Totals besides the mean score, each from 0 to 1.
 
         Args:
             sums: of :meth:`counts` over items; arrays of any one shape. Any may be 0, since items

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sdrpn_core.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from .base import Family
+    from sdrpn_glyphs.families.base import Family
 
 #: Modules by name, imported on demand.
 NAMES: MappingProxyType[str, str] = MappingProxyType(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from ..tokenizer import MAX_POSITIONS
-from .base import HEADS, LAYERS, MAX_NEW_TOKENS, MLP_WIDTH, ROPE_THETA, WIDTH
+from sdrpn_glyphs.families.base import HEADS, LAYERS, MAX_NEW_TOKENS, MLP_WIDTH, ROPE_THETA, WIDTH
+from sdrpn_glyphs.tokenizer import MAX_POSITIONS
 
 
 def llama_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

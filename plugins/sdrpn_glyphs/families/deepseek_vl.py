@@ -15,10 +15,7 @@ from transformers import (
 )
 
 from sdrpn_deepseek_vl.backbone import DeepseekVLBackbone
-
-from ..initial_weights import init_patch_embedding
-from ..tokenizer import SpecialTokens, build_tokenizer
-from .base import (
+from sdrpn_glyphs.families.base import (
     CELL_PIXELS,
     IMAGE_MEAN,
     IMAGE_STD,
@@ -26,8 +23,10 @@ from .base import (
     Budget,
     Family,
 )
-from .decoder import greedy, llama_config
-from .inheritance import inherit_decoder, inherit_words
+from sdrpn_glyphs.families.decoder import greedy, llama_config
+from sdrpn_glyphs.families.inheritance import inherit_decoder, inherit_words
+from sdrpn_glyphs.initial_weights import init_patch_embedding
+from sdrpn_glyphs.tokenizer import SpecialTokens, build_tokenizer
 
 if TYPE_CHECKING:
     from sdrpn_core import Backbone

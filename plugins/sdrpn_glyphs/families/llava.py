@@ -11,11 +11,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sdrpn_llava.backbone import LlavaBackbone
-
-from ..initial_weights import init_matching_attention, init_patch_embedding
-from ..tokenizer import SpecialTokens, build_tokenizer
-from .base import (
+from sdrpn_glyphs.families.base import (
     CELL_PIXELS,
     HEAD_DIM,
     IMAGE_MEAN,
@@ -24,7 +20,10 @@ from .base import (
     WIDTH,
     Family,
 )
-from .decoder import greedy, llama_config
+from sdrpn_glyphs.families.decoder import greedy, llama_config
+from sdrpn_glyphs.initial_weights import init_matching_attention, init_patch_embedding
+from sdrpn_glyphs.tokenizer import SpecialTokens, build_tokenizer
+from sdrpn_llava.backbone import LlavaBackbone
 
 VISION_WIDTH = 96
 VISION_LAYERS = 4

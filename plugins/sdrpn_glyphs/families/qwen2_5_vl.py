@@ -13,11 +13,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
-
-from ..initial_weights import init_patch_embedding
-from ..tokenizer import MAX_POSITIONS, SpecialTokens, build_tokenizer
-from .base import (
+from sdrpn_glyphs.families.base import (
     CELL_PIXELS,
     HEADS,
     IMAGE_MEAN,
@@ -30,8 +26,11 @@ from .base import (
     Budget,
     Family,
 )
-from .decoder import greedy
-from .inheritance import inherit_decoder, inherit_words
+from sdrpn_glyphs.families.decoder import greedy
+from sdrpn_glyphs.families.inheritance import inherit_decoder, inherit_words
+from sdrpn_glyphs.initial_weights import init_patch_embedding
+from sdrpn_glyphs.tokenizer import MAX_POSITIONS, SpecialTokens, build_tokenizer
+from sdrpn_qwen2_5_vl.backbone import Qwen2_5VLBackbone
 
 if TYPE_CHECKING:
     from sdrpn_core import Backbone

@@ -73,7 +73,10 @@ def refused(model, kind, message, questions, proposer=None, **options):
         ({"max_new_tokens": "8"}, "at least 1, not '8'"),
         ({"max_new_tokens": None}, "at least 1, not None"),
         ({"max_padding": "0.2"}, "less than 1, not '0.2'"),
-        ({"first_look_tokens": "64"}, "first_look_tokens must be at least 1, not '64'"),
+        (
+            {"first_look_tokens": "64"},
+            "first_look_tokens must be a whole number of at least 1, not '64'",
+        ),
         ({"store": True}, "store must be a PrefixStore, not bool: write PrefixStore()"),
         ({"rpn": 1}, "rpn is no argument of this call: give it to the proposer, RPNProposer(rpn"),
         ({"policy": "mask"}, "policy is no argument of this call"),
@@ -87,7 +90,7 @@ def refused(model, kind, message, questions, proposer=None, **options):
     ids=str,
 )
 @pytest.mark.usefixtures("untouched")
-def test_an_argument_that_cannot_be_used(model, options, message):
+def test_an_argument_that_cannot_be_used_is_refused(model, options, message):
     refused(model, ConfigError, message, [Question(TEXT, (tiny_image(),))], **options)
 
 

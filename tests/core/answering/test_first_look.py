@@ -186,7 +186,9 @@ def test_budgets_are_checked_before_anything_is_answered(backbone, rpn):
         lambda: answer_batch(backbone, [], first_look_tokens=0),
         lambda: answer_stream(backbone, [], first_look_tokens=0),
     ):
-        with pytest.raises(ConfigError, match="first_look_tokens must be at least 1, not 0"):
+        with pytest.raises(
+            ConfigError, match="first_look_tokens must be a whole number of at least 1, not 0"
+        ):
             make()
     llava = tiny_llava()
     own = RPN.from_backbone(llava, branch=BRANCH, n_layers=2)

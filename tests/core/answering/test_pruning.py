@@ -129,7 +129,7 @@ def test_options_survive_a_checkpoint_and_keep_their_order():
     ],
 )
 @pytest.mark.parametrize("policy", POLICIES)
-def test_values_out_of_range(policy, options):
+def test_values_out_of_range_are_refused(policy, options):
     (name,) = options
     with pytest.raises(ConfigError, match=name):
         policy(**options)

@@ -311,7 +311,7 @@ def test_what_is_shown_is_one_short_line(gated, questions):
     assert repr(plain) == f"Answer({plain.text!r}, plain)"
 
 
-def test_a_threshold_without_a_gate(original, model, monkeypatch):
+def test_a_threshold_without_a_gate_is_refused(original, model, monkeypatch):
     def loads(*args, **options):
         raise AssertionError("the backbone was loaded")
 
@@ -331,7 +331,7 @@ def test_a_policy_itself_is_as_good_as_its_name(original, model, questions):
     policy = BboxPolicy(**{**POLICY, "threshold": 0.9999})
     assert model.with_policy(policy).policy is policy
     assert RoIModel.from_pretrained(original / "rpn", policy=policy).policy is policy
-    with pytest.raises(ConfigError, match=r"\(margin\) beside a BboxPolicy") as error:
+    with pytest.raises(ConfigError, match=r"\(margin\) along with a BboxPolicy") as error:
         model.with_policy(policy, {"margin": 1.0})
     assert "give its name instead" in str(error.value)
 

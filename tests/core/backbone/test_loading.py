@@ -103,7 +103,7 @@ def test_a_model_from_nowhere_needs_a_processor():
         load_backbone(tiny_llava().model)
 
 
-def test_a_loaded_model_without_an_adapter():
+def test_a_loaded_model_without_an_adapter_is_refused():
     config = LlamaConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
@@ -136,7 +136,7 @@ def test_a_model_type_that_several_adapters_serve(fresh_plugins):
 
 
 @pytest.mark.parametrize("dtype", ["float31", "Tensor", ""])
-def test_an_unknown_dtype(original, dtype):
+def test_an_unknown_dtype_is_refused(original, dtype):
     with pytest.raises(ConfigError, match=f"unknown dtype '{dtype}': use float32, bfloat16"):
         load_backbone(original, dtype=dtype)
 
@@ -208,7 +208,7 @@ def test_a_model_that_does_not_exist(source):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_attention_implementation(original):
+def test_an_unknown_attention_implementation_is_refused(original):
     with pytest.raises(InputError, match="cannot load the model"):
         load_backbone(original, attn_implementation="nonsense")
 

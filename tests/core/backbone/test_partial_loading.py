@@ -205,7 +205,9 @@ def test_from_the_last_layer_on_it_is_the_whole_model(folders, n_layers):
 
 @pytest.mark.parametrize("n_layers", [0, -1])
 def test_a_backbone_without_layers_is_refused(folders, n_layers):
-    with pytest.raises(ConfigError, match=f"n_layers must be 1 or more, not {n_layers}"):
+    with pytest.raises(
+        ConfigError, match=f"n_layers must be a whole number of at least 1, not {n_layers}"
+    ):
         load_backbone(folders("llava"), n_layers=n_layers)
 
 
@@ -234,7 +236,7 @@ def test_an_outline_knows_what_the_config_says_and_holds_no_weights(folders, fam
     assert type(outline) is type(whole)
 
 
-def test_an_outline_of_nothing(tmp_path):
+def test_an_outline_of_nothing_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         load_outline(tmp_path / "nowhere")
 

@@ -34,7 +34,8 @@ def test_the_crops_of_a_policy_have_its_budget(name):
 
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize(
-    ("value", "message"), [(0, "max_crop_tokens must be at least 1, not 0"), (2.5, "whole number")]
+    ("value", "message"),
+    [(0, "max_crop_tokens must be a whole number of at least 1, not 0"), (2.5, "whole number")],
 )
 def test_no_budget_of_nothing(name, value, message):
     with pytest.raises(ConfigError, match=message):

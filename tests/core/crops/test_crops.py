@@ -48,7 +48,7 @@ def test_one_region():
     assert crop.max_ratio is None
 
 
-def test_outcomes():
+def test_each_outcome_comes_of_its_kind_of_map():
     bbox = BboxPolicy(**sharp())
     single = RoIMap(np.where(np.arange(144).reshape(GRID) == 65, 60.0, -1e-3))
     cases = {
@@ -296,7 +296,7 @@ def test_plans_are_never_empty_and_stay_inside(problem):
 
 
 @given(problems())
-def test_options_round_trip(problem):
+def test_options_make_the_same_policy_again(problem):
     policy = problem[2]
     options = json.loads(json.dumps(policy.options()))
     assert type(policy).from_options(options) == policy
@@ -381,7 +381,7 @@ def test_token_grid(grid_box, ratio, expected):
         (MaskPolicy, {"min_side": None}),
     ],
 )
-def test_bad_options(policy, options):
+def test_options_out_of_range_are_refused(policy, options):
     for make in (policy.from_options, lambda options: policy(**options)):
         with pytest.raises(ConfigError, match=f"^[^ ]+( [^ ]+)?: {next(iter(options))} must"):
             make(options)
@@ -397,7 +397,7 @@ def test_unknown_option_names_the_near_one():
         BboxPolicy.from_options({"treshold": 0.2})
 
 
-def test_map_of_another_grid():
+def test_a_map_of_another_grid_is_refused():
     with pytest.raises(InputError, match=r"\(3, 3\).*\(12, 12\)"):
         BboxPolicy().plan(RoIMap(np.zeros((3, 3))), SQUARE)
 

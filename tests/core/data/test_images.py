@@ -166,7 +166,7 @@ def test_integer_gray_whose_range_is_known_is_read():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (8000, 50), (50, 8000)])
-def test_sizes(size):
+def test_an_image_keeps_its_size(size):
     assert open_image(encoded(Image.new("RGB", size, RED))).size == size
 
 

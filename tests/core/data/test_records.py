@@ -424,7 +424,7 @@ def test_an_unknown_name_lists_the_near_ones(fresh_plugins: Plugins):
     assert "did you mean 'toy/small'" in str(e.value)
 
 
-def test_missing_and_foreign_files(tmp_path: Path):
+def test_missing_and_foreign_files_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"a\.jsonl: no such file"):
         read_records(str(tmp_path / "a.jsonl"))
     with pytest.raises(InputError, match="no such file or folder"):

@@ -14,8 +14,9 @@ from sdrpn_bench.bench_model import BenchModel
 from sdrpn_core import find_heads, load_backbone
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import InputError
-from sdrpn_core.labeling.row import LabelStatus, portable_image
+from sdrpn_core.labeling.row import LabelStatus
 from sdrpn_core.labeling.stage import label
+from sdrpn_core.shards.image_cell import portable_image
 from tests.families import FAMILIES
 from tests.stage_data import RECIPE
 from tests.tiny import tiny_image

@@ -24,9 +24,6 @@ def test_an_answer_may_match_any_of_the_correct_ones(truths):
     ladder = AnswerLadder(BUDGETS, LATE, truths)
     assert ladder.difficulty is Difficulty.HARD
     assert labels(ladder) == {0, 1}
-    rng = random.Random(0)
-    judged = {(one.resolution, one.label) for one in map(ladder.draw_against_truth, [rng] * 50)}
-    assert judged == {(4, 1), (9, 1), (16, 0)}
 
 
 def test_an_oracle_that_matches_none_teaches_nothing():

@@ -284,13 +284,13 @@ def test_no_boxes():
         (lambda: Geometry.from_dict({"kind": "resized", "side": 3}), "resized"),
     ],
 )
-def test_bad_fields(make, message):
+def test_impossible_fields_are_refused(make, message):
     with pytest.raises(ConfigError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
 
-def test_bad_boxes():
+def test_boxes_of_another_shape_are_refused():
     with pytest.raises(InputError, match=r"\(N, 4\)") as caught:
         Resized((5, 5), (2, 2), 28).to_source([1, 2, 3, 4])
     assert isinstance(caught.value, SdrpnError)

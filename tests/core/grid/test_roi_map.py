@@ -56,17 +56,17 @@ def test_constant_maps_stay_constant(shape):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_non_finite_scores(value):
+def test_scores_that_are_not_finite_are_refused(value):
     with pytest.raises(AttentionError, match="1 of 6"):
         RoIMap(np.array([[0, 1, 2], [3, value, 5]]))
 
 
 @pytest.mark.parametrize("scores", [np.zeros(4), np.zeros((0, 4)), np.zeros((1, 2, 2))])
-def test_bad_shapes(scores):
+def test_scores_of_another_shape_are_refused(scores):
     with pytest.raises(InputError, match=r"\(h, w\)"):
         RoIMap(scores)
 
 
-def test_unknown_kind():
+def test_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="logit, distribution"):
         RoIMap(np.zeros((2, 2)), "softmax")

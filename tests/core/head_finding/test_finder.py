@@ -561,8 +561,8 @@ def test_too_few_usable_records_say_why(backbone):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be 1 or more"),
-        ({"max_heads": 0}, "max_heads must be 1 or more"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"max_heads": 0}, "max_heads must be a whole number of at least 1"),
         ({"max_new_tokens": 1}, "the last token is never read"),
         ({"recipe_options": {"sink": {}}}, "recipe option sink cannot be set"),
         ({"recipe_options": {"color": 1}}, "unknown field 'color'"),

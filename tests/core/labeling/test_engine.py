@@ -67,5 +67,5 @@ def test_another_run_is_refused_or_overwritten(job):
         LocalEngine().run(other, overwrite=False, progress=False)
     assert LocalEngine().run(other, overwrite=True, progress=False).missing_shards == 0
     assert LabelManifest.read(job.folder).shards == 1
-    with pytest.raises(ConfigError, match="shard_size must be 1 or more, not 0"):
+    with pytest.raises(ConfigError, match="shard_size must be a whole number of at least 1, not 0"):
         LocalEngine().run(replace(job, shard_size=0), overwrite=False, progress=False)

@@ -7,7 +7,7 @@ import pytest
 
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError
-from sdrpn_core.labeling.stage import label_records
+from sdrpn_core.labeling.record_labeler import RecordLabeler
 from sdrpn_core.labels.recipe import LabelRecipe
 from tests.tiny import tiny_image, tiny_llava
 
@@ -27,7 +27,8 @@ def backbone():
 
 def labeled(backbone, recipe, question, response=None):
     record = Record(id="one", question=question, images=tiny_image(), response=response)
-    (row,) = label_records(backbone, [(0, record)], recipe, max_new_tokens=5)
+    labeler = RecordLabeler(backbone, recipe, max_new_tokens=5)
+    (row,) = labeler.rows([labeler.prepare(0, record)])
     return row
 
 
@@ -63,6 +64,6 @@ def test_the_template_survives_json():
 
 
 @pytest.mark.parametrize("template", ["where ?", "{question} {question}", ""])
-def test_a_template_without_the_question(template):
+def test_a_template_without_the_question_is_refused(template):
     with pytest.raises(ConfigError, match=r"question_template must hold .question. once"):
         LabelRecipe(grounding={0: (0,)}, question_template=template)

@@ -25,16 +25,10 @@ from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import SdrpnError, ShardError
 from sdrpn_core.grid.geometry import PaddedSquare, Resized
-from sdrpn_core.labeling.row import row_from_table, rows_to_table
-from sdrpn_core.labeling.run import (
-    LabelDataset,
-    LabelManifest,
-    LabelRow,
-    LabelRun,
-    LabelStatus,
-    open_run,
-    portable_image,
-)
+from sdrpn_core.labeling.manifest import LabelManifest
+from sdrpn_core.labeling.row import LabelRow, LabelStatus, row_from_table, rows_to_table
+from sdrpn_core.labeling.run import LabelDataset, LabelRun, open_run
+from sdrpn_core.shards.image_cell import portable_image
 from sdrpn_core.util.atomic_files import atomic_write, leftovers
 
 RECORDS, SHARD_SIZE = 10, 4

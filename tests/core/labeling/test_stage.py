@@ -17,7 +17,8 @@ from sdrpn_core.backbone.question import Question
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import ConfigError, SdrpnError, ShardError
-from sdrpn_core.labeling.run import LabelDataset, LabelStatus
+from sdrpn_core.labeling.row import LabelStatus
+from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.taps.response_attention import (
     read_given_responses,

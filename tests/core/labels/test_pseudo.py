@@ -117,14 +117,14 @@ def test_sinks_are_compared_in_their_own_dtype():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["grounding", "sink"])
-def test_non_finite_attention(name, value):
+def test_attention_that_is_not_finite_is_refused(name, value):
     maps = {"grounding": peak((1, 1)), "sink": np.zeros(GRID)}
     maps[name][0, 0] = value
     with pytest.raises(AttentionError, match=f"{name} map: 1 of 80"):
         ThresholdLabeler(RECIPE)(**maps)
 
 
-def test_bad_shapes():
+def test_maps_of_other_shapes_are_refused():
     with pytest.raises(InputError, match=r"grounding map must have shape \(h, w\)"):
         ThresholdLabeler(RECIPE)(np.zeros(80))
     with pytest.raises(InputError, match="sink map has shape"):
@@ -197,7 +197,7 @@ def test_labels_do_not_depend_on_the_scale(problem, factor):
     np.testing.assert_array_equal(plain.labels, scaled.labels)
 
 
-def test_recipe_round_trip():
+def test_a_recipe_survives_json():
     recipe = LabelRecipe(
         grounding={21: (9, 11), 22: (0, 7)},
         sink={8: (1, 13), 2: ALL_HEADS},
@@ -227,7 +227,7 @@ def test_recipe_round_trip():
         ({"min_peak": -1.0}, "min_peak"),
     ],
 )
-def test_bad_recipes(fields, message):
+def test_impossible_recipes_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         LabelRecipe(**{"grounding": {3: (1,)}, **fields})
 
@@ -244,7 +244,7 @@ def test_bad_recipes(fields, message):
         ),
     ],
 )
-def test_bad_recipe_files(text, message):
+def test_broken_recipe_files_are_refused(text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         LabelRecipe.from_json(text)
     assert "\n" not in str(caught.value)

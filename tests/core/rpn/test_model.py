@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -295,7 +296,7 @@ def test_gradient_checkpointing_refuses_features_in_several_pieces(backbone):
         ({"depth": 3}, ConfigError, "RPN settings: unknown field 'depth'"),
     ],
 )
-def test_settings_that_cannot_work(backbone, settings, error, message):
+def test_settings_that_cannot_work_are_refused(backbone, settings, error, message):
     with pytest.raises(error, match=message):
         RPN.from_backbone(backbone, **{"branch": BRANCH, "n_layers": N_LAYERS, **settings})
 
@@ -307,9 +308,14 @@ def test_without_a_preset_branch_and_layers_must_be_given(backbone):
 
 def test_branch_zero_reads_the_embeddings(backbone):
     rpn = RPN.from_backbone(backbone, branch=0, n_layers=2)
+    features, places = features_of(backbone, QUESTIONS, branch=0)
+    block = prompt_block(backbone, backbone.encode(QUESTIONS))
+    assert torch.equal(features.hidden, block.embeds)
     with torch.no_grad():
-        scores = rpn(*features_of(backbone, QUESTIONS, branch=0)).scores
+        scores = rpn(features, places).scores
+        moved = rpn(replace(features, hidden=features.hidden.roll(1, dims=-1)), places).scores
     assert torch.isfinite(scores).all()
+    assert not torch.allclose(scores, moved)
 
 
 def test_overrides_replace_fields_of_a_given_config(backbone):

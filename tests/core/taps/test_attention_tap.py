@@ -380,7 +380,7 @@ def test_calls_with_other_numbers_of_keys_are_not_joined(backbone, inputs):
 
 
 @torch.no_grad()
-def test_asking_for_what_was_not_collected(backbone, inputs):
+def test_asking_for_what_was_not_collected_is_refused(backbone, inputs):
     with AttentionTap(backbone.decoder, {1: None}, queries=slice(10_000, None)) as tap:
         backbone.decoder(**inputs)
     with pytest.raises(ConfigError, match=r"layer 0 is not tapped; tapped: \[1\]"):

@@ -202,12 +202,12 @@ def test_other_settings_start_over_if_that_is_said(backbone, start, whole, tmp_p
 
 
 def test_no_round_is_refused(backbone, start, tmp_path):
-    with pytest.raises(ConfigError, match="1 round or more, not 0"):
+    with pytest.raises(ConfigError, match="rounds must be a whole number of at least 1, not 0"):
         run(backbone, start, tmp_path, rounds=0)
     assert refinement.UTILITY_FOLDER not in [path.name for path in tmp_path.iterdir()]
 
 
-def test_the_command(start, tmp_path):
+def test_the_command_refines_round_by_round(start, tmp_path):
     model = write_tiny_llava(tmp_path / "model", chat_template=CHAT_TEMPLATE)
     lines = []
     for record in records():

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from sdrpn_core import load_backbone
 from sdrpn_core.data.read import read_records
 from sdrpn_core.errors import ImageError, SdrpnError
-from sdrpn_core.labeling.row import portable_image
 from sdrpn_core.labeling.run import LabelDataset
 from sdrpn_core.labeling.stage import label
 from sdrpn_core.rpn.config import RPNConfig
+from sdrpn_core.shards.image_cell import portable_image
 from sdrpn_core.training.settings import TrainingSettings
 from sdrpn_core.training.sources import answered_records, stored_labels
 from sdrpn_core.training.stage import train

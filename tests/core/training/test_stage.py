@@ -502,7 +502,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(backbone, labels, tmp_path, m
 
 
 def test_labels_of_another_backbone_are_refused(labels, tmp_path):
-    with pytest.raises(ShardError, match="labels of another backbone than tiny-llava-1"):
+    with pytest.raises(ShardError, match="belongs to another backbone than tiny-llava-1"):
         train(tiny_llava(1), labels, tmp_path, SETTINGS, CONFIG)
 
 

@@ -13,8 +13,9 @@ import pytest
 from torch.utils.data import Dataset
 
 from sdrpn_core.errors import ShardError
-from sdrpn_core.training.samples import SkippedSample, load_batches, worker_processes
-from sdrpn_core.training.settings import TrainingSettings
+from sdrpn_core.training.batch_loading import load_batches
+from sdrpn_core.training.samples import SkippedSample
+from sdrpn_core.training.settings import TrainingSettings, worker_processes
 
 #: Longer than anything takes here, shorter than torch's own workers take that are at work.
 DEADLINE = 60.0

@@ -9,12 +9,12 @@ import torch
 
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.proposer import Proposal
-from sdrpn_core.answering.utility import worth_of_crops
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.errors import InputError
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.stock import with_crops
 from sdrpn_core.testing.subject import ContractSubject
+from sdrpn_core.utility.likelihoods import crop_likelihoods
 from tests.tiny import CHAT_TEMPLATE, tiny_llava
 from tests.tiny_gemma3 import tiny_gemma3
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
@@ -56,20 +56,20 @@ def test_utilities_equal_those_of_the_stock_model(backbone):
     by_region = [region.propose(state) for region in REGIONS]
     nothing = [Proposal(CropPlan(Outcome.NO_ROI))]
     candidates = [[*(rows[index] for rows in by_region), nothing] for index in range(2)]
-    found = worth_of_crops(state, candidates, responses, batch_size=3)
-    for question, response, worth in zip(questions, responses, found, strict=True):
+    found = crop_likelihoods(state, candidates, responses, batch_size=3)
+    for question, response, own in zip(questions, responses, found, strict=True):
         plain = stock_log_likelihood(backbone, question, None, response)
-        assert worth.plain == pytest.approx(plain, abs=TOLERANCE)
+        assert own.plain == pytest.approx(plain, abs=TOLERANCE)
         cropped = [stock_log_likelihood(backbone, question, r, response) for r in REGIONS]
-        assert worth.cropped == pytest.approx([*cropped, plain], abs=TOLERANCE)
-        assert worth.utilities == pytest.approx(
+        assert own.cropped == pytest.approx([*cropped, plain], abs=TOLERANCE)
+        assert own.utilities == pytest.approx(
             [one - plain for one in (*cropped, plain)], abs=2 * TOLERANCE
         )
-        assert worth.utilities[2] == 0
-        assert max(map(abs, worth.utilities)) > 10 * TOLERANCE  # the crops do matter
+        assert own.utilities[2] == 0
+        assert max(map(abs, own.utilities)) > 10 * TOLERANCE  # the crops do matter
 
 
 def test_an_empty_response_is_refused(backbone):
     state = prefill(backbone, ContractSubject.questions()[:1])
     with pytest.raises(InputError, match="one of these is empty"):
-        worth_of_crops(state, [[]], [()])
+        crop_likelihoods(state, [[]], [()])
