@@ -13,44 +13,38 @@ Example:
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+import lazy_loader
 
 from sdrpn_core import hookimpl
 
 if TYPE_CHECKING:
-    from sdrpn_bench.bench_model import BenchModel
-    from sdrpn_bench.calibrate import calibrate_gate
-    from sdrpn_bench.calibrate_cascade import calibrate_confidence
-    from sdrpn_bench.compare import compare_runs
-    from sdrpn_bench.method import Method, MethodContext
-    from sdrpn_bench.metrics.metric import Metric
-    from sdrpn_bench.runner import run_benchmark
+    from sdrpn_bench.bench_model import BenchModel as BenchModel
+    from sdrpn_bench.calibrate import calibrate_gate as calibrate_gate
+    from sdrpn_bench.calibrate_cascade import calibrate_confidence as calibrate_confidence
+    from sdrpn_bench.compare import compare_runs as compare_runs
+    from sdrpn_bench.method import Method as Method
+    from sdrpn_bench.method import MethodContext as MethodContext
+    from sdrpn_bench.metrics.metric import Metric as Metric
+    from sdrpn_bench.runner import run_benchmark as run_benchmark
     from sdrpn_core.plugins.registry import Registry
 
 SDRPN_API = 1
 
-__all__ = [
-    "BenchModel",
-    "Method",
-    "MethodContext",
-    "Metric",
-    "calibrate_confidence",
-    "calibrate_gate",
-    "compare_runs",
-    "run_benchmark",
-]
-
-_MODULES = {
-    "BenchModel": "bench_model",
-    "Method": "method",
-    "MethodContext": "method",
-    "Metric": "metrics.metric",
-    "calibrate_confidence": "calibrate_cascade",
-    "calibrate_gate": "calibrate",
-    "compare_runs": "compare",
-    "run_benchmark": "runner",
-}
+# Not its __dir__: the hooks below are found by the module's own.
+__getattr__, _, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bench_model": ["BenchModel"],
+        "calibrate": ["calibrate_gate"],
+        "calibrate_cascade": ["calibrate_confidence"],
+        "compare": ["compare_runs"],
+        "method": ["Method", "MethodContext"],
+        "metrics.metric": ["Metric"],
+        "runner": ["run_benchmark"],
+    },
+)
 
 
 @hookimpl
@@ -127,9 +121,3 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
         help="Choose on held-out questions where to look closer: a gate's threshold, or how "
         "sure a plain answer must be.",
     )
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -27,7 +27,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that all models share on one dataset; made by :func:`prepare_run`."""
+    """Everything that all models share on one dataset; made by :func:`prepare_run`.
+
+    Attributes:
+        records: the questions.
+        methods: by name, variants of sweeps among them.
+        metric: scores the answers, from 0 to 1.
+        store: the folder of the run.
+        seed: selects the questions, and the positions of random crops.
+        batch_size: questions per batch.
+        max_new_tokens: maximum length of an answer.
+        max_pixels: questions whose image has more pixels are left out.
+        published: by preset, what was published for the dataset.
+        config: what must not change when the run is continued, as plain JSON values.
+        total: the total of the metric that papers report for the dataset; ``None``: the mean score.
+        loaded: by model, filled once it is loaded: its preset, and options of methods that were
+            published for it.
+    """
 
     records: RecordSource
     methods: Mapping[str, Method]
@@ -41,7 +57,6 @@ class Run:
     config: Mapping[str, Any]
     total: str | None = None
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per model, once it was loaded: its preset, and options of methods that were published."""
 
 
 def named_models(

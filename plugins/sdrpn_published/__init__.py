@@ -10,21 +10,24 @@ Example:
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+import lazy_loader
 
 from sdrpn_core import hookimpl
 
 if TYPE_CHECKING:
     from sdrpn_core.plugins.registry import Registry
-    from sdrpn_published.checkpoint import PublishedCheckpoint
-    from sdrpn_published.importer import import_rpn
+    from sdrpn_published.checkpoint import PublishedCheckpoint as PublishedCheckpoint
+    from sdrpn_published.importer import import_rpn as import_rpn
 
 SDRPN_API = 1
 
-__all__ = ["PublishedCheckpoint", "import_rpn"]
-
-_MODULES = {"PublishedCheckpoint": "checkpoint", "import_rpn": "importer"}
+# Not its __dir__: the hook below is found by the module's own.
+__getattr__, _, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={"checkpoint": ["PublishedCheckpoint"], "importer": ["import_rpn"]},
+)
 
 
 @hookimpl
@@ -35,9 +38,3 @@ def sdrpn_register_commands(registry: Registry[Any]) -> None:
         "sdrpn_published.import_command:import_rpn",
         help="Convert a published SD-RPN checkpoint to an RPN for the stock model.",
     )
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

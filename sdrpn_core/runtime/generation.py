@@ -154,11 +154,8 @@ def generate(
             after_first_pass()
         clock.switch("decode")
 
-    if cache is None and cache_implementation == STATIC:
-        cache = static_cache(backbone.text_config, whole.length + max_new_tokens)
-    elif cache is None:
-        n_columns = columns_needed(whole.length, max_new_tokens)
-        cache = cache_for(backbone.text_config, n_columns)
+    if cache is None:
+        cache = _new_cache(backbone, whole.length, max_new_tokens, cache_implementation)
     if "streamer" in options:
         options = {**options, "streamer": WithoutPrompt(options["streamer"])}
     if observer is not None:
@@ -186,6 +183,14 @@ def generate(
     ends = end_token_ids(backbone, options)
     responses = row_ends.cut(sequences[:, whole.length :].tolist())
     return [_until_end(row, ends) for row in responses]
+
+
+def _new_cache(
+    backbone: Backbone, length: int, max_new_tokens: int, implementation: str | None
+) -> Cache:
+    if implementation == STATIC:
+        return static_cache(backbone.text_config, length + max_new_tokens)
+    return cache_for(backbone.text_config, columns_needed(length, max_new_tokens))
 
 
 @contextmanager
