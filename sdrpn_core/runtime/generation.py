@@ -29,6 +29,7 @@ from sdrpn_core.backbone.given import check_backbone
 from sdrpn_core.backbone.prompt import checked_prompts
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import Block, join, left_pad
+from sdrpn_core.runtime.buckets import buckets
 from sdrpn_core.runtime.clock import StageClock
 from sdrpn_core.runtime.in_place_cache import cache_for
 from sdrpn_core.runtime.kv_cache import cache_argument, static_cache
@@ -229,6 +230,23 @@ def reads_prompts(config: GenerationConfig | None, options: Mapping[str, Any]) -
         options.get(name, getattr(config, name, None)) not in neutral
         for name, neutral in _READS_PROMPT.items()
     )
+
+
+def batches_without_padding(
+    backbone: Backbone, lengths: Sequence[tuple[int, ...]]
+) -> list[list[int]] | None:
+    """Which sequences can be continued together where something reads prompts, as indices.
+
+    Args:
+        backbone: the model; its generation config alone decides.
+        lengths: of the sequences, block by block.
+
+    Returns:
+        Batches of equal lengths; ``None`` if nothing reads prompts, so that padding does no harm.
+    """
+    if not reads_prompts(backbone.model.generation_config, {}):
+        return None
+    return buckets(lengths, len(lengths), 0.0, holes=False)
 
 
 def generate(

@@ -22,7 +22,7 @@ from sdrpn_zoomeye.cues import _INSTRUCTION, name_cues, parse_cues, singular
 from sdrpn_zoomeye.method import ZoomEye
 from sdrpn_zoomeye.search import SearchRules, search_all, search_one
 from sdrpn_zoomeye.tree import CropTree, Node
-from tests.tiny import tiny_image, tiny_llava
+from tests.tiny import prefer_padding, tiny_image, tiny_llava
 from tests.tiny_deepseek_vl import tiny_deepseek_vl
 from tests.tiny_gemma3 import tiny_gemma3
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
@@ -131,6 +131,21 @@ def test_the_certainty_of_an_answer_is_that_of_the_stock_models_generation(famil
         )
         likely = min(float(step[0].softmax(dim=-1).max()) for step in output.scores)
         assert value == pytest.approx(2 * likely - 1, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "token"), [({"repetition_penalty": 1.5}, 11), ({"no_repeat_ngram_size": 1}, 41)]
+)
+def test_padding_is_no_part_of_what_options_read_of_a_prompt(options, token):
+    backbone = tiny_llava()
+    prefer_padding(backbone, token)
+    backbone.model.generation_config.update(**options)
+    asked = questions()
+    some = [View(index, None, "answering", "") for index in range(3)]
+    found = Viewer(prefill(backbone, asked), "answer", 3).confidences(some)
+    for question, value in zip(asked, found, strict=True):
+        (alone,) = Viewer(prefill(backbone, [question]), "answer", 3).confidences(some[:1])
+        assert value == pytest.approx(alone, abs=1e-4)
 
 
 def test_a_view_runs_only_what_follows_the_prefix():
