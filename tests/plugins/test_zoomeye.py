@@ -163,6 +163,7 @@ def test_a_view_runs_only_what_follows_the_prefix():
 
 
 @given(size=st.tuples(st.integers(1, 3000), st.integers(1, 3000)), side=st.integers(20, 600))
+@example(size=(9, 7), side=4)
 @example(size=(1, 1134), side=20)  # its last parts, the largest, are not those divided most often
 def test_the_parts_of_a_node_cover_it(size, side):
     tree = CropTree(size, side)
@@ -371,6 +372,9 @@ def test_what_cannot_be_searched_is_refused_in_one_line(monkeypatch):
         answer_batch(backbone, [two], ZoomEye().proposer(context, []), max_new_tokens=1)
     with pytest.raises(ConfigError, match="must be at least 1"):
         ZoomEye(max_depth=0)
+    for side in (2, 3):  # a strip of so many pixels has no four parts
+        with pytest.raises(ConfigError, match=f"side must be at least 4, not {side}"):
+            ZoomEye(side=side)
 
 
 def test_the_model_names_what_to_look_for():
