@@ -163,6 +163,7 @@ class FeatureCache:
         Raises:
             CheckpointError: the folder holds the cache of other data, another backbone, other
                 settings (says which).
+            ConfigError: the dtype cannot hold the features.
             SdrpnError: the disk has not enough room, or a file cannot be written; finished files
                 stay.
         """

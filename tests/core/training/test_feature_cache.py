@@ -266,6 +266,21 @@ def test_dtypes_that_make_no_sense_are_refused(backbone, labels, tmp_path):
         train(backbone, labels, tmp_path, SETTINGS, CONFIG, feature_cache_dtype="bfloat16")
 
 
+def test_features_that_a_dtype_cannot_hold_are_refused(tmp_path):
+    backbone = tiny_llava()
+    with torch.no_grad():
+        backbone.embedding.weight.mul_(1e6)
+    label(backbone, records(2), tmp_path / "labels", recipe=RECIPE)
+
+    def run(dtype: str):
+        folders = {"feature_cache": tmp_path / dtype, "feature_cache_dtype": dtype}
+        train(backbone, tmp_path / "labels", tmp_path / f"{dtype}-run", SETTINGS, CONFIG, **folders)
+
+    with pytest.raises(ConfigError, match=r"record 'r0': .* than float16 holds: store them as bf"):
+        run("float16")
+    run("bfloat16")
+
+
 # -- kills, stale and broken folders -------------------------------------------------------------
 
 
