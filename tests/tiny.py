@@ -200,3 +200,10 @@ def randomize(model: PreTrainedModel) -> None:
             else:
                 parameter.normal_(0.0, _SPREAD)
         model.get_input_embeddings().weight.normal_(0.0, 1.0)
+
+
+@torch.no_grad()
+def prefer_padding(backbone: LlavaBackbone, token: int) -> None:
+    """Make the id that padding has a little likelier than a token, wherever that is likely."""
+    weight = backbone.model.get_output_embeddings().weight
+    weight[0] = 1.2 * weight[token]

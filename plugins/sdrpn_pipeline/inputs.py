@@ -24,7 +24,9 @@ def as_inputs(images: Any, text: Any) -> Any:
     if text is None:
         return _whole_inputs(images)
     if images is None:
-        raise InputError("the question has no image")
+        if isinstance(text, str) or _are_texts(text):
+            raise InputError("the question has no image")
+        return _whole_inputs(text)  # transformers' own pipeline takes chats as text
     if isinstance(text, str):
         return {"images": images, "text": text}
     if not isinstance(text, (list, tuple)) or not isinstance(images, (list, tuple)):
@@ -50,6 +52,10 @@ def _whole_inputs(inputs: Any) -> Any:
         # The base class knows generators alone.
         return (one for one in inputs)
     raise InputError(f"{_ROLES}, not {type(inputs).__name__}")
+
+
+def _are_texts(text: Any) -> bool:
+    return isinstance(text, (list, tuple)) and all(isinstance(one, str) for one in text)
 
 
 def _is_torch_dataset(inputs: Any) -> bool:

@@ -12,7 +12,7 @@ from yarl import URL
 from sdrpn_serve.api_errors import APIError
 from sdrpn_serve.settings import Limits
 
-__all__ = ["read_images"]
+__all__ = ["is_allowed", "read_images"]
 
 _SCHEMES = ("http", "https")
 _CODE = "invalid_image_url"
@@ -64,6 +64,21 @@ def _from_data_uri(address: str) -> bytes:
         raise ValueError(f"the image is not valid base64 ({error})") from error
 
 
+def is_allowed(url: URL, hosts: Sequence[str]) -> bool:
+    """Whether an address is one of an image on a host that is on the list.
+
+    Args:
+        url: the address.
+        hosts: ``HOST``, which stands for its usual ports, or ``HOST:PORT``.
+    """
+    if url.scheme not in _SCHEMES or url.user is not None or not url.raw_host:
+        return False
+    names = [f"{url.raw_host}:{url.port}"]
+    if url.is_default_port():
+        names.append(url.raw_host)
+    return any(name in hosts for name in names)
+
+
 async def _fetch(address: str, limits: Limits) -> bytes:
     """Fetch an image from a host on the list. Redirects could lead elsewhere: none is followed.
 
@@ -73,9 +88,7 @@ async def _fetch(address: str, limits: Limits) -> bytes:
     shown = address if len(address) <= _MAX_SHOWN else f"{address[:_MAX_SHOWN]}..."
     # Parsed by what also fetches: two parsers may disagree about what the host is.
     url = URL(address)
-    host = url.raw_host or ""
-    where = host if url.explicit_port is None else f"{host}:{url.explicit_port}"
-    if url.scheme not in _SCHEMES or where not in limits.url_hosts or url.user is not None:
+    if not is_allowed(url, limits.url_hosts):
         raise ValueError(
             f"{shown!r} is not fetched: this server takes images as data:image/png;base64,... only"
             + (f", or from {', '.join(limits.url_hosts)}" if limits.url_hosts else "")

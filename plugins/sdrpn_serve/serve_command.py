@@ -151,7 +151,7 @@ def serve(
             max_new_tokens=max_new_tokens,
             max_queue=max_queue,
             timeout_s=timeout,
-            url_hosts=tuple(one.lower() for one in allow_urls or ()),
+            url_hosts=tuple(allow_urls or ()),
         ),
         ReplicaSettings(
             min_replicas=least,

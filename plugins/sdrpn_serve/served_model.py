@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ServedModel"]
 
+_LEAST_TEMPERATURE = 1e-5
+"""Below, the likeliest token is as good as certain, and logits divided by less may overflow."""
+
 
 class ServedModel:
     """A model that serves calls, from any number of threads.
@@ -196,8 +199,10 @@ def _has_any(stop: Sequence[str], tokenizer: Any, ids: torch.Tensor) -> bool:
 def _generation(ask: Ask) -> dict[str, Any]:
     """Arguments of ``generate()``."""
     options: dict[str, Any] = {"max_new_tokens": ask.max_tokens}
-    if ask.temperature > 0:
+    if ask.temperature >= _LEAST_TEMPERATURE:
         options |= {"do_sample": True, "temperature": ask.temperature, "top_p": ask.top_p}
+        # Requests cannot name a number of tokens: neither may the checkpoint, nor transformers.
+        options["top_k"] = 0
     return options
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,6 +12,8 @@ from sdrpn_core.answering.confidence_threshold import check_confidence_threshold
 from sdrpn_core.errors import ConfigError
 
 __all__ = ["Limits", "ModelSettings", "ReplicaSettings", "ServerSettings", "key_digest"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_PIXELS = 2**25
 """Default limit per image: an 8K image (7680 x 4320), 0.1 GB once it is decoded."""
@@ -78,6 +81,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         _check_positive(self)
+        # Hosts have no case, and addresses are compared in lower case.
+        object.__setattr__(self, "url_hosts", tuple(one.lower() for one in self.url_hosts))
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,9 @@ class ServerSettings:
         replicas: how many there are, and how they work.
         key_sha256: hexadecimal digest of the API key, see :func:`key_digest`; ``None``: no key is
             asked for.
+
+    Raises:
+        ConfigError: the digest is none, so that no key could be the right one.
     """
 
     name: str
@@ -131,6 +139,15 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits)
     replicas: ReplicaSettings = field(default_factory=ReplicaSettings)
     key_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.key_sha256 is None:
+            return
+        object.__setattr__(self, "key_sha256", self.key_sha256.lower())
+        if not _SHA256.fullmatch(self.key_sha256):
+            raise ConfigError(
+                "key_sha256 must be the 64 hexadecimal digits of the key's SHA-256, nothing else"
+            )
 
 
 def key_digest(key: str) -> str:

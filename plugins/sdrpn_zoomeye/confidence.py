@@ -14,6 +14,7 @@ from sdrpn_core.answering.prefix import prefix_block
 from sdrpn_core.crops.policy import Crop, CropPlan, Outcome
 from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING, buckets
+from sdrpn_core.runtime.generate_options import reads_prompts
 from sdrpn_core.runtime.generation import generate, prompt_block
 from sdrpn_core.runtime.kv_cache import join_cache
 from sdrpn_core.runtime.logits import block_logits
@@ -103,8 +104,11 @@ class Viewer:
             for prefix, prompt in zip(prefixes, prompts, strict=True)
         ]
         size = max(len(self._state.prompts), _MIN_BATCH)
-        holes = not self._state.backbone.has_windows
-        for batch in buckets(lengths, size, DEFAULT_MAX_PADDING, holes=holes) if new else ():
+        backbone = self._state.backbone
+        max_padding, holes = DEFAULT_MAX_PADDING, not backbone.has_windows
+        if self._kind == "answer" and reads_prompts(backbone.model.generation_config, {}):
+            max_padding, holes = 0.0, False
+        for batch in buckets(lengths, size, max_padding, holes=holes) if new else ():
             values = self._run([prompts[i] for i in batch], [new[i].index for i in batch])
             self._known.update(zip((new[i] for i in batch), values, strict=True))
         return [self._known[view] for view in asked]

@@ -14,7 +14,7 @@ from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_zoomeye.confidence import Kind, View, Viewer, yes_no_ids
 from sdrpn_zoomeye.cues import ALL, name_cues, singular
 from sdrpn_zoomeye.search import Query, Search, SearchRules, search_all, search_one
-from sdrpn_zoomeye.tree import CropTree, Node
+from sdrpn_zoomeye.tree import N_PARTS, CropTree, Node
 
 if TYPE_CHECKING:
     from sdrpn_core.answering.prefill import Prefill
@@ -53,8 +53,10 @@ class ZoomEye(Method):
     side: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_depth < 1 or self.scale < 1 or (self.side is not None and self.side < 2):
-            raise ConfigError("zoomeye: max_depth and scale must be at least 1, and side 2")
+        if self.max_depth < 1 or self.scale < 1:
+            raise ConfigError("zoomeye: max_depth and scale must be at least 1")
+        if self.side is not None and self.side < N_PARTS:
+            raise ConfigError(f"zoomeye: side must be at least {N_PARTS}, not {self.side}")
 
     def unserved(self, context: MethodContext) -> str | None:
         """Refuse models that cannot say Yes or No, and would be asked to."""

@@ -9,6 +9,9 @@ from sdrpn_core.grid.geometry import Box
 #: A box that is so many times as long as wide is cut into strips, not into quarters (published).
 _LONG = 2
 
+N_PARTS = 4
+"""Children of a node: one with fewer pixels along a strip would never end."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -34,7 +37,8 @@ class CropTree:
 
     Attributes:
         size: (width, height) of the image.
-        side: of the model's input in pixels: what is shorter on both sides has no children.
+        side: of the model's input in pixels: what is shorter on both sides has no children; at
+            least ``N_PARTS``.
     """
 
     size: tuple[int, int]
@@ -92,8 +96,8 @@ class CropTree:
         x0, y0, x1, y1 = node.box
         width, height = x1 - x0, y1 - y0
         if height >= _LONG * width:
-            return 1, 4
-        return (4, 1) if width >= _LONG * height else (2, 2)
+            return 1, N_PARTS
+        return (N_PARTS, 1) if width >= _LONG * height else (2, 2)
 
 
 def _cuts(low: int, high: int, n: int) -> list[tuple[int, int]]:

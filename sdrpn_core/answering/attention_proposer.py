@@ -45,7 +45,7 @@ class AttentionProposer(MapProposer):
     def maps(self, state: Prefill) -> list[RoIMap | None]:
         """The maps of all images, prompt by prompt; ``None`` where the plain answer is empty."""
         found: dict[int, list[RoIMap | None]] = {}
-        for indices, part in state.parts():
+        for indices, part in state.parts_to_answer():
             found.update(zip(indices, self._part_maps(part), strict=True))
         return [roi for index in range(len(state.prompts)) for roi in found[index]]
 

@@ -15,6 +15,7 @@ from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import ImagePlace, image_places
 from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 from sdrpn_core.runtime.clock import StageClock
+from sdrpn_core.runtime.generate_options import batches_without_padding
 from sdrpn_core.runtime.generation import columns_needed, prompt_block
 from sdrpn_core.runtime.kv_cache import join_cache
 from sdrpn_core.taps.feature_tap import Features, FeatureTap
@@ -122,6 +123,16 @@ class Prefill:
             for wanted in dict.fromkeys(lengths)
         ]
         return [(group, self.part(group)) for group in groups]
+
+    def parts_to_answer(self) -> list[tuple[list[int], Prefill]]:
+        """As :meth:`parts`, of batches that can be answered.
+
+        Where the model's generation config reads prompts, padding would be read as well.
+        """
+        pairs = zip(self.prompts, self.prefixes, strict=True)
+        lengths = [(len(prefix), len(prompt) - len(prefix)) for prompt, prefix in pairs]
+        groups = batches_without_padding(self.backbone, lengths)
+        return self.parts() if groups is None else [(group, self.part(group)) for group in groups]
 
     def part(self, indices: Sequence[int]) -> Prefill:
         """Some of the questions, in this order."""

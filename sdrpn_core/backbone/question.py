@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from sdrpn_core.crops.budget import check_budget
-from sdrpn_core.data.images import open_image
+from sdrpn_core.data.images import open_image, why_not_plain
 from sdrpn_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class Question:
             :class:`~sdrpn_core.backbone.preprocessing.Preprocessor`; empty where it was not.
 
     Raises:
-        InputError: the images are anything but a tuple (or a list) of images.
+        InputError: the images are anything but a tuple (or a list) of images, or one is not RGB or
+            not upright.
         ConfigError: the first look has less than one visual token.
     """
 
@@ -70,6 +71,11 @@ class Question:
         for index, image in enumerate(self.images):
             if not isinstance(image, Image.Image):
                 raise InputError(f"image {index} of a Question must be opened, {_not(image)}")
+            if reason := why_not_plain(image):
+                raise InputError(
+                    f"image {index} of a Question must be upright RGB, and {reason}: write "
+                    "Question.about(image, text)"
+                )
         object.__setattr__(self, "images", tuple(self.images))
 
     @property

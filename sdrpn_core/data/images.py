@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
@@ -120,6 +121,20 @@ def open_image(
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise ImageError(f"{name}: broken image: {reason}") from error
+
+
+def why_not_plain(image: Image.Image) -> str:
+    """What sets an image apart from what :func:`open_image` returns; empty for upright RGB.
+
+    Args:
+        image: which is not modified.
+    """
+    if image.mode != "RGB":
+        return f"its mode is {image.mode}"
+    if image.has_transparency_data:
+        return "it has a transparent color"
+    orientation = _orientation(image)
+    return f"its EXIF orientation is {orientation}" if orientation in _UPRIGHT else ""
 
 
 def raw_bytes(image: object) -> bytes:
@@ -300,13 +315,15 @@ def _rotated(image: Image.Image) -> Image.Image:
     # At its full size. Pillow's draft mode decodes a large JPEG at a half or a quarter of it, which
     # is faster, but scales in the frequency domain. Whatever filter follows, pixels differ.
     image.load()
+    orientation = _orientation(image)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _orientation(image: Image.Image) -> Any:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - of what is broken in there the pixels know nothing
-        return image
-    if orientation in _UPRIGHT:
-        return image.transpose(_UPRIGHT[orientation])
-    return image
+        return None
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -7,6 +7,7 @@ with their record, a small batch at a time.
 from __future__ import annotations
 
 import hashlib
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ class ParquetTable(Table):
         self._starts: list[int] = []
         self._file_starts: list[int] = []
         self._columns: dict[str, None] = {}
-        self._cursor: _Cursor | None = None
+        self._of_thread = _OfThread()
         digest = hashlib.sha256()
         length = 0
         for file in self._files:
@@ -77,7 +78,12 @@ class ParquetTable(Table):
         self._fingerprint = digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cursor": None}  # open files do not travel to other processes
+        # Open files do not travel to other processes.
+        return {**self.__dict__, "_of_thread": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._of_thread = _OfThread()
 
     def scan(self, fields: Fields) -> Iterator[Row | str]:
         """Go through the rows without images, and without columns that hold no field.
@@ -105,11 +111,13 @@ class ParquetTable(Table):
         group = bisect_right(self._starts, position) - 1
         file, number = self._groups[group]
         try:
-            if self._cursor is None or not self._cursor.can_reach(position, group):
-                self._cursor = _Cursor(file, number, group, self._starts[group])
-            return self._cursor.read(position)
+            cursor = self._of_thread.cursor
+            if cursor is None or not cursor.can_reach(position, group):
+                cursor = _Cursor(file, number, group, self._starts[group])
+                self._of_thread.cursor = cursor
+            return cursor.read(position)
         except (pa.ArrowException, OSError, StopIteration) as error:
-            self._cursor = None
+            self._of_thread.cursor = None
             raise unreadable(file, error) from error
 
     def where(self, position: int) -> str:
@@ -158,6 +166,12 @@ class _Cursor:
             self._batch = next(self._batches)
         (row,) = batch_rows(self._batch.slice(index - self._first, 1))
         return row
+
+
+class _OfThread(threading.local):
+    """The cursor of each thread: `answer_stream` draws records in one of its own."""
+
+    cursor: _Cursor | None = None
 
 
 def _parquet_files(path: Path, split: str | None) -> list[Path]:

@@ -15,6 +15,7 @@ from sdrpn_core.data.limits import MAX_PIXELS
 from sdrpn_core.data.record import only_image, validate_record
 from sdrpn_core.errors import InputError
 from sdrpn_core.head_finding.measures import Cells
+from sdrpn_core.runtime.generate_options import batches_without_padding
 from sdrpn_core.runtime.generation import generate, prompt_block
 
 if TYPE_CHECKING:
@@ -284,11 +285,14 @@ class Calibration:
 
     def _generated_responses(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
         """Greedy responses, without a last token that the length limit kept from being fed back."""
-        if not prompts:
-            return []
-        block = prompt_block(self.backbone, prompts)
-        responses = generate(self.backbone, block, max_new_tokens=self.max_new_tokens)
-        return [ids[: self.max_new_tokens - 1] for ids in responses]
+        together = [list(range(len(prompts)))] if prompts else []
+        lengths = [(len(prompt),) for prompt in prompts]
+        found: dict[int, tuple[int, ...]] = {}
+        for batch in batches_without_padding(self.backbone, lengths) or together:
+            block = prompt_block(self.backbone, [prompts[index] for index in batch])
+            responses = generate(self.backbone, block, max_new_tokens=self.max_new_tokens)
+            found.update(zip(batch, responses, strict=True))
+        return [found[index][: self.max_new_tokens - 1] for index in range(len(prompts))]
 
 
 def _exchanged(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
 
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.runtime.buckets import buckets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -140,6 +141,23 @@ def reads_prompts(config: GenerationConfig | None, options: Mapping[str, Any]) -
         options.get(name, getattr(config, name, None)) not in neutral
         for name, neutral in _READS_PROMPT.items()
     )
+
+
+def batches_without_padding(
+    backbone: Backbone, lengths: Sequence[tuple[int, ...]]
+) -> list[list[int]] | None:
+    """Which sequences can be continued together where something reads prompts, as indices.
+
+    Args:
+        backbone: the model; its generation config alone decides.
+        lengths: of the sequences, block by block.
+
+    Returns:
+        Batches of equal lengths; ``None`` if nothing reads prompts, so that padding does no harm.
+    """
+    if not reads_prompts(backbone.model.generation_config, {}):
+        return None
+    return buckets(lengths, len(lengths), 0.0, holes=False)
 
 
 def end_token_ids(backbone: Backbone, options: Mapping[str, Any] | None = None) -> frozenset[int]:

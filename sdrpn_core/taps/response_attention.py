@@ -18,6 +18,7 @@ import torch
 
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.labels.recipe import ALL_HEADS, LabelRecipe
+from sdrpn_core.runtime.generate_options import batches_without_padding
 from sdrpn_core.runtime.generation import columns_needed, generate, prompt_block
 from sdrpn_core.runtime.in_place_cache import full_cache
 from sdrpn_core.taps.attention_tap import AttentionRows, AttentionTap
@@ -207,9 +208,25 @@ def read_own_responses(
         max_new_tokens: upper limit of the response length. The last token is never fed back, so a
             response cut off by the limit lacks its last row.
         max_rows: average over only the first this many response tokens.
-        prefix: the prompts' prefixes, if ``cache`` holds them.
+        prefix: the prompts' prefixes, if ``cache`` holds them; where the model's generation config
+            reads prompts, they and what follows them are to be of one length each.
         cache: their KV cache; extended in place.
     """
+    batches = None
+    if prefix is None:
+        batches = batches_without_padding(backbone, [(len(prompt),) for prompt in prompts])
+    if batches is not None and len(batches) > 1:
+        found: dict[int, ResponseAttention] = {}
+        for batch in batches:
+            part = read_own_responses(
+                backbone,
+                [prompts[index] for index in batch],
+                heads,
+                max_new_tokens=max_new_tokens,
+                max_rows=max_rows,
+            )
+            found.update(zip(batch, part, strict=True))
+        return [found[index] for index in range(len(prompts))]
     starts = None if prefix is None else [prompt.prefix_length for prompt in prompts]
     block = prompt_block(backbone, prompts, starts=starts)
     length = block.length + (prefix.length if prefix is not None else 0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdrpn_core.errors import ConfigError
 from sdrpn_core.runtime.block import ImagePlace, left_pad
 from sdrpn_core.taps.feature_tap import FeatureTap
 from sdrpn_core.training.batches import TrainingBatch, make_batch
@@ -27,14 +28,25 @@ def to_cached(
         batch: made of ``samples``, in their order.
         samples: where the ids come from.
         dtype: of the hidden states.
+
+    Raises:
+        ConfigError: the dtype cannot hold them; says which can.
     """
     block = batch.block
     rows = zip(samples, batch.places, block.starts, batch.grids, strict=True)
     for row, (sample, place, first, (h, w)) in enumerate(rows):
         tokens = slice(first, place.query + 1)
+        computed = batch.features.hidden[row, tokens]
+        stored = computed.to("cpu", dtype).contiguous()
+        # Of a few tokens some channels are very large, beyond float16 in some models.
+        if not stored.isfinite().all() and computed.isfinite().all():
+            raise ConfigError(
+                f"record {sample.id!r}: its features reach {float(computed.abs().max()):.3g}, more "
+                f"than {str(dtype).removeprefix('torch.')} holds: store them as bfloat16"
+            )
         yield CachedSample(
             id=sample.id,
-            hidden=batch.features.hidden[row, tokens].to("cpu", dtype).contiguous(),
+            hidden=stored,
             positions=block.positions[..., row, tokens].cpu().contiguous(),
             start=place.start - first,
             grid=place.grid,

@@ -66,6 +66,8 @@ STORAGE_DTYPES = ("float32", "bfloat16", "float16")
 _MEASURED_SAMPLES = 64
 #: Any question: its tokens tell one prompt format or tokenizer from another.
 _PROBE = "What is this?"
+#: How chat templates read the clock.
+_CLOCK = "strftime_now"
 
 
 class FeatureCache:
@@ -161,6 +163,7 @@ class FeatureCache:
         Raises:
             CheckpointError: the folder holds the cache of other data, another backbone, other
                 settings (says which).
+            ConfigError: the dtype cannot hold the features.
             SdrpnError: the disk has not enough room, or a file cannot be written; finished files
                 stay.
         """
@@ -268,12 +271,29 @@ def _n_tokens(backbone: Backbone, sample: TrainingSample) -> int:
 
 def _preprocessing(backbone: Backbone) -> dict[str, Any]:
     """What turns a record into model inputs, besides the image and the question."""
-    settings = backbone.processor.image_processor.to_dict()
-    text = json.dumps(settings, sort_keys=True, default=str)
     return {
-        "image_processor": hashlib.sha256(text.encode()).hexdigest(),
-        "prompt": backbone.tokenize(_PROBE, 1),
+        "image_processor": _json_digest(backbone.processor.image_processor.to_dict()),
+        "prompt": _prompt_format(backbone),
     }
+
+
+def _prompt_format(backbone: Backbone) -> Any:
+    """What a prompt is made of; the same on every day.
+
+    A chat template that writes the date makes another prompt tomorrow, in which a run has to go on
+    all the same. So it stands for what it writes.
+    """
+    parts = (backbone.processor, backbone.tokenizer)
+    templates = [getattr(part, "chat_template", None) for part in parts]
+    if _CLOCK not in str(templates):
+        return backbone.tokenize(_PROBE, 1)
+    question = backbone.tokenizer(_PROBE, add_special_tokens=False).input_ids
+    return {"chat_templates": _json_digest(templates), "question": list(question)}
+
+
+def _json_digest(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _nearest_existing(folder: Path) -> Path:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sdrpn_core.shards.run import RowDataset
     from sdrpn_core.training.settings import TrainingSettings
 
+#: Fields of a recipe, beside the heads, that have decided the maps of a label run.
+_OF_THE_MAPS = ("response_rows", "question_template", "drop_instruction")
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingSource:
@@ -82,7 +85,8 @@ def stored_labels(
 
     Raises:
         ShardError: the labels are another backbone's, or the run has no usable row.
-        ConfigError: the recipe reads other heads than the run did, or an option is none.
+        ConfigError: the recipe reads other heads than the run did, or other responses; or an option
+            is none.
     """
     check_run_backbone(rows, backbone)
     if not len(rows):
@@ -98,6 +102,13 @@ def stored_labels(
             f"{rows.folder} was labeled with heads {_heads(stored)}, the recipe reads "
             f"{_heads(recipe)}: label again, or keep the heads and change thresholds alone"
         )
+    for name in _OF_THE_MAPS:
+        labeled_with, read = getattr(stored, name), getattr(recipe, name)
+        if labeled_with != read:
+            raise ConfigError(
+                f"{rows.folder} was labeled with {name} {labeled_with!r}, the recipe says "
+                f"{read!r}: label again, or change thresholds alone"
+            )
     labeler = get_plugins().pseudo_labelers.get(settings.labeler)(recipe)
     return TrainingSource(
         samples=StoredLabels(rows, labeler, _preprocessor(backbone, recipe), settings.max_pixels),

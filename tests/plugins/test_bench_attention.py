@@ -14,6 +14,7 @@ from sdrpn_bench.methods import RawAttention
 from sdrpn_core import RPN, LabelRecipe
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.attention_proposer import AttentionProposer
+from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.backbone.identity import backbone_identity
 from sdrpn_core.backbone.preset import Preset
 from sdrpn_core.backbone.question import Question
@@ -22,7 +23,7 @@ from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.mask import MaskPolicy
 from sdrpn_core.data.record import Record
 from sdrpn_core.errors import ConfigError
-from tests.tiny import tiny_image, tiny_llava
+from tests.tiny import prefer_padding, tiny_image, tiny_llava
 
 RECIPE = LabelRecipe(grounding={2: (0, 1)}, foreground=0.3)
 GRID = (12, 12)
@@ -80,6 +81,25 @@ def test_under_a_mask_it_crops_only_where_the_map_is_high(backbone, whole_grid):
     kept[y0:y1, x0:x1] = crop.keep == 1
     np.testing.assert_array_equal(kept, high)
     assert (y1 - y0) * (x1 - x0) < high.size
+
+
+@pytest.mark.parametrize("options", [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 1}])
+def test_padding_is_no_part_of_what_options_read_of_a_prompt(options):
+    """Nor are the holes behind shorter prefixes: maps are those of each question alone."""
+    backbone = tiny_llava()
+    prefer_padding(backbone, 11)
+    backbone.model.generation_config.update(**options)
+    questions = [
+        Question(text, (tiny_image(seed, (150, 150)),))
+        for seed, text in enumerate(("what color is the small dot ?", "how many ?", "which ?"))
+    ]
+    attention = AttentionProposer(RECIPE, "bbox", max_new_tokens=4)
+    together = attention.maps(prefill(backbone, questions))
+    for question, found in zip(questions, together, strict=True):
+        (alone,) = attention.maps(prefill(backbone, [question]))
+        assert (found is None) == (alone is None)
+        if found is not None:
+            np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
 
 
 def test_other_images_are_cropped_elsewhere(backbone):

@@ -167,6 +167,9 @@ def test_chats(ask, questions, expected):
     assert facts([ask(chat(questions[1]))]) == expected[1:2]
     assert facts(ask([chat(one) for one in questions], batch_size=3)) == expected
     assert facts(ask(chat(one) for one in questions)) == expected
+    # As the pipeline of transformers for images and text is called.
+    assert facts([ask(text=chat(questions[1]))]) == expected[1:2]
+    assert facts(ask(text=[chat(one) for one in questions])) == expected
 
 
 def test_nothing_gives_nothing(ask):
@@ -235,6 +238,7 @@ BAD = {
     "nothing": ((), InputError, "there is no question"),
     "no image": ((None, "what ?"), InputError, "the question has no image"),
     "empty question": ((IMAGE, " "), InputError, "the question is empty"),
+    "no image for several": ((None, ["what ?"]), InputError, "the question has no image"),
     "no images": (([], "what ?"), InputError, "the question has no image"),
     "missing file": (("none.png", "what ?"), ImageError, "no such file"),
     "one image, two questions": ((IMAGE, ["a", "b"]), InputError, "several questions are a list"),

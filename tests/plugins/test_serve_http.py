@@ -24,11 +24,13 @@ import openai
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
 from hypothesis import strategies as st
+from yarl import URL
 
-from sdrpn_core import RoIModel, read_records
+from sdrpn_core import ConfigError, RoIModel, read_records
 from sdrpn_glyphs import rpn_dir
 from sdrpn_serve.app import make_app
 from sdrpn_serve.calls import Ask, Located, Look, Reply, Unavailable
+from sdrpn_serve.images import is_allowed
 from sdrpn_serve.runner import ModelRunner
 from sdrpn_serve.served_model import ServedModel
 from sdrpn_serve.settings import Limits, ModelSettings, ServerSettings, key_digest
@@ -590,6 +592,28 @@ def test_images_are_fetched_from_named_hosts_alone():
         assert len(asked) == 4
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("https://img.org/a.png", {"img.org", "img.org:443"}),
+        ("https://img.org:443/a.png", {"img.org", "img.org:443"}),
+        ("http://IMG.org/a.png", {"img.org"}),
+        ("http://img.org:443/a.png", {"img.org:443"}),
+        ("http://img.org:8000/a.png", set()),
+        ("https://img.org.evil.net/a.png", set()),
+        ("ftp://img.org/a.png", set()),
+        ("https://me@img.org/a.png", set()),
+        ("a.png", set()),
+    ],
+)
+def test_a_host_stands_for_its_usual_ports(address, expected):
+    hosts = ("Img.ORG", "img.org:443")  # as a file of settings may spell them
+    allowed = {
+        one.lower() for one in hosts if is_allowed(URL(address), Limits(url_hosts=(one,)).url_hosts)
+    }
+    assert allowed == expected
+
+
 def test_a_host_that_is_down_is_said():
     with image_host() as (host, _):
         where = host.removeprefix("http://")
@@ -600,9 +624,16 @@ def test_a_host_that_is_down_is_said():
         ask(client_of(url), "what?", f"{host}/photo.png")
 
 
-def test_limits_are_positive():
-    from sdrpn_core import ConfigError
+def test_the_digest_of_a_key_is_one():
+    digest = key_digest("secret")
+    settings = ServerSettings(NAME, ModelSettings("unused"), key_sha256=digest.upper())
+    assert settings.key_sha256 == digest
+    for wrong in ("secret", f"{digest}  -", ""):
+        with pytest.raises(ConfigError, match="key_sha256 must be the 64 hexadecimal digits"):
+            replace(settings, key_sha256=wrong)
 
+
+def test_limits_are_positive():
     with pytest.raises(ConfigError, match="max_queue must be more than 0, not 0"):
         replace(Limits(), max_queue=0)
     with pytest.raises(ConfigError, match=r"timeout_s must be more than 0, not 0\.0"):

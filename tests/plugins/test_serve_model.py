@@ -96,6 +96,31 @@ def test_sampling_samples(served, asks):
     assert len({reply.text for reply in served.answer([ask] * 8)}) > 1
 
 
+@pytest.fixture
+def greedy_checkpoint(monkeypatch, model):
+    """It samples from its likeliest token alone, as some on the Hub do."""
+    monkeypatch.setattr(model.backbone.model.generation_config, "top_k", 1)
+
+
+@pytest.mark.usefixtures("greedy_checkpoint")
+def test_temperature_outweighs_the_checkpoints_own_choice(served, asks):
+    ask = replace(asks[0], images=(), text="what is it", temperature=2.0, max_tokens=12)
+    assert len({reply.text for reply in served.answer([ask] * 8)}) > 1
+
+
+def test_sampling_is_from_all_tokens(served, asks):
+    """Not from the 50 likeliest, which is what transformers does by itself."""
+    ask = replace(asks[0], images=(), temperature=1e4, max_tokens=1)
+    assert len({reply.text for reply in served.answer([ask] * 300)}) > 51  # "" may be one
+
+
+def test_a_temperature_too_small_to_divide_by_is_none(served, asks):
+    (expected,) = served.answer([asks[0]])
+    for temperature in (1e-9, 1e-45, 5e-324):
+        (reply,) = served.answer([replace(asks[0], temperature=temperature)])
+        assert (reply.text, reply.finish_reason) == (expected.text, expected.finish_reason)
+
+
 def test_locating_is_what_the_model_proposes(model, served, asks):
     located = served.locate(Look(asks[0].text, asks[0].images * 2, heatmap=True))
     assert isinstance(located, Located)

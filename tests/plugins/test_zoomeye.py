@@ -22,7 +22,7 @@ from sdrpn_zoomeye.cues import _INSTRUCTION, name_cues, parse_cues, singular
 from sdrpn_zoomeye.method import ZoomEye
 from sdrpn_zoomeye.search import SearchRules, search_all, search_one
 from sdrpn_zoomeye.tree import CropTree, Node
-from tests.tiny import tiny_image, tiny_llava
+from tests.tiny import prefer_padding, tiny_image, tiny_llava
 from tests.tiny_deepseek_vl import tiny_deepseek_vl
 from tests.tiny_gemma3 import tiny_gemma3
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
@@ -133,6 +133,21 @@ def test_the_certainty_of_an_answer_is_that_of_the_stock_models_generation(famil
         assert value == pytest.approx(2 * likely - 1, abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("options", "token"), [({"repetition_penalty": 1.5}, 11), ({"no_repeat_ngram_size": 1}, 41)]
+)
+def test_padding_is_no_part_of_what_options_read_of_a_prompt(options, token):
+    backbone = tiny_llava()
+    prefer_padding(backbone, token)
+    backbone.model.generation_config.update(**options)
+    asked = questions()
+    some = [View(index, None, "answering", "") for index in range(3)]
+    found = Viewer(prefill(backbone, asked), "answer", 3).confidences(some)
+    for question, value in zip(asked, found, strict=True):
+        (alone,) = Viewer(prefill(backbone, [question]), "answer", 3).confidences(some[:1])
+        assert value == pytest.approx(alone, abs=1e-4)
+
+
 def test_a_view_runs_only_what_follows_the_prefix():
     backbone = tiny_llava()
     state = prefill(backbone, questions()[:1])
@@ -148,6 +163,7 @@ def test_a_view_runs_only_what_follows_the_prefix():
 
 
 @given(size=st.tuples(st.integers(1, 3000), st.integers(1, 3000)), side=st.integers(20, 600))
+@example(size=(9, 7), side=4)
 @example(size=(1, 1134), side=20)  # its last parts, the largest, are not those divided most often
 def test_the_parts_of_a_node_cover_it(size, side):
     tree = CropTree(size, side)
@@ -356,6 +372,9 @@ def test_what_cannot_be_searched_is_refused_in_one_line(monkeypatch):
         answer_batch(backbone, [two], ZoomEye().proposer(context, []), max_new_tokens=1)
     with pytest.raises(ConfigError, match="must be at least 1"):
         ZoomEye(max_depth=0)
+    for side in (2, 3):  # a strip of so many pixels has no four parts
+        with pytest.raises(ConfigError, match=f"side must be at least 4, not {side}"):
+            ZoomEye(side=side)
 
 
 def test_the_model_names_what_to_look_for():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 from transformers import TextIteratorStreamer, TextStreamer
 
 from sdrpn_core import (
@@ -284,10 +287,39 @@ def test_a_question_alone(model):
     refused(model, InputError, message, Question(TEXT, (tiny_image(),)))
 
 
+def photo(**options) -> Image.Image:
+    """As ``Image.open`` gives it, of a file that was saved with these options."""
+    file = io.BytesIO()
+    tiny_image().save(file, format="PNG", **options)
+    return Image.open(file)
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return exif
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
         (["a.png"], "image 0 of a Question must be opened, not str"),
+        (
+            [tiny_image(), tiny_image().convert("L")],
+            "image 1 of a Question must be upright RGB, and its mode is L",
+        ),
+        (
+            [tiny_image().convert("RGBA")],
+            "image 0 of a Question must be upright RGB, and its mode is RGBA",
+        ),
+        (
+            [photo(exif=turned())],
+            "image 0 of a Question must be upright RGB, and its EXIF orientation is 6",
+        ),
+        (
+            [photo(transparency=(0, 0, 0))],
+            "image 0 of a Question must be upright RGB, and it has a transparent color",
+        ),
         ((tiny_image(), b"\x89PNG"), "image 1 of a Question must be opened, not bytes"),
         (tiny_image(), "the images of a Question must be a tuple, not Image"),
         ("a.png", "the images of a Question must be a tuple, not str"),
@@ -297,6 +329,10 @@ def test_images_of_a_question_are_opened(images, message):
     with pytest.raises(InputError) as error:
         Question(TEXT, images)
     assert str(error.value) == f"{message}: write Question.about(image, text)"
+
+
+def test_an_opened_file_is_as_good_as_its_pixels():
+    assert Question(TEXT, [photo()]).images[0].tobytes() == tiny_image().tobytes()
 
 
 def test_a_list_of_images_is_as_good_as_a_tuple():

@@ -4,8 +4,10 @@ import io
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -315,6 +317,21 @@ def test_a_bad_row_spoils_no_other(tmp_path: Path, table: pa.Table, message: str
     assert message in second.problem
     assert second.problem.startswith(str(path))
     assert list(records) == [first, second]
+
+
+def test_parquet_rows_are_read_by_several_threads(tmp_path: Path):
+    """As by the one of `answer_stream` and by its caller, who looks up what is expected."""
+    n = 200
+    names = [str(index) for index in range(n)]
+    pq.write_table(questions(n, id=names), tmp_path / "a.parquet", row_group_size=40)
+    source = read_records(tmp_path / "a.parquet")
+
+    def ids(seed: int) -> bool:
+        order = random.Random(seed).choices(range(n), k=300)
+        return [source[index].id for index in order] == [names[index] for index in order]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(ids, range(4)))
 
 
 def test_a_truncated_parquet_file_is_one_line(tmp_path: Path):

@@ -25,7 +25,7 @@ from sdrpn_core.head_finding.selection import CHOOSE, CONFIRM
 from sdrpn_core.labels.pseudo import ThresholdLabeler
 from sdrpn_core.labels.recipe import LabelRecipe
 from sdrpn_core.runtime.generation import prompt_block
-from tests.tiny import tiny_image, tiny_llava
+from tests.tiny import prefer_padding, tiny_image, tiny_llava
 
 GRID = (6, 6)
 N_CELLS = 36
@@ -408,6 +408,30 @@ def test_one_question_for_all_cannot_show_that_heads_follow_it(backbone):
     assert (report.question_effect.n, report.question_effect.pointing) == (0, None)
     assert not report.better_than_chance
     assert "no two records ask different questions" in report.warnings[0]
+
+
+def test_padding_is_no_part_of_what_options_read_of_a_prompt():
+    backbone = tiny_llava()
+    backbone.model.generation_config.update(no_repeat_ngram_size=1, eos_token_id=None)
+    prefer_padding(backbone, 35)
+    asked = ("what?", "what color is the dot?", "which letter is left of the square?")
+    records = [
+        replace(record, question=question)
+        for record, question in zip(boxed_records(3, response=None), asked, strict=True)
+    ]
+
+    def responses(batch_size):
+        calibration = Calibration(
+            backbone,
+            read_records(records),
+            LabelRecipe({0: (0,)}),
+            batch_size=batch_size,
+            max_new_tokens=4,
+        )
+        list(calibration.collect())
+        return [sample.response_ids for sample in calibration.samples]
+
+    assert responses(3) == responses(1)
 
 
 def test_questions_are_exchanged_with_their_responses_within_a_half(backbone, monkeypatch):

@@ -20,7 +20,7 @@ from sdrpn_core.taps.response_attention import (
     recipe_heads,
     recipe_maps,
 )
-from tests.tiny import tiny_image, tiny_llava
+from tests.tiny import prefer_padding, tiny_image, tiny_llava
 
 HEADS = {1: (0, 2), 4: None}
 GRID = (4, 4)
@@ -145,6 +145,23 @@ def test_own_responses_in_a_batch_equal_those_alone(backbone):
         (alone,) = own(backbone, [question])
         assert found.response_ids == alone.response_ids
         assert found.n_rows == alone.n_rows
+        assert_maps_equal(found, alone)
+
+
+@pytest.mark.parametrize(
+    "options", [{"no_repeat_ngram_size": 1}, {"encoder_repetition_penalty": 0.2}], ids=str
+)
+def test_padding_is_no_part_of_what_options_read_of_a_prompt(backbone, options):
+    """Were it, the token that padding is written as could not be repeated, and so not be made."""
+    end_with(backbone, None)
+    questions = [ONE, NONE, TWO]
+    prefer_padding(backbone, own(backbone, questions)[0].response_ids[0])
+    backbone.model.generation_config.update(**options)
+    batch = own(backbone, questions)
+    assert any(0 in found.response_ids for found in batch)
+    for question, found in zip(questions, batch, strict=True):
+        (alone,) = own(backbone, [question])
+        assert found.response_ids == alone.response_ids
         assert_maps_equal(found, alone)
 
 

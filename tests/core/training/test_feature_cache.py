@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ from sdrpn_core.training.stage import train
 from tests.families import FAMILIES
 from tests.stage_data import LINEAR, RECIPE, SAME_UP_TO_LAST_BITS, files, records
 from tests.tiny import tiny_image, tiny_llava, write_tiny_llava
+from tests.tiny_mistral3 import tiny_mistral3
 
 CONFIG = RPNConfig(branch=2, n_layers=2, head_options={"rope": False})
 #: 7 samples in batches of 4 and 3, in shards of 3, 3 and 1.
@@ -263,6 +266,21 @@ def test_dtypes_that_make_no_sense_are_refused(backbone, labels, tmp_path):
         train(backbone, labels, tmp_path, SETTINGS, CONFIG, feature_cache_dtype="bfloat16")
 
 
+def test_features_that_a_dtype_cannot_hold_are_refused(tmp_path):
+    backbone = tiny_llava()
+    with torch.no_grad():
+        backbone.embedding.weight.mul_(1e6)
+    label(backbone, records(2), tmp_path / "labels", recipe=RECIPE)
+
+    def run(dtype: str):
+        folders = {"feature_cache": tmp_path / dtype, "feature_cache_dtype": dtype}
+        train(backbone, tmp_path / "labels", tmp_path / f"{dtype}-run", SETTINGS, CONFIG, **folders)
+
+    with pytest.raises(ConfigError, match=r"record 'r0': .* than float16 holds: store them as bf"):
+        run("float16")
+    run("bfloat16")
+
+
 # -- kills, stale and broken folders -------------------------------------------------------------
 
 
@@ -368,6 +386,39 @@ def cut(path: Path) -> None:
 
 def swap(path: Path) -> None:
     shutil.copy(path.with_name("features-000001.safetensors"), path)
+
+
+@pytest.fixture
+def midnight(monkeypatch) -> None:
+    """Every look at the clock is one of another day."""
+    days = itertools.count(1)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls):
+            return datetime(2026, 1, 1) + timedelta(days=next(days))
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+
+
+@pytest.mark.usefixtures("midnight")
+def test_a_prompt_that_tells_the_date_is_the_same_tomorrow(tmp_path):
+    backbone = tiny_mistral3()
+    template = backbone.processor.chat_template
+    backbone.processor.chat_template = "{{ 'red ' * (strftime_now('%d') | int) }}" + template
+    first, second = (len(backbone.tokenize("is it", 1)) for _ in range(2))
+    assert first != second
+    label(backbone, records(N), tmp_path / "labels", recipe=RECIPE)
+
+    def run(name: str):
+        folders = {"feature_cache": tmp_path / "features"}
+        return train(backbone, tmp_path / "labels", tmp_path / name, SETTINGS, CONFIG, **folders)
+
+    assert run("one").skipped == run("two").skipped == 0
+    assert_close(tmp_path / "two", tmp_path / "one", atol=0)
+    backbone.processor.chat_template += "blue"
+    with pytest.raises(CheckpointError, match="preprocessing"):
+        run("three")
 
 
 @pytest.mark.parametrize(

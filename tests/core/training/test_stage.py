@@ -506,6 +506,21 @@ def test_labels_of_another_backbone_are_refused(labels, tmp_path):
         train(tiny_llava(1), labels, tmp_path, SETTINGS, CONFIG)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"response_rows": 1},
+        {"question_template": "where is it? {question}"},
+        {"drop_instruction": "briefly"},
+    ],
+    ids=str,
+)
+def test_what_the_stored_maps_were_made_of_may_not_change(backbone, labels, tmp_path, change):
+    (name,) = change
+    with pytest.raises(ConfigError, match=f"was labeled with {name} .*: label again"):
+        train(backbone, labels, tmp_path, SETTINGS, CONFIG, recipe=replace(RECIPE, **change))
+
+
 def test_thresholds_may_change_after_labeling_but_not_heads(backbone, labels, tmp_path):
     other = replace(RECIPE, grounding={2: (0,)})
     with pytest.raises(ConfigError, match="was labeled with heads"):
