@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nextafter
+
 import pytest
 import torch
 
@@ -96,6 +98,17 @@ def test_a_batch_is_decided_question_by_question(backbone, rpn, stored):
             assert answer.outcome is Outcome.OK
             assert answer.ids == with_crop.ids
     assert [p.gate for answer in cropped for p in answer.proposals] == [None] * 3
+
+
+def test_a_probability_that_just_reaches_the_threshold_opens_the_gate(backbone, rpn):
+    asked = questions()[:1]
+    always = RPNProposer(rpn, POLICY, gate_threshold=1e-30)
+    (found,) = answer_batch(backbone, asked, always, max_new_tokens=1)
+    need = found.proposals[0].gate
+    for threshold, outcome in ((need, Outcome.OK), (nextafter(need, 1.0), Outcome.NOT_NEEDED)):
+        proposer = RPNProposer(rpn, POLICY, gate_threshold=threshold)
+        (found,) = answer_batch(backbone, asked, proposer, max_new_tokens=1)
+        assert found.outcome is outcome
 
 
 def test_behind_a_closed_gate_with_layers_nothing_of_the_rpn_runs(backbone, rpn):
