@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sdrpn_bench.cost import Cost
+from sdrpn_bench.measure import _holds_center, object_size
 from sdrpn_bench.metrics.exact_match import ExactMatch
 from sdrpn_bench.model_report import model_lines
 from sdrpn_bench.report_notes import notes
@@ -55,3 +56,55 @@ def test_the_report_says_of_how_many_questions_a_share_is():
 @pytest.mark.parametrize("said", report(baseline=PLAIN)[1:])
 def test_without_boxes_nothing_is_said(said):
     assert "map peak" not in said.lower()
+
+
+def test_a_crop_holds_a_center_that_lies_on_its_first_pixels_but_not_behind_its_last():
+    crop = (10, 20, 30, 40)
+    centers = {
+        (10, 20): True,
+        (29.5, 39.5): True,
+        (30, 30): False,
+        (20, 40): False,
+        (9.5, 30): False,
+    }
+    for (x, y), expected in centers.items():
+        box = (x - 4, y - 4, x + 4, y + 4)
+        assert _holds_center(crop, box) == expected, (x, y)
+
+
+def test_objects_are_as_large_as_the_smallest_true_box():
+    """The side of a square of its area, relative to that of a square of the image's."""
+    assert object_size([(0, 0, 100, 100), (5, 5, 25, 10)], (400, 100)) == pytest.approx(0.05)
+    assert object_size([], (400, 100)) is None
+
+
+def test_costs_and_gates_are_what_one_counts_by_hand():
+    def one(score, seconds, **facts):
+        costs = {"token_layers": 10.0, "backward_token_layers": 0.0, "passes": 1.0}
+        peak = facts.pop("peak", None)
+        return {"outcome": "ok", "score": score, "seconds": seconds, **facts,
+                "cost": {**costs, "peak_memory": peak}}  # fmt: skip
+
+    gated = {"outcome": "not_needed", "gate": 0.01}
+    model, _, _ = report(
+        baseline=[one(1, 1.0), one(0.5, 1.0), one(0, 2.0), one(1, 4.0)],
+        sdrpn=[
+            one(1, 1.0, peak=5, stages={"prefix": 2.0}, **gated),
+            one(1, 3.0, peak=7, stages={"prefix": 1.0, "crop": 3.0}, gate=0.9),
+            one(1, 5.0, **gated),
+            one(0, 7.0, peak=6, gate=0.8),
+        ],
+    )
+    values = model["methods"]["sdrpn"]
+    assert values["time_ratio"] == 2
+    assert values["seconds_per_question"] == 4
+    assert values["cost"]["peak_memory"] == 7
+    # What a question did not go through took no time.
+    assert values["stages"] == {"prefix": 1.5, "crop": 1.5}
+    shares = {name: (part["share"], part["n"]) for name, part in values["gate"].items()}
+    # Half a score is not right.
+    assert shares == {
+        "skipped": (0.5, 4),
+        "skipped_of_right": (0.5, 2),
+        "skipped_of_wrong": (0.5, 2),
+    }

@@ -16,7 +16,7 @@ from sdrpn_core.errors import InputError
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_glyphs.dataset import SPLITS, make_question
 from sdrpn_glyphs.families.base import CELL_PIXELS
-from sdrpn_glyphs.marks import VALUES, Mark, draw_mark
+from sdrpn_glyphs.marks import VALUES, Mark, draw_mark, ink
 from sdrpn_glyphs.metric import GlyphsAnswer
 from sdrpn_glyphs.packed import MAX_ASPECT as PACKED_ASPECT
 from sdrpn_glyphs.packed import packed_scene
@@ -199,6 +199,22 @@ def _ink(mark: str, value: str, kind: str, size: int) -> np.ndarray:
     image = Image.new("RGB", (size, size))
     draw_mark(ImageDraw.Draw(image), Mark(mark, value, (255, 255, 255)), kind, 0, 0, size)
     return np.asarray(image).max(axis=-1) > 127
+
+
+def test_ink_stands_out_from_its_object() -> None:
+    weights = np.array([0.3, 0.59, 0.11])
+    for rgb in COLORS.values():
+        assert abs(weights @ ink(random.Random(0), rgb) - weights @ rgb) > 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("square", 1), ("circle", np.pi / 4), ("triangle", 0.5), ("diamond", 0.5), ("cross", 0.64)],
+)
+def test_a_shape_covers_what_its_name_says(kind: str, share: float) -> None:
+    image = Image.new("L", (200, 200), 0)
+    KINDS[kind](ImageDraw.Draw(image), (0, 0, 200, 200), 1)
+    assert np.asarray(image).mean() == pytest.approx(share, abs=0.01)
 
 
 def test_outlines_are_hollow_and_closed() -> None:
