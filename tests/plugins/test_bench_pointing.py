@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sdrpn_bench.cost import Cost
-from sdrpn_bench.measure import _holds_center, object_size
+from sdrpn_bench.measure import OpenedItem, _holds_center, _result, object_size
 from sdrpn_bench.metrics.exact_match import ExactMatch
 from sdrpn_bench.model_report import model_lines
 from sdrpn_bench.report_notes import notes
 from sdrpn_bench.summary import summarize
+from sdrpn_core.answering.proposer import Proposal
+from sdrpn_core.answering.results import Answer
+from sdrpn_core.crops.policy import CropPlan, Outcome
+from sdrpn_core.data.record import Record
+from sdrpn_core.grid.geometry import Resized
+from sdrpn_core.grid.roi_map import RoIMap
 
 #: What items have of a method beside the outcome.
 ANSWERED = {"text": "", "score": 1, "counts": {}, "seconds": 1.0, "cost": Cost().to_dict()}
@@ -70,6 +77,23 @@ def test_a_crop_holds_a_center_that_lies_on_its_first_pixels_but_not_behind_its_
     for (x, y), expected in centers.items():
         box = (x - 4, y - 4, x + 4, y + 4)
         assert _holds_center(crop, box) == expected, (x, y)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 4), (2, 0), (1, 2)])
+def test_the_peak_of_a_map_is_looked_for_in_its_row_and_column(row, column):
+    geometry = Resized((500, 300), (3, 5), 28)
+    scores = np.zeros((3, 5), np.float32)
+    scores[row, column] = 1.0
+    proposal = Proposal(CropPlan(Outcome.NO_ROI), RoIMap(scores), geometry)
+    answer = Answer("red", (5,), (proposal,), 20, 15, {})
+    hits = {}
+    for place in np.ndindex(3, 5):
+        y, x = (100 * cell + 40 for cell in place)
+        record = Record("r", (), "q", answers=("red",), boxes=((x, y, x + 20, y + 20),))
+        found = _result(OpenedItem(0, record, ()), answer, Cost(), ExactMatch())
+        hits[place] = found["map_hit"]
+        assert (found["crop_hit"], found["score"]) == (False, 1)
+    assert [place for place, hit in hits.items() if hit] == [(row, column)]
 
 
 def test_objects_are_as_large_as_the_smallest_true_box():
