@@ -26,7 +26,9 @@ EXACT_MATCH = {"name": "exact_match", "options": {}}
 ANLS = {"name": "anls", "options": {"threshold": 0.5}}
 
 
-def write_run(folder, scores, *, model="llava", metric=EXACT_MATCH, cost=100.0, **changes):
+def write_run(
+    folder, scores, *, model="llava", metric=EXACT_MATCH, cost=100.0, backward=0.0, **changes
+):
     """A run's folder, as ``sdrpn bench`` leaves it.
 
     Args:
@@ -35,6 +37,7 @@ def write_run(folder, scores, *, model="llava", metric=EXACT_MATCH, cost=100.0, 
         model: its label.
         metric: what scored it.
         cost: token-layers of an answer.
+        backward: those of its gradients.
         changes: of the configuration.
     """
     methods = dict.fromkeys(name for row in scores.values() for name in row or ())
@@ -60,7 +63,7 @@ def write_run(folder, scores, *, model="llava", metric=EXACT_MATCH, cost=100.0, 
                 "score": score,
                 "outcome": "plain",
                 "seconds": 0.1,
-                "cost": {"token_layers": cost, "backward_token_layers": 0.0},
+                "cost": {"token_layers": cost, "backward_token_layers": backward},
             }
             for name, score in results.items()
         }
@@ -89,6 +92,22 @@ def test_questions_are_matched_by_record_id(tmp_path):
     assert one.results.difference.interval == pytest.approx((0.0569, 0.3404), abs=5e-5)
     assert one.results.difference.p_value == pytest.approx(binomtest(12, 14).pvalue)
     assert one.results.token_layers_ratio == pytest.approx(1.5)
+
+
+def test_a_method_is_compared_on_what_both_runs_answered_by_it(tmp_path):
+    """One that needs boxes has no answer to some questions."""
+    both, alone = {"sdrpn": 1, "oracle": 1}, {"sdrpn": 0}
+    a = write_run(tmp_path / "a", {"r0": both, "r1": both, "r2": alone})
+    b = write_run(tmp_path / "b", {"r0": both, "r1": alone, "r2": both})
+    found = {one.method[0]: one.results.n for one in compare_runs(a, b).comparisons}
+    assert found == {"sdrpn": 3, "oracle": 1}
+
+
+def test_gradients_cost_as_much_as_forward_passes(tmp_path):
+    scores = {"r": {"sdrpn": 1}}
+    a = write_run(tmp_path / "a", scores, cost=100.0, backward=20.0)
+    b = write_run(tmp_path / "b", scores, cost=100.0, backward=140.0)
+    assert compare_runs(a, b).comparisons[0].results.token_layers_ratio == pytest.approx(2)
 
 
 def test_graded_scores_are_paired_too(tmp_path):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from sdrpn_bench import BenchModel, Method, run_benchmark
 from sdrpn_bench.cost import CostMeter
-from sdrpn_bench.curve import Point, area, cost_at, pareto_front
+from sdrpn_bench.curve import Point, area, cost_at, curves, pareto_front
 from sdrpn_bench.measure import _turns
 from sdrpn_bench.method import MethodContext
 from sdrpn_bench.methods import Baseline, RawAttention, TrainedRPN
@@ -232,6 +232,51 @@ def test_the_area_is_the_mean_of_the_best_within_each_cost(pairs, low, width):
     costs = np.exp(np.linspace(math.log(low), math.log(high), 4001))
     best = [max((a for c, a in pairs if c <= cost), default=0.0) for cost in costs]
     assert area(points(pairs), low, high) == pytest.approx(np.mean(best), abs=0.01)
+
+
+def test_equal_accuracy_is_the_best_of_the_baseline():
+    """Of all its budgets; gradients cost as well, and what knows the truth is no rival."""
+
+    def method(forward, accuracy, backward=0.0):
+        cost = {"token_layers": forward, "backward_token_layers": backward}
+        values = {"accuracy": accuracy, "interval": [0, 1], "seconds_per_question": 1.0}
+        return {"cost": cost, **values}
+
+    models = {
+        "m @9": {
+            "methods": {"baseline": method(10, 0.5), "sdrpn[t=1]": method(4, 0.6, backward=8)}
+        },
+        "m @16": {
+            "methods": {
+                "baseline": method(20, 0.7),
+                "sdrpn[t=2]": method(15, 0.75),
+                "cheap": method(1, 0.65),
+                "oracle": method(2, 1.0),
+            }
+        },
+    }
+    for budget, model in zip((9, 16), models.values(), strict=True):
+        model.update(name="m", visual_tokens=budget)
+    found = curves(models, controls=["oracle"])["m"]
+    assert found["cost_range"] == [1, 20]
+    assert [point["label"] for point in found["points"] if point["on_front"]] == [
+        "cheap @16",
+        "sdrpn[t=2] @16",
+    ]
+    assert found["equal_accuracy"] == {
+        "accuracy": 0.7,
+        "methods": {
+            "baseline": {"cost": 20, "ratio": 1},
+            "sdrpn": {"cost": 15, "ratio": 0.75},
+            "cheap": {"cost": None, "ratio": None},
+        },
+    }
+    assert {point["label"]: point["cost"] for point in found["points"]}["sdrpn[t=1] @9"] == 12
+
+
+def test_where_all_costs_are_the_same_the_area_is_the_accuracy():
+    assert area(points([(10, 0.6), (10, 0.4)]), 10, 10) == 0.6
+    assert area(points([(20, 0.6)]), 10, 10) == 0
 
 
 def test_equal_accuracy_costs_the_least_that_reaches_it():

@@ -56,6 +56,37 @@ def test_paired_difference_published_example():
     assert found.p_value == pytest.approx(212 / 16384)
 
 
+@pytest.mark.parametrize(
+    ("cell", "numerator"),
+    [
+        ((20, 12, 2, 16), 20 * 16 - 12 * 2 - 25),  # less half of the 50 items
+        ((6, 5, 3, 4), 0),  # positive, but not by as much
+        ((3, 9, 8, 4), 3 * 4 - 9 * 8),
+    ],
+)
+def test_paired_difference_is_newcombes_method_10_written_out(cell, numerator):
+    both, wins, losses, neither = cell
+    n, first, second = sum(cell), both + wins, both + losses
+    phi = numerator / (first * (losses + neither) * second * (wins + neither)) ** 0.5
+    one, other = (binomtest(k, n).proportion_ci(method="wilson") for k in (first, second))
+    p, q = first / n, second / n
+
+    def reach(a, b):
+        return (a**2 - 2 * phi * a * b + b**2) ** 0.5
+
+    expected = (
+        p - q - reach(p - one.low, other.high - q),
+        p - q + reach(one.high - p, q - other.low),
+    )
+    assert paired_difference(*pairs(*cell)).interval == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_limits_of_a_bootstrap_are_means_of_draws():
+    """A tenth of the scores is a half: 20 draws have at most 5 of these, 97.5 times of 100."""
+    assert binom.ppf([0.025, 0.975], 20, 0.1).tolist() == [0, 5]
+    assert mean_interval([1.0] * 18 + [0.5] * 2) == pytest.approx((1 - 5 / 40, 1.0))
+
+
 def test_intervals_of_several_methods_are_those_of_each():
     """Scores of 0 and 1, graded ones, and a single item, which says nothing."""
     draws = np.random.default_rng(0)

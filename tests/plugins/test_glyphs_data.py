@@ -9,12 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
+from scipy.ndimage import label as connected
 
 from sdrpn_core.errors import InputError
 from sdrpn_core.grid.geometry import Resized
 from sdrpn_glyphs.dataset import SPLITS, make_question
 from sdrpn_glyphs.families.base import CELL_PIXELS
-from sdrpn_glyphs.marks import VALUES
+from sdrpn_glyphs.marks import VALUES, Mark, draw_mark, ink
 from sdrpn_glyphs.metric import GlyphsAnswer
 from sdrpn_glyphs.packed import MAX_ASPECT as PACKED_ASPECT
 from sdrpn_glyphs.packed import packed_scene
@@ -22,11 +24,14 @@ from sdrpn_glyphs.patch_labels import LABELS, WORDS, patch_labels
 from sdrpn_glyphs.questions import ANSWERS, NONE, Question, answered, vocabulary
 from sdrpn_glyphs.records import GlyphRecords, is_correct
 from sdrpn_glyphs.scenes import (
+    COLOR_JITTER,
     GAP,
     LONG_SIDE,
     MAX_ASPECT,
     MAX_OBJECTS,
     MIN_OBJECTS,
+    Distractor,
+    _draw_distractor,
     render,
     render_index,
 )
@@ -86,9 +91,9 @@ def test_scenes_keep_their_promises() -> None:
             assert 0 <= x - GAP < x + side + GAP <= width
             assert 0 <= y - GAP < y + side + GAP <= height
             for left, top, other in squares[:number]:
-                assert not (
-                    left < x + side and x < left + other and top < y + side and y < top + other
-                )
+                across = max(left - (x + side), x - (left + other))
+                down = max(top - (y + side), y - (top + other))
+                assert max(across, down) >= GAP
         colors = [one.color for one in scene.objects]
         assert len(set(colors)) == len(colors)
         assert all(one.mark.value != one.color for one in scene.objects)
@@ -108,6 +113,124 @@ def test_boxes_are_the_extent_of_what_is_drawn() -> None:
             left, top, right, bottom = one.mark_box
             assert x0 <= left < right <= x1
             assert y0 <= top < bottom <= y1
+
+
+@pytest.mark.parametrize(
+    ("split", "least", "most"),
+    [
+        ("glyphs/small", 0.05, 0.09),
+        ("glyphs/pairs", 0.05, 0.09),
+        ("glyphs/visible", 0.18, 0.30),
+        ("glyphs/mixed", 0.05, 0.30),
+    ],
+)
+def test_what_is_asked_about_is_as_large_as_the_split_says(split, least, most) -> None:
+    widths = [one.size / LONG_SIDE for question in _questions(split) for one in question.objects]
+    half_a_pixel = 0.5 / LONG_SIDE
+    assert least - half_a_pixel <= min(widths) < least * 1.2
+    assert most * 0.85 < max(widths) <= most + half_a_pixel
+
+
+def test_two_regions_of_a_pair_are_far_apart() -> None:
+    for question in _questions("glyphs/pairs", 60):
+        (first, second) = (one.center for one in question.objects)
+        assert np.hypot(first[0] - second[0], first[1] - second[1]) >= 0.4 * LONG_SIDE
+
+
+def test_a_color_that_is_not_there_is_not_among_the_outlines() -> None:
+    for question in _questions("glyphs/absent", 60):
+        color = COLORS[question.answer.split()[0]]
+        outlines = [one for one in question.scene.clutter if one.stroke is not None]
+        for one in outlines:
+            assert np.abs(np.subtract(one.rgb, color)).max() > 2 * COLOR_JITTER
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_boxes_are_those_of_what_the_question_names(split: str) -> None:
+    for number, record in enumerate(GlyphRecords(split, 20, 0)):
+        scene = make_question(split, number).scene
+        box = {one.color: one.box for one in scene.objects}
+        words = record.question.lower().replace("?", " ").replace(".", " ").split()
+        asked = [word for word in words if word in COLORS]
+        needs_no_region = record.answer.split()[-1] in (NONE, "yes", "no")
+        assert record.boxes == (() if needs_no_region else tuple(box[color] for color in asked))
+
+
+def test_a_shape_that_is_named_is_that_of_all_that_is_asked_about() -> None:
+    named = set()
+    for split in ("glyphs/mixed", "glyphs/pairs"):
+        for question in _questions(split, 200):
+            kinds = [word for word in question.text.strip("?.").split() if word in KINDS]
+            if kinds and question.objects:
+                assert {one.kind for one in question.objects} == {*kinds}
+                named.add(len(question.objects))
+    assert named == {1, 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [24, 144])
+def test_marks_lie_in_their_shape(kind: str, size: int) -> None:
+    """But for the rims of some pips."""
+    shape = Image.new("L", (size, size), 0)
+    KINDS[kind](ImageDraw.Draw(shape), (0, 0, size, size), 255)
+    for mark, values in VALUES.items():
+        for value in values:
+            inside = (np.asarray(shape) > 0)[_ink(mark, value, kind, size)].mean()
+            assert inside >= (0.94 if mark == "pips" else 1), (mark, value)
+
+
+@pytest.mark.parametrize("size", [40, 120])
+def test_marks_show_their_value(size: int) -> None:
+    for value in VALUES["pips"]:
+        _, found = connected(_ink("pips", value, "square", size))
+        assert found == int(value)
+    direction = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+    assert set(direction) == set(VALUES["arrow"])
+    for value, (down, across) in direction.items():
+        rows, columns = np.nonzero(_ink("arrow", value, "square", size))
+        shift = np.array([rows.mean(), columns.mean()]) - (size - 1) / 2
+        # The head is heavier than the shaft.
+        assert shift @ (down, across) > 0.01 * size
+        assert abs(shift @ (across, down)) < 0.01 * size
+
+
+def _ink(mark: str, value: str, kind: str, size: int) -> np.ndarray:
+    """The pixels of a mark without its object, in a square of the object's size."""
+    image = Image.new("RGB", (size, size))
+    draw_mark(ImageDraw.Draw(image), Mark(mark, value, (255, 255, 255)), kind, 0, 0, size)
+    return np.asarray(image).max(axis=-1) > 127
+
+
+def test_ink_stands_out_from_its_object() -> None:
+    weights = np.array([0.3, 0.59, 0.11])
+    for rgb in COLORS.values():
+        assert abs(weights @ ink(random.Random(0), rgb) - weights @ rgb) > 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("square", 1), ("circle", np.pi / 4), ("triangle", 0.5), ("diamond", 0.5), ("cross", 0.64)],
+)
+def test_a_shape_covers_what_its_name_says(kind: str, share: float) -> None:
+    image = Image.new("L", (200, 200), 0)
+    KINDS[kind](ImageDraw.Draw(image), (0, 0, 200, 200), 1)
+    assert np.asarray(image).mean() == pytest.approx(share, abs=0.01)
+
+
+def test_outlines_are_hollow_and_closed() -> None:
+    for kind in KINDS:
+        image = Image.new("L", (60, 60), 0)
+        _draw_distractor(image, ImageDraw.Draw(image), Distractor(kind, 10, 10, 40, 255, 3))
+        ink = np.asarray(image) > 0
+        rows, columns = np.nonzero(ink)
+        assert (rows.min(), columns.min(), rows.max(), columns.max()) == (10, 10, 49, 49)
+        outside, n_parts = connected(~ink)
+        assert n_parts == 2
+        assert outside[30, 30] != outside[0, 0]
+
+
+def test_a_split_has_a_thousand_records_unless_it_is_told_otherwise() -> None:
+    assert [len(GlyphRecords("glyphs/small", n, 0)) for n in (None, 7)] == [1000, 7]
 
 
 def test_marks_are_seen_in_the_pixels() -> None:
@@ -177,6 +300,9 @@ def test_mixed_has_every_topic_and_hidden_and_visible_details() -> None:
     [
         ("red yellow", "dot", "yellow"),
         ("Yellow.", "dot", "yellow"),
+        ("(yellow)", "dot", "yellow"),
+        ("'Up'; surely!", "arrow", "up"),
+        ('I count: "4", no?', "pips", "4"),
         ("red", "dot", "red"),
         ("red none", "character", "none"),
         ("the red one says K", "character", "k"),

@@ -271,6 +271,18 @@ def test_a_threshold_of_1_always_looks(backbone):
     assert found.outcome in (Outcome.OK, Outcome.LESS_SURE)
 
 
+def test_an_answer_that_just_reaches_the_threshold_stays(backbone):
+    question = QUESTIONS["ok"]
+    options = {"max_new_tokens": 2}
+    (plain,) = in_batch(backbone, [question], confidence_threshold=1e-9, **options)
+    for threshold, stays in (
+        (plain.confidence, True),
+        (math.nextafter(plain.confidence, 1.0), False),
+    ):
+        (found,) = in_batch(backbone, [question], confidence_threshold=threshold, **options)
+        assert (found.outcome is Outcome.NOT_NEEDED) == stays
+
+
 def test_processors_of_the_caller_still_run(backbone):
     class Never(torch.nn.Module):
         def __call__(self, input_ids, scores):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from sdrpn_core.answering.answer import answer, answer_batch
-from sdrpn_core.answering.prefix_store import PrefixStore
+from sdrpn_core.answering.prefix_store import PrefixKey, PrefixStore
 from sdrpn_core.answering.rpn_proposer import RPNProposer
 from sdrpn_core.answering.token_layers import AnswerShape, TokenLayerCounter
 from sdrpn_core.backbone.question import Question
@@ -110,6 +112,15 @@ def test_an_rpn_reads_its_own_prefixes(backbone, rpn, proposer):
         fresh = answer(backbone, IMAGE, TEXTS[0], rpn=chosen, max_new_tokens=N_NEW)
         assert (found.ids, found.boxes) == (fresh.ids, fresh.boxes)
     assert (store.misses, store.hits, len(store)) == (2, 1, 1)
+
+
+def test_a_prefix_that_is_read_anew_is_the_most_recent():
+    keys = {name: PrefixKey((1,), (((9, 9), name),)) for name in "abc"}
+    store = PrefixStore(max_bytes=2)
+    for name in "aba":  # the second time by another reader
+        store.put(keys[name], SimpleNamespace(nbytes=1, reader=None))
+    store.put(keys["c"], SimpleNamespace(nbytes=1, reader=None))
+    assert [name for name in "abc" if store.get(keys[name], None)] == ["a", "c"]
 
 
 def test_a_store_keeps_to_its_limit(backbone):

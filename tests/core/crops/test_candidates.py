@@ -166,3 +166,24 @@ def test_values_out_of_range_are_refused(values):
 def test_maps_that_nothing_can_be_drawn_from_are_refused(values, content):
     with pytest.raises(InputError, match=r"candidate regions"):
         RegionSampler()(values, content, "x")
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_half_of_the_candidates_explore(n):
+    """What the map shows is the same for every key; at least half, rounded down, is drawn."""
+    values = np.zeros((20, 20))
+    for place, height in enumerate((1.0, 0.6, 0.3)):
+        values[6 * place : 6 * place + 4, 6 * place : 6 * place + 4] = height
+    content = np.ones((20, 20), np.bool_)
+    found = [set(RegionSampler(n=n)(values, content, str(key))) for key in range(20)]
+    assert {len(regions) for regions in found} == {n}
+    assert len(set.intersection(*found)) == n - n // 2
+
+
+def test_a_peak_of_one_cell_is_shown_as_a_policy_would_crop_it():
+    values = np.zeros((20, 20))
+    values[10, 10] = 1.0
+    content = np.ones((20, 20), np.bool_)
+    for min_area, box in ((4, (9, 9, 12, 12)), (1, (10, 10, 11, 11))):
+        sampler = RegionSampler(n=4, min_area=min_area)
+        assert all(sampler(values, content, str(key))[0] == (box,) for key in range(5))

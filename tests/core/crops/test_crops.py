@@ -87,6 +87,22 @@ def test_the_strongest_of_too_many_regions():
     assert [crop.grid_box for crop in equal.crops] == [boxes[0], boxes[2]]
 
 
+def test_the_strongest_region_is_not_the_largest():
+    """Its peak counts."""
+    scores = np.zeros(GRID)
+    scores[0:5, 0:5], scores[8:10, 8:10] = 0.8, 1.0
+    policy = BboxPolicy(**sharp(relative=True, blur=False, keep_strongest=True, max_crops=1))
+    (crop,) = policy.plan(RoIMap(scores), SQUARE).crops
+    assert crop.grid_box == (8, 8, 10, 10)
+
+
+@pytest.mark.parametrize(("min_side", "box"), [(0, (40, 60, 60, 120)), (50, (25, 60, 75, 120))])
+def test_a_narrow_mask_is_widened_in_the_image_alone(min_side, box):
+    policy = MaskPolicy(**sharp(blur=False, min_regions=1, min_side=min_side))
+    (crop,) = policy.plan(region_map((2, 3, 3, 6)), SQUARE).crops
+    assert (crop.box, crop.grid_box) == (box, (2, 3, 3, 6))
+
+
 def test_the_strongest_regions_lie_in_the_image():
     """What lies in the padding is dropped before the regions are counted and compared."""
     geometry = PaddedSquare((240, 720), GRID, 336)  # the middle third of the square

@@ -33,6 +33,14 @@ def test_an_oracle_that_matches_none_teaches_nothing():
     assert IGNORE in labels(ladder)
 
 
+@pytest.mark.parametrize("before", ["blue", "dark crimson"])
+def test_oracles_that_differ_teach_nothing(before):
+    """Neither where all below fail, nor where the one before the last merely holds its answer."""
+    ladder = AnswerLadder(BUDGETS, ("blue", "blue", "blue", before, "crimson"), ("crimson",))
+    assert ladder.difficulty is Difficulty.DROPPED
+    assert labels(ladder) == {IGNORE}
+
+
 @pytest.mark.parametrize("truths", ["crimson", ()])
 def test_correct_answers_are_a_sequence_of_one_or_more(truths):
     with pytest.raises(InputError, match="sequence of one or more"):

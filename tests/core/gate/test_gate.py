@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nextafter
+
 import pytest
 import torch
 
@@ -98,6 +100,17 @@ def test_a_batch_is_decided_question_by_question(backbone, rpn, stored):
     assert [p.gate for answer in cropped for p in answer.proposals] == [None] * 3
 
 
+def test_a_probability_that_just_reaches_the_threshold_opens_the_gate(backbone, rpn):
+    asked = questions()[:1]
+    always = RPNProposer(rpn, POLICY, gate_threshold=1e-30)
+    (found,) = answer_batch(backbone, asked, always, max_new_tokens=1)
+    need = found.proposals[0].gate
+    for threshold, outcome in ((need, Outcome.OK), (nextafter(need, 1.0), Outcome.NOT_NEEDED)):
+        proposer = RPNProposer(rpn, POLICY, gate_threshold=threshold)
+        (found,) = answer_batch(backbone, asked, proposer, max_new_tokens=1)
+        assert found.outcome is outcome
+
+
 def test_behind_a_closed_gate_with_layers_nothing_of_the_rpn_runs(backbone, rpn):
     calls = []
     hook = rpn.layers[0].register_forward_hook(lambda *args: calls.append(1))
@@ -136,6 +149,14 @@ def test_the_gate_of_the_configuration_decides_unless_another_threshold_is_given
         RPNProposer(bare, gate_threshold=0.1)
 
 
+def test_the_default_gate_is_the_published_one(backbone):
+    """Of arXiv:2604.06912: three layers, and regions from a probability of 0.1 on."""
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=2)
+    gate = rpn.add_gate(backbone, GateConfig())
+    assert len(gate.layers) == 3
+    assert RPNProposer(rpn).gate_threshold == 0.1
+
+
 def test_a_gate_is_saved_with_its_rpn(backbone, rpn, tmp_path):
     rpn.save_pretrained(tmp_path)
     loaded = RPN.from_pretrained(tmp_path, backbone=backbone)
@@ -151,12 +172,32 @@ def test_a_gate_is_saved_with_its_rpn(backbone, rpn, tmp_path):
 
 
 def test_what_a_prefix_keeps_counts_as_memory(backbone, rpn):
+    """To the byte: float32 states, rotary embeddings, and keys and values of the copies."""
     (prefix,) = prefill(backbone, questions()[:1], rpn).prefixes
     reading = prefix.reading
-    own = [*reading.trunk.keys_values.values()]
-    if rpn.gate.layers:
-        own += reading.gate.keys_values.values()
-    assert reading.nbytes > sum(part.nbytes for pair in own for part in pair)
+    assert reading.trunk
+    assert bool(reading.gate) == bool(rpn.gate.layers)
+    config, head_dim = backbone.text_config, backbone.layers[0].self_attn.head_dim
+    per_layer = 2 * config.num_key_value_heads * head_dim
+    trunk = config.hidden_size + 2 * head_dim + len(rpn.layers) * per_layer
+    gate = len(rpn.gate.layers) * per_layer
+    last = config.hidden_size if rpn.gate.layers else 0
+    assert reading.nbytes == 4 * (len(prefix) * (trunk + gate) + last)
+
+
+@torch.no_grad()
+def test_a_gate_decides_in_half_precision_what_its_weights_say(backbone, rpn):
+    half = tiny_llava()
+    half.model.to(torch.bfloat16)
+    rounded = RPN.from_backbone(half, branch=1, n_layers=2)
+    rounded.add_gate(half, rpn.config.gate)
+    rounded.load_state_dict(rpn.state_dict())
+    proposer = RPNProposer(rounded, POLICY, gate_threshold=1e-30)
+    found = answer_batch(half, questions(), proposer, max_new_tokens=1)
+    expected = expected_logits(backbone, rpn)
+    assert expected.std() > 0.9
+    logits = torch.tensor([one.proposals[0].gate for one in found]).logit()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0.3)
 
 
 @pytest.mark.parametrize(

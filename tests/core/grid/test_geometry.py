@@ -254,6 +254,53 @@ def test_touching_an_edge_is_no_overlap():
     assert not geometry.cells_of((10, 20, 10, 30)).any()
 
 
+def test_an_edge_that_float64_misses_is_no_overlap():
+    """Three cells of 14 px at scale 0.7 are 60 pixels, which are 3.0000000000000004 cells."""
+    geometry = PaddedSquare((480, 360), (24, 24), 336)
+    assert geometry.to_grid([(0, 0, 60, 360)])[0, 2] > 3
+    columns = np.flatnonzero(geometry.cells_of((0, 0, 60, 360)).any(0))
+    assert columns.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_pixel_of_a_large_image_is_an_overlap(axis):
+    """Of a cell it is a thousandth."""
+    geometry = Resized((4000, 4000), (4, 4), 28)
+    box = [0, 0, 1000, 1000]
+    box[2 + axis] += 1
+    cells = geometry.cells_of(box)
+    assert cells.any(axis).tolist() == [True, True, False, False]
+    assert cells.any(1 - axis).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("grid_box", "expected"),
+    [
+        ((4, 4, 5, 5), (30, 30, 60, 60)),  # 10 pixels wide, in the middle
+        ((0, 0, 1, 1), (0, 0, 30, 30)),
+        ((9, 9, 10, 10), (70, 70, 100, 100)),
+        ((9, 2, 10, 6), (70, 20, 100, 60)),  # 40 pixels high already
+        ((7, 0, 10, 3), (70, 0, 100, 30)),
+    ],
+)
+def test_narrow_boxes_are_widened_and_moved_back_into_the_image(grid_box, expected):
+    geometry = Resized((100, 100), (10, 10), 28)
+    assert geometry.to_source([grid_box], min_side=30).tolist() == [[*expected]]
+
+
+def test_no_box_is_widened_beyond_the_image():
+    geometry = Resized((20, 100), (10, 10), 28)
+    (found,) = geometry.to_source([(4, 0, 5, 5)], min_side=28)
+    assert found.tolist() == [0, 0, 20, 50]
+
+
+def test_what_is_wide_enough_is_not_moved():
+    """A box of 30 pixels, of which 10 lie in the padding on the left."""
+    geometry = Letterboxed((80, 100), (10, 10), 100, (80, 100))
+    assert geometry.to_source([(0, 0, 3, 3)], min_side=30).tolist() == [[0, 0, 20, 30]]
+    assert geometry.to_source([(0, 0, 3, 3)], min_side=31).tolist() == [[0, 0, 31, 31]]
+
+
 def test_one_pixel_image():
     geometry = PaddedSquare((1, 1), (24, 24), 336)
     assert geometry.content().all()

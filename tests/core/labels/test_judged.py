@@ -55,6 +55,28 @@ def test_the_plain_answer_within_the_tolerance_changes_nothing():
     np.testing.assert_array_equal(labels, cells(LEFT).astype(int))
 
 
+def test_margin_and_tolerance_are_met_to_the_bit():
+    """More than the margin helps; up to the tolerance below the best is as good."""
+    rule = BestRegion(margin=0.5, tolerance=0.25)
+    assert [rule.decides([value]) for value in (0.5, 0.5001)] == [False, True]
+    undecided = np.where(cells(LEFT), 1, np.where(cells(WIDE), IGNORE, 0))
+    for second, expected in ((2.75, undecided), (2.7499, cells(WIDE).astype(int))):
+        labels = rule([(WIDE,), (LEFT,)], [3.0, second], GRID)
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_by_default_a_region_has_to_make_the_response_twice_as_likely():
+    for rule in (BestRegion(), WeightedRegions()):
+        assert [rule.decides([value]) for value in (math.log(2), 0.71)] == [False, True]
+    labels = BestRegion()([(WIDE,), (LEFT,)], [3.0, 2.91], GRID)
+    assert labels[cells(LEFT)].tolist() == [1] * int(cells(LEFT).sum())
+    labels = BestRegion()([(WIDE,), (LEFT,)], [3.0, 2.89], GRID)
+    np.testing.assert_array_equal(labels, cells(WIDE).astype(int))
+    # At 0.5 nats, a nat more is e squared times the weight.
+    targets = WeightedRegions()([(LEFT,)], [1.0], GRID)
+    assert targets.max() == pytest.approx(math.e**2 / (math.e**2 + 1))
+
+
 # -- policy --------------------------------------------------------------------------------------
 
 

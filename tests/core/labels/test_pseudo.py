@@ -107,6 +107,27 @@ def test_smoothing_drops_an_isolated_peak():
     assert result.labels[1, 1] == IGNORE
 
 
+def test_smoothing_is_a_blur_of_five_cells_written_out():
+    """Mirrored at the border without the edge cell; 0.15 lies between the thresholds."""
+    weights = np.exp(-0.5 * np.arange(-2, 3) ** 2)
+    weights /= weights.sum()
+    rng = np.random.default_rng(0)
+    n_dropped = 0
+    for _ in range(20):
+        grounding = np.zeros((12, 12))
+        grounding[7:, 7:] = rng.random((5, 5))
+        grounding[rng.integers(1, 12, 6), rng.integers(1, 12, 6)] = rng.uniform(0.2, 0.9, 6)
+        padded = np.pad(grounding, 2, mode="reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
+        blurred = np.einsum("hwij,i,j->hw", windows, weights, weights)
+        kept = np.where(blurred > 0.15 * blurred.max(), grounding, 0.0)
+        expected = kept > 0.2 * kept.max()
+        n_dropped += (grounding > 0.2 * kept.max()).sum() - expected.sum()
+        found = with_options(smoothing=True, max_box_fraction=1.0)(grounding)
+        np.testing.assert_array_equal(found.labels == 1, expected)
+    assert n_dropped > 10
+
+
 def test_sinks_are_compared_in_their_own_dtype():
     """1e-3 is not a half-precision number: the nearest one counts as reaching it."""
     nearest = np.full(GRID, np.float16(1e-3))

@@ -10,6 +10,7 @@ from transformers import Gemma3TextConfig, Qwen2Config
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import ConfigError
+from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.rpn.config import RPNConfig
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.rpn.prediction import prompt_features
@@ -117,3 +118,12 @@ def test_a_kind_that_does_not_occur_before_the_branch_is_refused():
     RPN.from_backbone(backbone, RPNConfig(3, N_LAYERS))
     with pytest.raises(ConfigError, match=r"branch off at layer 2: .* kind .* at layer 3"):
         RPN.from_backbone(backbone, RPNConfig(BRANCH, N_LAYERS))
+
+
+def test_a_gate_whose_layers_go_on_to_such_a_kind_is_refused():
+    """Though the RPN alone fits there."""
+    backbone = mixed(kinds=[SLIDING, SLIDING, SLIDING, FULL, SLIDING, SLIDING])
+    rpn = RPN.from_backbone(backbone, RPNConfig(1, 2))
+    rpn.add_gate(backbone, GateConfig(options={"n_layers": 2}))
+    with pytest.raises(ConfigError, match=r"3 layers cannot branch off at layer 1: .* at layer 3"):
+        rpn.add_gate(backbone, GateConfig(options={"n_layers": 3}))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sdrpn_core.rpn.losses import FOCAL_ALPHA, FOCAL_GAMMA, LOSS_FUNCTIONS, MSE_SCALE
+from sdrpn_core.rpn.losses import LOSS_FUNCTIONS
 
 LABELS = torch.tensor([[1, 0, -100, 0, 1], [-100, 0, 0, 1, -100]])
 
@@ -35,8 +35,8 @@ def test_focal_is_written_out(scores):
         if label == -100:
             continue
         p = torch.tensor(score).sigmoid().item()
-        p_true, alpha = (p, FOCAL_ALPHA) if label else (1 - p, 1 - FOCAL_ALPHA)
-        expected -= alpha * (1 - p_true) ** FOCAL_GAMMA * torch.tensor(p_true).log().item()
+        p_true, alpha = (p, 0.9) if label else (1 - p, 0.1)  # as published
+        expected -= alpha * (1 - p_true) ** 2 * torch.tensor(p_true).log().item()
     assert total.item() == pytest.approx(expected, rel=1e-4)
     assert count == 7
 
@@ -46,7 +46,7 @@ def test_mse_compares_distributions_in_percent(scores):
     total, count = LOSS_FUNCTIONS["mse"](probabilities, LABELS)
     target = torch.tensor([[0.5, 0, 0, 0, 0.5], [0, 0, 0, 1, 0]])
     valid = LABELS != -100
-    torch.testing.assert_close(total, ((MSE_SCALE * (probabilities - target))[valid] ** 2).sum())
+    torch.testing.assert_close(total, ((100 * (probabilities - target))[valid] ** 2).sum())
     assert count == 7
 
 
@@ -95,7 +95,7 @@ def test_mse_takes_soft_labels_whose_sum_is_below_one(scores):
     total, count = LOSS_FUNCTIONS["mse"](probabilities, soft)
     target = torch.tensor([0.5, 0.0, 0.25, 0.25])
     kept = probabilities[0, [0, 1, 3, 4]]
-    torch.testing.assert_close(total, ((MSE_SCALE * (kept - target)) ** 2).sum())
+    torch.testing.assert_close(total, ((100 * (kept - target)) ** 2).sum())
     assert count == 4
 
 

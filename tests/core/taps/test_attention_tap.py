@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import DynamicCache
+from transformers import DynamicCache, Gemma2Config
 
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.errors import AttentionError, ConfigError
 from sdrpn_core.runtime.generation import prompt_block
 from sdrpn_core.runtime.kv_cache import cache_argument
-from sdrpn_core.taps.attention_math import head_products
+from sdrpn_core.taps.attention_math import allowed_keys, head_products, keys_in_window
 from sdrpn_core.taps.attention_tap import AttentionTap
 from tests.tiny import tiny_image, tiny_llava
 
@@ -79,6 +79,36 @@ def test_all_rows_of_all_heads_in_all_layers(backbone, inputs, stock):
         backbone.decoder(**inputs)
     for layer in range(N_LAYERS):
         assert_rows_equal(tap.weights(layer), stock[layer], inputs)
+
+
+@torch.no_grad()
+def test_scaling_and_caps_of_logits_are_those_of_the_decoder():
+    """Gemma 2 (eager alone) scales by a number of its own, and bounds what enters the softmax."""
+    backbone = tiny_llava(
+        decoder=Gemma2Config,
+        attn_implementation="eager",
+        head_dim=16,
+        num_key_value_heads=2,
+        query_pre_attn_scalar=1,
+        attn_logit_softcapping=0.5,
+        layer_types=["full_attention"] * N_LAYERS,
+    )
+    inputs = inputs_of(backbone)
+    expected = backbone.decoder(**inputs, output_attentions=True).attentions
+    with AttentionTap(backbone.decoder, {0: None}) as tap:
+        backbone.decoder(**inputs)
+    assert_rows_equal(tap.weights(0), expected[0], inputs)
+
+
+def test_a_mask_of_tokens_alone_leaves_padding_out_and_is_causal():
+    """What implementations get that know of causality themselves: one row per sequence."""
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    found = allowed_keys(mask, 1, range(1, 3), 4, mask.device)
+    expected = [[[0, 1, 0, 0], [0, 1, 1, 0]], [[1, 1, 0, 0], [1, 1, 1, 0]]]
+    assert found.int().tolist() == [[rows] for rows in expected]
+    # A window of 2: a row's own key, and the one before it.
+    window = keys_in_window(range(1, 4), 4, 2, mask.device)
+    assert window.int().tolist() == [[[[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1]]]]
 
 
 @torch.no_grad()

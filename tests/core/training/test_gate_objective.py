@@ -255,6 +255,12 @@ def test_a_trained_gate_is_replaced(backbone, start, tmp_path):
     assert result.rpn.config.gate.name == "linear"
 
 
+@pytest.mark.parametrize(("n_layers", "expected"), [(1, BRANCH + 2), (4, BRANCH + 4)])
+def test_as_many_layers_are_loaded_as_the_larger_of_rpn_and_gate_copies(start, n_layers, expected):
+    gate = GateConfig("decoder", {"n_layers": n_layers})
+    assert KnownLabels(start, gate).n_layers_to_load == expected
+
+
 def test_weights_of_an_rpn_survive_a_backbone_in_half_precision(start):
     backbone = tiny_llava()
     backbone.model.to(torch.bfloat16)

@@ -32,6 +32,24 @@ def stored(module, optimizer):
     return copies, json.loads(json.dumps(numbers))
 
 
+def test_the_settings_are_those_of_torchs_optimizer():
+    """Weights decay; vectors, such as biases and norms, do not."""
+    settings = TrainingSettings(learning_rate=0.1, betas=(0.5, 0.6), weight_decay=0.3)
+    module, expected = two_layers(), two_layers()
+    found = make_optimizer(module, settings)
+    options = {"lr": 0.1, "betas": (0.5, 0.6)}
+    groups = [
+        {"params": [p for p in expected.parameters() if p.ndim > 1], "weight_decay": 0.3},
+        {"params": [p for p in expected.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    stock = torch.optim.AdamW(groups, **options)
+    for _ in range(3):
+        step(module, found)
+        step(expected, stock)
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name])
+
+
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd", "adafactor", "nadamw", "adopt"])
 def test_the_next_step_is_the_same(name):
     settings = TrainingSettings(optimizer=name, learning_rate=0.1, weight_decay=0.1)

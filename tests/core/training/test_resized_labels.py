@@ -46,6 +46,16 @@ def test_scores_on_other_grids():
     assert not other.scores[0, 12:].any()
 
 
+@pytest.mark.parametrize("grid", [(3, 8), (6, 4), (4, 3)])
+def test_another_width_or_height_alone_is_another_grid(grid):
+    scores = torch.randn(1, 12, generator=torch.Generator().manual_seed(0))
+    found = RoIScores(scores, torch.ones(1, 12, dtype=torch.bool), ((3, 4),), False).resized([grid])
+    expected = F.interpolate(
+        scores.view(1, 1, 3, 4), size=grid, mode="bilinear", align_corners=False
+    )
+    assert torch.equal(found.scores[0], expected.flatten())
+
+
 @pytest.fixture(scope="module")
 def coarse_labels(tmp_path_factory):
     """Labeled with at most 12 tokens an image."""

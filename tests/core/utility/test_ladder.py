@@ -52,6 +52,30 @@ def test_answers_are_those_of_the_model_at_each_budget(backbone, tmp_path):
         assert row.ladder.difficulty is ladder.difficulty
 
 
+def test_an_image_that_fills_no_larger_budget_is_answered_once(backbone, tmp_path, monkeypatch):
+    """At each budget it has the answer of the largest that it fills."""
+    size = (90, 60)  # 3 x 2 tokens
+    given = [*records(1), Record("small", (tiny_image(9, size),), "what is 9 ?", answers=("red",))]
+    encoded, features = [], backbone.image_features
+
+    def counted(inputs):
+        encoded.extend(inputs)
+        return features(inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone, "image_features", counted)
+        answer_ladders(backbone, given, tmp_path, BUDGETS, **SIZES)
+    assert len(encoded) == len(BUDGETS) + 2
+    _, row = LadderDataset(tmp_path)
+    assert row.visual_tokens == (2, 6, 6, 6)
+    question = Question(given[1].question, (open_image(given[1].images[0]),))
+    found = [
+        answer_batch(backbone.with_visual_tokens(budget), [question], max_new_tokens=4)[0].text
+        for budget in BUDGETS
+    ]
+    assert row.answers == tuple(found)
+
+
 def test_records_without_an_answer_or_an_image_are_skipped(backbone, tmp_path):
     given = records()
     given[0] = replace(given[0], answers=())

@@ -12,21 +12,24 @@ import torch
 
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.answering.utility import worth_of_crops
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.candidates import RegionSampler
 from sdrpn_core.data.images import open_image
 from sdrpn_core.data.record import Record, RecordSource
 from sdrpn_core.errors import ConfigError, ShardError
 from sdrpn_core.gate.config import GateConfig
+from sdrpn_core.grid.geometry import PaddedSquare
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.stock import with_crops
 from sdrpn_core.testing.subject import ContractSubject
+from sdrpn_core.utility import stage
 from sdrpn_core.utility.reference import Reference, ReferenceKind
 from sdrpn_core.utility.row import Candidate, UtilityRow, UtilityStatus
 from sdrpn_core.utility.run import UtilityDataset, UtilityManifest
 from sdrpn_core.utility.stage import judge_crops
-from sdrpn_core.utility.summary import summarize
+from sdrpn_core.utility.summary import SourceSummary, summarize
 from tests.tiny import CHAT_TEMPLATE, tiny_image, tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
@@ -205,6 +208,49 @@ def test_a_reference_may_have_more_visual_tokens(tmp_path):
     assert [row.response_ids for row in rows_of(tmp_path)] == [answer.ids for answer in fine]
 
 
+def test_crops_and_first_look_keep_to_their_budgets(tmp_path):
+    """All crops to that of the policy, and none is judged beside more than a look shows."""
+    backbone = tiny_qwen2_5_vl()
+    torch.manual_seed(0)
+    rpn = RPN.from_backbone(backbone, branch=1, n_layers=1)
+    policy = rpn.config.crop_policy("bbox", {"threshold": 1e-6, "max_area_fraction": 1.0})
+    given = [
+        replace(one, images=(tiny_image(i, size=(224, 224)),), boxes=((0, 0, 200, 200),))
+        for i, one in enumerate(records(2))
+    ]
+    found = {}
+    for name, budget in (("free", None), ("tight", 4)):
+        chosen = {"policy": replace(policy, max_crop_tokens=budget), "first_look_tokens": 9}
+        judge_crops(backbone, given, tmp_path / name, rpn, reference=ANSWERS, **chosen, **SIZES)
+        found[name] = rows_of(tmp_path / name)
+    look = backbone.with_visual_tokens(9)
+    response = backbone.tokenize_response("a red square")
+    for row, free, record in zip(found["tight"], found["free"], given, strict=True):
+        assert row.geometry.grid == (3, 3)
+        question = Question(record.question, (open_image(record.images[0]),))
+        plain = stock_log_likelihood(look, question, None, response)
+        assert row.plain == pytest.approx(plain, abs=TOLERANCE)
+        assert {one.source for one in row.candidates} == {"rpn", "sampled", "given"}
+        for one, other in zip(row.candidates, free.candidates, strict=True):
+            assert one.boxes == other.boxes
+            assert one.crop_tokens <= 4 * len(one.boxes) < other.crop_tokens
+
+
+def test_a_candidate_whose_likelihood_is_not_finite_costs_its_record_alone(
+    backbone, tmp_path, monkeypatch
+):
+    def broken(*args, **options):
+        found = worth_of_crops(*args, **options)
+        return [replace(found[0], cropped=(float("nan"),)), *found[1:]]
+
+    monkeypatch.setattr(stage, "worth_of_crops", broken)
+    given = [replace(one, boxes=((5, 5, 25, 30),)) for one in records(2)]
+    summary = judge_crops(backbone, given, tmp_path, reference=ANSWERS, **SIZES)
+    (skipped,) = summary.skipped
+    assert (skipped.index, skipped.status) == (0, UtilityStatus.INVALID)
+    assert [row.id for row in rows_of(tmp_path)] == ["r1"]
+
+
 def test_records_that_cannot_be_judged_are_skipped_with_a_reason(backbone, rpn, tmp_path):
     given = records(5)
     given[0] = replace(given[0], answers=())
@@ -298,6 +344,29 @@ def test_the_summary_takes_the_best_candidate_of_a_source(backbone, rpn, tmp_pat
         for row in rows
     ]
     assert found["sampled"].helped == sum(value > 0.7 for value in best) / 4
+
+
+def test_the_summary_is_what_one_counts_by_hand():
+    def row(index, *worth):
+        """Of a region that the RPN found, and others, at -5 nats without any."""
+        candidates = [Candidate(source, (), (), 0, utility - 5) for source, utility in worth]
+        facts = {"response": "red", "response_ids": (5,), "plain": -5.0}
+        geometry = PaddedSquare((28, 28), (4, 4), 28)
+        return UtilityRow(
+            index, f"r{index}", "q", None, candidates=tuple(candidates), geometry=geometry, **facts
+        )
+
+    found = summarize(
+        [
+            row(0, ("rpn", 0.75), ("sampled", -1.0), ("sampled", 2.0)),
+            row(1, ("rpn", 0.5), ("sampled", -4.0)),
+            row(2, ("rpn", -3.0)),
+            row(3),
+        ]
+    )
+    assert list(found) == ["rpn", "sampled"]
+    assert found["rpn"] == SourceSummary(3, helped=1 / 3, median=0.5)
+    assert found["sampled"] == SourceSummary(2, helped=0.5, median=-1.0)
 
 
 def test_rows_contradicting_themselves_are_refused():
