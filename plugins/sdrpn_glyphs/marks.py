@@ -71,7 +71,7 @@ def mark_box(mark: Mark, kind: str, x: int, y: int, size: int) -> Box:
 
 
 def ink(rng: random.Random, rgb: Rgb) -> Rgb:
-    """Black or white, whichever stands out more."""
+    """Black on light colors, white on dark ones, with a little noise."""
     luminance = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
     base = DARK_INK if luminance > 115 else LIGHT_INK
     red, green, blue = (value + rng.randint(-10, 10) for value in base)

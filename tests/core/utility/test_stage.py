@@ -12,7 +12,6 @@ import torch
 
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
-from sdrpn_core.answering.utility import worth_of_crops
 from sdrpn_core.backbone.question import Question
 from sdrpn_core.crops.candidates import RegionSampler
 from sdrpn_core.data.images import open_image
@@ -25,6 +24,7 @@ from sdrpn_core.testing.regions import FixedRegion
 from sdrpn_core.testing.stock import with_crops
 from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_core.utility import stage
+from sdrpn_core.utility.likelihoods import crop_likelihoods
 from sdrpn_core.utility.reference import Reference, ReferenceKind
 from sdrpn_core.utility.row import Candidate, UtilityRow, UtilityStatus
 from sdrpn_core.utility.run import UtilityDataset, UtilityManifest
@@ -240,10 +240,10 @@ def test_a_candidate_whose_likelihood_is_not_finite_costs_its_record_alone(
     backbone, tmp_path, monkeypatch
 ):
     def broken(*args, **options):
-        found = worth_of_crops(*args, **options)
+        found = crop_likelihoods(*args, **options)
         return [replace(found[0], cropped=(float("nan"),)), *found[1:]]
 
-    monkeypatch.setattr(stage, "worth_of_crops", broken)
+    monkeypatch.setattr(stage, "crop_likelihoods", broken)
     given = [replace(one, boxes=((5, 5, 25, 30),)) for one in records(2)]
     summary = judge_crops(backbone, given, tmp_path, reference=ANSWERS, **SIZES)
     (skipped,) = summary.skipped
