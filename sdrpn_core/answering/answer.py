@@ -40,6 +40,7 @@ def answer(
     policy: str | CropPolicy | None = None,
     store: PrefixStore | None = None,
     first_look_tokens: int | None = None,
+    confidence_threshold: float | None = None,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     **options: Any,
 ) -> Answer:
@@ -54,6 +55,7 @@ def answer(
             the RPN's configuration.
         store: keeps what does not depend on the question, for other questions about the image.
         first_look_tokens: see :func:`answer_batch`.
+        confidence_threshold: see :func:`answer_batch`.
         max_new_tokens: upper limit of the response length.
         options: further arguments of ``generate()``, e.g. ``streamer``.
 
@@ -76,6 +78,7 @@ def answer(
         proposer,
         store=store,
         first_look_tokens=first_look_tokens,
+        confidence_threshold=confidence_threshold,
         max_new_tokens=max_new_tokens,
         **options,
     )[0]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from sdrpn_core.answering.answer import answer_batch
 from sdrpn_core.answering.budgets import check_budgets
+from sdrpn_core.answering.defaults import DEFAULT_BATCH_SIZE, DEFAULT_MAX_NEW_TOKENS
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.answering.pruning import may_be_pruned, without_costly_pruning
 from sdrpn_core.answering.rpn_proposer import RPNProposer
@@ -25,11 +26,14 @@ from sdrpn_core.rpn.backbone_source import backbone_source
 from sdrpn_core.rpn.checkpoint import read_rpn_config
 from sdrpn_core.rpn.model import RPN, check_rpn
 from sdrpn_core.rpn.prediction import predict_prompt_roi
+from sdrpn_core.runtime.buckets import DEFAULT_MAX_PADDING
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from sdrpn_core.answering.prefix_store import PrefixStore
     from sdrpn_core.answering.results import Answer
+    from sdrpn_core.answering.stream import OnError
     from sdrpn_core.backbone.adapter import Backbone
     from sdrpn_core.crops.policy import CropPolicy
 
@@ -172,6 +176,11 @@ class RoIModel:
         self,
         image: str | Path | bytes | Image.Image | Sequence[Any],
         question: str,
+        *,
+        store: PrefixStore | None = None,
+        first_look_tokens: int | None = None,
+        confidence_threshold: float | None = None,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         **options: Any,
     ) -> Answer:
         """Answer one question about an image, or about several.
@@ -179,37 +188,101 @@ class RoIModel:
         Args:
             image: path, bytes or image, or a list of these.
             question: the question.
-            options: see :meth:`answer_batch`; also ``streamer``.
+            store: as for :func:`~sdrpn_core.answering.answer.answer_batch`, like all that follow.
+            first_look_tokens: outweighs the model's own.
+            confidence_threshold: look closer only where the plain answer is less sure than this.
+            max_new_tokens: upper limit of the response length.
+            options: further arguments of ``generate()``, e.g. ``streamer``.
 
         Raises:
             ConfigError: see :func:`~sdrpn_core.answering.answer.answer_batch`.
             ImageError: an image cannot be read.
             InputError: an empty question, no image, or a prompt that exceeds the model's context.
         """
-        return self.answer_batch([Question.about(image, question)], **options)[0]
+        return self.answer_batch(
+            [Question.about(image, question)],
+            store=store,
+            first_look_tokens=first_look_tokens,
+            confidence_threshold=confidence_threshold,
+            max_new_tokens=max_new_tokens,
+            **options,
+        )[0]
 
-    def answer_batch(self, questions: Sequence[Question], **options: Any) -> list[Answer]:
+    def answer_batch(
+        self,
+        questions: Sequence[Question],
+        *,
+        store: PrefixStore | None = None,
+        first_look_tokens: int | None = None,
+        confidence_threshold: float | None = None,
+        max_padding: float = DEFAULT_MAX_PADDING,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        **options: Any,
+    ) -> list[Answer]:
         """Answer a batch: :func:`~sdrpn_core.answering.answer.answer_batch` with the proposer.
 
         Args:
             questions: the questions; images may differ in number, size and grid.
-            options: ``max_new_tokens``, ``store``, ``first_look_tokens``,
-                ``confidence_threshold``, ``max_padding`` and arguments of ``generate()``.
+            store: as for that function, like all that follow.
+            first_look_tokens: outweighs the questions' and the model's own.
+            confidence_threshold: look closer only where the plain answer is less sure than this.
+            max_padding: largest share of a batch that may be padding.
+            max_new_tokens: upper limit of the response length.
+            options: further arguments of ``generate()``.
         """
         looking = list(map(self._looking, checked_questions(questions)))
-        return answer_batch(self.backbone, looking, self.proposer, **options)
+        return answer_batch(
+            self.backbone,
+            looking,
+            self.proposer,
+            store=store,
+            first_look_tokens=first_look_tokens,
+            confidence_threshold=confidence_threshold,
+            max_padding=max_padding,
+            max_new_tokens=max_new_tokens,
+            **options,
+        )
 
     def answer_stream(
-        self, questions: Iterable[Question], **options: Any
+        self,
+        questions: Iterable[Question],
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        store: PrefixStore | None = None,
+        first_look_tokens: int | None = None,
+        confidence_threshold: float | None = None,
+        max_padding: float = DEFAULT_MAX_PADDING,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        on_error: OnError | None = None,
+        **options: Any,
     ) -> Iterator[tuple[int, Answer]]:
         """Answer any number: :func:`~sdrpn_core.answering.stream.answer_stream`, likewise.
 
         Args:
             questions: any number; read a batch ahead of need.
-            options: ``batch_size``, ``on_error``, and those of :meth:`answer_batch`.
+            batch_size: largest number of questions that go through the model together.
+            store: as for that function, like all that follow.
+            first_look_tokens: outweighs the questions' and the model's own.
+            confidence_threshold: look closer only where the plain answer is less sure than this.
+            max_padding: largest share of a batch that may be padding.
+            max_new_tokens: upper limit of the response length.
+            on_error: called with the number of a question that fails, and the error.
+            options: further arguments of ``generate()``.
         """
         looking = map(self._looking, checked_questions(questions))
-        return answer_stream(self.backbone, looking, self.proposer, **options)
+        return answer_stream(
+            self.backbone,
+            looking,
+            self.proposer,
+            batch_size=batch_size,
+            store=store,
+            first_look_tokens=first_look_tokens,
+            confidence_threshold=confidence_threshold,
+            max_padding=max_padding,
+            max_new_tokens=max_new_tokens,
+            on_error=on_error,
+            **options,
+        )
 
     def propose(
         self, image: str | Path | bytes | Image.Image | Sequence[Any], question: str

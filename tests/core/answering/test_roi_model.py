@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from sdrpn_core import RPN, Outcome, Question, RoIModel, load_backbone
+from sdrpn_core.answering import roi_model
 from sdrpn_core.answering.answer import answer, answer_batch
 from sdrpn_core.answering.rpn_proposer import RPNProposer
+from sdrpn_core.answering.stream import answer_stream
 from sdrpn_core.crops.bbox import BboxPolicy
 from sdrpn_core.crops.pruning import PRUNE_RULES
 from sdrpn_core.errors import (
@@ -388,3 +391,42 @@ def test_a_plain_answer_has_nothing_to_draw(model, questions):
 def test_an_outcome_prints_as_its_value():
     assert (str(Outcome.OK), f"{Outcome.NO_ROI}") == ("ok", "no_roi")
     assert json.dumps(Outcome.OK) == '"ok"'
+
+
+# -- signatures ----------------------------------------------------------------------------------
+
+
+def keywords(function):
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+@pytest.mark.parametrize("function", [answer_batch, answer_stream], ids=lambda f: f.__name__)
+def test_methods_have_the_arguments_of_their_functions_and_hand_them_on(
+    model, questions, monkeypatch, function
+):
+    method = getattr(model, function.__name__)
+    assert keywords(method) == keywords(function)
+    received = {}
+    monkeypatch.setattr(roi_model, function.__name__, lambda *_, **given: received.update(given))
+    given = {name: f"for {name}" for name in [*keywords(function), "top_k"]}
+    method(questions, **given)
+    assert received == given
+
+
+def test_one_answer_has_those_of_a_batch_that_concern_one(model, questions, monkeypatch):
+    assert keywords(model.answer).items() <= keywords(answer_batch).items()
+    assert keywords(model.answer).keys() == keywords(answer_batch).keys() - {"max_padding"}
+    received = {}
+
+    def answering(*_, **given):
+        received.update(given)
+        return [None]
+
+    monkeypatch.setattr(roi_model, "answer_batch", answering)
+    given = {name: f"for {name}" for name in [*keywords(model.answer), "streamer"]}
+    model.answer(questions[0].images[0], questions[0].text, **given)
+    assert {name: received[name] for name in given} == given
