@@ -7,7 +7,6 @@ and is overridden where the family differs (prompt, positions, framing of crops)
 
 from __future__ import annotations
 
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,10 +18,10 @@ from torch.nn import functional as F
 
 from sdrpn_core.backbone.adapter_parts import checked_features, checked_input
 from sdrpn_core.backbone.decoder import FULL_ATTENTION, decoder_layers, layer_kinds
-from sdrpn_core.backbone.plain_text import PlainText
 from sdrpn_core.backbone.preset import Preset
-from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, TextSegment
+from sdrpn_core.backbone.prompt import ImageSegment, Prompt, Segment, prompt_of_ids
 from sdrpn_core.backbone.question import ImageInput, Question, checked_questions
+from sdrpn_core.backbone.text_ids import TextIds
 from sdrpn_core.data.text import check_question, check_text
 from sdrpn_core.errors import ConfigError, InputError
 from sdrpn_core.plugins.manager import get_plugins
@@ -332,14 +331,9 @@ class Backbone(ABC):
             ConfigError: the chat template puts too few placeholders.
         """
         check_question(question)
-        if special_tokens or not self._plain_text.spells_special(question):
-            text = self.chat_text(question, n_images)
-            ids = self.tokenizer(text, add_special_tokens=self._adds_special(text)).input_ids
-        else:
-            head, tail = self._template_around(question, n_images)
-            ids = self._plain_text.tokenize(
-                head, question.strip(), tail, add_special_tokens=self._adds_special(head)
-            )
+        ids = self._text_ids.of_question(
+            question, lambda text: self.chat_text(text, n_images), special_tokens=special_tokens
+        )
         found = ids.count(self.image_token_id)
         if found != n_images:
             placeholder = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
@@ -351,7 +345,7 @@ class Backbone(ABC):
                     f"put one {placeholder!r} for each"
                 )
             raise InputError(f"{counts}: the question must not contain {placeholder!r}")
-        return list(ids)
+        return ids
 
     def tokenize_response(self, response: str, *, special_tokens: bool = False) -> tuple[int, ...]:
         """Token ids of a given response, as they follow the prompt; without the end token.
@@ -365,10 +359,7 @@ class Backbone(ABC):
             InputError: the response is not valid Unicode, or holds the image placeholder.
         """
         check_text(response, "the response")
-        if special_tokens or not self._plain_text.spells_special(response):
-            ids = tuple(self.tokenizer(response, add_special_tokens=False).input_ids)
-        else:
-            ids = tuple(self._plain_text.tokenize("", response, "", add_special_tokens=False))
+        ids = tuple(self._text_ids.of_response(response, special_tokens=special_tokens))
         if self.image_token_id in ids:
             raise InputError(
                 "the response must not contain "
@@ -415,7 +406,7 @@ class Backbone(ABC):
             ]
         )
         return [
-            self._build_prompt([*row, *question.response_ids], len(question.response_ids), segments)
+            prompt_of_ids(row, question.response_ids, segments, self.image_token_id)
             for row, question in zip(ids, questions, strict=True)
         ]
 
@@ -557,28 +548,8 @@ class Backbone(ABC):
             )
 
     @cached_property
-    def _plain_text(self) -> PlainText:
-        return PlainText(self.tokenizer, self.image_token_id)
-
-    def _adds_special(self, prompt: str) -> bool:
-        """Whether the tokenizer has to begin the prompt, because the chat template does not."""
-        bos = self.tokenizer.bos_token
-        return not (bos and prompt.startswith(bos))
-
-    def _template_around(self, question: str, n_images: int) -> tuple[str, str]:
-        """What the chat template puts before and behind a question.
-
-        Only the question's outer white space goes through the template, which may remove it.
-        """
-        stand_in = uuid.uuid4().hex
-        text = self.chat_text(question.replace(question.strip(), stand_in), n_images)
-        head, found, tail = text.partition(stand_in)
-        if not found or stand_in in tail:
-            raise InputError(
-                "the question spells a special token, and the chat template does not show it "
-                "exactly once, so that it cannot be told from those of the template"
-            )
-        return head, tail
+    def _text_ids(self) -> TextIds:
+        return TextIds(self.tokenizer, self.image_token_id)
 
     def _take_apart(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -593,18 +564,3 @@ class Backbone(ABC):
             f"{self.name}: the family's resolution is fixed, so every image takes the same number "
             f"of visual tokens, and {asked} cannot be set"
         )
-
-    def _build_prompt(self, ids: list[int], response_length: int, images: Any) -> Prompt:
-        segments: list[Segment] = []
-        text: list[int] = []
-        for token in ids:
-            if token != self.image_token_id:
-                text.append(token)
-                continue
-            if text:
-                segments.append(TextSegment(tuple(text)))
-                text = []
-            segments.append(next(images))
-        if text:
-            segments.append(TextSegment(tuple(text)))
-        return Prompt(tuple(segments), response_length)

@@ -6,7 +6,7 @@ crops and the reuse of a prefix all need to know where an image's tokens begin a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -199,6 +199,35 @@ class Prompt:
             starts.append((position, segment))
             position += len(segment)
         return starts
+
+
+def prompt_of_ids(
+    ids: Sequence[int],
+    response_ids: Sequence[int],
+    images: Iterator[ImageSegment],
+    image_token_id: int,
+) -> Prompt:
+    """A prompt of token ids, a placeholder in the place of each image.
+
+    Args:
+        ids: of the prompt.
+        response_ids: of a response that follows it; empty if there is none.
+        images: as many are taken as there are placeholders.
+        image_token_id: the placeholder.
+    """
+    segments: list[Segment] = []
+    text: list[int] = []
+    for token in (*ids, *response_ids):
+        if token != image_token_id:
+            text.append(token)
+            continue
+        if text:
+            segments.append(TextSegment(tuple(text)))
+            text = []
+        segments.append(next(images))
+    if text:
+        segments.append(TextSegment(tuple(text)))
+    return Prompt(tuple(segments), len(response_ids))
 
 
 def checked_prompts(prompts: Iterable[object]) -> Iterator[Prompt]:
