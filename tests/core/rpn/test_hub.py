@@ -177,4 +177,9 @@ def test_no_ids_of_the_hub(name):
     ],
 )
 def test_a_card_names_public_data_sets_and_no_path(source, names):
-    assert _public_names(source) == names
+    assert _public_names([source]) == names
+
+
+def test_a_card_names_each_of_several_data_sets_once():
+    sources = ["hf:org/questions:train", "/secret/data.jsonl", "glyphs/train", "glyphs/train"]
+    assert _public_names(sources) == ("org/questions", "glyphs/train")
