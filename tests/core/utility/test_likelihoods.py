@@ -5,16 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-import torch
 
 from sdrpn_core.answering.prefill import prefill
 from sdrpn_core.answering.proposer import Proposal
 from sdrpn_core.crops.policy import CropPlan, Outcome
 from sdrpn_core.errors import InputError
 from sdrpn_core.testing.regions import FixedRegion
-from sdrpn_core.testing.stock import with_crops
 from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_core.utility.likelihoods import crop_likelihoods
+from tests.core.utility.stock_likelihood import stock_log_likelihood
 from tests.tiny import CHAT_TEMPLATE, tiny_llava
 from tests.tiny_gemma3 import tiny_gemma3
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
@@ -35,17 +34,6 @@ FAMILIES = {
 @pytest.fixture(params=FAMILIES, scope="module")
 def backbone(request):
     return FAMILIES[request.param]()
-
-
-def stock_log_likelihood(backbone, question, region, response):
-    """Of a response behind a prompt with crops, by the stock model on ids and pixels."""
-    prompt, images = with_crops(backbone, question, region)
-    ids = torch.tensor([[*backbone.token_ids(prompt), *response]])
-    inputs = ContractSubject.stock_inputs(backbone, prompt.with_response(response), ids, images)
-    with torch.no_grad():
-        logits = backbone.model(**inputs).logits[0]
-    predicted = logits[len(prompt) - 1 : -1].float().log_softmax(dim=-1)
-    return predicted[torch.arange(len(response)), torch.tensor(response)].sum().item()
 
 
 def test_utilities_equal_those_of_the_stock_model(backbone):

@@ -21,8 +21,6 @@ from sdrpn_core.gate.config import GateConfig
 from sdrpn_core.grid.geometry import PaddedSquare
 from sdrpn_core.rpn.model import RPN
 from sdrpn_core.testing.regions import FixedRegion
-from sdrpn_core.testing.stock import with_crops
-from sdrpn_core.testing.subject import ContractSubject
 from sdrpn_core.utility import stage
 from sdrpn_core.utility.likelihoods import crop_likelihoods
 from sdrpn_core.utility.reference import Reference, ReferenceKind
@@ -30,6 +28,7 @@ from sdrpn_core.utility.row import Candidate, UtilityRow, UtilityStatus
 from sdrpn_core.utility.run import UtilityDataset, UtilityManifest
 from sdrpn_core.utility.stage import judge_crops
 from sdrpn_core.utility.summary import SourceSummary, summarize
+from tests.core.utility.stock_likelihood import stock_log_likelihood
 from tests.tiny import CHAT_TEMPLATE, tiny_image, tiny_llava
 from tests.tiny_qwen2_5_vl import tiny_qwen2_5_vl
 
@@ -88,17 +87,6 @@ class Source(RecordSource):
             raise KeyboardInterrupt
         self.read.append(index)
         return self.given[index]
-
-
-def stock_log_likelihood(backbone, question, region, response):
-    """Of a response, by the stock model on ids and pixels."""
-    prompt, images = with_crops(backbone, question, region)
-    ids = torch.tensor([[*backbone.token_ids(prompt), *response]])
-    inputs = ContractSubject.stock_inputs(backbone, prompt.with_response(response), ids, images)
-    with torch.no_grad():
-        logits = backbone.model(**inputs).logits[0]
-    predicted = logits[len(prompt) - 1 : -1].float().log_softmax(dim=-1)
-    return predicted[torch.arange(len(response)), torch.tensor(response)].sum().item()
 
 
 def rows_of(folder) -> list[UtilityRow]:
