@@ -157,7 +157,10 @@ def train(
         config = config or RPNConfig.for_backbone(backbone)
         objective = LabelObjective(config, recipe, recipe_options)
     elif config is not None or recipe is not None or recipe_options:
-        raise ConfigError("config and recipe are for training on labels: give them or an objective")
+        raise ConfigError(
+            "config, recipe and recipe_options are for training on labels: give these, or an "
+            "objective"
+        )
     settings = settings or objective.settings(backbone)
     precision = _precision(settings, backbone.device)
     state = processes(backbone.device)

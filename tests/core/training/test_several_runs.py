@@ -218,3 +218,12 @@ def test_the_command_line_takes_several_runs(stored, tmp_path):
     assert (values["samples"], values["skipped"]) == (2, 0)
     lazy = sdrpn("train", *runs, "-m", stored / "model", "-o", tmp_path, "--lazy", fails=True)
     assert "--lazy takes one data set, not 2" in lazy.stderr
+
+
+def test_options_of_a_recipe_are_not_for_other_objectives(backbone, tmp_path):
+    torch.manual_seed(0)
+    start = RPN.from_backbone(backbone, branch=1, n_layers=2).save_pretrained(tmp_path / "start")
+    objective = GateObjective(start, GateConfig("linear"))
+    given = {"objective": objective, "recipe_options": {"foreground": 0.5}}
+    with pytest.raises(ConfigError, match="recipe_options are for training on labels"):
+        train(backbone, [tmp_path / "judged"], tmp_path / "run", SETTINGS, **given)
