@@ -158,7 +158,7 @@ def train(
         objective = LabelObjective(config, recipe, recipe_options)
     elif config is not None or recipe is not None or recipe_options:
         raise ConfigError(
-            "config, recipe and recipe_options are for training on labels: give these, or an "
+            "config, recipe and recipe_options are for training on labels: give them or an "
             "objective"
         )
     settings = settings or objective.settings(backbone)
